@@ -1,0 +1,65 @@
+"""The tensor types of ggml that this program reads or writes, with the shape of a block of each.
+
+Source of the numbers: `enum ggml_type` and `type_traits` in ggml (the same table as `gguf.GGML_QUANT_SIZES`, against
+which the tests compare it). It stands here again because reading a header must not cost the import of numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GGMLType:
+    """A tensor type: `block_elements` consecutive weights of a row take `block_bytes` bytes."""
+
+    name: str
+    id: int
+    block_elements: int
+    block_bytes: int
+
+    def row_bytes(self, elements: int) -> int:
+        """Bytes of a row of `elements` weights, which must be a multiple of the block."""
+        if elements % self.block_elements:
+            raise ValueError(f"a row of {elements} does not divide into blocks of {self.name}")
+        return elements // self.block_elements * self.block_bytes
+
+
+GGML_TYPES: dict[str, GGMLType] = {
+    name: GGMLType(name, number, elements, size)
+    for name, number, elements, size in (
+        ("F32", 0, 1, 4),
+        ("F16", 1, 1, 2),
+        ("Q4_0", 2, 32, 18),
+        ("Q4_1", 3, 32, 20),
+        ("Q5_0", 6, 32, 22),
+        ("Q5_1", 7, 32, 24),
+        ("Q8_0", 8, 32, 34),
+        ("Q2_K", 10, 256, 84),
+        ("Q3_K", 11, 256, 110),
+        ("Q4_K", 12, 256, 144),
+        ("Q5_K", 13, 256, 176),
+        ("Q6_K", 14, 256, 210),
+        ("IQ2_XXS", 16, 256, 66),
+        ("IQ2_XS", 17, 256, 74),
+        ("IQ3_XXS", 18, 256, 98),
+        ("IQ1_S", 19, 256, 50),
+        ("IQ4_NL", 20, 32, 18),
+        ("IQ3_S", 21, 256, 110),
+        ("IQ2_S", 22, 256, 82),
+        ("IQ4_XS", 23, 256, 136),
+        ("I8", 24, 1, 1),
+        ("I16", 25, 1, 2),
+        ("I32", 26, 1, 4),
+        ("I64", 27, 1, 8),
+        ("F64", 28, 1, 8),
+        ("IQ1_M", 29, 256, 56),
+        ("BF16", 30, 1, 2),
+        ("TQ1_0", 34, 256, 54),
+        ("TQ2_0", 35, 256, 66),
+        ("MXFP4", 39, 32, 17),
+        ("NVFP4", 40, 64, 36),
+    )
+}
+
+TYPES_BY_ID: dict[int, GGMLType] = {kind.id: kind for kind in GGML_TYPES.values()}
