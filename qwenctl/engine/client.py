@@ -1,0 +1,269 @@
+"""The program's side of the process boundary: start the engine, ask it, listen to it, end it.
+
+Requests go to the child's standard input, events come from its standard output, its standard error is a log file. When
+the child ends in the middle, the log says why, and the caller gets a `QwenctlError`; nothing here can hang on a child
+that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast, get_args
+
+from qwenctl.engine.batch_protocol import BatchEvent, BatchRequest
+from qwenctl.engine.measure_protocol import Measure, Measured
+from qwenctl.engine.media_protocol import Look, Media, See, Seen, VisionSettings
+from qwenctl.engine.protocol import (
+    Answered,
+    AnyMessage,
+    Cancel,
+    Count,
+    Counted,
+    CountPrompt,
+    EngineSettings,
+    EngineStats,
+    Failed,
+    Finished,
+    Flush,
+    Flushed,
+    Generate,
+    LastEvent,
+    Load,
+    Loaded,
+    LoadProgress,
+    Message,
+    PrefixRead,
+    Prepare,
+    PromptProgress,
+    ReadPrefix,
+    Restore,
+    Restored,
+    Stats,
+    Token,
+    Tools,
+)
+from qwenctl.engine.wire import decode, encode
+from qwenctl.errors import ExitCode, QwenctlError
+
+_KEPT_LOGS = 8
+_END_WITHIN_S = 2.0
+_FAILURE_CODES = {
+    "model": ExitCode.BAD_DATA,
+    "memory": ExitCode.NO_MEMORY,
+    "template": ExitCode.BAD_DATA,
+    "context": ExitCode.BAD_DATA,
+    "setting": ExitCode.USAGE,
+    "cancelled": ExitCode.INTERRUPTED,
+    "request": ExitCode.BUG,
+    "media": ExitCode.BAD_DATA,
+    "mmproj": ExitCode.NO_INPUT,
+}
+_LAST_EVENTS = get_args(LastEvent)
+# What ggml prints before it aborts, without the folder in which it was compiled.
+_ASSERTION = re.compile(r"([\w-]+\.\w+:\d+: (?:GGML_ASSERT|GGML_ABORT|fatal error).*)")
+
+
+class Engine:
+    """A child process that holds at most one model. See `contract.AnswerEngine` for the methods."""
+
+    def __init__(self, process: subprocess.Popen[bytes], requests: IO[bytes], events: IO[bytes], log: Path) -> None:
+        self._process, self._requests, self._events, self._log = process, requests, events, log
+        self._unsettled = False  # a request whose last event has not come yet
+        self._sending = False
+        self._cancel_next = False
+        self._heard = bytearray()  # of the events of a batch, what has come and was not asked for
+
+    @classmethod
+    def start(cls, logs: Path) -> Engine:
+        """Start an engine whose log lies in the folder `logs`."""
+        _remove_old_logs(logs)
+        descriptor, name = tempfile.mkstemp(".log", "engine-", logs)
+        # Ctrl-C goes to both processes. The engine must not die of it: the program asks it to stop.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "qwenctl.engine.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=descriptor,
+                # A debugger that attaches to the process to print its stack can hang for minutes.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(descriptor)
+        return cls(process, cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout), Path(name))
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, path: Path, settings: EngineSettings) -> Iterator[LoadProgress | Loaded]:
+        """Load a model: progress, and at last what was loaded."""
+        return cast("Iterator[LoadProgress | Loaded]", self._ask(Load(str(path), settings)))
+
+    def generate(self, request: Generate) -> Iterator[PromptProgress | Token | Finished]:
+        """Answer: progress of reading the prompt, pieces of text, and at last the end."""
+        return cast("Iterator[PromptProgress | Token | Finished]", self._ask(request))
+
+    def prepare(
+        self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
+    ) -> None:
+        """Let the engine read ahead, in the background, what the next prompt will begin with, and `keep` the state."""
+        self._write(encode(Prepare(messages, think, str(keep or ""), tools)))
+
+    def read_prefix(
+        self, messages: tuple[Message, ...], *, keep: Path, tools: Tools = ()
+    ) -> Iterator[PromptProgress | PrefixRead]:
+        """Read what every prompt with this beginning has in common, and keep its state in the file `keep`."""
+        request = ReadPrefix(messages, str(keep), tools)
+        return cast("Iterator[PromptProgress | PrefixRead]", self._ask(request))
+
+    def restore(self, path: Path) -> Restored:
+        """Go on from the state in the file `path`."""
+        [restored] = self._ask(Restore(str(path)))
+        return cast("Restored", restored)
+
+    def count(self, text: str) -> int:
+        """How many tokens `text` is."""
+        [counted] = self._ask(Count(text))
+        return cast("Counted", counted).tokens
+
+    def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
+        """How many tokens the prompt for the next answer would be."""
+        [counted] = self._ask(CountPrompt(messages, think, tools))
+        return cast("Counted", counted).tokens
+
+    def see(self, vision: VisionSettings) -> None:
+        """Look at pictures so from now on; what is wrong with it is told when one is looked at."""
+        self._write(encode(See(vision)))
+
+    def look(self, media: Media) -> Seen:
+        """What the model would see of `media`."""
+        [seen] = self._ask(Look(media))
+        return cast("Seen", seen)
+
+    def flush(self) -> Flushed:
+        """Wait until all that is to be kept is on the disk."""
+        [flushed] = self._ask(Flush())
+        return cast("Flushed", flushed)
+
+    def stats(self) -> EngineStats:
+        """The state between two answers."""
+        [stats] = self._ask(Stats())
+        return cast("EngineStats", stats)
+
+    def tell(self, request: BatchRequest) -> None:
+        """Send a request of a batch, and wait for nothing."""
+        self._write(encode(request))
+
+    def hear(self, timeout_s: float | None) -> BatchEvent | None:
+        """The next event of a batch; None if none comes in `timeout_s` seconds. Raises QwenctlError."""
+        descriptor = self._events.fileno()
+        while (end := self._heard.find(b"\n")) < 0:
+            if not select.select([descriptor], [], [], timeout_s)[0]:
+                return None
+            piece = os.read(descriptor, 1 << 16)
+            if not piece:
+                raise self._end()
+            self._heard += piece
+        line = bytes(self._heard[: end + 1])
+        del self._heard[: end + 1]
+        event = decode(line)
+        if isinstance(event, Failed):
+            raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
+        return cast("BatchEvent", event)
+
+    def cancel(self) -> None:
+        """Stop what is running; may be called from a signal handler, even one that interrupts the sending."""
+        if self._sending:
+            self._cancel_next = True
+        elif self._unsettled:
+            self._write(encode(Cancel()))
+
+    def note(self, line: str) -> None:
+        """Write a line into the engine's log."""
+        with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
+
+    def close(self) -> None:
+        """End the engine, whatever it is doing; may be called twice."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._requests, self._events):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def measure(self, *, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
+        """Seconds that so many made-up tokens take after `depth` others: `prompt` at once, `generate` one by one."""
+        [measured] = self._ask(Measure(prompt, generate, depth))
+        return cast("Measured", measured).seconds
+
+    def _ask(self, request: Answered) -> Iterator[AnyMessage]:
+        """The events that answer `request`. Raises QwenctlError for a failure, or when the engine ends."""
+        if self._unsettled:  # the caller lost interest in the answer before
+            self.cancel()
+            while self._unsettled:
+                self._receive()
+        self._unsettled = self._sending = True
+        self._write(encode(request))
+        self._sending = False
+        if self._cancel_next:
+            self._cancel_next = False
+            self.cancel()
+        while self._unsettled:
+            event = self._receive()
+            if isinstance(event, Failed):
+                raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
+            yield event
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._requests.fileno(), line) :]
+        except (BrokenPipeError, ValueError) as error:  # the latter: it was closed
+            raise self._end() from error
+
+    def _receive(self) -> AnyMessage:
+        line = self._events.readline()
+        if not line.endswith(b"\n"):
+            raise self._end()
+        event = cast("AnyMessage", decode(line))
+        self._unsettled = not isinstance(event, _LAST_EVENTS)
+        return event
+
+    def _end(self) -> QwenctlError:
+        """The engine has ended: why, by its exit code and its log."""
+        self._unsettled = False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_WITHIN_S)
+        self.close()
+        code, log = self._process.returncode, self._log.read_text("utf-8", "replace")
+        if code < 0:
+            why = ": ".join([signal.Signals(-code).name, *_ASSERTION.findall(log)[-1:]])
+        else:
+            why = ": ".join([f"exit code {code}", *log.strip().splitlines()[-1:]])
+        killed = code == -signal.SIGKILL
+        hint = (
+            "was it the system, for want of memory? -c makes the context smaller" if killed else f"its log: {self._log}"
+        )
+        return QwenctlError(f"the model engine stopped ({why})", hint, ExitCode.ENGINE_CRASHED)
+
+
+def _remove_old_logs(logs: Path) -> None:
+    """All but the newest; one that another process removes at the same time is no matter."""
+    with contextlib.suppress(OSError):
+        old = sorted(logs.glob("engine-*.log"), key=lambda log: log.stat().st_mtime)
+        for log in old[: 1 - _KEPT_LOGS]:
+            log.unlink(missing_ok=True)

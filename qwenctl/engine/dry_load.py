@@ -1,0 +1,57 @@
+"""The child process that says which buffers a model's graphs would need, without reading a weight.
+
+`python -m qwenctl.engine.dry_load` reads one `Load` message from standard input and prints JSON: for each memory the
+bytes of its compute buffers. Weights and context are not allocated (`no_alloc`), so their sizes are not told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import llama_cpp.llama_cpp as llama
+
+from qwenctl.engine.devices import buffer_devices
+from qwenctl.engine.drafting import draft_limits, make_room
+from qwenctl.engine.failure import RequestFailure
+from qwenctl.engine.llama_log import LlamaLog
+from qwenctl.engine.memory_use import memory_use
+from qwenctl.engine.model import context_params, context_size, model_params
+from qwenctl.engine.protocol import Load
+from qwenctl.engine.wire import decode
+
+_NO_MAPPING = 0  # libllama aborts if a file is mapped and not allocated
+
+
+def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
+    """Bytes of the compute buffers by memory. Raises RequestFailure, or ValueError with llama.cpp's reason."""
+    llama.llama_backend_init()
+    params, pointed_at = model_params(request.settings)
+    params.no_alloc, params.load_mode = True, _NO_MAPPING
+    model = llama.llama_model_load_from_file(os.fsencode(request.path), params)
+    del pointed_at
+    if model is None:
+        raise ValueError(log.reason())
+    size = context_size(request.settings, llama.llama_model_n_ctx_train(model))
+    wanted = context_params(request.settings, size)
+    make_room(wanted, draft_limits(request.settings, model, wanted.n_batch))
+    context = llama.llama_init_from_model(model, wanted)
+    if context is None:
+        raise ValueError(log.reason())
+    return {one.name: one.compute for one in memory_use(log.sizes(), buffer_devices())}
+
+
+def main() -> None:
+    """Answer one request; exit code 1 with the reason on standard error if it cannot be done."""
+    request, log = decode(sys.stdin.buffer.readline()), LlamaLog()
+    try:
+        if not isinstance(request, Load):
+            raise ValueError("not a Load")
+        sys.stdout.write(json.dumps(compute_bytes(request, log)))
+    except (RequestFailure, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""How many tokens to draft next, 0 included: decided from what drafting has cost and brought so far.
+
+Steps that were done come in, with their seconds and the tokens that were accepted; a source and a length for the next
+step go out. A step of length L is worth 1 + a1 + a1 a2 + ... tokens, where ai is the share of drafts accepted at place
+i after those before it were (Leviathan et al. 2023, section 3), and the length with the most tokens a second is taken.
+What is not measured is estimated from what is. The answer is never put at risk for more than a small share of its
+time: what drafting has lost against plain steps is kept as an account. What drafts are, and how they are verified, is
+not known here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+_MOST_LOSS = 0.015  # of an answer's time
+_WORTH_IT = 1.02  # tokens a second, against plain steps
+_PLAIN_FIRST, _PLAIN_EVERY = 3, 32  # plain steps are measured before all others, and now and then again
+# Plain steps in which a source that does not pay is left alone, twice as many each time; after as many as the first of
+# these it is tried again, for texts change, and a measurement may have been bad.
+_RETRY_AFTER, _LONGEST_REST = 16, 512
+_LITTLE_REST = 2
+_KEPT_STEPS, _FEW_STEPS = 8, 2  # of few the quickest counts, for any may have been held up
+_STUTTER = 2.5  # times what was expected: what a step takes longer is not its own fault
+_ADAPTS = 0.04  # weight of the last step in the shares
+_PLACES = 4  # places at which shares are told apart; what comes later is like the last
+_BELIEVED = 4  # as if so many had been seen before the first
+_SHARE = 0.6  # what is expected before anything is known (the published heads have 0.6 to 0.9)
+_SLOPE = 0.3  # and by how much of a plain step each token more makes a step longer
+_WORST_SLOPE = 1.0  # or may do so, before it is measured
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation: of one token, and beside it of `drafted` ones of `source`, of which `accepted` were right.
+
+    `again` tokens were evaluated with them that had been before, in a step in which others were wrong.
+    """
+
+    source: str
+    drafted: int
+    accepted: int
+    seconds: float
+    again: int = 0
+
+
+@dataclass
+class _Source:
+    """What is known of one source of drafts."""
+
+    shares: list[float] = field(default_factory=lambda: [_SHARE])  # by place, as far as one was reached
+    seen: list[int] = field(default_factory=lambda: [0])  # and how often
+    seconds: dict[int, deque[float]] = field(default_factory=dict)
+    middles: dict[int, float] = field(default_factory=dict)
+    steps: int = 0
+    rest: int = 0
+    last_rest: int = 1
+    dear: float = 0.0  # what it may lose, where that was more than the account allows
+
+    def learn(self, step: Step) -> None:
+        self.steps += 1
+        if not step.again:
+            times = self.seconds.setdefault(step.drafted, deque(maxlen=_KEPT_STEPS))
+            times.append(step.seconds)
+            self.middles[step.drafted] = _middle(times) if len(times) > _FEW_STEPS else min(times)
+        for place in range(min(step.accepted + 1, step.drafted)):
+            at = min(place, _PLACES - 1)
+            if at == len(self.shares):
+                self.shares.append(self._share(at))
+                self.seen.append(0)
+            self.seen[at] += 1
+            weight = max(_ADAPTS, 1 / (self.seen[at] + _BELIEVED))
+            self.shares[at] += weight * ((place < step.accepted) - self.shares[at])
+
+    def tire(self) -> None:
+        """It does not pay: leave it alone for a while, and for longer if it still does not."""
+        self.rest = self.last_rest = min(2 * self.last_rest, _LONGEST_REST)
+
+    def rates(self, most: int, plain: float, again: float) -> Iterator[tuple[int, float, float]]:
+        """Each length up to `most`, with its tokens a second and its seconds; a wrong draft costs `again` later."""
+        tokens = reached = 1.0
+        for length in range(1, most + 1):
+            reached *= self._share(length - 1)
+            tokens += reached
+            seconds = self.expected_seconds(length, plain)
+            yield length, tokens / (seconds + (1 - reached) * again), seconds
+
+    def expected_seconds(self, length: int, plain: float) -> float:
+        """Of a step of `length`: measured, or estimated from the lengths that were.
+
+        The first draft costs more than each further one: the state is forked, and libllama makes another graph.
+        """
+        if length in self.middles:
+            return self.middles[length]
+        shorter = max((other for other in self.middles if other < length), default=0)
+        longer = min((other for other in self.middles if other > length), default=0)
+        begin = self.middles.get(shorter, plain)
+        if longer:
+            return begin + (self.middles[longer] - begin) * (length - shorter) / (longer - shorter)
+        average = (begin / plain - 1) / shorter if shorter else _SLOPE
+        return begin + plain * min(max(average, 0.0), _SLOPE) * (length - shorter)
+
+    def _share(self, place: int) -> float:
+        """Of a place that was never reached, what is expected of any, or what the place before it has."""
+        at = min(place, _PLACES - 1)
+        return self.shares[at] if at < len(self.shares) else max(_SHARE, self.shares[-1])
+
+
+class Governor:
+    """Chooses, from `shortest` tokens up; its measurements last as long as it does, the account for one answer."""
+
+    def __init__(self, shortest: int = 0) -> None:
+        self._shortest = shortest
+        self._plain_steps = deque[float](maxlen=2 * _KEPT_STEPS)
+        self._plain, self._plain_count = 0.0, 0
+        self._again = deque[float](maxlen=_KEPT_STEPS)  # what it cost to evaluate tokens again, after a wrong draft
+        self._sources: dict[str, _Source] = {}
+        self._since_plain = 0
+        self._elapsed = self._loss = 0.0
+
+    def begin(self, seconds: float) -> None:
+        """A new answer, which has taken `seconds` so far, for its prompt."""
+        self._elapsed, self._loss = seconds, 0.0
+        for source in self._sources.values():
+            if source.dear:
+                self._postpone(source, source.dear)
+
+    def rests(self, source: str) -> int:
+        """For how many steps nothing will be asked of `source`; 0 also where it is hardly worth a rest."""
+        rest = self._sources[source].rest if source in self._sources else 0
+        return max(0, rest - _LITTLE_REST)
+
+    def quiet_steps(self, source: str) -> int:
+        """How many plain steps may follow of which no time is taken, while nothing but `source` could draft."""
+        if self._shortest or len(self._plain_steps) < _KEPT_STEPS:
+            return 0
+        return min(self.rests(source), _PLAIN_EVERY) if source else _PLAIN_EVERY
+
+    def record_quiet(self, steps: int) -> None:
+        """Count plain steps of which no time was taken."""
+        self._elapsed += steps * self._plain
+        for source in self._sources.values():
+            source.rest = max(0, source.rest - steps)
+
+    def choose(self, possible: Mapping[str, int]) -> tuple[str, int]:
+        """The source and the length of the next step, of those that are `possible`; ("", 0) is a plain step."""
+        if self._shortest:
+            most, longest = max(((most, source) for source, most in possible.items()), default=(0, ""))
+            return (longest, most) if most else ("", 0)
+        if len(self._plain_steps) < _PLAIN_FIRST or self._since_plain >= _PLAIN_EVERY:
+            return "", 0
+        best, best_rate = ("", 0), _WORTH_IT / self._plain
+        for name, most in possible.items():
+            source = self._sources.setdefault(name, _Source())
+            if not most or source.rest:
+                continue
+            losses = []  # of the lengths that pay
+            for length, rate, seconds in source.rates(most, self._plain, self._again_seconds()):
+                if rate > _WORTH_IT / self._plain:
+                    losses.append(self._worst(source, length, seconds))
+                    if rate > best_rate and self._allows(losses[-1]):
+                        best, best_rate = (name, length), rate
+            if losses:
+                source.last_rest = 1
+                self._postpone(source, min(losses))
+                continue
+            worst = self._worst(source, 1, source.expected_seconds(1, self._plain))
+            tries = source.last_rest >= _RETRY_AFTER and self._allows(worst)
+            source.tire()
+            if tries:
+                return name, 1
+        return best
+
+    def record_plain(self, seconds: float) -> None:
+        """Learn from a step in which one token was evaluated, and nothing else."""
+        self._elapsed += seconds
+        self._since_plain = 0
+        self._plain_steps.append(seconds)
+        self._plain_count += 1
+        if self._plain_count <= _KEPT_STEPS or self._plain_count % _PLAIN_FIRST == 0:
+            self._plain = _middle(self._plain_steps)
+        for source in self._sources.values():
+            source.rest -= source.rest > 0
+
+    def record(self, step: Step) -> None:
+        """Learn from a step that is done."""
+        if not (step.drafted or step.again):
+            self.record_plain(step.seconds)
+            return
+        self._elapsed += step.seconds
+        source = self._sources.setdefault(step.source, _Source()) if step.drafted else None
+        if self._plain:  # it is not known yet where drafts are made without a choice
+            self._charge(step, source)
+        if source:
+            self._since_plain += 1
+            source.learn(step)
+
+    def _charge(self, step: Step, source: _Source | None) -> None:
+        """Enter into the account what a step has cost more than plain ones, or less."""
+        alone = source.expected_seconds(step.drafted, self._plain) if source else self._plain
+        if step.again:
+            self._again.append(max(0.0, step.seconds - alone))
+        seconds = min(step.seconds, _STUTTER * (alone + self._again_seconds()))
+        self._loss += seconds - (1 + step.accepted) * self._plain
+
+    def _again_seconds(self) -> float:
+        return _middle(self._again) if self._again else _SLOPE * self._plain
+
+    def _worst(self, source: _Source, length: int, seconds: float) -> float:
+        """What a step of `length` tokens, `seconds` long, may lose: nothing of it may be accepted."""
+        if not source.middles:
+            return 2 * _WORST_SLOPE * length * self._plain
+        if source.steps < _KEPT_STEPS:
+            return (1 - source.shares[0]) * (seconds - self._plain + self._again_seconds())
+        return 0.0
+
+    def _allows(self, worst: float) -> bool:
+        """Whether the account allows to lose so much more."""
+        return self._loss + worst <= _MOST_LOSS * self._elapsed
+
+    def _postpone(self, source: _Source, worst: float) -> None:
+        """Leave a source alone until the account allows to lose `worst` by it, for it need not be asked before that."""
+        source.dear = 0.0 if self._allows(worst) else worst
+        if source.dear:
+            steps = ((self._loss + worst) / _MOST_LOSS - self._elapsed) / self._plain
+            source.rest = max(1, min(int(steps), _PLAIN_EVERY))
+
+
+def _middle(seconds: Collection[float]) -> float:
+    """The median: a machine that does something else in between must not count."""
+    return sorted(seconds)[len(seconds) // 2]

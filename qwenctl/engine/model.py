@@ -1,0 +1,267 @@
+"""Loads a model and makes its one context.
+
+A `Load` request comes in, a `Model` goes out: libllama's handles, and what is needed around them to turn messages into
+tokens and tokens into text. Nothing is generated here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import psutil
+
+from quantize.ggml_types import GGML_TYPES
+from qwenctl.engine.devices import buffer_devices, place
+from qwenctl.engine.drafting import draft_limits, make_room, speculation, wants_head
+from qwenctl.engine.failure import RequestFailure
+from qwenctl.engine.grammar import Grammars
+from qwenctl.engine.interrupt import Interrupt
+from qwenctl.engine.llama_log import LlamaLog
+from qwenctl.engine.memory_use import memory_use
+from qwenctl.engine.prompt import ChatTemplate
+from qwenctl.engine.protocol import EngineSettings, Failed, Load, Loaded
+from qwenctl.engine.rope_scaling import scale
+from qwenctl.engine.sequence import TokenSequence
+from qwenctl.engine.sight import Sight
+from qwenctl.engine.snapshots import Snapshots
+from qwenctl.engine.speculation import Speculation
+from qwenctl.engine.text import TokenPieces, TurnEnds
+from qwenctl.engine.tokenizer import Tokenizer
+from qwenctl.engine.vision import VisionTower
+from qwenctl.long_context import longest_context, scaling_factor
+from qwenctl.machine.cpu import usable_cores
+from qwenctl.model_file import fingerprint
+
+DEFAULT_CONTEXT_TOKENS = 32_768
+# What the makers of Qwen3 let a model say whose thinking budget is used up ("Thinking Budget" in its report).
+_CLOSING = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
+)
+_AFTER_THINKING = "\n\n"
+_LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}  # enum llama_load_mode
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+_NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate", "out of memory")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. `thinking_end` is the id of the token that closes the thinking, if it is a single one.
+
+    `call_begin` is that of the token that begins a call of a function.
+    """
+
+    pointer: llama.llama_model_p
+    context: llama.llama_context_p
+    vocabulary: llama.llama_vocab_p
+    vocabulary_size: int
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    pieces: TokenPieces
+    turn_ends: TurnEnds
+    thinking_end: int | None
+    call_begin: int | None
+    ending_tokens: list[int]  # the end of the thinking, as the template writes it
+    closing_tokens: list[int]  # the same after a sentence, for a thought that is cut short
+    after_thinking: list[int]
+    sequence: TokenSequence
+    speculation: Speculation
+    batch_tokens: int
+    state_key: Mapping[str, str]
+    log: LlamaLog  # libllama writes to it as long as it is used
+    grammars: Grammars
+    sight: Sight
+    loaded: Loaded
+
+
+def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Callable[[float], None]) -> Model:
+    """Load the model at `request.path`; `report` gets the fraction that is read.
+
+    Raises RequestFailure with libllama's reason.
+    """
+    log.clear()
+    llama.llama_backend_init()
+    pointer = _load_weights(request, interrupt, report)
+    if pointer is None:
+        raise RequestFailure(_refusal(interrupt, log, f"cannot load {Path(request.path).name}"))
+    settings = request.settings
+    trained = llama.llama_model_n_ctx_train(pointer)
+    size = context_size(settings, trained)
+    params = context_params(settings, size)
+    scale(params, size, trained)
+    limits = draft_limits(settings, pointer, params.n_batch)
+    make_room(params, limits)
+    context = llama.llama_init_from_model(pointer, params)
+    if context is None:
+        raise RequestFailure(_refusal(interrupt, log, f"cannot make a context of {size:,} tokens"))
+    snapshots = Snapshots(context, _snapshot_bytes(settings))
+    sight = Sight(
+        partial(
+            VisionTower,
+            model=pointer,
+            threads=params.n_threads,
+            interrupt=interrupt,
+            log=log,
+            uses_gpu=settings.gpu_layers != 0,
+        )
+    )
+    sequence = TokenSequence(context, size, snapshots, interrupt, limits.longest, sight.embeddings)
+    drafts = speculation(pointer, context, sequence, limits, params, settings.draft_min)
+    vocabulary = llama.llama_model_get_vocab(pointer)
+    if vocabulary is None:
+        raise RequestFailure(Failed("model", f"{Path(request.path).name} has no vocabulary"))
+    tokenizer, pieces = Tokenizer(vocabulary), TokenPieces(vocabulary)
+    template = _template(pointer, request)
+    memory = memory_use(log.sizes(), buffer_devices())
+    loaded = replace(_describe(pointer, request, size, template), memory=memory)
+    return Model(
+        pointer=pointer,
+        context=context,
+        vocabulary=vocabulary,
+        vocabulary_size=llama.llama_vocab_n_tokens(vocabulary),
+        tokenizer=tokenizer,
+        template=ChatTemplate(template, tokenizer, sight),
+        pieces=pieces,
+        turn_ends=TurnEnds(vocabulary),
+        thinking_end=_single(tokenizer.scaffold("</think>")),
+        call_begin=_single(tokenizer.scaffold("<tool_call>")),
+        ending_tokens=tokenizer.scaffold(f"\n</think>{_AFTER_THINKING}"),
+        closing_tokens=tokenizer.scaffold(f"{_CLOSING}</think>{_AFTER_THINKING}"),
+        after_thinking=tokenizer.scaffold(_AFTER_THINKING),
+        sequence=sequence,
+        speculation=drafts,
+        batch_tokens=settings.batch_tokens,
+        state_key=_state_key(settings, loaded),
+        log=log,
+        grammars=Grammars(vocabulary, tokenizer, pieces),
+        sight=sight,
+        loaded=loaded,
+    )
+
+
+def _single(tokens: list[int]) -> int | None:
+    return tokens[0] if len(tokens) == 1 else None
+
+
+def _snapshot_bytes(settings: EngineSettings) -> int:
+    """The memory that snapshots may take: by default 2 GiB, on small machines a twentieth of what there is."""
+    if settings.snapshot_bytes is not None:
+        return settings.snapshot_bytes
+    return int(min(2 << 30, psutil.virtual_memory().total // 20))
+
+
+def _load_weights(request: Load, interrupt: Interrupt, report: Callable[[float], None]) -> llama.llama_model_p | None:
+    def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        report(fraction)
+        return not interrupt
+
+    params, pointed_at = model_params(request.settings)
+    params.progress_callback = llama.llama_progress_callback(progress)
+    pointer: llama.llama_model_p | None = llama.llama_model_load_from_file(os.fsencode(request.path), params)
+    del pointed_at  # only now: libllama has read it while it loaded
+    return pointer
+
+
+def model_params(settings: EngineSettings) -> tuple[llama.llama_model_params, list[Any]]:
+    """How the weights are loaded, and what must live while they are. Raises RequestFailure."""
+    params: llama.llama_model_params = llama.llama_model_default_params()
+    params.n_gpu_layers = settings.gpu_layers
+    params.load_mode = _LOAD_MODES[settings.load_mode]
+    params.load_mtp = wants_head(settings)
+    return params, place(params, settings.placement)
+
+
+def context_size(settings: EngineSettings, trained: int) -> int:
+    """The context in tokens. Raises RequestFailure for more than the model can be given, which gives nonsense."""
+    longest = longest_context(trained)
+    if settings.context_tokens > longest:
+        asked = f"a context of {settings.context_tokens:,} tokens"
+        raise RequestFailure(Failed("setting", f"{asked}: the model can be given {longest:,}", f"-c {longest}"))
+    return settings.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
+
+
+def context_params(settings: EngineSettings, size: int) -> llama.llama_context_params:
+    """How a context of `size` tokens is made."""
+    params: llama.llama_context_params = llama.llama_context_default_params()
+    params.n_ctx = size
+    params.n_batch = min(settings.batch_tokens, size)
+    params.n_ubatch = min(settings.micro_batch_tokens, params.n_batch)
+    # Only the last token's logits are ever read. Without this, buffers for those of a whole micro-batch are reserved:
+    # half a gigabyte with Qwen3.5's vocabulary.
+    params.n_outputs_max = 1
+    params.n_threads = params.n_threads_batch = settings.threads or usable_cores()
+    params.type_k = GGML_TYPES[settings.cache_type_k.upper()].id
+    params.type_v = GGML_TYPES[settings.cache_type_v.upper()].id
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
+    params.no_perf = True
+    return params
+
+
+def _refusal(interrupt: Interrupt, log: LlamaLog, what: str) -> Failed:
+    if interrupt:
+        return Failed("cancelled", "stopped while the model was loaded")
+    reason = log.reason() or "llama.cpp gave no reason"
+    memory = any(words in reason.lower() for words in _NO_MEMORY)
+    hint = "a smaller context (-c), a smaller model, or -ctk q8_0 -ctv q8_0" if memory else ""
+    return Failed("memory" if memory else "model", f"{what}: {reason}", hint)
+
+
+def _template(pointer: llama.llama_model_p, request: Load) -> str:
+    template: bytes | None = llama.llama_model_chat_template(pointer, None)
+    if not template:
+        name = Path(request.path).name
+        raise RequestFailure(Failed("template", f"{name} has no chat template", "it is not made for conversations"))
+    return template.decode("utf-8", "replace")
+
+
+def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: str) -> Loaded:
+    text = ctypes.create_string_buffer(256)
+    llama.llama_model_desc(pointer, text, len(text))
+    return Loaded(
+        name=_metadata(pointer, b"general.name") or Path(request.path).stem,
+        architecture=_metadata(pointer, b"general.architecture"),
+        description=text.value.decode("utf-8", "replace").replace(" ?B", ""),  # a size that llama.cpp has no name for
+        size_bytes=llama.llama_model_size(pointer),
+        parameters=llama.llama_model_n_params(pointer),
+        context_tokens=size,
+        training_context_tokens=llama.llama_model_n_ctx_train(pointer),
+        generation_config=_generation_config(pointer),
+        fingerprint=fingerprint(Path(request.path)),
+        template_sha256=hashlib.sha256(template.encode()).hexdigest(),
+    )
+
+
+def _state_key(settings: EngineSettings, loaded: Loaded) -> dict[str, str]:
+    """What must be the same where a kept state is to be used, in words for the person who is told that it is not."""
+    return {
+        "model": loaded.fingerprint,
+        "type of KV cache": f"{settings.cache_type_k} {settings.cache_type_v}",
+        "scaling of positions": f"{scaling_factor(loaded.context_tokens, loaded.training_context_tokens):g}",
+        "version of llama-cpp-python": version("llama-cpp-python"),
+    }
+
+
+def _generation_config(pointer: llama.llama_model_p) -> dict[str, float]:
+    """The sampling values of generation_config.json, which a GGUF file carries, by their names in `Sampling`."""
+    names = {"temperature": b"temp", "top_k": b"top_k", "top_p": b"top_p"}
+    texts = {name: _metadata(pointer, b"general.sampling." + key) for name, key in names.items()}
+    return {name: int(text) if name == "top_k" else float(text) for name, text in texts.items() if text}
+
+
+def _metadata(pointer: llama.llama_model_p, key: bytes) -> str:
+    """A value of the file's metadata as text; nothing if it has no such key."""
+    size = 256
+    while True:
+        text = ctypes.create_string_buffer(size)
+        length = llama.llama_model_meta_val_str(pointer, key, text, size)
+        if length < size:
+            return text.value.decode("utf-8", "replace") if length >= 0 else ""
+        size = length + 1

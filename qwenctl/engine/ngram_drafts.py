@@ -1,0 +1,61 @@
+"""Drafts from the text so far: what followed the last time that the same tokens stood on end.
+
+Tokens come in, those that may follow go out; nothing is evaluated for it. It pays where text is copied: code that is
+edited, names, quotations, JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+_KEY_TOKENS = 3  # so many must be the same
+_LONGEST_MATCH = 32
+
+
+class NgramDrafts:
+    """An index of one text, which may grow; `begin` is called where it may have changed otherwise."""
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[int, ...], int] = {}  # the position after the last place of each key
+        self._indexed = 0
+
+    def begin(self) -> None:
+        """Forget the text: another one, or another branch of it, follows."""
+        self._after.clear()
+        self._indexed = 0
+
+    def has(self, tokens: Sequence[int], next_token: int) -> bool:
+        """Whether there is anything that may follow `tokens` and `next_token`."""
+        return self._place(tokens, next_token) is not None
+
+    def draft(self, tokens: Sequence[int], next_token: int, most: int) -> list[int]:
+        """At most `most` tokens that may follow `tokens` and `next_token`; the longer the match, the more of them."""
+        after = self._place(tokens, next_token)
+        if after is None:
+            return []
+        sure = 2 * (_KEY_TOKENS + _same_before(tokens, after - _KEY_TOKENS, len(tokens) + 1 - _KEY_TOKENS)) - 2
+        return list(takewhile(_is_text, tokens[after : after + min(most, sure)]))
+
+    def _place(self, tokens: Sequence[int], next_token: int) -> int | None:
+        """The position after the last place where the same tokens stood."""
+        self._index(tokens)
+        return self._after.get((*tokens[1 - _KEY_TOKENS :], next_token))
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        for at in range(max(self._indexed, _KEY_TOKENS), len(tokens)):
+            self._after[tuple(tokens[at - _KEY_TOKENS : at])] = at
+        self._indexed = max(self._indexed, len(tokens))
+
+
+def _is_text(token: int) -> bool:
+    """Whether it is no part of a picture."""
+    return token >= 0
+
+
+def _same_before(tokens: Sequence[int], first: int, second: int) -> int:
+    """How many tokens on end before the positions `first` and `second` are the same."""
+    count = 0
+    while count < _LONGEST_MATCH and count < first and tokens[first - 1 - count] == tokens[second - 1 - count]:
+        count += 1
+    return count

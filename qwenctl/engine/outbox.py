@@ -1,0 +1,84 @@
+"""Sends events to the program, in order, from a thread of its own: text is on its way while libllama computes.
+
+Events come in, lines go out. Nothing waits for the program to read, but who asks to. Text that comes faster than a
+person can see it is joined: each piece costs both processes something, and of a small model there are thousands a
+second.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from qwenctl.engine.batch_protocol import BatchEvent
+from qwenctl.engine.protocol import Event, Token
+from qwenctl.engine.wire import encode
+
+_PAUSE_S = 0.01  # between two pieces of text: less than a screen takes to show one
+
+_Item = Event | BatchEvent | threading.Event
+
+
+class Outbox:
+    """What goes to the program by the file `descriptor`. The process ends when the program has gone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._events: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # something has come that is not text
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def send(self, event: Event | BatchEvent) -> None:
+        """Send `event` soon."""
+        self._events.put(event)
+        if not isinstance(event, Token):
+            self._hurry.set()
+
+    def send_now(self, event: Event | BatchEvent) -> None:
+        """Send `event`, and wait until it is sent: what follows may end the process."""
+        sent = threading.Event()
+        self._events.put(event)
+        self._events.put(sent)
+        self._hurry.set()
+        sent.wait()
+
+    def _serve(self) -> None:
+        while True:
+            events = [self._events.get()]
+            self._hurry.clear()
+            with suppress(queue.Empty):
+                while True:
+                    events.append(self._events.get_nowait())
+            for event in _joined(events):
+                if isinstance(event, threading.Event):
+                    event.set()
+                else:
+                    self._write(encode(event))
+            if isinstance(events[-1], Token):
+                self._hurry.wait(_PAUSE_S)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except BrokenPipeError:
+            os._exit(0)
+
+
+def _joined(events: Iterable[_Item]) -> Iterator[_Item]:
+    """The same, with pieces of text that follow each other in one channel made one."""
+    held: Token | None = None
+    for event in events:
+        if isinstance(event, Token) and held and event.channel == held.channel:
+            held = Token(held.text + event.text, held.channel, held.tokens + event.tokens)
+            continue
+        if held:
+            yield held
+        held = event if isinstance(event, Token) else None
+        if held is None:
+            yield event
+    if held:
+        yield held

@@ -1,0 +1,97 @@
+"""What a user sees when something is wrong: one line, a hint, an exit code.
+
+Every failure that a user can cause or meet is a `QwenctlError`, raised where it is found and shown once, in `cli.main`.
+Failures of the `quantize` library are translated here, so that the library knows nothing of exit codes.
+"""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+import quantize.errors
+from quantize.errors import QuantizeError
+
+
+class ExitCode(IntEnum):
+    """The codes of sysexits.h where one fits, and 128 + signal; the README has the same table."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    BAD_DATA = 65
+    NO_INPUT = 66
+    NETWORK = 69
+    ENGINE_CRASHED = 70
+    NO_MEMORY = 71
+    CANNOT_CREATE = 73
+    IO = 74
+    TRY_AGAIN = 75
+    NO_PERMISSION = 77
+    CONFIG = 78
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+    TERMINATED = 143
+
+
+class QwenctlError(Exception):
+    """A failure with a sentence for the user, a hint that can be acted on, and an exit code."""
+
+    def __init__(self, message: str, hint: str = "", code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+_QUANTIZE_CODES: tuple[tuple[type[QuantizeError], ExitCode], ...] = (
+    (quantize.errors.MissingInput, ExitCode.NO_INPUT),
+    (quantize.errors.BadCheckpoint, ExitCode.BAD_DATA),
+    (quantize.errors.BadGGUF, ExitCode.BAD_DATA),
+    (quantize.errors.BadOption, ExitCode.USAGE),
+    (quantize.errors.NeedsImatrix, ExitCode.BAD_DATA),
+    (quantize.errors.NoSpace, ExitCode.IO),
+    (quantize.errors.CannotWrite, ExitCode.CANNOT_CREATE),
+    (quantize.errors.Interrupted, ExitCode.INTERRUPTED),
+    (quantize.errors.Busy, ExitCode.TRY_AGAIN),
+    (QuantizeError, ExitCode.IO),
+)
+_ERRNO_CODES = {
+    errno.ENOSPC: ExitCode.IO,
+    errno.EDQUOT: ExitCode.IO,
+    errno.ENOENT: ExitCode.NO_INPUT,
+    errno.EACCES: ExitCode.NO_PERMISSION,
+    errno.EPERM: ExitCode.NO_PERMISSION,
+    errno.EROFS: ExitCode.CANNOT_CREATE,
+    errno.EEXIST: ExitCode.CANNOT_CREATE,
+}
+
+
+def explain(error: BaseException) -> QwenctlError:
+    """`error`, whatever it is, as what a user is shown."""
+    match error:
+        case QwenctlError():
+            return error
+        case QuantizeError():
+            return from_quantize(error)
+        case OSError():
+            return _from_os(error)
+        case MemoryError():
+            return QwenctlError("not enough memory", "", ExitCode.NO_MEMORY)
+    return QwenctlError(
+        f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", ExitCode.BUG
+    )
+
+
+def from_quantize(error: QuantizeError) -> QwenctlError:
+    """A failure of the `quantize` library, with the exit code of its kind."""
+    code = next(code for kind, code in _QUANTIZE_CODES if isinstance(error, kind))
+    return QwenctlError(error.message, error.hint, code)
+
+
+def _from_os(error: OSError) -> QwenctlError:
+    """A failure of the operating system; without a file name it is standard output that cannot be written."""
+    reason = (error.strerror or str(error)).lower()
+    where = f"{error.filename}: {reason}" if error.filename else f"cannot write the output ({reason})"
+    return QwenctlError(where, "", _ERRNO_CODES.get(error.errno or 0, ExitCode.IO))
