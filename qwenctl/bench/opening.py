@@ -1,0 +1,20 @@
+"""An engine with a model in it, as settings say, for as long as something is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qwenctl.engine.client import Engine
+from qwenctl.engine.protocol import EngineSettings, Loaded, LoadProgress
+from qwenctl.folders import log_folder
+
+Follow = Callable[[Iterator[LoadProgress | Loaded]], Loaded]
+
+
+@contextmanager
+def opened(path: Path, settings: EngineSettings, follow: Follow) -> Iterator[tuple[Engine, Loaded]]:
+    """The engine and what it loaded; `follow` shows the progress. Raises QwenctlError."""
+    with Engine.start(log_folder()) as engine:
+        yield engine, follow(engine.load(path, settings))

@@ -1,0 +1,153 @@
+"""Everything that is looked at, and what is wrong with it.
+
+Nothing comes in but which of the slower looks are wanted; an `Examination` goes out, which `report` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwenctl import __version__
+from qwenctl.doctor import findings
+from qwenctl.doctor.findings import Cache, Finding
+from qwenctl.doctor.graphics import seen_backends
+from qwenctl.errors import QwenctlError
+from qwenctl.folders import cache_folder, state_folder
+from qwenctl.machine.disks import Disk, ReadSpeed, free_disk, read_disk, read_disks, read_speed
+from qwenctl.machine.memory import Swap, read_swap
+from qwenctl.machine.nvml import card_names
+from qwenctl.machine.survey import Survey, survey
+
+if TYPE_CHECKING:
+    from qwenctl.hub.library import LocalModel
+
+_PACKAGES = ("llama-cpp-python", "gguf", "huggingface_hub", "hf-xet", "nvidia-ml-py", "numpy")
+_START = 1 << 16  # of a GGUF file: holds the sizes of the model
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A disk that holds models: how many bytes of them, and how fast it reads if that was measured."""
+
+    disk: Disk
+    model_bytes: int
+    speed: ReadSpeed | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found, and what is wrong."""
+
+    survey: Survey
+    swap: Swap
+    holders: tuple[Holder, ...]
+    caches: tuple[Cache, ...]
+    models: Mapping[str, int]  # bytes by name
+    versions: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+
+def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool = False) -> Examination:
+    """Look at everything. `reads_disks` measures how fast models are read, `again` how fast the memories are.
+
+    Raises QwenctlError if an RPC server cannot be asked.
+    """
+    from qwenctl.hub.cache import default_root
+    from qwenctl.hub.library import local_models
+    from qwenctl.hub.notes import noted_roots
+
+    found, swap = survey(rpc, again=again), read_swap()
+    roots = list(dict.fromkeys([default_root().absolute(), *noted_roots()]))
+    models = local_models()
+    paths = [path for model in models for path in model.files]
+    holders = tuple(_holders(roots, paths, reads_disks=reads_disks))
+    caches = tuple(_cache(root) for root in roots)
+    wrong = [
+        *findings.of_build(found.build, seen_backends(), card_names()),
+        *findings.of_features(found.cpu.flags, found.build.features),
+        *_too_large(found, models),
+        *findings.of_swap(swap),
+        *(one for holder in holders if holder.model_bytes for one in _of_holder(holder, paths)),
+        *(one for cache in caches for one in findings.of_cache(cache)),
+        *_own_folders(),
+    ]
+    sizes = {model.name: model.n_bytes for model in models}
+    return Examination(found, swap, holders, caches, sizes, _versions(), tuple(wrong))
+
+
+def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[Holder]:
+    """The disks of caches and models. The largest file on each is what is read."""
+    files = [(read_disk(path.parent).mount, path) for path in {path.resolve() for path in paths}]
+    for disk in read_disks([*roots, *(path.parent for _, path in files)]):
+        here = sorted((path.stat().st_size, path) for mount, path in files if mount == disk.mount)
+        speed = read_speed(here[-1][1]) if reads_disks and here else None
+        yield Holder(disk, sum(size for size, _ in here), speed)
+
+
+def _of_holder(holder: Holder, paths: Sequence[Path]) -> Iterator[Finding]:
+    largest = max((path.stat().st_size for path in paths), default=0)
+    return findings.of_disk(holder.disk, holder.speed, largest)
+
+
+def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]:
+    """Models that do not fit into the memory, with a usual context."""
+    from quantize.errors import BadGGUF
+    from quantize.gguf_header import metadata_at_start
+    from qwenctl.context_memory import of_metadata
+    from qwenctl.hub.fit import Candidate, place
+    from qwenctl.hub.library import CHECKPOINT
+    from qwenctl.machine import Machine
+
+    machine, fits = Machine(found.memory, found.build.devices), {}
+    for model in models:
+        if model.quant == CHECKPOINT or model.lacking:
+            continue
+        try:
+            with model.path.open("rb") as file:
+                context = of_metadata(metadata_at_start(model.path.name, file.read(_START)))
+        except (OSError, BadGGUF):
+            continue
+        if context is not None:
+            fits[model.name] = place(Candidate(model.quant, model.n_bytes, 0), context, machine, 0)
+    return findings.of_models(fits, machine.memory, machine.gpu_bytes)
+
+
+def _cache(root: Path) -> Cache:
+    from qwenctl.hub.leftovers import find_leftovers
+
+    left = find_leftovers(root)
+    return Cache(root, free_disk(root), len(left), sum(one.n_bytes for one in left), _unwritable(root))
+
+
+def _unwritable(folder: Path) -> str:
+    """What keeps this process from making files in a folder, or in the one in which it would be made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        return "not a folder"
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return "read-only file system"
+    return "" if os.access(there, os.W_OK | os.X_OK) else "no permission"
+
+
+def _own_folders() -> Iterator[Finding]:
+    for folder in (state_folder, cache_folder):
+        try:
+            folder()
+        except QwenctlError as error:
+            yield Finding("cache", error.message, error.hint)
+
+
+def _versions() -> dict[str, str]:
+    found = {"qwenctl": __version__, "Python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,120 @@
+"""What is wrong, by what was found: values come in, `Finding`s go out, each with something that can be done.
+
+Nothing is looked at here but the values that are given, so that every judgment can be shown on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantize.units import size
+from qwenctl.doctor.graphics import install_line, is_built_for
+from qwenctl.hub.fit import Fit
+from qwenctl.machine.devices import Build
+from qwenctl.machine.disks import Disk, ReadSpeed
+from qwenctl.machine.memory import Memory, Swap
+
+_SWAP_BYTES = 64 << 20  # a system puts a few pages there that it never needs again
+_SLOW_BYTES = 400e6  # below what an SSD by SATA reads: a model of 20 GB takes a minute
+_ROOM_BYTES = 5 << 30  # less than the smallest of the mixtures takes
+# ggml's names of what its CPU backend was built for, and the system's of what the processor has.
+_FEATURES = {
+    "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
+    "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8", "NEON": "asimd", "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, in one sentence, and what to do: mostly a command that can be pasted. `topic` is one word."""
+
+    topic: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache of models: bytes that stopped downloads left there, and the error that keeps it from being written."""
+
+    root: Path
+    free_bytes: int
+    leftovers: int
+    leftover_bytes: int
+    error: str = ""
+
+
+def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -> Iterator[Finding]:
+    """`seen` are the backends that this machine has hardware for, `names` those of its NVIDIA cards.
+
+    A card of which a build makes no use is no matter where it uses another one: many processors have one built in.
+    """
+    if build.error:
+        yield Finding("build", f"llama.cpp does not run: {build.error}", install_line(next(iter(seen), "CPU")))
+        return
+    if not seen:
+        return
+    used = [backend for backend in seen if is_built_for(backend, build.backends)]
+    backend = next(iter(used or seen))
+    what = ", ".join(names) if names and backend == "CUDA" else seen[backend]
+    if not used:
+        message = f"llama.cpp is built without {backend}, but there is a GPU ({what}): it would stay idle"
+        yield Finding("build", message, install_line(backend))
+    elif not any(device.kind in ("gpu", "igpu") and device.backend != "RPC" for device in build.devices):
+        tool = {"CUDA": "nvidia-smi", "ROCm": "rocminfo"}.get(backend, "qwenctl doctor --json")
+        yield Finding("build", f"llama.cpp is built for {backend}, but no GPU answers ({what})", f"{tool} says why")
+
+
+def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Finding]:
+    """Instruction sets that the processor has and the build does not use."""
+    unused = [name for name, flag in _FEATURES.items() if flag in flags and name not in features]
+    if unused and features:
+        message = f"llama.cpp is built without {', '.join(unused)}, which this processor has"
+        yield Finding("build", message, install_line("CPU"))
+
+
+def of_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:
+    """Models that are here, by name, and too large for the memory."""
+    gpu = f"{size(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
+    here = f"{gpu}{size(memory.total_bytes)} of RAM"
+    for name, fit in fits.items():
+        if fit.where == "would page from disk":
+            message = f"{name} needs {size(fit.needed_bytes)}, {here} is here: it would page from disk"
+            yield Finding("memory", message, f"`qwenctl ls {name.split(':')[0]}` lists smaller ones")
+
+
+def of_swap(swap: Swap) -> Iterator[Finding]:
+    """Swap in use: weights that lie there are read from the disk for each token."""
+    if swap.used_bytes > _SWAP_BYTES:
+        message = f"{size(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
+        yield Finding("memory", message, "end what needs it, then `sudo swapoff -a && sudo swapon -a` empties it")
+
+
+def of_disk(disk: Disk, speed: ReadSpeed | None, largest_bytes: int) -> Iterator[Finding]:
+    """A disk that holds models, with its speed if it was measured, and the bytes of the largest of them."""
+    hint = "`qwenctl pull NAME --to DIR` puts a model on another disk"
+    if disk.is_networked:
+        message = f"models lie on a networked file system ({disk.file_system} at {disk.mount})"
+        yield Finding("disk", message, hint)
+    elif disk.is_rotational:
+        yield Finding("disk", f"models lie on a rotating disk ({disk.mount})", hint)
+    if speed and speed.bytes_per_second < _SLOW_BYTES:
+        seconds = largest_bytes / speed.bytes_per_second
+        message = f"{disk.mount} reads {size(speed.bytes_per_second)}/s: {size(largest_bytes)} take {seconds:,.0f} s"
+        yield Finding("disk", message, hint)
+
+
+def of_cache(cache: Cache) -> Iterator[Finding]:
+    """A cache of models."""
+    if cache.error:
+        message = f"{cache.root} cannot be written ({cache.error})"
+        yield Finding("cache", message, "HF_HOME=DIR names another folder; what is there can be used all the same")
+    if cache.leftovers:
+        message = f"stopped downloads left {size(cache.leftover_bytes)} in {cache.root}"
+        yield Finding("cache", message, "`qwenctl pull` goes on with them, `qwenctl clean` removes them")
+    if cache.free_bytes < _ROOM_BYTES:
+        message = f"{size(cache.free_bytes)} are free where models are kept ({cache.root})"
+        yield Finding("cache", message, "`qwenctl ls`, `qwenctl rm NAME` and `qwenctl clean` make room")

@@ -1,0 +1,88 @@
+"""An examination as rows for a person and as JSON for a program.
+
+Rows are pairs of a label and a text; how they are laid out is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from quantize.units import size
+from qwenctl.doctor.examination import Examination, Holder
+from qwenctl.machine.devices import Device
+from qwenctl.machine.speeds import Speed, key_of
+
+
+def rows(found: Examination) -> Iterator[tuple[str, str]]:
+    """What was found, one row a thing."""
+    cpu, memory, build = found.survey.cpu, found.survey.memory, found.survey.build
+    nodes = f", {cpu.numa_nodes} NUMA nodes" if cpu.numa_nodes > 1 else ""
+    cores = f"{cpu.usable_cores} of {cpu.physical_cores} cores for this process, {found.survey.threads} free now"
+    yield "CPU", f"{cpu.model}: {cores}{nodes}"
+    threads = f"{found.survey.threads} thread{'s' * (found.survey.threads > 1)}"
+    speed = _speed_text(found.survey.ram_speed, f" by {threads}", copies=False)
+    yield "RAM", f"{size(memory.total_bytes)}, {size(memory.available_bytes)} available{speed}"
+    swap = f"{size(found.swap.used_bytes)} of {size(found.swap.total_bytes)} used" if found.swap.total_bytes else "none"
+    yield "swap", swap
+    yield "llama.cpp", f"{', '.join(build.backends) or 'does not run'} ({' '.join(sorted(build.features))})"
+    for device in build.devices:
+        if device.kind != "cpu":
+            text = f"{device.description}: {size(device.total_bytes)}, {size(device.free_bytes)} free"
+            yield device.name, text + _speed_text(_speed(found, device), "", copies=True)
+    for holder in found.holders:
+        yield "disk", _disk_text(holder)
+    yield "models", f"{len(found.models)}, {size(sum(found.models.values()))}" if found.models else "none"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())
+
+
+def as_json(found: Examination) -> dict[str, Any]:
+    """Everything, with bytes and bytes a second as numbers."""
+    surveyed = found.survey
+    cpu = {**asdict(surveyed.cpu), "flags": sorted(surveyed.cpu.flags), "free_cores": surveyed.threads}
+    devices = [
+        {**asdict(device), **asdict(_speed(found, device))} for device in surveyed.build.devices if device.kind != "cpu"
+    ]
+    return {
+        "cpu": cpu,
+        "ram": {**asdict(surveyed.memory), "bandwidth": surveyed.ram_speed.bandwidth},
+        "swap": asdict(found.swap),
+        "llama_cpp": {"backends": surveyed.build.backends, "features": sorted(surveyed.build.features)},
+        "devices": devices,
+        "disks": [_disk_fields(holder) for holder in found.holders],
+        "caches": [{**asdict(cache), "root": str(cache.root)} for cache in found.caches],
+        "models": dict(found.models),
+        "versions": dict(found.versions),
+        "measured": surveyed.speeds.measured,
+        "measured_in": str(surveyed.speeds.path or ""),
+        "findings": [asdict(finding) for finding in found.findings],
+    }
+
+
+def _speed(found: Examination, device: Device) -> Speed:
+    return found.survey.speeds.speeds.get(key_of(device, found.survey.threads), Speed())
+
+
+def _speed_text(speed: Speed, by: str, *, copies: bool) -> str:
+    texts = [f"read at {size(speed.bandwidth)}/s{by}"] if speed.bandwidth else []
+    if copies and speed.copy_rate:
+        texts.append(f"copied to at {size(speed.copy_rate)}/s")
+    return "".join(f"; {text}" for text in texts)
+
+
+def _disk_text(holder: Holder) -> str:
+    disk = holder.disk
+    kinds = [disk.file_system, "networked" * disk.is_networked, "rotating" * bool(disk.is_rotational)]
+    kind = ", ".join(filter(None, kinds))
+    text = f"{disk.mount} ({kind}): {size(disk.free_bytes)} of {size(disk.total_bytes)} free"
+    if holder.model_bytes:
+        text += f", {size(holder.model_bytes)} of models"
+    return text + (f"; read at {size(holder.speed.bytes_per_second)}/s" if holder.speed else "")
+
+
+def _disk_fields(holder: Holder) -> dict[str, Any]:
+    speed = asdict(holder.speed) if holder.speed else None
+    return {
+        **asdict(holder.disk), "mount": str(holder.disk.mount), "model_bytes": holder.model_bytes, "read_speed": speed
+    }  # fmt: skip

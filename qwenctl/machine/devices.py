@@ -1,0 +1,101 @@
+"""The devices that ggml knows on this machine and, by RPC, on others.
+
+They are asked for by a short-lived child process (`device_list`), for loading libllama here would let a driver's
+failure end the program. Frozen values go out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenctl.machine.memory import Memory, read_memory
+
+_CHILD_SECONDS = 60
+_BUILD_FOLDER = re.compile(r"^/\S*/(?=[\w-]+\.\w+:\d)")  # the folder in which ggml was compiled, as its aborts say it
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of ggml's registry: `kind` is "cpu", "gpu", "igpu" or "accelerator", `backend` such as "CUDA"."""
+
+    name: str
+    description: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+    backend: str = ""
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether its memory is there beside the RAM, not part of it."""
+        return self.kind == "gpu" and sys.platform != "darwin"
+
+
+@dataclass(frozen=True)
+class Build:
+    """The llama.cpp that is installed: the backends that it was built with, and what its CPU backend was built for.
+
+    `features` are ggml's names, such as "AVX2". `error` says why the child process could not tell.
+    """
+
+    backends: tuple[str, ...] = ()
+    features: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Memory and devices. Without a device of its own kind of memory, `gpu_bytes` is 0."""
+
+    memory: Memory
+    devices: tuple[Device, ...]
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        """The devices with memory of their own."""
+        return tuple(device for device in self.devices if device.has_own_memory)
+
+    @property
+    def gpu_bytes(self) -> int:
+        """Memory of all GPUs."""
+        return sum(device.total_bytes for device in self.gpus)
+
+
+def read_machine() -> Machine:
+    """What is here now. Takes a third of a second, longer with a GPU."""
+    return Machine(read_memory(), read_devices())
+
+
+def read_devices(rpc: Sequence[str] = ()) -> tuple[Device, ...]:
+    """The devices of ggml's registry and of the RPC servers `rpc` (host:port); none where the child process fails."""
+    return read_build(rpc).devices
+
+
+def read_build(rpc: Sequence[str] = ()) -> Build:
+    """The installed llama.cpp with its devices and those of the RPC servers `rpc` (host:port)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "qwenctl.machine.device_list", *rpc],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_CHILD_SECONDS,
+            # A debugger that attaches to the process to print its stack can hang for minutes.
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Build(error=str(error))
+    try:
+        told = json.loads(done.stdout)
+        devices = tuple(Device(**entry) for entry in told["devices"])
+        return Build(tuple(told["backends"]), frozenset(told["features"]), devices)
+    except (ValueError, TypeError, KeyError):
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return Build(error=f"exit code {done.returncode}" + (f": {_BUILD_FOLDER.sub('', lines[-1])}" if lines else ""))

@@ -1,0 +1,33 @@
+"""The child process that serves devices: `python -m qwenctl.machine.rpc_server ADDRESS:PORT THREADS DEVICE ...`.
+
+It does so until it is ended, or until its standard input comes to an end, as it does when the program that started it
+is gone. What llama.cpp says goes to standard output: its devices, and when a client comes and goes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+
+from qwenctl.machine.ggml import all_devices, described, rpc_library
+
+
+def serve(endpoint: str, threads: int, names: list[str]) -> None:
+    """Serve the devices `names` at `endpoint`; returns only if that cannot be done."""
+    ggml = rpc_library()
+    by_name = {described(ggml, device)["name"]: device for device in all_devices(ggml)}
+    devices = (ctypes.c_void_p * len(names))(*(by_name[name] for name in names))
+    ggml.ggml_backend_rpc_start_server(endpoint.encode(), None, threads, len(names), devices)
+
+
+def _end_with_the_program() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_program, daemon=True).start()
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    sys.exit("the server has ended")

@@ -1,0 +1,99 @@
+"""The memories of a machine, their sizes and speeds: what a plan is made for.
+
+A real machine is measured elsewhere; a described one, which may not exist yet, is made here of sizes alone. Frozen
+values go in and out as JSON. Nothing is measured here and no library is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwenctl.errors import QwenctlError
+
+GIB = 1 << 30
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": 1 << 40}
+# What a program can use of a described memory: a driver and a screen take half a GiB, a system a tenth, 6 GiB at most.
+_DRIVER_BYTES, _SYSTEM_SHARE, _SYSTEM_BYTES = GIB // 2, 10, 6 * GIB
+_DESCRIBED_CORES = 8
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device with memory of its own; `name` and `backend` are ggml's ("CUDA0", "CUDA").
+
+    `bandwidth` is what can be read from its memory, `copy_rate` what can be copied to it from RAM, both in bytes a
+    second and None where they are not known.
+    """
+
+    name: str
+    backend: str
+    description: str
+    total_bytes: int
+    free_bytes: int
+    bandwidth: float | None = None
+    copy_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """RAM in bytes, and bytes a second that the threads of a decode read of it; `cores` are physical and free."""
+
+    ram_total: int
+    ram_available: int
+    ram_bandwidth: float | None = None
+    cores: int = 1
+    devices: tuple[Device, ...] = ()
+
+
+def as_json(machine: Machine) -> dict[str, Any]:
+    """The machine as what JSON can hold; `machine_of` makes it a machine again."""
+    return {**asdict(machine), "devices": [asdict(device) for device in machine.devices]}
+
+
+def machine_of(fields: Mapping[str, Any]) -> Machine:
+    """The machine that `as_json` made this of. Raises ValueError for anything else."""
+    try:
+        devices = tuple(Device(**device) for device in fields["devices"])
+        return Machine(**{**fields, "devices": devices})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a machine: {error}") from error
+
+
+def describe(gpu_memory: str = "", ram: str = "64G") -> Machine:
+    """A machine by its sizes: "24G,24G" of GPU memory, "128G" of RAM; 1G is 1 GiB, as memory is sold.
+
+    Its speeds are those of usual hardware of such a size, nine tenths of the data sheet for a GPU and eight tenths for
+    RAM, as can be read in practice: 360 GB/s below 16 GiB (RTX 3060), 448 below 24 (RTX 5060 Ti), 936 below 32 (RTX
+    3090), 1,792 from there on (RTX 5090, RTX PRO 6000); 26 GB/s over PCIe 4.0 x16; RAM at 83 GB/s (two channels of
+    DDR5-5200) up to 256 GiB, 205 above (eight channels of DDR4-3200). Raises QwenctlError for what is no size.
+    """
+    sizes = [memory_size(text) for text in gpu_memory.split(",")] if gpu_memory.strip() else []
+    devices = tuple(
+        Device(f"GPU{number}", "described", "", size, max(0, size - _DRIVER_BYTES), _gpu_bandwidth(size), 26e9)
+        for number, size in enumerate(sizes)
+    )
+    total = memory_size(ram)
+    system = min(total // _SYSTEM_SHARE, _SYSTEM_BYTES)
+    bandwidth = 0.8 * (83e9 if total <= 256 * GIB else 205e9)
+    return Machine(total, total - system, bandwidth, _DESCRIBED_CORES, devices)
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size of memory such as 24G, 24GiB or 512M. Raises QwenctlError."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt]?)(i?b)?", text.strip().lower())
+    if not found:
+        raise QwenctlError(f"'{text}' is no size of memory", "sizes are written as 24G or 512M, several as 24G,24G")
+    size = int(float(found[1]) * _UNITS[found[2]])
+    if not 0 < size < 1 << 60:
+        raise QwenctlError(f"'{text}' is no size that a memory has", "for example 24G")
+    return size
+
+
+def _gpu_bandwidth(size: int) -> float:
+    for below, bandwidth in ((16, 360e9), (24, 448e9), (32, 936e9)):
+        if size < below * GIB:
+            return 0.9 * bandwidth
+    return 0.9 * 1792e9

@@ -1,0 +1,138 @@
+"""A plan as a value: where a model's bytes will lie, how it is loaded, how fast it will be, and why.
+
+Frozen dataclasses, which go through JSON and come back the same, so that a plan loads the same way on another day.
+Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from qwenctl.engine.placement import CPU, MemoryUse, placement_of
+from qwenctl.engine.protocol import EngineSettings
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.placement.forecast import Forecast
+from qwenctl.placement.hardware import Machine, as_json, machine_of
+
+_VERSION = 1
+_DIFFERENCE = 0.03  # between planned and actual bytes, above which there is a warning
+_ROUNDING = 1 << 20  # llama.cpp's log has hundredths of a MiB for each of a few dozen buffers, and pads tensors
+CLASSES = (
+    "attention", "linear attention", "shared expert", "feed-forward", "norms and routers", "embeddings", "MTP",
+    "routed experts", "vision", "KV cache", "state", "buffers", "snapshots",
+)  # fmt: skip
+_CONTEXT, _COMPUTE, _OTHERS = ("KV cache", "state"), ("buffers",), ("vision", "snapshots")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one class in one memory; `layers` says which, as "0-11", where it is told."""
+
+    kind: str
+    n_bytes: int
+    layers: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """One memory, "CPU" or a device: bytes in all, free before, and the parts that will lie there."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    parts: tuple[Part, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.n_bytes for part in self.parts)
+
+    def of(self, *kinds: str) -> int:
+        """Bytes of the parts of these classes."""
+        return sum(part.n_bytes for part in self.parts if part.kind in kinds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`settings` load the model as planned; `memories` begin with the RAM. `exact` if buffers were tried, not guessed.
+
+    `reasons` are sentences for a person.
+    """
+
+    model: str
+    machine: Machine
+    settings: EngineSettings
+    memories: tuple[MemoryPlan, ...]
+    forecast: Forecast
+    reasons: tuple[str, ...]
+    exact: bool = False
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as JSON text."""
+    return json.dumps({"version": _VERSION, **asdict(plan), "machine": as_json(plan.machine)}, indent=1)
+
+
+def from_json(text: str, name: str) -> Plan:
+    """The plan in the text of the file `name`. Raises QwenctlError for what is none."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        if fields.pop("version") != _VERSION:
+            raise ValueError("made by another version")
+        return Plan(
+            model=str(fields["model"]),
+            machine=machine_of(fields["machine"]),
+            settings=_settings(fields["settings"]),
+            memories=tuple(_memory(one) for one in fields["memories"]),
+            forecast=Forecast(**fields["forecast"]),
+            reasons=tuple(map(str, fields["reasons"])),
+            exact=bool(fields["exact"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        hint = "qwenctl plan MODEL --json > plan.json"
+        raise QwenctlError(f"{name} is not a plan ({str(error)[:80]})", hint, ExitCode.BAD_DATA) from error
+
+
+def with_buffers(plan: Plan, measured: Mapping[str, int]) -> Plan:
+    """The plan with the bytes of compute buffers, by memory, that a load by it needs."""
+
+    def changed(memory: MemoryPlan) -> MemoryPlan:
+        others = tuple(part for part in memory.parts if part.kind not in _COMPUTE)
+        n_bytes = measured.get(memory.name, 0)
+        return replace(memory, parts=(*others, Part(*_COMPUTE, n_bytes)) if n_bytes else others)
+
+    return replace(plan, memories=tuple(map(changed, plan.memories)), exact=True)
+
+
+def differences(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
+    """A sentence for each memory that took over 3 % more or less than planned.
+
+    Of the RAM nothing is said where weights are mapped: their bytes have gaps, and are not all in memory.
+    """
+    found = []
+    for use in actual:
+        planned = next((one for one in plan.memories if one.name == use.name), None)
+        if planned is None or use.mapped:
+            continue
+        wanted = planned.n_bytes - planned.of(*_OTHERS)
+        if abs(use.n_bytes - wanted) > _DIFFERENCE * max(use.n_bytes, wanted) + _ROUNDING:
+            weights = wanted - planned.of(*_CONTEXT, *_COMPUTE)
+            parts = ((weights, use.weights), (planned.of(*_CONTEXT), use.context), (planned.of(*_COMPUTE), use.compute))
+            told = ", ".join(
+                f"{what} {was >> 20:,} of {plan_ >> 20:,}"
+                for what, (plan_, was) in zip(("weights", "context", "buffers"), parts, strict=True)
+            )
+            where = "RAM" if use.name == CPU else use.name
+            found.append(f"{where} holds {use.n_bytes >> 20:,} MiB, planned were {wanted >> 20:,} ({told})")
+    return found
+
+
+def _settings(fields: dict[str, Any]) -> EngineSettings:
+    return EngineSettings(**{**fields, "placement": placement_of(fields["placement"])})
+
+
+def _memory(fields: dict[str, Any]) -> MemoryPlan:
+    return MemoryPlan(**{**fields, "parts": tuple(Part(**part) for part in fields["parts"])})

@@ -1,0 +1,127 @@
+"""Makes the plan: the fastest layout that has room, and the settings that go with it.
+
+An `Inventory`, a `Machine` and `Wishes` come in, a frozen `Plan` goes out. Nothing is read, asked or loaded here: what
+a trial load has measured of compute buffers may come in and takes the place of the estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from qwenctl.context_memory import USUAL_TOKENS
+from qwenctl.engine.placement import CPU
+from qwenctl.engine.protocol import EngineSettings
+from qwenctl.errors import QwenctlError
+from qwenctl.long_context import longest_context
+from qwenctl.placement.accounts import memory_plans, ram_needed
+from qwenctl.placement.budget import Context
+from qwenctl.placement.forecast import Work, forecast
+from qwenctl.placement.hardware import Machine
+from qwenctl.placement.inventory import Inventory
+from qwenctl.placement.loading import owners, placement
+from qwenctl.placement.plan import Plan
+from qwenctl.placement.problem import Problem, state_problem
+from qwenctl.placement.reasons import reasons
+from qwenctl.placement.refusals import no_device_room, no_ram
+from qwenctl.placement.splits import Layout, choose_layout
+from qwenctl.placement.wishes import Wishes, check
+
+USUAL_BATCH, USUAL_MICRO_BATCH = 2048, 512
+# With experts in RAM a long prompt is computed on the GPU, to which they are copied once a micro-batch: four times as
+# large, it costs a quarter of the copies.
+_OFFLOAD_MICRO_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A problem with its layout."""
+
+    problem: Problem
+    layout: Layout
+
+
+def make_plan(
+    inventory: Inventory, machine: Machine, wishes: Wishes, measured: Mapping[str, int] | None = None
+) -> Plan:
+    """The plan for a model. Raises QwenctlError where wishes contradict each other or something has no room."""
+    check(wishes)
+    solved = _solve(inventory, machine, wishes, measured or {})
+    problem, layout = solved.problem, solved.layout
+    missing = max(0, ram_needed(problem, layout) - machine.ram_available)
+    if missing and not wishes.paging:
+        raise no_ram(problem, layout)
+    settings = _settings(problem, layout, paging=missing > 0)
+    work = _work(problem, layout, missing)
+    cast = forecast(machine, inventory.shape, work, problem.context.micro_batch)
+    memories = memory_plans(problem, layout)
+    why = reasons(problem, layout, settings, cast)
+    return Plan(inventory.name, machine, settings, memories, cast, why, exact=bool(measured))
+
+
+def context_tokens(inventory: Inventory, wishes: Wishes) -> int:
+    """The context that is asked for, or a usual one. Raises QwenctlError for more than the model can be given."""
+    trained = inventory.shape.context or USUAL_TOKENS
+    longest = longest_context(trained)
+    if wishes.context > longest:
+        asked = f"a context of {wishes.context:,} tokens"
+        raise QwenctlError(f"{asked}: the model can be given {longest:,}", f"-c {longest}")
+    return wishes.context or min(trained, USUAL_TOKENS)
+
+
+def _solve(inventory: Inventory, machine: Machine, wishes: Wishes, measured: Mapping[str, int]) -> Solved:
+    tokens = context_tokens(inventory, wishes)
+    usual = min(wishes.micro_batch or USUAL_MICRO_BATCH, tokens)
+    flash, forks = wishes.flash != "off", int(wishes.draft != "off")
+    whole = tokens * wishes.sequences
+    context = Context(whole, wishes.sequences, wishes.cache_k, wishes.cache_v, usual, flash, forks)
+    problem = state_problem(inventory, machine, wishes, context, measured)
+    layout = choose_layout(problem)
+    if not wishes.micro_batch and inventory.shape.experts and any(map(problem.offloads, range(len(problem.devices)))):
+        larger = min(_OFFLOAD_MICRO_BATCH, tokens, wishes.batch or tokens)
+        if (layout is None or layout.mixed) and larger > usual:
+            wider = state_problem(inventory, machine, wishes, replace(context, micro_batch=larger), measured)
+            if (wide := choose_layout(wider)) is not None:
+                problem, layout = wider, wide
+    if layout is None:
+        raise no_device_room(problem)
+    return Solved(problem, layout)
+
+
+def _settings(problem: Problem, layout: Layout, *, paging: bool) -> EngineSettings:
+    wishes, context = problem.wishes, problem.context
+    in_ram = any(memory == CPU for memory in layout.experts.values()) or CPU in problem.fixed.values()
+    mode = wishes.load_mode
+    if mode == "auto" and problem.machine.devices and (paging or in_ram):
+        mode = "mmap" if paging else "none"  # read into memory that a GPU copies from fast
+    return EngineSettings(
+        context_tokens=context.tokens,
+        threads=wishes.threads or problem.machine.cores,
+        batch_tokens=wishes.batch or max(USUAL_BATCH, context.micro_batch),
+        micro_batch_tokens=context.micro_batch,
+        gpu_layers=sum(layout.counts) if problem.machine.devices else wishes.gpu_layers,
+        cache_type_k=wishes.cache_k,
+        cache_type_v=wishes.cache_v,
+        flash_attention=wishes.flash,
+        load_mode=mode,
+        snapshot_bytes=wishes.snapshot_bytes,
+        placement=placement(problem, layout),
+        draft=wishes.draft,
+        draft_max=wishes.draft_max,
+        draft_min=wishes.draft_min,
+    )
+
+
+def _work(problem: Problem, layout: Layout, missing: int) -> Work:
+    where = owners(problem, layout)
+    experts = [tensor for tensor in problem.inventory.tensors if tensor.is_expert and tensor.name in where]
+    used = [number for number, count in enumerate(layout.counts) if count]
+    return Work(
+        reads=layout.reads,
+        full_reads=layout.full_reads,
+        device_layers=len(problem.rows) - layout.start,
+        copied=sum(tensor.n_bytes for tensor in experts if where[tensor.name] == CPU),
+        offloads=any(map(problem.offloads, used)),
+        weights=problem.inventory.n_bytes,
+        paged_bytes=missing,
+    )
