@@ -1,0 +1,10 @@
+"""`python -m qwenctl` is the command `qwenctl`."""
+
+from __future__ import annotations
+
+import sys
+
+from qwenctl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

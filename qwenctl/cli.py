@@ -1,0 +1,145 @@
+"""The command `qwenctl`: its subcommands, and the one place where a failure becomes text and an exit code.
+
+Arguments come in, an exit code goes out. Nothing heavy is imported before a subcommand runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from qwenctl import __version__
+from qwenctl.commands.batch import batch_command
+from qwenctl.commands.bench import bench_command
+from qwenctl.commands.chat import chat_command
+from qwenctl.commands.clean import clean_command
+from qwenctl.commands.completion import words_with_colons
+from qwenctl.commands.config import config_app
+from qwenctl.commands.doctor import doctor_command
+from qwenctl.commands.ls import ls_command
+from qwenctl.commands.options import with_optional_values
+from qwenctl.commands.plan import plan_command
+from qwenctl.commands.prefixes import prefixes_app
+from qwenctl.commands.pull import pull_command
+from qwenctl.commands.quantize import quantize_command
+from qwenctl.commands.rm import rm_command
+from qwenctl.commands.sessions import sessions_app
+from qwenctl.commands.show import show_command
+from qwenctl.commands.tune import tune_command
+from qwenctl.commands.verify import verify_command
+from qwenctl.commands.worker import worker_command
+from qwenctl.errors import ExitCode, QwenctlError, explain
+from qwenctl.settings.context import Configuration
+from qwenctl.terminal_text import clean_line
+from qwenctl.usage_errors import explain_usage
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=True, no_args_is_help=False)
+app.command("pull")(pull_command)
+app.command("ls")(ls_command)
+app.command("show")(show_command)
+app.command("verify")(verify_command)
+app.command("rm")(rm_command)
+app.command("clean")(clean_command)
+app.command("quantize")(quantize_command)
+app.command("chat")(chat_command)
+app.command("plan")(plan_command)
+app.command("batch")(batch_command)
+app.command("bench")(bench_command)
+app.command("tune")(tune_command)
+app.command("doctor")(doctor_command)
+app.command("worker")(worker_command)
+app.add_typer(sessions_app, name="sessions", help="The conversations that are kept.")
+app.add_typer(prefixes_app, name="prefixes", help="The long beginnings that are kept.")
+app.add_typer(config_app, name="config", help="The settings: show, path, init.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qwenctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Run Qwen3.5 models on this machine."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Never raises."""
+    given = with_optional_values(sys.argv[1:] if arguments is None else arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    configuration = Configuration(typer.main.get_command(app))
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = _run(configuration, [*(option for option in options if option != "--debug"), *given[len(options) :]])
+        _flush()
+        return code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _abandon_output()
+        return ExitCode.BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the one boundary at which every failure becomes a line
+        if "--debug" in options:
+            traceback.print_exception(error)
+        failure = explain_usage(error, given) or explain(error)
+        _show(failure, as_json="--json" in options or configuration.json)
+        return failure.code
+
+
+def _run(configuration: Configuration, arguments: list[str]) -> int:
+    try:
+        with words_with_colons():
+            result = configuration.run(arguments)
+    except SystemExit as leaving:
+        # typer makes exit code 1 of a broken pipe.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise leaving.__context__ from None
+        return leaving.code if isinstance(leaving.code, int) else ExitCode.BUG
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End by way of every `finally`, so that the engine ends too."""
+    raise SystemExit(ExitCode.TERMINATED)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _abandon_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's own last flush is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _show(failure: QwenctlError, *, as_json: bool) -> None:
+    code, message, hint = failure.code, clean_line(failure.message), clean_line(failure.hint)
+    if as_json:
+        fields = {"code": code.name.lower(), "message": message, "hint": hint, "exit": int(code)}
+        stream, text = sys.stdout, json.dumps({"error": fields}) + "\n"
+    else:
+        stream, text = sys.stderr, f"qwenctl: error: {message}\n" + (f"  hint: {hint}\n" if hint else "")
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, AttributeError):  # closed, or None because it was closed from the start
+        _abandon_output()

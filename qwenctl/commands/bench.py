@@ -1,0 +1,191 @@
+"""`qwenctl bench`: how fast a model is here, in llama-bench's table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwenctl.commands import options
+from qwenctl.commands.completion import complete_models
+from qwenctl.commands.converting import print_json
+from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.errors import QwenctlError
+from qwenctl.standard_streams import StatusLine, text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.bench.cases import Case, Result
+    from qwenctl.bench.energy import Meter
+    from qwenctl.bench.table import Setup
+    from qwenctl.engine.protocol import EngineSettings
+
+_SWEPT = 5  # points of the curve over expert layers
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    from qwenctl.bench.cases import parse_counts
+
+    try:
+        return parse_counts(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _list(meaning: str, *names: str) -> Any:
+    return typer.Option(*names, parser=_counts, metavar="N,...", help=meaning)
+
+
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a model that is here."),
+]
+Prompts = Annotated[Any, _list("Tokens of a prompt, in a list or a range such as 128-1024*2.", "-p", "--n-prompt")]
+Generates = Annotated[Any, _list("Tokens that are made one by one.", "-n", "--n-gen")]
+Depths = Annotated[Any, _list("Tokens that are there before.", "-d", "--depths", "--n-depth")]
+Repetitions = Annotated[int, typer.Option("-r", "--repetitions", min=1, max=1000, metavar="N", help="Runs of each.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds: an SVG file, or PNG.")]
+Price = Annotated[
+    float | None, typer.Option("--price", min=0, metavar="N", help="Price of a kWh: what a million tokens cost.")
+]
+Watts = Annotated[
+    float | None, typer.Option("--watts", min=0, metavar="N", help="Power by a meter at the plug, if none can be read.")
+]
+
+
+@with_load_options
+def bench_command(
+    model: Model,
+    n_prompt: Prompts = "512",
+    n_gen: Generates = "128",
+    depths: Depths = "0",
+    repetitions: Repetitions = 5,
+    plot: Plot = None,
+    price: Price = None,
+    watts: Watts = None,
+    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    json: options.Json = False,
+) -> None:
+    """Measure how fast a model reads (pp) and answers (tg), also at several depths, as llama-bench does it.
+
+    Joules a token are shown where the machine counts them (RAPL, NVML) or --watts tells. With --plot a picture is
+    drawn: speed over context length, and where there are GPUs, over the number of layers with experts on them.
+    """
+    from qwenctl.bench.cases import all_cases
+    from qwenctl.bench.charts import check_picture, over_depth, over_expert_layers, write_picture
+    from qwenctl.commands.chat_job import existing_model
+
+    if plot is not None:
+        check_picture(plot)
+    cases = tuple(all_cases(n_prompt, n_gen, depths))
+    if not cases:
+        raise QwenctlError("nothing is to be measured: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
+    path, meter = existing_model(model), _meter(price, watts)
+    with _measured(path, asked, cases, repetitions, meter, price) as (setup, found):
+        results = _shown(setup, found, as_json=json)
+    if plot is not None:
+        charts = [over_depth(setup.loaded.description, results)]
+        swept = list(_swept(path, asked, cases, repetitions))
+        charts += [over_expert_layers(setup.loaded.description, swept)] if swept else []
+        write_picture(plot, charts)
+
+
+def _meter(price: float | None, watts: float | None) -> Meter | None:
+    from qwenctl.bench.energy import find_meter, of_watts
+
+    meter = of_watts(watts) if watts else find_meter()
+    if price is not None and meter is None:
+        raise QwenctlError("nothing here counts energy, so a price says nothing", "--watts 350, by a meter at the plug")
+    return meter
+
+
+@contextmanager
+def _measured(
+    path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int, meter: Meter | None, price: float | None
+) -> Iterator[tuple[Setup, Iterator[Result]]]:
+    """What is measured, and the results as they come."""
+    from qwenctl.bench.measuring import run
+    from qwenctl.bench.opening import opened
+    from qwenctl.bench.table import Setup
+    from qwenctl.pipe import load
+
+    status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
+    with opened(path, settings, lambda events: load(events, status)) as (engine, loaded):
+        name = meter.name if meter else ""
+        setup = Setup(loaded, settings, _backend(settings), asked.wishes.cpu_experts, price, name)
+        try:
+            yield setup, run(engine, cases, repetitions, meter, status.show)
+        finally:
+            status.clear()
+
+
+def _shown(setup: Setup, found: Iterator[Result], *, as_json: bool) -> list[Result]:
+    """Print the results as they come."""
+    from importlib.metadata import version
+
+    from qwenctl.bench import table
+
+    results: list[Result] = []
+    if as_json:
+        results += found
+        print_json(table.as_json(setup, results))
+        return results
+    write = text_writer(sys.stdout)
+    write(table.head(setup))
+    for result in found:
+        write(table.row(setup, result))
+        results.append(result)
+    write(f"\nbuild: llama-cpp-python {version('llama-cpp-python')}\n")
+    return results
+
+
+def _settings(path: Path, asked: LoadOptions, cases: Sequence[Case]) -> EngineSettings:
+    """How the model is loaded: as it would be for a chat, with a context that holds every case."""
+    from qwenctl.commands.placed import plain_settings, tuned_plan
+    from qwenctl.machine.cpu import usable_cores
+
+    sized, plan = tuned_plan(path, _sized(asked, cases))
+    settings = plan.settings if plan is not None else plain_settings(sized.wishes)
+    return replace(settings, threads=settings.threads or usable_cores())
+
+
+def _sized(asked: LoadOptions, cases: Sequence[Case]) -> LoadOptions:
+    """`asked` with a context that holds every case, unless one is asked for."""
+    if asked.plan is not None:
+        return asked
+    needed = max(case.depth + case.tokens for case in cases)
+    return replace(asked, wishes=replace(asked.wishes, context=asked.wishes.context or needed))
+
+
+def _backend(settings: EngineSettings) -> str:
+    """The backends in llama-bench's way: all but the CPU's, if there are others."""
+    from qwenctl.machine.devices import read_build
+
+    build = read_build()
+    names = [name for name in build.backends if name not in ("CPU", "RPC")]
+    return ",".join([*names, *(["RPC"] if settings.placement.rpc else [])]) or "CPU"
+
+
+def _swept(path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int) -> Iterator[tuple[int, Result]]:
+    """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
+    from qwenctl.bench.measuring import run
+    from qwenctl.bench.opening import opened
+    from qwenctl.bench.sweep import steps
+    from qwenctl.commands.placed import plan_of
+    from qwenctl.pipe import load
+
+    generates = [case for case in cases if case.generate]
+    is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None
+    plan = plan_of(path, _sized(asked, generates[:1])) if generates and not is_fixed else None
+    status = StatusLine(sys.stderr)
+    for layers, on_cpu in steps(plan, _SWEPT) if plan is not None else ():
+        fixed = replace(asked, wishes=replace(asked.wishes, cpu_experts=on_cpu))
+        settings = _settings(path, fixed, generates[:1])
+        with opened(path, settings, lambda events: load(events, status)) as (engine, _):
+            for result in run(engine, generates[:1], repetitions, None, status.show):
+                yield layers, result
+        status.clear()

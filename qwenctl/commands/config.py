@@ -1,0 +1,73 @@
+"""`qwenctl config`: shows the settings and where they come from, names their files, and begins one.
+
+None of it depends on the settings being right: what is wrong with them is a warning here.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from qwenctl.commands import options
+from qwenctl.commands.completion import complete_keys
+from qwenctl.settings.context import Configuration
+from qwenctl.standard_streams import text_writer, warn
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY]...", autocompletion=complete_keys, show_default=False,
+        help="What to show, such as chat, temp or chat.temp; after -- a command line, such as: -- chat -c 4096.",
+    ),
+]  # fmt: skip
+Origin = Annotated[bool, typer.Option("--origin", help="Show where each value comes from.")]
+
+config_app = typer.Typer(rich_markup_mode=None)
+
+
+@config_app.command("show")
+def show_command(
+    context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
+) -> None:
+    """Show the value of every setting, as TOML."""
+    from qwenctl.settings.effective import as_json, as_toml, effective
+
+    configuration: Configuration = context.obj
+    settings = configuration.settings
+    rows = effective(configuration.root, configuration.commands, settings, words or [])
+    problems = list(dict.fromkeys(problem.error.message for problem in settings.problems))
+    if json:
+        _print(json_format.dumps({**as_json(rows, settings.unused), "problems": problems}, ensure_ascii=False))
+        return
+    for problem in problems:
+        warn(problem)
+    _print(as_toml(rows, settings.unused, origin=origin))
+
+
+@config_app.command("path")
+def path_command() -> None:
+    """Show which files are read, the one that comes first first, and whether they are there."""
+    from qwenctl.settings.files import folder_path, user_path
+
+    for path in (os.path.abspath(folder_path()), user_path()):
+        _print(f"{'found' if os.path.exists(path) else 'missing'}  {path}")
+
+
+@config_app.command("init")
+def init_command(context: typer.Context) -> None:
+    """Write a file with every setting, commented out, to the user's folder for configuration."""
+    from qwenctl.settings.example import example, write_new
+    from qwenctl.settings.files import user_path
+
+    configuration: Configuration = context.obj
+    path = user_path()
+    write_new(path, example(configuration.commands))
+    _print(str(path))
+
+
+def _print(text: str) -> None:
+    text_writer(sys.stdout)(f"{text}\n")

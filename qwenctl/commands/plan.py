@@ -1,0 +1,169 @@
+"""`qwenctl plan`: where a model would lie on this machine or on a described one, how fast it would be, and why."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwenctl.commands import options
+from qwenctl.commands.completion import complete_models
+from qwenctl.commands.converting import say
+from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.errors import QwenctlError
+from qwenctl.standard_streams import text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.placement.inventory import Inventory
+    from qwenctl.placement.plan import Plan
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete_models,
+        help="A GGUF file, the folder of a checkpoint, or a name, here or of the Hub.",
+    ),
+]
+TypeName = Annotated[str, typer.Option("--type", metavar="TYPE", help="What a checkpoint would be quantized to.")]
+GpuMemory = Annotated[
+    str, typer.Option("--gpu-memory", metavar="SIZE,...", help="Plan for GPUs of these sizes, not for those here: 24G.")
+]
+Ram = Annotated[str, typer.Option("--ram", metavar="SIZE", help="Plan for this much RAM, not for what is here: 128G.")]
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write the picture to a file.")]
+Vision = Annotated[bool, typer.Option("--vision", help="Leave room for the vision tower.")]
+Mtp = Annotated[bool, typer.Option("--mtp", help="Leave room for the MTP block, which drafts tokens.")]
+_USUAL_TYPE, _USUAL_RAM = "Q4_K_M", "64G"
+
+
+@with_load_options
+def plan_command(
+    model: Model,
+    type_name: TypeName = "",
+    gpu_memory: GpuMemory = "",
+    ram: Ram = "",
+    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    vision: Vision = False,
+    mtp: Mtp = False,
+    svg: Svg = None,
+    json: options.Json = False,
+) -> None:
+    """Show where a model would lie, how fast it would be, and why; nothing is loaded.
+
+    The machine can be a described one (--gpu-memory 24G,24G --ram 128G), and the model one that is not here: of a
+    repository only headers are fetched. What is fixed by an option is kept, the rest is planned around it. With --json
+    the plan can be kept, and be loaded by `qwenctl chat --plan FILE`.
+    """
+    from qwenctl.placement.picture import svg as picture
+    from qwenctl.placement.plan import to_json
+
+    asked = replace(asked, wishes=replace(asked.wishes, vision=vision, mtp=mtp))
+    plan = _plan(model, type_name, gpu_memory, ram, asked, quiet=json)
+    if svg is not None:
+        svg.write_text(picture(plan), "utf-8")
+    if json:
+        text_writer(sys.stdout)(to_json(plan) + "\n")
+    else:
+        from qwenctl.plan_console import print_placement
+
+        print_placement(plan, sys.stdout)
+
+
+def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOptions, *, quiet: bool) -> Plan:
+    from qwenctl.commands.placed import tuned_plan
+    from qwenctl.placement.hardware import describe
+    from qwenctl.placement.plan import from_json
+    from qwenctl.placement.planner import make_plan
+    from qwenctl.placement.reach import check_servers
+    from qwenctl.placement.trial import tried_plan
+
+    if asked.plan is not None:
+        return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
+    if (gpu_memory or ram) and asked.wishes.rpc:
+        raise QwenctlError("--rpc and a described machine contradict each other", "leave one of them out")
+    check_servers(asked.wishes.rpc)
+    inventory = _inventory(model, type_name, quiet=quiet)
+    if asked.wishes.vision and not inventory.vision_bytes:
+        inventory = _with_tower(inventory)
+    if gpu_memory or ram:
+        return make_plan(inventory, describe(gpu_memory, ram or _USUAL_RAM), asked.wishes)
+    from qwenctl.machine.survey import read_hardware
+
+    tuned = tuned_plan(Path(inventory.path), asked)[0] if inventory.path else asked
+    plan = tried_plan(inventory, read_hardware(asked.wishes.rpc), tuned.wishes)
+    if tuned != asked:
+        plan = replace(plan, reasons=("settings that `qwenctl tune` has found to be faster are used", *plan.reasons))
+    return plan
+
+
+def _with_tower(inventory: Inventory) -> Inventory:
+    """With the vision tower in the file beside the model. Raises QwenctlError if there is none."""
+    from qwenctl.mmproj import mmproj_beside
+
+    tower = mmproj_beside(Path(inventory.path)) if inventory.path else None
+    if tower is None:
+        raise QwenctlError(f"no mmproj file goes with {inventory.name}", "without --vision there is room for none")
+    return replace(inventory, vision_bytes=tower.stat().st_size)
+
+
+def _inventory(model: str, type_name: str, *, quiet: bool) -> Inventory:
+    """The tensors of the model, wherever it is."""
+    from quantize.plan import Options
+    from qwenctl.placement.inventory import of_checkpoint, of_gguf
+
+    path = Path(model).expanduser()
+    if not path.exists():
+        found = _path_here(model, type_name)
+        if found is None:
+            return _remote(model, type_name, quiet=quiet)
+        path = found
+    if path.is_dir():
+        return of_checkpoint(path, Options(type_name or _USUAL_TYPE))
+    if type_name:
+        raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", f"qwenctl plan {path}")
+    return of_gguf(path)
+
+
+def _path_here(model: str, type_name: str) -> Path | None:
+    """Where a model lies that is here by a name; None if it can only be on the Hub."""
+    from qwenctl.hub.library import CHECKPOINT, local_models, matching
+    from qwenctl.hub.names import parse_name
+
+    if model.endswith(".gguf") or model.startswith(("/", ".", "~")):
+        return Path(model).expanduser()  # it can only be a path
+    found = [one for one in matching(parse_name(model), local_models()) if not one.lacking]
+    fitting = [one for one in found if (one.quant == CHECKPOINT) == bool(type_name)] or ([] if type_name else found)
+    return fitting[-1].path if fitting else None
+
+
+def _remote(model: str, type_name: str, *, quiet: bool) -> Inventory:
+    """The tensors of a model of the Hub, by its headers."""
+    from quantize.plan import Options
+    from qwenctl.commands.remote import ask_hub
+    from qwenctl.hub.gguf_headers import fetch_headers
+    from qwenctl.hub.names import parse_name
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.skeleton import make_skeleton
+    from qwenctl.hub.target import Wish, close_target, find_target
+    from qwenctl.placement.inventory import of_checkpoint, of_gguf
+
+    def tell(line: str) -> None:
+        say(line, quiet=quiet)
+
+    wish, pull, name = Wish(type_name, vision=False), PullOptions(), parse_name(model)
+    target = find_target(name, wish, lambda repository: ask_hub(repository, name.revision, pull, tell))
+    if target.is_open:
+        target = close_target(target, _USUAL_TYPE, wish)
+    with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
+        if target.recipe:
+            skeleton = make_skeleton(target.listing, Path(folder), pull.settings, tell, lambda _: None)
+            found = of_checkpoint(skeleton.folder, Options(target.recipe))
+            label = target.recipe
+        else:
+            paths = fetch_headers(target.listing, target.files, Path(folder), pull.settings, tell)
+            found, label = of_gguf(paths[0]), target.label
+    return replace(found, name=f"{target.listing.repository}:{label}", path="")

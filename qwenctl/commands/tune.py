@@ -1,0 +1,166 @@
+"""`qwenctl tune`: measures around a plan, and keeps what is faster for later loads of that model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwenctl.commands import hub_options, options
+from qwenctl.commands.completion import complete_models
+from qwenctl.commands.converting import print_json, say
+from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.errors import QwenctlError
+from qwenctl.standard_streams import StatusLine, text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.engine.protocol import EngineSettings
+    from qwenctl.placement.plan import Plan
+    from qwenctl.placement.wishes import Wishes
+    from qwenctl.tune.candidates import Ground
+    from qwenctl.tune.search import Tuning
+
+_REPEATS, _LONG_S = 3, 4.0  # of a turn in one measurement, if it does not take long; the quickest counts
+_OFFLOADED_PROMPT = 2048  # a prompt for which experts are copied to a GPU
+
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a model that is here."),
+]
+TimeLimit = Annotated[
+    float,
+    typer.Option(
+        "--time-limit", metavar="TIME", parser=hub_options.parse_seconds, help="Most time that it may take: 90s, 10m."
+    ),
+]
+Prompt = Annotated[
+    int, typer.Option("-p", "--n-prompt", min=0, max=1 << 20, metavar="N", help="Tokens of a turn's prompt; 0: usual.")
+]
+Generate = Annotated[
+    int, typer.Option("-n", "--n-gen", min=1, max=1 << 20, metavar="N", help="Tokens of a turn's answer.")
+]
+Kv = Annotated[bool, typer.Option("--kv", help="Try a KV cache of q8_0 too, which is smaller and less exact.")]
+Forget = Annotated[bool, typer.Option("--forget", help="Forget what was found for this model, and stop.")]
+
+
+@with_load_options
+def tune_command(
+    model: Model,
+    time_limit: TimeLimit = "10m",  # type: ignore[assignment] # typer parses it
+    n_prompt: Prompt = 0,
+    n_gen: Generate = 128,
+    kv: Kv = False,
+    forget: Forget = False,
+    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    json: options.Json = False,
+) -> None:
+    """Find out under which settings a model is fastest here: threads, micro-batch, experts on GPUs.
+
+    A turn of -p tokens read and -n tokens made is measured again and again. What is faster than the plan by more than
+    noise is kept for this machine and model, and used from then on wherever no option says otherwise.
+    """
+    from qwenctl.commands.chat_job import existing_model
+    from qwenctl.tune import kept
+    from qwenctl.tune.candidates import dimensions
+    from qwenctl.tune.search import search
+
+    path = existing_model(model)
+    if forget:
+        say(f"forgotten for {path.name}" if kept.forget(path) else f"nothing is kept for {path.name}", quiet=False)
+        return
+    if asked.plan is not None:
+        raise QwenctlError("--plan leaves nothing to tune", f"qwenctl tune {path}")
+    # A chat drafts with the MTP block: its room is not for experts.
+    asked = replace(asked, wishes=replace(asked.wishes, mtp=True))
+    ground = _ground(path, asked, n_prompt, tries_cache=kv)
+    status = StatusLine(sys.stderr)
+
+    def measure(wishes: Wishes) -> float:
+        return _seconds(path, _settings(path, replace(asked, wishes=wishes))[0], ground.prompt, n_gen)
+
+    try:
+        tuning = search(asked.wishes, dimensions(ground), measure, time_limit, status.show)
+    finally:
+        status.clear()
+    place = _keep(path, asked, tuning)
+    _show(tuning, place, ground.prompt, n_gen, as_json=json)
+
+
+def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | None]:
+    """How a chat would load the model, without what was found before."""
+    from qwenctl.commands.placed import plain_settings, plan_of
+    from qwenctl.machine.cpu import usable_cores
+
+    plan = plan_of(path, asked)
+    settings = plan.settings if plan is not None else plain_settings(asked.wishes)
+    return replace(settings, threads=settings.threads or usable_cores()), plan
+
+
+def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> Ground:
+    from qwenctl.bench.sweep import expert_layers
+    from qwenctl.engine.placement import CPU
+    from qwenctl.machine.cpu import usable_cores
+    from qwenctl.tune.candidates import Ground
+
+    settings, plan = _settings(path, asked)
+    memories = plan.memories if plan is not None else ()
+    layers = [expert_layers(memory) for memory in memories]
+    in_ram = set().union(*(found for found, memory in zip(layers, memories, strict=True) if memory.name == CPU))
+    every = set().union(*layers)
+    has_devices = plan is not None and bool(plan.machine.devices) and bool(every)
+    usual = _OFFLOADED_PROMPT if has_devices and in_ram else 512
+    return Ground(
+        asked.wishes, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
+        tries_cache,
+    )  # fmt: skip
+
+
+def _seconds(path: Path, settings: EngineSettings, prompt: int, generate: int) -> float:
+    """The seconds of a turn, in an engine of its own, after a short one that does not count."""
+    from qwenctl.bench.opening import opened
+    from qwenctl.pipe import load
+
+    with opened(path, settings, lambda events: load(events, StatusLine(None))) as (engine, _):
+        engine.measure(prompt=min(prompt, 32), generate=1)
+        seconds: list[float] = []
+        while len(seconds) < _REPEATS and sum(seconds) < _LONG_S:
+            seconds.append(engine.measure(prompt=prompt, generate=generate))
+        return min(seconds)
+
+
+def _keep(path: Path, asked: LoadOptions, tuning: Tuning) -> Path | None:
+    """Keep what was found; where the plan stays as it is, nothing is kept, nor what was found another time."""
+    from datetime import UTC, datetime
+
+    from qwenctl.tune import kept
+
+    if not tuning.changes:
+        kept.forget(path)
+        return None
+    measured = datetime.now(UTC).isoformat(timespec="seconds")
+    return kept.keep(path, kept.Tuned(tuning.changes, tuning.verdict.gain, kept.others(asked.wishes), measured))
+
+
+def _show(tuning: Tuning, place: Path | None, prompt: int, generate: int, *, as_json: bool) -> None:
+    if as_json:
+        fields = {**asdict(tuning), "n_prompt": prompt, "n_gen": generate, "kept_in": str(place or "") or None}
+        print_json(fields)
+        return
+    write = text_writer(sys.stdout)
+    write(f"a turn of {prompt:,} tokens read and {generate:,} made\n")
+    for trial in tuning.trials:
+        write(f"{trial.name:<32}" + (f"{trial.seconds:>9.3f} s" if trial.seconds is not None else trial.why_not) + "\n")
+    write(_conclusion(tuning) + "\n")
+
+
+def _conclusion(tuning: Tuning) -> str:
+    more = "" if tuning.is_complete else "; not all was tried: --time-limit allows more"
+    gain, rounds = tuning.verdict.gain, tuning.rounds
+    if tuning.changes:
+        return f"{', '.join(tuning.names)}: {gain:.2f} times as fast in {rounds} rounds; used from now on{more}"
+    if rounds:
+        return f"the plan stays: what looked faster was {gain:.2f} times as fast in {rounds} rounds, within noise{more}"
+    return f"the plan stays: nothing was faster{more}"

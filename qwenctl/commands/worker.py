@@ -1,0 +1,58 @@
+"""`qwenctl worker`: serves this machine's devices to another machine, until it is stopped."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from qwenctl.commands import options
+from qwenctl.commands.converting import say
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.folders import log_folder
+from qwenctl.standard_streams import is_terminal, text_writer
+
+Host = Annotated[
+    str, typer.Option("--host", metavar="ADDRESS", help="Where it can be reached; only from here by default.")
+]
+Port = Annotated[
+    int, typer.Option("-p", "--port", min=0, max=65535, metavar="N", help="Its port; 0: any that is free.")
+]
+Devices = Annotated[
+    str, typer.Option("-dev", "--device", metavar="NAME,...", help="Devices to serve, by `qwenctl doctor`; all GPUs.")
+]
+
+
+def worker_command(
+    host: Host = "127.0.0.1", port: Port = 50052, device: Devices = "", threads: options.Threads = 0
+) -> None:
+    """Serve this machine's GPUs, or its processors, to another machine, until Ctrl-C.
+
+    llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1 and let the other machine come through
+    SSH, with the line that is printed. There, --rpc names the end of the tunnel.
+    """
+    from qwenctl.doctor.graphics import install_line, seen_backends
+    from qwenctl.machine.cpu import usable_cores
+    from qwenctl.machine.devices import read_build
+    from qwenctl.machine.sharing import Share, address_of, chosen_devices, free_port, how_to_reach, serve
+
+    build = read_build()
+    if build.error or "RPC" not in build.backends:
+        line = install_line(next(iter(seen_backends()), "CPU"))
+        raise QwenctlError(build.error or "llama.cpp is built without RPC", line, ExitCode.CONFIG)
+    wanted = [name.strip() for name in device.split(",") if name.strip()]
+    chosen = chosen_devices(wanted, build.devices)
+    address = address_of(host)
+    names = tuple(one.name for one in chosen)
+    share = Share(address, free_port(address, port), threads or usable_cores(), names)
+
+    def ready() -> None:
+        say(f"serving {', '.join(names)} at {share.endpoint}, until Ctrl-C", *how_to_reach(share), quiet=False)
+        if not is_terminal(sys.stdout):
+            text_writer(sys.stdout)(f"{share.endpoint}\n")
+
+    def client(here: bool) -> None:
+        say("a machine has connected" if here else "it has gone", quiet=False)
+
+    serve(share, log_folder() / f"worker-{share.port}.log", ready, client)

@@ -1,0 +1,173 @@
+"""Is this file a model that can be run? Asked before the engine sees it, as libllama aborts on some damaged headers.
+
+A path comes in; nothing goes out but a failure that says what the file is instead. Reads headers only, of every split.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from quantize.errors import QuantizeError
+from quantize.gguf_header import GGUFHeader, read_header
+from qwenctl.errors import ExitCode, QwenctlError, from_quantize
+
+ARCHITECTURES = ("qwen35", "qwen35moe")
+_SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+# llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
+_MAX_LAYERS, _MAX_EXPERTS = 512, 1024
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 14
+_DAMAGED = "the file is damaged or hostile: get it from its publisher again, or make it with `qwenctl quantize`"
+_NOT_A_MODEL = (
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer", "git lfs pull"),
+    (
+        re.compile(rb"\s*<(!doctype\s|html|head|\?xml)", re.IGNORECASE),
+        "an HTML page",
+        "download the file, not its page",
+    ),
+    (re.compile(rb"\0+\Z"), "filled with zeros", "it was not written to its end: get or make it again"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive", "unpack it first"),
+)
+_OTHER_KINDS = {
+    "clip": "the vision part (mmproj) of a model: give the text model beside it",
+    "imatrix": "an importance matrix: it belongs to `qwenctl quantize --imatrix`",
+}
+
+
+def check_model_file(path: Path) -> None:
+    """Raise QwenctlError unless `path` is a whole GGUF file of a Qwen3.5 model, with all its splits beside it."""
+    _check_exists(path)
+    _check_magic(path)
+    header = _header(path)
+    count = _whole(header.metadata, "split.count", path.name, default=1)
+    number = _whole(header.metadata, "split.no", path.name, default=0)
+    if number > 0:
+        first = _split_path(path, 1, count)
+        raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first: -m {first}")
+    _check_architecture(path.name, header.metadata)
+    _check_values(path.name, header)
+    for split in range(2, count + 1):
+        other = _split_path(path, split, count)
+        if not other.is_file():
+            raise QwenctlError(
+                f"split {split} of {count} is missing beside {path.name}",
+                f"put {other.name} into {path.parent}",
+                ExitCode.NO_INPUT,
+            )
+        _header(other)
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a model file and its splits that takes no time: of their sizes and of samples all over them.
+
+    Two models that differ in more than a few weights have different ones. It is no protection against forgery.
+    """
+    digest = hashlib.sha256()
+    for file_path in split_files(path):
+        size = file_path.stat().st_size
+        digest.update(f"{size} ".encode())
+        with file_path.open("rb") as file:
+            for sample in range(_SAMPLES):
+                file.seek(sample * max(0, size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def split_files(path: Path) -> list[Path]:
+    """The file and its splits, in order, by its name; whether they are there is not looked at."""
+    named = _SPLIT_NAME.fullmatch(path.name)
+    count = int(named.group(3)) if named else 1
+    return [_split_path(path, number, count) for number in range(1, count + 1)] if count > 1 else [path]
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(path.glob("*.gguf"))
+        hint = f"-m {inside[0]}" if inside else f"qwenctl quantize {path}"
+        raise QwenctlError(f"{path} is a folder, not a GGUF file", hint, ExitCode.NO_INPUT)
+    if path.exists():
+        return
+    there = [file.name for file in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.4) or sorted(there)[:3]
+    hint = f"there are: {', '.join(near)}" if near else "`qwenctl quantize CHECKPOINT_FOLDER` makes one"
+    raise QwenctlError(f"no such file: {path}", hint, ExitCode.NO_INPUT)
+
+
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start[:4] == b"GGUF":
+        return
+    if not start:
+        raise QwenctlError(f"{path.name} is empty, not GGUF", "get or make it again", ExitCode.BAD_DATA)
+    for pattern, what, hint in _NOT_A_MODEL:
+        if pattern.match(start):
+            raise QwenctlError(f"{path.name} is {what}, not GGUF", hint, ExitCode.BAD_DATA)
+    raise QwenctlError(
+        f"{path.name} is not a GGUF file (it begins with {start[:4]!r})",
+        "`qwenctl quantize CHECKPOINT_FOLDER` makes one from a checkpoint",
+        ExitCode.BAD_DATA,
+    )
+
+
+def _header(path: Path) -> GGUFHeader:
+    try:
+        return read_header(path)
+    except QuantizeError as error:
+        raise from_quantize(error) from error
+
+
+def _check_architecture(name: str, metadata: Mapping[str, object]) -> None:
+    architecture = metadata.get("general.architecture", metadata.get("general.type"))
+    if architecture in ARCHITECTURES:
+        return
+    hint = _OTHER_KINDS.get(str(architecture), "Qwen3.5 models are qwen35 and qwen35moe")
+    raise QwenctlError(f"{name}: architecture {architecture!r} is not Qwen3.5", hint, ExitCode.BAD_DATA)
+
+
+def _check_values(name: str, header: GGUFHeader) -> None:
+    """The values on which llama.cpp ends the process instead of refusing the file."""
+    metadata = header.metadata
+    architecture = str(metadata["general.architecture"])
+    _check_range(name, metadata, f"{architecture}.block_count", _MAX_LAYERS)
+    if architecture == "qwen35moe":
+        experts = _check_range(name, metadata, f"{architecture}.expert_count", _MAX_EXPERTS)
+        used = _check_range(name, metadata, f"{architecture}.expert_used_count", _MAX_EXPERTS)
+        if used > experts:
+            raise _unsafe(f"{name}: expert_used_count {used} > expert_count {experts}")
+    tokens = metadata.get("tokenizer.ggml.tokens", ())
+    if isinstance(tokens, tuple) and len(set(tokens)) < len(tokens):
+        raise _unsafe(f"{name}: the vocabulary has {len(tokens) - len(set(tokens)):,} token(s) twice")
+    integer = next(
+        (one.name for one in header.tensors if one.type_name.startswith("I") and one.type_name[1].isdigit()), ""
+    )
+    if integer:
+        raise _unsafe(f"{name}: tensor {integer!r} holds integers, not weights")
+
+
+def _check_range(name: str, metadata: Mapping[str, object], key: str, highest: int) -> int:
+    value = _whole(metadata, key, name, default=0)
+    if not 1 <= value <= highest:
+        raise _unsafe(f"{name}: {key.partition('.')[2]} is {value:,}; 1 to {highest:,} is possible")
+    return value
+
+
+def _whole(metadata: Mapping[str, object], key: str, name: str, default: int) -> int:
+    value = metadata.get(key, default)
+    if not isinstance(value, int):
+        raise _unsafe(f"{name}: {key} is {value!r:.40}, not a whole number")
+    return value
+
+
+def _unsafe(message: str) -> QwenctlError:
+    return QwenctlError(message, _DAMAGED, ExitCode.BAD_DATA)
+
+
+def _split_path(path: Path, number: int, count: int) -> Path:
+    """Where the split `number` of `count` is, in llama.cpp's naming."""
+    named = _SPLIT_NAME.fullmatch(path.name)
+    base = named.group(1) if named else path.stem
+    return path.with_name(f"{base}-{number:05d}-of-{count:05d}.gguf")
