@@ -1,0 +1,54 @@
+"""Our own fetch in a process of its own, with its hashing and without: what the hashes cost.
+
+`python -m tests.benchmarks.bare_fetch hashed|unhashed REPOSITORY FOLDER` fetches all files of a repository and prints
+the seconds that it took, without the start of the interpreter and the listing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwenctl.hub.board import Wanted
+from qwenctl.hub.client import describe
+from qwenctl.hub.fetch import Settings, fetch_all
+from qwenctl.hub.remote import Digest, RemoteFile
+
+
+@dataclass(frozen=True)
+class _NoDigest:
+    """Looks at nothing, and finds what is expected."""
+
+    etag: str
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Nothing."""
+
+    def hexdigest(self) -> str:
+        """What is expected."""
+        return self.etag
+
+
+class _Unhashed(RemoteFile):
+    """A file whose content is believed."""
+
+    def digest(self) -> Digest:
+        """A digest that costs nothing."""
+        return _NoDigest(self.etag)
+
+
+def _main(how: str, repository: str, folder: Path) -> None:
+    settings = Settings()
+    listing = describe(repository, "main", settings.patience, lambda _: None)
+    kind = RemoteFile if how == "hashed" else _Unhashed
+    files = [kind(file.path, file.size, file.git_sha1, file.sha256) for file in listing.files]
+    wanted = [Wanted(file, folder / f"{file.etag}.part", folder / file.etag) for file in files]
+    start = time.perf_counter()
+    fetch_all(listing, wanted, settings, lambda _: None, lambda _: None)
+    print(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -1,0 +1,72 @@
+"""What many tests share: the bundled toy checkpoint and a model made of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from quantize.convert import convert
+from quantize.plan import Options, make_plan
+from qwenctl.engine.protocol import EngineSettings, Load
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
+# The same examples on each run; no time limit for one of them, for the machine may be shared.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("steady")
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the person who runs the tests has set for qwenctl, and has made with it, does not matter."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        environment.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        # Threads of libllama that wait in a loop for others make all slow where cores are shared with other programs.
+        environment.setenv("GOMP_SPINCOUNT", "0")
+        for name in [name for name in os.environ if name.startswith("QWENCTL_")]:
+            environment.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy() -> Path:
+    """The folder of the toy checkpoint."""
+    return DATA / "toy"
+
+
+@pytest.fixture(scope="session")
+def toy_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy checkpoint as a Q8_0 GGUF file."""
+    path = tmp_path_factory.mktemp("models") / "toy-Q8_0.gguf"
+    convert(make_plan(toy, path, Options("Q8_0", vision=False)), threads=2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def seeing_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy as a Q8_0 GGUF file with the mmproj file of its vision tower beside it."""
+    path = tmp_path_factory.mktemp("seeing") / "toy-Q8_0.gguf"
+    convert(make_plan(toy, path, Options("Q8_0")), threads=2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_gguf: Path) -> Iterator[Model]:
+    """The toy loaded by the engine's own code, in the process of the tests."""
+    from qwenctl.engine.interrupt import Interrupt
+    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.model import load_model
+
+    log = LlamaLog()  # libllama calls it as long as anything is done with the model
+    yield load_model(Load(str(toy_gguf), EngineSettings(threads=1)), Interrupt(), log, lambda _: None)
+    del log

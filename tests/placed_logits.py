@@ -1,0 +1,63 @@
+"""The logits of a model that is loaded as a `Load` message says, and the memory that it took: a child process.
+
+`placed_logits(path, settings)` gives both. In a process of its own, for a device of another machine is never forgotten
+by ggml, and is used by every later load of the same process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from qwenctl.engine.placement import MemoryUse
+from qwenctl.engine.protocol import EngineSettings, Load
+from qwenctl.engine.wire import decode, encode
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPT = "What is the capital of France? And what is two and two?"
+
+
+def placed_logits(path: Path, settings: EngineSettings) -> tuple[bytes, tuple[MemoryUse, ...]]:
+    """The logits after a prompt and a token more, as bytes, and what each memory holds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.placed_logits"],
+        input=encode(Load(str(path), settings)),
+        capture_output=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode("utf-8", "replace")[-2000:])
+    told = json.loads(done.stdout)
+    return bytes.fromhex(told["logits"]), tuple(MemoryUse(**one) for one in told["memory"])
+
+
+def main() -> None:
+    """Load, evaluate, print."""
+    import llama_cpp.llama_cpp as llama
+
+    from qwenctl.engine.interrupt import Interrupt
+    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.model import load_model
+
+    request, log = decode(sys.stdin.buffer.readline()), LlamaLog()
+    if not isinstance(request, Load):
+        raise TypeError(request)
+    model = load_model(request, Interrupt(), log, lambda _: None)
+    size = 4 * model.vocabulary_size
+    logits = b""
+    for tokens in (model.tokenizer.content(PROMPT), [5]):
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        if llama.llama_decode(model.context, llama.llama_batch_get_one(array, len(tokens))):
+            raise RuntimeError("llama_decode failed")
+        logits += ctypes.string_at(llama.llama_get_logits_ith(model.context, -1), size)
+    memory = [vars(one) for one in model.loaded.memory]
+    sys.stdout.write(json.dumps({"logits": logits.hex(), "memory": memory}))
+
+
+if __name__ == "__main__":
+    main()

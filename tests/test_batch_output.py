@@ -1,0 +1,258 @@
+"""What is written survives every end: the same bytes, in the same order, whatever was finished when, and how often."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenctl.batch import journal as journal_module
+from qwenctl.batch.ids import Ids
+from qwenctl.batch.journal import Entry, Journal
+from qwenctl.batch.output import FileOutput, Order, StreamOutput, beside, remove_output
+from qwenctl.batch.records import Failure
+from qwenctl.errors import ExitCode, QwenctlError
+
+SETTINGS = {"model": "m", "--temp": 0.5}
+FAILS = 3  # every record with a number that this divides
+
+
+def open_output(path: Path, order: Order = "input", **changes: Any) -> FileOutput:
+    options = {"settings": SETTINGS, "force": False, "retries": False, **changes}
+    return FileOutput(path, order=order, **options)
+
+
+def entry(number: int) -> Entry:
+    return Entry(f"r{number}", f"hash{number}", json.dumps({"id": f"r{number}", "text": "ü" * number}), {"seconds": 1})
+
+
+def settle(output: FileOutput, number: int) -> None:
+    if number % FAILS:
+        output.put(number, entry(number))
+    else:
+        output.fail(number, f"r{number}", f"hash{number}", "", Failure("kind", "why"))
+
+
+def abandon(output: FileOutput) -> None:
+    """What kill -9 does: nothing is closed in order; what was written is there."""
+    for file in (output._output, output._stats, output._errors, output._journal._file):
+        file.close()
+
+
+def todo(output: FileOutput, count: int) -> list[int]:
+    """The records that are not settled from before."""
+    return [number for number in range(count) if output.known(number, f"r{number}", f"hash{number}") is None]
+
+
+def expected(count: int) -> bytes:
+    return "".join(f"{entry(number).line}\n" for number in range(count) if number % FAILS).encode()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp())
+    try:
+        yield path / "out.jsonl"
+    finally:
+        shutil.rmtree(path)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> None:
+    """Records are finished in any order, and the process dies after any of them, and again; lines are torn."""
+    count, kills = data.draw(st.integers(1, 14)), data.draw(st.integers(0, 4))
+    with folder() as path:
+        for _ in range(kills):
+            output = open_output(path)
+            order = data.draw(st.permutations(todo(output, count)))
+            for number in order[: data.draw(st.integers(0, len(order)))]:
+                settle(output, number)
+            abandon(output)
+            torn = data.draw(st.sampled_from([path, beside(path, "stats"), path.with_name("out.jsonl.journal")]))
+            with torn.open("ab") as file:
+                file.write(data.draw(st.binary(max_size=20)).replace(b"\n", b""))
+        output = open_output(path)
+        for number in todo(output, count):
+            settle(output, number)
+        output.close(is_complete=True)
+        assert path.read_bytes() == expected(count)
+        failed = [json.loads(line)["id"] for line in beside(path, "errors").read_text().splitlines()]
+        assert sorted(failed) == sorted({f"r{number}" for number in range(0, count, FAILS)})
+        assert not path.with_name("out.jsonl.journal").exists()
+
+
+@settings(max_examples=30)
+@given(st.permutations(range(9)), st.integers(0, 9), st.integers(0, 40))
+def test_what_a_power_cut_leaves_is_gone_on_with(order: list[int], finished: int, lost: int) -> None:
+    """Of the two files either may lack its last bytes: what only one has is made again."""
+    with folder() as path:
+        for torn in (path, beside(path, "stats")):
+            output = open_output(path, retries=True)
+            todo(output, 9)
+            for number in order[:finished]:
+                if output._sequencer.next <= number and number not in output._sequencer.waiting:
+                    settle(output, number)
+            abandon(output)
+            with torn.open("r+b") as file:
+                file.truncate(max(torn.stat().st_size - lost, len(header(path)) if torn != path else 0))
+        output = open_output(path, retries=True)
+        for number in todo(output, 9):
+            settle(output, number)
+        output.close(is_complete=True)
+        assert path.read_bytes() == expected(9)
+
+
+def header(path: Path) -> bytes:
+    return beside(path, "stats").read_bytes().split(b"\n")[0] + b"\n"
+
+
+def test_in_the_order_of_their_end_no_record_is_lost_or_twice(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for numbers in ([4, 1], [7, 2], [5]):
+        output = open_output(path, "done")
+        assert not set(numbers) - set(todo(output, 9))
+        for number in numbers:
+            settle(output, number)
+        abandon(output)
+    output = open_output(path, "done")
+    assert todo(output, 9) == [0, 3, 6, 8]
+    output.close(is_complete=True)
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["r4", "r1", "r7", "r2", "r5"]
+
+
+def test_failed_records_are_tried_again_when_asked_and_come_in_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    output = open_output(path)
+    for number in todo(output, 9):
+        settle(output, number)
+    output.close(is_complete=True)
+    output = open_output(path)
+    assert todo(output, 9) == []
+    output.close(is_complete=True)
+    for ends in (True, False):  # once with a kill in the middle
+        output = open_output(path, retries=True)
+        assert todo(output, 9) == ([0, 3, 6] if ends else [3, 6])
+        output.put(0, entry(0)) if ends else [output.put(number, entry(number)) for number in (3, 6)]
+        abandon(output) if ends else output.close(is_complete=True)
+    assert path.read_text().splitlines() == [entry(number).line for number in range(9)]
+    assert not beside(path, "errors").exists()
+
+
+def refusal(action: Callable[[], object]) -> tuple[str, str, ExitCode]:
+    with pytest.raises(QwenctlError) as caught:
+        action()
+    return caught.value.message, caught.value.hint, caught.value.code
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Path:
+    path = tmp_path / "out.jsonl"
+    output = open_output(path)
+    for number in (1, 2, 4):
+        settle(output, number)
+    settle(output, 0)
+    output.close(is_complete=False)
+    return path
+
+
+def test_other_settings_are_refused_until_they_are_meant(half_done: Path) -> None:
+    before = half_done.read_bytes()
+    message, hint, code = refusal(lambda: open_output(half_done, settings={**SETTINGS, "--temp": 0.7}))
+    assert message == f"{half_done} was made with --temp 0.5, now it is 0.7"
+    assert (hint, code) == ("--resume force goes on all the same, --overwrite begins anew", ExitCode.USAGE)
+    assert half_done.read_bytes() == before
+    for force in (True, False):  # once they were meant, they are those of the output
+        again = open_output(half_done, settings={"model": "n"}, force=force)
+        assert todo(again, 5) == [3]
+        abandon(again)
+
+
+def test_a_record_that_has_changed_is_refused(half_done: Path) -> None:
+    output = open_output(half_done)
+    output.known(0, "r0", "hash0")
+    message, _, _ = refusal(lambda: output.known(1, "r1", "another"))
+    assert message == f"the record r1 has changed since {half_done} was begun"
+
+
+def test_a_line_that_somebody_has_changed_is_refused(half_done: Path) -> None:
+    half_done.write_bytes(half_done.read_bytes().replace(b"r2", b"r9"))
+    assert (
+        refusal(lambda: open_output(half_done))[0] == f"{half_done}:2: this line was changed after the batch wrote it"
+    )
+
+
+def test_a_file_that_no_batch_has_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious.jsonl"
+    path.write_text('{"mine": 1}\n')
+    message, hint, code = refusal(lambda: open_output(path))
+    assert message == f"{path} is there already, and precious.stats.jsonl is not: it cannot be gone on with"
+    assert (hint, code) == ("--overwrite begins anew, or -o names another file", ExitCode.CANNOT_CREATE)
+    assert path.read_text() == '{"mine": 1}\n'
+    remove_output(path)
+    assert list(tmp_path.iterdir()) == [beside(path, "stats")] or not list(tmp_path.iterdir())
+
+
+def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
+    """The input has grown in its middle since the last run."""
+    path = tmp_path / "out.jsonl"
+    output = open_output(path)
+    for place, number in enumerate((1, 2, 4)):
+        assert output.known(place, f"r{number}", f"hash{number}") is None
+        output.put(place, entry(number))
+    output.close(is_complete=True)
+    output = open_output(path)
+    for place, number in enumerate((1, 5, 2, 4)):
+        known = output.known(place, f"r{number}", f"hash{number}")
+        assert known == (None if number == 5 else "done")
+    output.put(1, entry(5))
+    output.close(is_complete=True)
+    assert path.read_text().splitlines() == [entry(number).line for number in (1, 5, 2, 4)]
+
+
+def test_a_journal_stays_small_however_much_goes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_LEAST_BYTES", 2000)
+    path = tmp_path / "journal"
+    kept = Journal(path)
+    waiting = [kept.keep(entry(number)) for number in range(3)]
+    for number in range(3, 300):
+        waiting.append(kept.keep(entry(number % 20)))
+        assert kept.take(waiting.pop(0)).key == f"r{(number - 3) % 20 if number > 5 else number - 3}"
+        kept.forget_taken()
+        assert path.stat().st_size < 6000
+    kept.close(remove=False)
+    assert len(Journal(path).earlier) >= 3
+
+
+def test_a_stream_gets_lines_in_order_and_failures_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    output = StreamOutput("input", told.append)
+    output.put(2, entry(2))
+    output.fail(0, "r0", "", "in:1:5", Failure("input", "bad"))
+    assert capfd.readouterr().out == ""
+    output.put(1, entry(1))
+    assert capfd.readouterr().out == f"{entry(1).line}\n{entry(2).line}\n"
+    assert told == ["in:1:5: bad"]
+
+
+@given(st.lists(st.text(max_size=3), max_size=200))
+def test_ids_are_known_again(texts: list[str]) -> None:
+    ids, seen = Ids(), set[str]()
+    for text in texts:
+        assert ids.add(text) == (text not in seen)
+        seen.add(text)
+
+
+def test_many_ids_take_little_room() -> None:
+    ids = Ids()
+    assert all(ids.add(str(number)) for number in range(20_000))
+    assert not any(ids.add(str(number)) for number in range(0, 20_000, 7))
+    assert len(ids._table) * 8 <= 65_536 * 8

@@ -1,0 +1,62 @@
+"""Which beginnings of prompts are worth to be evaluated once: those that save the most tokens, and no shorter ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.prefixes import LEAST_TOKENS, Prefix, Prefixes, common_length, worth_sharing
+
+TOKENS = st.integers(0, 2)
+PROMPT = st.builds(
+    lambda repeated, times, rest: np.array(repeated * times + rest, np.int32),
+    st.lists(TOKENS, min_size=1, max_size=3),
+    st.integers(1, 40),
+    st.lists(TOKENS, min_size=1, max_size=8),
+)
+
+
+@given(PROMPT, PROMPT)
+def test_the_common_length_is_where_two_prompts_part(one: np.ndarray, other: np.ndarray) -> None:
+    length = common_length(one, other)
+    assert one[:length].tolist() == other[:length].tolist()
+    assert length == min(len(one), len(other)) or one[length] != other[length]
+
+
+@given(PROMPT, st.integers(0, 40), st.lists(PROMPT, max_size=5))
+def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: list[np.ndarray]) -> None:
+    lengths = [min(common_length(prompt, other), len(prompt) - 1) for other in others]
+
+    def saved(length: int) -> int:
+        return (length - held) * sum(one >= length for one in lengths) if length - held >= LEAST_TOKENS else 0
+
+    best = max(map(saved, range(len(prompt))), default=0)
+    chosen = worth_sharing(prompt, held, others)
+    assert saved(chosen) == best
+    assert chosen < len(prompt)  # one token at least is left, whose logits begin the answer
+    assert chosen == 0 or chosen - held >= LEAST_TOKENS
+
+
+def test_a_prefix_that_is_needed_is_not_given_up() -> None:
+    first, second = np.arange(40, dtype=np.int32), np.arange(100, 140, dtype=np.int32)
+    prefixes = Prefixes([8, 9])
+    for prefix, tokens in zip(prefixes.all, (first, second), strict=True):
+        prefix.tokens, prefix.done = tokens, 40
+        prefixes.use(prefix)
+    waiting = [np.append(first, 7).astype(np.int32)]
+    assert prefixes.longest(waiting[0]) is prefixes.all[0]
+    assert prefixes.free(None, waiting) is prefixes.all[1]
+    assert prefixes.free(prefixes.all[1], waiting) is None
+    assert prefixes.free(None, []) is prefixes.all[0]  # the one that was used longest ago
+
+
+def test_what_is_under_way_is_waited_for() -> None:
+    tokens = np.arange(40, dtype=np.int32)
+    prefixes = Prefixes([3])
+    prefixes.all[0].tokens, prefixes.all[0].done = tokens, 20
+    prompt = np.append(tokens, 7).astype(np.int32)
+    assert prefixes.is_coming(prompt)
+    assert prefixes.longest(prompt) is None
+    assert not prefixes.is_coming(prompt[::-1])
+    assert not Prefix(3, tokens, 40).is_under_way

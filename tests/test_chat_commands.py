@@ -1,0 +1,100 @@
+"""Slash commands and conversations: values in, values out."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenctl.chat.conversation import Conversation
+from qwenctl.chat.slash import COMMANDS, run_command
+from qwenctl.engine.protocol import Message, Sampling
+from qwenctl.errors import QwenctlError
+
+ASKED = Conversation().with_system("Be brief.").with_user("One?").with_answer("1.", "hm").with_user("Two?")
+ANSWERED = ASKED.with_answer("2.", "hmm\nyes")
+
+
+def after(line: str, conversation: Conversation = ANSWERED) -> Conversation:
+    return run_command(line, conversation, Sampling()).conversation
+
+
+def says(line: str, conversation: Conversation = ANSWERED) -> str:
+    return "\n".join(run_command(line, conversation, Sampling()).lines)
+
+
+def failure(line: str, conversation: Conversation = ANSWERED) -> tuple[str, str]:
+    with pytest.raises(QwenctlError) as caught:
+        run_command(line, conversation, Sampling())
+    return caught.value.message, caught.value.hint
+
+
+def test_help_names_every_command() -> None:
+    assert all(name in says("/help") for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("line", "think"), [("/think off", False), ("/think ON", True), ("/think", False)])
+def test_think_sets_or_toggles(line: str, think: bool) -> None:
+    assert after(line).think is think
+
+
+def test_think_refuses_anything_else() -> None:
+    assert failure("/think maybe") == ("/think is on, off or budget N, not 'maybe'", "/think on")
+
+
+def test_thinking_shows_the_last_thought() -> None:
+    assert says("/thinking") == "hmm\nyes"
+    assert says("/thinking", Conversation()) == "nothing was thought yet"
+
+
+def test_system_replaces_the_system_prompt_and_keeps_the_turns() -> None:
+    changed = after("/system Rhyme.\nAlways.").messages
+    assert changed[0] == Message("system", "Rhyme.\nAlways.")
+    assert changed[1:] == ANSWERED.messages[1:]
+    assert after("/system").messages == ANSWERED.messages[1:]
+
+
+def test_clear_keeps_only_the_system_prompt() -> None:
+    assert after("/clear").messages == (Message("system", "Be brief."),)
+
+
+def test_regen_asks_the_last_question_again() -> None:
+    outcome = run_command("/regen", ANSWERED, Sampling())
+    assert (outcome.conversation, outcome.then) == (ASKED, "generate")
+    assert run_command("/regen", ASKED, Sampling()).conversation == ASKED
+    assert failure("/regen", Conversation())[0] == "there is no question yet"
+
+
+def test_undo_takes_back_question_and_answer() -> None:
+    assert after("/undo") == after("/undo", ASKED)
+    assert after("/undo").messages[-1] == Message("assistant", "1.", "hm")
+    assert says("/undo") == "taken back: Two?"
+    assert failure("/undo", Conversation()) == ("there is nothing to take back", "")
+
+
+def test_set_changes_one_value_and_lists_all() -> None:
+    assert after("/set temp 0.5").sampling == {"temperature": 0.5}
+    assert after("/set top_k=7", after("/set temp 0")).sampling == {"temperature": 0.0, "top_k": 7}
+    assert after("/set seed -1").sampling == {"seed": None}
+    assert "top-k" in says("/set")
+    assert "drawn" in says("/set")
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("/set tmep 1", "no sampling parameter is called 'tmep'", "there are: temp"),
+        ("/set temp nan", "temp: 'nan' is not a finite number", ""),
+        ("/set temp -1", "temp: -1 is out of range: a number from 0.0 to 100.0 is needed", ""),
+        ("/set top-k 1.5", "top-k: '1.5' is not a whole number", ""),
+        ("/set top-k -1", "top-k: -1 is out of range: a whole number 0 or more is needed", ""),
+        ("/set temp", "/set temp needs a value", "/set temp 1"),
+        ("/regne", "no command is called /regne", "did you mean /regen?"),
+        ("/xyzzy", "no command is called /xyzzy", "/help lists them; a space before the slash sends it as text"),
+    ],
+)
+def test_a_mistake_is_named_with_a_hint(line: str, message: str, hint: str) -> None:
+    assert failure(line) == (message, hint)
+
+
+@pytest.mark.parametrize("line", ["/quit", "/exit", "/bye", "/QUIT"])
+def test_quit_leaves(line: str) -> None:
+    assert run_command(line, ANSWERED, Sampling()).then == "quit"

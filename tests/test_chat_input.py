@@ -1,0 +1,72 @@
+"""Typing a line of a chat: what each key does, and what is kept."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from qwenctl.chat.line_input import LineInput, open_history
+
+ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t", "\x1b[A"
+PASTE = "\x1b[200~{}\x1b[201~"
+
+
+def typed(keys: str, folder: Path | None = None) -> str:
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        read = LineInput(open_history(folder))
+        keyboard.send_text(keys)
+        return read()
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("hello" + ENTER, "hello"),
+        ("one" + ALT_ENTER + "two" + ENTER, "one\ntwo"),
+        ("one" + CTRL_J + "two" + ENTER, "one\ntwo"),
+        ('"""one' + ENTER + "two" + ENTER + '"""' + ENTER, "one\ntwo"),
+        ('"""one"""' + ENTER, "one"),
+        ('say """' + ENTER, 'say """'),
+        (PASTE.format("one\rtwo\r\nthree\n") + " four" + ENTER, "one\ntwo\nthree\n four"),
+        (PASTE.format("/quit\r") + CTRL_C + "kept" + ENTER, "kept"),
+        ("wrong" + CTRL_C + "right" + ENTER, "right"),
+        ("ab" + CTRL_D + ENTER, "ab"),
+        ("/he" + TAB + ENTER, "/help"),
+        ("/reg" + TAB + ENTER, "/regen"),
+        ("/sy" + TAB + "Rhyme." + ENTER, "/system Rhyme."),
+    ],
+)
+def test_keys_make_a_line(keys: str, line: str) -> None:
+    assert typed(keys) == line
+
+
+def test_ctrl_c_on_an_empty_line_is_told_to_the_caller() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        typed(CTRL_C)
+
+
+def test_ctrl_d_on_an_empty_line_is_the_end() -> None:
+    with pytest.raises(EOFError):
+        typed("x" + CTRL_C + CTRL_D)
+
+
+def test_the_history_is_kept_for_the_next_time_and_for_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "history").touch(0o644)
+    typed("remember me" + ENTER, tmp_path)
+    assert stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o600
+    assert "remember me" in (tmp_path / "history").read_text()
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("secret" + ENTER) == "secret"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_history_that_cannot_be_written_does_not_end_the_chat(tmp_path: Path) -> None:
+    assert typed("hello" + ENTER, tmp_path / "missing") == "hello"

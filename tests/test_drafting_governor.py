@@ -1,0 +1,153 @@
+"""The governor of drafting, on machines whose costs are known: it finds what pays, and risks little to find it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.governor import Governor, Step
+from qwenctl.engine.ngram_drafts import NgramDrafts
+
+PLAIN = 0.05
+SLACK = 1.03
+
+
+def answer(
+    governor: Governor,
+    tokens: int,
+    share: float,
+    slope: float,
+    noise: Callable[[], float] = lambda: 1.0,
+    source: str = "mtp",
+    most: int = 3,
+) -> tuple[float, int]:
+    """The seconds of an answer, and the drafts of its last quarter, where drafts are right with probability `share`."""
+    draws = random.Random(tokens)
+    governor.begin(20 * PLAIN)
+    seconds, said, late, again = 20 * PLAIN, 0, 0, 0
+    while said < tokens:
+        _, length = governor.choose({source: most})
+        accepted = next((at for at in range(length) if draws.random() >= share), length)
+        took = PLAIN * (1 + slope * (length + again)) * noise()
+        governor.record(Step(source if length else "", length, accepted, took, again))
+        again = 1 + accepted if accepted < length else 0
+        seconds, said = seconds + took, said + 1 + accepted
+        late += length if said > tokens * 3 // 4 else 0
+        quiet = 0 if length or again else min(governor.quiet_steps(source), max(0, tokens - said))
+        seconds, said = seconds + sum(PLAIN * noise() for _ in range(quiet)), said + quiet
+        governor.record_quiet(quiet)
+    return seconds, late
+
+
+def without(tokens: int) -> float:
+    return (20 + tokens) * PLAIN
+
+
+@given(share=st.floats(0, 1), slope=st.floats(0, 1.4), tokens=st.integers(50, 2000))
+def test_an_answer_takes_at_most_three_percent_longer_than_without_drafts(
+    share: float, slope: float, tokens: int
+) -> None:
+    governor = Governor()
+    first, _ = answer(governor, tokens, share, slope)
+    assert first <= without(tokens) * SLACK
+    again, _ = answer(governor, tokens, share, slope)
+    assert again <= without(tokens) * SLACK
+
+
+@pytest.mark.parametrize(("share", "slope"), [(0.88, 0.15), (0.75, 0.25), (0.95, 0.5)])
+def test_drafts_that_pay_are_made(share: float, slope: float) -> None:
+    seconds, _ = answer(Governor(), 2000, share, slope)
+    assert seconds <= without(2000) / max(gain(share, slope, length) for length in range(4)) * 1.15
+
+
+def gain(share: float, slope: float, length: int) -> float:
+    """Tokens a plain step's time, where what is kept of a draft that is wrong is evaluated again."""
+    tokens = sum(share**place for place in range(length + 1))
+    again = sum(share**place * (1 - share) * (1 + place) for place in range(length))
+    return tokens / (1 + slope * (length + again))
+
+
+def test_drafts_that_never_fit_end_soon() -> None:
+    _, late = answer(Governor(), 2000, 0.0, 0.4)
+    assert late <= 10
+
+
+def test_drafts_that_cost_too_much_end_soon_however_good_they_are() -> None:
+    _, late = answer(Governor(), 2000, 0.8, 1.2)
+    assert late <= 10
+
+
+def test_what_ends_to_fit_is_given_up_and_what_fits_again_is_found() -> None:
+    governor = Governor()
+    assert answer(governor, 1000, 0.9, 0.2)[1] > 200
+    assert answer(governor, 2000, 0.05, 0.2)[1] <= 20
+    assert answer(governor, 4000, 0.9, 0.2)[1] > 500
+
+
+def test_a_machine_that_stutters_does_not_mislead_it() -> None:
+    draws = random.Random(1)
+
+    def noise() -> float:
+        return 8.0 if draws.random() < 0.05 else draws.uniform(0.9, 1.1)
+
+    assert answer(Governor(), 3000, 0.9, 0.2, noise)[1] > 300
+
+
+def test_the_source_that_pays_is_taken() -> None:
+    governor = Governor()
+    governor.begin(1.0)
+    taken = []
+    for _ in range(400):
+        source, length = governor.choose({"mtp": 3, "ngram": 12})
+        good = source == "ngram"
+        governor.record(Step(source, length, length if good else 0, PLAIN * (1 + 0.1 * length)))
+        taken.append((source, length))
+    assert taken[-30:].count(("ngram", 12)) >= 28
+
+
+def test_what_is_copied_is_soon_drafted_in_long_pieces() -> None:
+    """With the cost that a copying mixture of experts was measured to have on a CPU."""
+    governor = Governor()
+    governor.begin(20 * PLAIN)
+    seconds, said, lengths = 0.0, 0, []
+    while said < 400:
+        _, length = governor.choose({"ngram": 16})
+        took = PLAIN * (1.4 + 0.45 * length if length else 1)
+        governor.record(Step("ngram", length, length, took))
+        seconds, said = seconds + took, said + 1 + length
+        lengths.append(length)
+    assert 16 in lengths
+    assert seconds < 0.85 * 400 * PLAIN
+
+
+def test_a_shortest_length_is_drafted_without_a_choice() -> None:
+    governor = Governor(shortest=2)
+    governor.begin(0.0)
+    assert governor.choose({"mtp": 2}) == ("mtp", 2)
+    assert governor.choose({"mtp": 0}) == ("", 0)
+
+
+@given(
+    text=st.lists(st.integers(0, 3), max_size=60),
+    more=st.lists(st.integers(0, 3), max_size=20),
+    next_token=st.integers(0, 3),
+)
+def test_ngram_drafts_are_what_followed_the_same_tokens_before(
+    text: list[int], more: list[int], next_token: int
+) -> None:
+    drafts = NgramDrafts()
+    drafts.draft(text, next_token, 8)
+    whole = [*text, *more]
+    has = drafts.has(whole, next_token)
+    found = drafts.draft(whole, next_token, 8)
+    assert has == bool(found)
+    key = (*whole[-2:], next_token)
+    places = [at for at in range(3, len(whole)) if tuple(whole[at - 3 : at]) == key]
+    if not found:
+        assert not places or len(key) < 3
+    else:
+        assert whole[places[-1] : places[-1] + len(found)] == found

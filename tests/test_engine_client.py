@@ -1,0 +1,244 @@
+"""The engine as a child process: it answers, obeys, and when it dies the program lives and says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qwenctl.engine.client import Engine
+from qwenctl.engine.protocol import (
+    EngineSettings,
+    Finished,
+    Generate,
+    Loaded,
+    LoadProgress,
+    Message,
+    PromptProgress,
+    Sampling,
+    Token,
+)
+from qwenctl.errors import ExitCode, QwenctlError
+from tests.waiting import until
+
+GREEDY = Sampling(temperature=0, presence_penalty=0)
+SETTINGS = EngineSettings(context_tokens=65_536, threads=1, batch_tokens=256)
+FRANCE = Generate((Message("user", "What is the capital of France?"),), False, GREEDY)
+LONG = Generate((Message("user", "word " * 20_000),), False, GREEDY)  # minutes of reading
+
+
+@pytest.fixture
+def unloaded(tmp_path: Path) -> Iterator[Engine]:
+    with Engine.start(tmp_path) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(toy_gguf: Path, unloaded: Engine) -> Engine:
+    assert isinstance(list(unloaded.load(toy_gguf, SETTINGS))[-1], Loaded)
+    return unloaded
+
+
+def said(engine: Engine, request: Generate = FRANCE) -> str:
+    return "".join(event.text for event in engine.generate(request) if isinstance(event, Token))
+
+
+def pid(engine: Engine) -> int:
+    return engine._process.pid
+
+
+def test_loading_tells_how_far_it_is_and_what_was_loaded(toy_gguf: Path, unloaded: Engine) -> None:
+    *progress, loaded = unloaded.load(toy_gguf, SETTINGS)
+    fractions = [event.fraction for event in progress if isinstance(event, LoadProgress)]
+    assert len(fractions) == len(progress) > 1
+    assert fractions == sorted(fractions)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.name, loaded.architecture, loaded.context_tokens) == ("toy", "qwen35moe", 65_536)
+    assert loaded.generation_config == {"temperature": pytest.approx(0.6), "top_k": 20, "top_p": pytest.approx(0.95)}
+
+
+def test_an_answer_comes_with_its_counts(engine: Engine) -> None:
+    *pieces, finished = engine.generate(FRANCE)
+    tokens = [event for event in pieces if isinstance(event, Token)]
+    assert isinstance(finished, Finished)
+    assert "".join(token.text for token in tokens) == "The capital of France is Paris."
+    usage = finished.usage
+    assert (finished.reason, usage.thinking_tokens, usage.cached_tokens) == ("stop", 0, 0)
+    assert usage.context_used == usage.prompt_tokens + usage.answer_tokens == engine.stats().context_used
+    assert 0 < finished.timings.prompt_s < finished.timings.first_token_s
+
+
+def test_thinking_has_its_own_channel_and_count(engine: Engine) -> None:
+    *events, finished = engine.generate(Generate(FRANCE.messages, True, GREEDY))
+    channels = [event.channel for event in events if isinstance(event, Token)]
+    assert channels == sorted(channels, reverse=True)  # all of the thinking, then all of the answer
+    assert isinstance(finished, Finished)
+    assert finished.usage.thinking_tokens > 0
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_answer_ends_at_its_longest(engine: Engine, most: int) -> None:
+    *_, finished = engine.generate(Generate(FRANCE.messages, False, GREEDY, most))
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.answer_tokens) == ("length", most)
+
+
+def test_an_answer_ends_where_the_context_is_full(toy_gguf: Path, unloaded: Engine) -> None:
+    list(unloaded.load(toy_gguf, EngineSettings(context_tokens=32, threads=1)))
+    *_, finished = unloaded.generate(Generate(FRANCE.messages, True, GREEDY))
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.context_used) == ("context", 32)
+
+
+# ------------------------------------------------------------------ obeying
+
+
+def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
+    events = engine.generate(LONG)
+    seen = [next(events)]
+    engine.cancel()
+    seen += events
+    read = [event for event in seen if isinstance(event, PromptProgress)]
+    assert isinstance(seen[-1], Finished)
+    assert seen[-1].reason == "cancelled"
+    assert read[-1].done < read[-1].total / 2
+    assert said(engine) == "The capital of France is Paris."
+
+
+def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
+    endless = Generate(FRANCE.messages, False, Sampling(temperature=50, top_k=0, top_p=1, seed=9))
+    events = engine.generate(endless)
+    first = next(event for event in events if isinstance(event, Token))
+    engine.cancel()
+    rest = list(events)
+    assert first.text
+    assert isinstance(rest[-1], Finished)
+    assert rest[-1].reason == "cancelled"
+
+
+def test_to_stop_what_is_over_stops_nothing_later(engine: Engine) -> None:
+    for _ in range(3):
+        assert said(engine) == "The capital of France is Paris."
+        engine.cancel()
+        engine._write(b'["Cancel", {}]\n')  # as if it had crossed with the last event
+
+
+def test_to_stop_while_the_request_is_being_sent_is_not_lost(engine: Engine) -> None:
+    """The handler of a signal can run between any two writes."""
+    huge = Generate((Message("user", "word " * 30_000),), False, GREEDY)
+    previous = signal.signal(signal.SIGALRM, lambda *_: engine.cancel())
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        *_, finished = engine.generate(huge)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert isinstance(finished, Finished)
+    assert finished.reason == "cancelled"
+    assert said(engine) == "The capital of France is Paris."
+
+
+def test_an_answer_nobody_reads_to_its_end_does_not_disturb_the_next(engine: Engine) -> None:
+    next(engine.generate(LONG))
+    assert engine.stats().context_tokens == 65_536
+    assert said(engine) == "The capital of France is Paris."
+
+
+def test_ctrl_c_of_the_terminal_does_not_end_the_engine(engine: Engine) -> None:
+    os.kill(pid(engine), signal.SIGINT)
+    assert said(engine) == "The capital of France is Paris."
+
+
+# ------------------------------------------------------------------ dying
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGKILL])
+def test_an_engine_that_dies_is_a_failure_with_its_signal(engine: Engine, number: signal.Signals) -> None:
+    events = engine.generate(LONG)
+    next(events)
+    os.kill(pid(engine), number)
+    with pytest.raises(QwenctlError, match=rf"the model engine stopped \({number.name}") as caught:
+        list(events)
+    assert caught.value.code == ExitCode.ENGINE_CRASHED
+    with pytest.raises(QwenctlError):
+        engine.stats()
+    engine.close()
+    engine.close()
+    assert not psutil.pid_exists(pid(engine))
+
+
+def with_number(gguf: Path, folder: Path, key: str, number: int) -> Path:
+    """A copy of a GGUF file with another value for a 32-bit number of its metadata."""
+    data, name = bytearray(gguf.read_bytes()), f"qwen35moe.{key}".encode()
+    assert data.count(name) == 1
+    at = data.index(name) + len(name)
+    assert data[at : at + 4] == struct.pack("<I", 4)
+    data[at + 4 : at + 8] = struct.pack("<I", number)
+    (folder / "changed.gguf").write_bytes(data)
+    return folder / "changed.gguf"
+
+
+def test_the_reason_of_an_abort_is_told(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+    """More experts than LLAMA_MAX_EXPERTS: libllama ends its process. (`model_file` would refuse the file before.)"""
+    bad = with_number(toy_gguf, tmp_path, "expert_count", 5000)
+    reason = r"\(SIGABRT: [\w-]+\.cpp:\d+: GGML_ASSERT\(.*LLAMA_MAX_EXPERTS"
+    with pytest.raises(QwenctlError, match=reason) as caught:
+        list(unloaded.load(bad, SETTINGS))
+    assert "its log: " in caught.value.hint
+
+
+def test_a_file_that_libllama_refuses_is_told_with_its_reason(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+    data = toy_gguf.read_bytes().replace(b"blk.1.attn_norm.weight", b"blk.1.attn_nurm.weight")
+    (tmp_path / "bad.gguf").write_bytes(data)
+    with pytest.raises(
+        QwenctlError, match=r"^cannot load bad.gguf: tensor 'blk.1.attn_norm.weight' not found$"
+    ) as caught:
+        list(unloaded.load(tmp_path / "bad.gguf", SETTINGS))
+    assert caught.value.code == ExitCode.BAD_DATA
+
+
+def test_a_context_too_large_for_the_memory_is_told(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+    import resource
+
+    wide = with_number(toy_gguf, tmp_path, "context_length", 20_000_000)
+    resource.prlimit(pid(unloaded), resource.RLIMIT_AS, (6 << 30, 6 << 30))
+    with pytest.raises(QwenctlError, match=r"^cannot make a context of 20,000,000 tokens: ") as caught:
+        list(unloaded.load(wide, EngineSettings(context_tokens=20_000_000)))
+    assert caught.value.code == ExitCode.NO_MEMORY
+
+
+def test_a_context_longer_than_the_model_can_take_is_refused(toy_gguf: Path, unloaded: Engine) -> None:
+    with pytest.raises(QwenctlError, match="1,010,001") as caught:
+        list(unloaded.load(toy_gguf, EngineSettings(context_tokens=1_010_001)))
+    assert (caught.value.hint, caught.value.code) == ("-c 1010000", ExitCode.USAGE)
+
+
+def test_the_engine_ends_with_the_program_that_started_it(toy_gguf: Path, tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from tests.test_engine_client import *
+engine = Engine.start(Path({str(tmp_path)!r}))
+list(engine.load(Path({str(toy_gguf)!r}), SETTINGS))
+next(engine.generate(LONG))
+print(pid(engine), flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert psutil.pid_exists(child)
+        parent.kill()
+        until(lambda: not psutil.pid_exists(child))
+
+
+def test_only_the_newest_logs_are_kept(toy_gguf: Path, tmp_path: Path) -> None:
+    for _ in range(12):
+        Engine.start(tmp_path).close()
+    assert len(list(tmp_path.glob("engine-*.log"))) == 8

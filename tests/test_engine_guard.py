@@ -1,0 +1,112 @@
+"""An answer ends: thinking has a budget, what only repeats itself is broken off; no list, table or program is."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.guard import LEAST_LOOP, LONGEST_PERIOD, LoopDetector
+from qwenctl.engine.interrupt import Interrupt
+from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
+GREEDY = Sampling(temperature=0, presence_penalty=0)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def first_alarm(tokens: list[int], least_tokens: int) -> int | None:
+    """After how many tokens a loop is seen."""
+    detector = LoopDetector(least_tokens)
+    return next((count for count, token in enumerate(tokens, 1) if detector.sees(token)), None)
+
+
+@given(st.lists(st.integers(0, 1000), max_size=300), st.integers(1, LONGEST_PERIOD), st.integers(0, 2**32))
+def test_a_loop_is_broken_within_three_rounds_once_it_is_long_enough(before: list[int], period: int, seed: int) -> None:
+    draw = random.Random(seed)
+    span = [draw.randrange(1001, 250_000) for _ in range(period)]
+    for least in LEAST_LOOP.values():
+        needed = max(3 * period, least)
+        assert first_alarm(before + span * (needed // period + 1), least) == len(before) + needed
+
+
+def tokens_of(model: Model, text: str) -> list[int]:
+    return list(model.tokenizer.content(text))
+
+
+def normal_answers() -> list[str]:
+    """Two hundred texts as a model might write them: programs, prose, lists and tables, some very regular."""
+    sources = [path.read_text() for path in sorted((ROOT / "qwenctl").rglob("*.py"))]
+    sources += [path.read_text() for path in sorted((ROOT / "quantize").rglob("*.py"))]
+    sources += [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "Makefile", ".ci/setup.sh")]
+    chunks = [text[start : start + 2000] for text in sources for start in range(0, len(text), 2000)][:150]
+    count = range(1, 101)
+    regular = [
+        "".join(f"{n}. item {n}\n" for n in count),
+        "| a | b | c |\n|---|---|---|\n" + "".join(f"| {n} | {n * n} | {n % 7} |\n" for n in count),
+        "".join(f"- [ ] step {n}\n" for n in count),
+        "\n".join(f"{n} x 7 = {7 * n}" for n in count),
+        "\n".join("0 0 0 0 0 0 0 0" for _ in range(8)),
+        "\n".join(f'{{"id": {n}, "name": "user{n}", "active": true}},' for n in count),
+        "\n".join(f"    self.assertEqual(f({n}), {n + 1})" for n in count),
+        "Yes. " * 20,
+        "-" * 80 + "\ntitle\n" + "-" * 80,
+        "row, row, row your boat\n" * 3,
+    ]
+    return chunks + [text[: len(text) * share // 5] for text in regular for share in range(1, 6)]
+
+
+def test_no_normal_answer_is_taken_for_a_loop(toy_model: Model) -> None:
+    answers = normal_answers()
+    alarms = [text[:80] for text in answers if first_alarm(tokens_of(toy_model, text), LEAST_LOOP["answer"])]
+    assert alarms == []
+    assert len(answers) == 200
+
+
+def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
+    from qwenctl.engine.generation import generate
+
+    *events, finished = generate(model, request, Interrupt())
+    assert isinstance(finished, Finished)
+    tokens = [event for event in events if isinstance(event, Token)]
+    texts = ("".join(token.text for token in tokens if token.channel == channel) for channel in ("thinking", "answer"))
+    return (*texts, finished)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_model: Model, budget: int) -> None:
+    asked = (Message("user", "What is the capital of France?"),)
+    thinking, answer, finished = run(toy_model, Generate(asked, True, GREEDY, 100, budget))
+    free, _, unlimited = run(toy_model, Generate(asked, True, GREEDY, 100))
+    assert (finished.thinking_end, unlimited.thinking_end) == ("budget", "model")
+    assert thinking.endswith("I have to give the solution based on the thinking directly now.")
+    assert thinking[:3] == free[:3]
+    assert answer
+    assert finished.reason == "stop"
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: Model) -> None:
+    asked = (Message("user", "What is the capital of France?"),)
+    assert (
+        run(toy_model, Generate(asked, True, GREEDY, 100, 99))[:2] == run(toy_model, Generate(asked, True, GREEDY))[:2]
+    )
+
+
+@pytest.mark.parametrize("think", [True, False])
+def test_a_model_caught_in_a_loop_is_freed(toy_model: Model, think: bool) -> None:
+    """Punished for every new word, the toy says the same for ever."""
+    stuck = Sampling(temperature=0, presence_penalty=0, repeat_penalty=0.1)
+    thinking, answer, finished = run(toy_model, Generate((Message("user", "Spell cow."),), think, stuck))
+    assert finished.reason == "loop"
+    assert finished.usage.answer_tokens < 2 * LEAST_LOOP["answer"]
+    if think:
+        assert finished.thinking_end == "loop"
+        assert finished.usage.thinking_tokens < 200
+        assert thinking
+    assert answer

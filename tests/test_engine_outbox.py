@@ -1,0 +1,78 @@
+"""The engine's sending thread: all of the text, in order, soon, and in few pieces where it comes fast."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import IO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.outbox import Outbox
+from qwenctl.engine.protocol import Channel, Counted, Finished, Timings, Token, Usage
+from qwenctl.engine.wire import decode
+
+DONE = Finished("stop", Usage(), Timings())
+channels: st.SearchStrategy[Channel] = st.sampled_from(["thinking", "answer", "call"])
+pieces = st.builds(Token, st.text(min_size=1, max_size=3), channels, st.integers(1, 3))
+
+
+@pytest.fixture(scope="module")
+def sender() -> Iterator[tuple[Outbox, IO[bytes]]]:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as lines:
+        yield Outbox(write_end), lines
+
+
+def received(lines: IO[bytes]) -> list[object]:
+    """The events up to the end of an answer."""
+    events: list[object] = []
+    while DONE not in events:
+        events.append(decode(lines.readline()))
+    return events
+
+
+@given(st.lists(st.one_of(pieces, st.builds(Counted, st.integers(0, 9))), max_size=30))
+def test_joined_or_not_it_is_the_same_text_in_the_same_order(
+    sender: tuple[Outbox, IO[bytes]], events: list[Token | Counted]
+) -> None:
+    outbox, lines = sender
+    for event in [*events, DONE]:
+        outbox.send(event)
+    said: list[object] = []
+    for found in received(lines):
+        said += [(found.channel, character) for character in found.text] if isinstance(found, Token) else [found]
+    meant: list[object] = []
+    for event in [*events, DONE]:
+        meant += [(event.channel, character) for character in event.text] if isinstance(event, Token) else [event]
+    assert said == meant
+
+
+@given(st.lists(pieces, min_size=1))
+def test_tokens_are_counted_whether_joined_or_not(sender: tuple[Outbox, IO[bytes]], tokens: list[Token]) -> None:
+    outbox, lines = sender
+    for event in [*tokens, DONE]:
+        outbox.send(event)
+    found = [event.tokens for event in received(lines) if isinstance(event, Token)]
+    assert sum(found) == sum(token.tokens for token in tokens)
+
+
+def test_text_that_comes_fast_is_sent_in_few_pieces(sender: tuple[Outbox, IO[bytes]]) -> None:
+    outbox, lines = sender
+    for _ in range(10_000):
+        outbox.send(Token("a", "answer"))
+    outbox.send(DONE)
+    found = [event for event in received(lines) if isinstance(event, Token)]
+    assert sum(len(token.text) for token in found) == 10_000
+    assert len(found) < 1000
+
+
+def test_a_piece_is_sent_though_nothing_follows(sender: tuple[Outbox, IO[bytes]]) -> None:
+    outbox, lines = sender
+    for text in "ab":
+        outbox.send(Token(text, "answer"))
+        assert decode(lines.readline()) == Token(text, "answer")
+    outbox.send(DONE)
+    assert received(lines) == [DONE]

@@ -1,0 +1,124 @@
+"""Pictures in batches: answered as one by one, bad ones fail alone, and servers get them as they want them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenctl.batch.chat_completions import body_of
+from qwenctl.batch.forms import record_of
+from qwenctl.batch.json_line import BadLine
+from qwenctl.batch.records import Wanted
+from qwenctl.engine.batch_protocol import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
+from qwenctl.engine.client import Engine
+from qwenctl.engine.media_protocol import VisionSettings
+from qwenctl.engine.protocol import EngineSettings, Message
+from tests.batching import GREEDY, OPTIONS, batch, read_lines, write_lines
+from tests.conftest import DATA
+from tests.pictures import BLACK, GREEN, QUESTIONS, RED, media
+
+WHAT = "What is in the picture?"
+
+
+def uri(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def asked(key: str, url: str, text: str = WHAT, kind: str = "image_url") -> dict[str, Any]:
+    parts = [{"type": kind, kind: {"url": url}}, {"type": "text", "text": text}]
+    return {"custom_id": key, "method": "POST", "url": "/v1/chat/completions",
+            "body": {"messages": [{"role": "user", "content": parts}]}}  # fmt: skip
+
+
+def test_a_batch_of_pictures_is_answered_as_listed(seeing_gguf: Path, tmp_path: Path) -> None:
+    """By path and by data URI, in OpenAI's form and in the short one, with text between them; two cannot be seen."""
+    records = []
+    for number, one in enumerate(QUESTIONS):
+        path = DATA / one["image"]
+        url = str(path) if number % 2 else uri(path)
+        record = asked(f"r{number}", url, one["question"])
+        records.append(record if number % 3 else {"id": f"r{number}", "messages": record["body"]["messages"]})
+    records.append({"id": "text", "prompt": "What is the capital of France?", "think": False})
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "cut.png").write_bytes(RED.read_bytes()[:-100])
+    records += [asked("bad", str(tmp_path / "text.png")), asked("cut", str(tmp_path / "cut.png"))]
+    records.append(asked("url", "http://127.0.0.1:1/a.png"))
+    out = tmp_path / "out.jsonl"
+    done = batch(write_lines(tmp_path / "in.jsonl", records), "-o", out, "-m", seeing_gguf, *OPTIONS, "--parallel", "3")
+    assert done.returncode == 3, done.stderr
+    answers = {one["id"]: one.get("answer", "").strip() for one in read_lines(out)}
+    assert answers == {
+        **{f"r{number}": one["answer"] for number, one in enumerate(QUESTIONS)},
+        "text": "The capital of France is Paris.",
+    }
+    failed = {one["id"]: one["error"]["message"] for one in read_lines(tmp_path / "out.errors.jsonl")}
+    assert failed["bad"].endswith("text.png is neither a picture nor a video")
+    assert failed["cut"] == "cut.png is damaged (image file is truncated)"
+    assert failed["url"] == "http://127.0.0.1:1/a.png is not fetched unasked"
+    assert len(failed) == 3
+
+
+def test_records_with_pictures_do_not_change_each_other(seeing_gguf: Path, tmp_path: Path) -> None:
+    """Beside others and alone, with common beginnings shared and not: the same answers and the same counts."""
+    system = Message("system", "You are a helpful assistant. " * 8)
+    paths = [RED, BLACK, None, RED, GREEN, None]
+    [mmproj] = seeing_gguf.parent.glob("mmproj*")
+
+    def record(number: int, path: Path | None) -> AddRecord:
+        turn = Message("user", WHAT, media=(media(path),)) if path else Message("user", "What is 2 + 3?")
+        return AddRecord(number, (system, turn), think=False, sampling=GREEDY)
+
+    found = []
+    with Engine.start(tmp_path) as engine:
+        list(engine.load(seeing_gguf, EngineSettings(context_tokens=256, threads=1)))
+        engine.see(VisionSettings(str(mmproj)))
+        for parallel, shares in ((4, True), (4, False), (1, False)):
+            engine.tell(OpenBatch(EngineSettings(context_tokens=512, threads=1), parallel, shares=shares))
+            assert any(isinstance(engine.hear(60), BatchOpened) for _ in range(10))
+            for number, path in enumerate(paths):
+                engine.tell(record(number, path))
+            ended: dict[int, RecordDone | RecordFailed] = {}
+            while len(ended) < len(paths):
+                event = engine.hear(60)
+                if isinstance(event, RecordDone | RecordFailed):
+                    ended[event.number] = event
+            found.append(ended)
+    said = [
+        [(one.text, one.usage.prompt_tokens, one.usage.context_used) for _, one in sorted(each.items())]
+        for each in found
+    ]
+    assert said[0] == said[1] == said[2]
+    assert [color in text for color, (text, *_) in zip(("red", "black"), said[0], strict=False)] == [True, True]
+    assert any(one.usage.cached_tokens for one in found[0].values())
+
+
+def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
+    parts = [
+        {"type": "text", "text": "First "}, {"type": "image_url", "image_url": {"url": str(RED)}},
+        {"type": "text", "text": "then"}, {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}},
+    ]  # fmt: skip
+    fields = {"messages": [{"role": "user", "content": parts}]}
+    record = record_of(fields, json.dumps(fields), 1, Wanted(), ())
+    content = body_of(record, "", 0)["messages"][0]["content"]
+    sent = {"type": "image_url", "image_url": {"url": uri(RED)}}
+    assert content == [parts[0], sent, parts[2], parts[3], {"type": "text", "text": ""}]
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "why"),
+    [
+        ("user", {"type": "image_url", "image_url": {"url": ""}}, "messages.0.content.0.image_url.url: string should"),
+        ("user", {"type": "image_url", "image_url": "a.png"}, "messages.0.content.0.image_url: input should be"),
+        ("user", {"type": "sound", "sound": "a.wav"}, "messages.0.content.0: input tag 'sound' found"),
+        ("system", {"type": "image_url", "image_url": {"url": "a.png"}}, "pictures are seen in a user's turn"),
+    ],
+)
+def test_parts_that_cannot_be(role: str, part: dict[str, Any], why: str) -> None:
+    fields = {"messages": [{"role": role, "content": [part]}]}
+    with pytest.raises(BadLine) as caught:
+        record_of(fields, json.dumps(fields), 1, Wanted(), ())
+    assert str(caught.value).startswith(why), str(caught.value)

@@ -1,0 +1,76 @@
+"""Laws of the parts of a plan, for any sizes: how a device is filled, and how the engine is told."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.placement.accounts import ranges
+from qwenctl.placement.filling import Layer, fill
+from qwenctl.placement.loading import overrides
+from qwenctl.placement.splits import divided
+
+SIZES = st.lists(st.tuples(*[st.integers(1, 1000)] * 3), max_size=5)
+MEMORIES = st.sampled_from(["CPU", "GPU0", "GPU1"])
+PARTS = ("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight", "attn_q.weight")
+
+
+def layers_of(sizes: list[tuple[int, ...]]) -> list[Layer]:
+    return [tuple((f"blk.{n}.{at}", size) for at, size in enumerate(row)) for n, row in enumerate(sizes)]
+
+
+def filled(layers: list[Layer], room: int) -> int:
+    sizes = {name: n_bytes for layer in layers for name, n_bytes in layer}
+    names = fill(layers, room)
+    assert len(names) == len(set(names))
+    return sum(sizes[name] for name in names)
+
+
+@given(SIZES, st.integers(0, 12_000))
+def test_a_device_is_filled_as_far_as_whole_layers_and_part_of_one_can(sizes: list[tuple[int, ...]], room: int) -> None:
+    layers = layers_of(sizes)
+    taken = filled(layers, room)
+    assert taken <= room
+    sums = {0}
+    for count in range(len(sizes) + 1):
+        for whole in combinations(range(len(sizes)), count):
+            n_bytes = sum(sum(sizes[number]) for number in whole)
+            others = [sizes[number] for number in range(len(sizes)) if number not in whole]
+            sums |= {n_bytes} | {n_bytes + sum(p) for row in others for k in (1, 2) for p in combinations(row, k)}
+    assert taken == max(one for one in sums if one <= room)
+
+
+@given(SIZES, st.integers(0, 12_000), st.integers(0, 2000))
+def test_more_room_never_takes_less(sizes: list[tuple[int, ...]], room: int, more: int) -> None:
+    layers = layers_of(sizes)
+    assert filled(layers, room) <= filled(layers, room + more)
+
+
+@given(st.dictionaries(st.tuples(st.integers(0, 20), st.sampled_from(PARTS)), MEMORIES))
+def test_each_tensor_is_matched_by_the_pattern_of_its_memory_and_by_no_other(
+    placed: dict[tuple[int, str], str],
+) -> None:
+    where = {f"blk.{layer}.{part}": memory for (layer, part), memory in placed.items()}
+    found = overrides({**where, "output.weight": "GPU0"})
+    for name in [f"blk.{layer}.{part}" for layer in range(22) for part in PARTS]:
+        matching = [memory for pattern, memory in found if re.search(pattern, name)]
+        assert matching == ([where[name]] if name in where else [])
+    assert [memory for pattern, memory in found if re.search(pattern, "output.weight")] == ["GPU0"]
+    assert not any(re.search(pattern, "xblk.1.output.weight_") for pattern, _ in found)
+
+
+@given(st.integers(0, 80), st.lists(st.floats(0, 100), min_size=1, max_size=4))
+def test_rows_are_all_divided(count: int, weights: list[float]) -> None:
+    assert sum(divided(count, weights)) == count
+
+
+@given(st.sets(st.integers(0, 70)))
+def test_ranges_name_each_number_once(numbers: set[int]) -> None:
+    named = []
+    for run in filter(None, ranges(numbers).split(", ")):
+        first, _, last = run.partition("-")
+        named += range(int(first), int(last or first) + 1)
+    assert named == sorted(numbers)

@@ -1,0 +1,211 @@
+"""What people call models, and which files of a repository that means; from names alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from qwenctl.errors import QwenctlError
+from qwenctl.hub.catalogue import families, nearest_repository
+from qwenctl.hub.fit import Candidate
+from qwenctl.hub.names import ModelName, check_revision, parse_name, quant_key
+from qwenctl.hub.quants import choose_quant, find_quants, find_vision
+from qwenctl.hub.remote import Listing, RemoteFile, check_paths
+from qwenctl.hub.target import Target, Wish, find_target
+
+
+def parts(name: ModelName) -> tuple[str, str, str, str]:
+    return name.repository, name.family.name if name.family else "", name.quant, name.revision
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("qwen3.5-397b-a17b", ("", "qwen3.5-397b-a17b", "", "")),
+        ("Qwen3.5-397B-A17B:q4_k_m", ("", "qwen3.5-397b-a17b", "q4_k_m", "")),
+        ("Qwen/Qwen3.5-35B-A3B", ("Qwen/Qwen3.5-35B-A3B", "qwen3.5-35b-a3b", "", "")),
+        ("unsloth/Some-GGUF:UD-Q4_K_XL", ("unsloth/Some-GGUF", "", "UD-Q4_K_XL", "")),
+        ("hf.co/a/b:Q8_0", ("a/b", "", "Q8_0", "")),
+        ("https://huggingface.co/a/b", ("a/b", "", "", "")),
+        ("https:/huggingface.co/a/b/", ("a/b", "", "", "")),  # what is left of it as a path
+        ("hf://models/a/b@v1.0", ("a/b", "", "", "v1.0")),
+        ("a/b@q4_k_m", ("a/b", "", "q4_k_m", "")),
+        ("a/b@0123456789abcdef0123456789abcdef01234567:IQ4_XS", None),
+    ],
+)
+def test_a_name_is_read(text: str, expected: tuple[str, str, str, str] | None) -> None:
+    if expected is None:
+        expected = ("a/b", "", "IQ4_XS", "0123456789abcdef0123456789abcdef01234567")
+    assert parts(parse_name(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "a/b/c", "../b", "a/..", "a b/c", "a/b:x/y", "/etc/passwd", "a/b@../x"])
+def test_what_is_no_name_is_refused(text: str) -> None:
+    with pytest.raises(QwenctlError):
+        parse_name(text)
+
+
+@hypothesis.given(strategies.text(max_size=40))
+def test_any_text_is_a_name_or_is_refused(text: str) -> None:
+    try:
+        name = parse_name(text)
+    except QwenctlError:
+        return
+    assert name.family or name.repository.count("/") == 1
+    assert ".." not in name.repository
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0", "a" * 40])
+def test_a_revision_is_taken(revision: str) -> None:
+    assert check_revision(revision) == revision
+
+
+@pytest.mark.parametrize("revision", ["", "../x", "/x", "a//b", "a b", "-x", "x.lock", "x/"])
+def test_what_is_no_revision_is_refused(revision: str) -> None:
+    with pytest.raises(QwenctlError):
+        check_revision(revision)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("Qwen/Qwen3.5-379B", "Qwen/Qwen3.5-397B-A17B"),
+        ("qwen3.5-35b", "qwen3.5-35b-a3b"),
+        ("qwen3.5-397b-a71b", "qwen3.5-397b-a17b"),
+        ("Qwen/Qwen3.5-27B-fp", "Qwen/Qwen3.5-27B-FP8"),
+        ("unsloth/Qwen3.5-122b-GGUF", "unsloth/Qwen3.5-122B-A10B-GGUF"),
+        ("meta/Llama-3", ""),
+    ],
+)
+def test_the_name_that_was_meant(wrong: str, right: str) -> None:
+    assert nearest_repository(wrong) == right
+
+
+def test_every_entry_of_the_catalogue_is_a_name() -> None:
+    for name, family in families().items():
+        assert parts(parse_name(name)) == ("", name, "", "")
+        assert family.source.startswith("Qwen/")
+        for repository in family.repositories:
+            assert parts(parse_name(repository)) == (repository, name, "", "")
+
+
+# ------------------------------------------------------------------ files of a repository
+
+
+def files(*paths: str, size: int = 10) -> tuple[RemoteFile, ...]:
+    return tuple(RemoteFile(path, size, "0" * 40, "1" * 64) for path in paths)
+
+
+def splits(stem: str, count: int) -> list[str]:
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+REPOSITORY = files(
+    *splits("Q4_K_M/Qwen3.5-397B-A17B-Q4_K_M", 6),
+    *splits("UD-Q4_K_XL/Qwen3.5-397B-A17B-UD-Q4_K_XL", 7),
+    *splits("Qwen_Qwen3.5-397B-A17B-Q6_K_L/Qwen_Qwen3.5-397B-A17B-Q6_K_L", 9)[:8],
+    "Qwen3.5-397B-A17B-MXFP4_MOE.gguf",
+    "Qwen3.5-397B-A17B.BF16.gguf",
+    "mmproj-BF16.gguf",
+    "mmproj-F16.gguf",
+    "imatrix_unsloth.gguf",
+    "mtp-Qwen3.5-397B-A17B.gguf",
+    "README.md",
+)
+
+
+def test_files_are_sorted_into_quantizations() -> None:
+    found = {quant.label: (len(quant.files), quant.lacking) for quant in find_quants(REPOSITORY)}
+    assert found == {"Q4_K_M": (6, 0), "UD-Q4_K_XL": (7, 0), "Q6_K_L": (8, 1), "MXFP4_MOE": (1, 0), "BF16": (1, 0)}
+    assert [quant.n_bytes for quant in find_quants(REPOSITORY)] == [10, 10, 60, 70, 80]
+
+
+def test_the_vision_tower_of_16_bits_is_taken() -> None:
+    tower = find_vision(REPOSITORY)
+    assert tower
+    assert tower.path == "mmproj-F16.gguf"
+    assert find_vision(files("a.gguf")) is None
+
+
+@pytest.mark.parametrize("label", ["ud-q4_k_xl", "UD-Q4_K_XL", "UD_Q4_K_XL", "udq4kxl"])
+def test_a_quant_has_many_spellings(label: str) -> None:
+    listing = Listing("a/b", "main", "0" * 40, REPOSITORY)
+    assert choose_quant(listing, label).label == "UD-Q4_K_XL"
+    assert quant_key(label) == quant_key("UD-Q4_K_XL")
+
+
+def test_a_quant_that_is_not_whole_is_refused() -> None:
+    with pytest.raises(QwenctlError, match="a/b@main lacks 1 of the 9 parts of Q6_K_L"):
+        choose_quant(Listing("a/b", "main", "0" * 40, REPOSITORY), "q6_k_l")
+
+
+def test_types_of_a_fork_are_known() -> None:
+    foreign = ["IQ4_KSS", "IQ2_KS", "Q4_K_R4", "IQ4_K", "IQ4_XS", "UD-IQ2_XXS", "Q4_K_M"]
+    assert [label for label in foreign if Candidate(label, 1, 1).is_foreign] == foreign[:4]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", ".", "../../x.gguf", "/etc/x.gguf", "a/../../x.gguf", "a//x.gguf", "a\\x.gguf", "C:x.gguf", "com1.gguf",
+     "aux/x.gguf", "CONIN$", "x\n.gguf", "x\x1b[2J.gguf", "x\0.gguf", "TOY.gguf", "x.gguf ", "x.", f"{'x' * 300}.gguf"],
+)  # fmt: skip
+def test_an_evil_path_is_refused(path: str) -> None:
+    with pytest.raises(QwenctlError) as refused:
+        check_paths("a/b", files("toy.gguf", path))
+    assert refused.value.message == f"a/b lists the unsafe path {path!r}; nothing was fetched"
+    assert (refused.value.hint, refused.value.code) == ("tell its owner, or pull another repository", 65)
+
+
+@hypothesis.given(strategies.text(max_size=60))
+def test_no_path_that_is_believed_leaves_its_folder(path: str) -> None:
+    try:
+        check_paths("a/b", files(path))
+    except QwenctlError:
+        return
+    base = Path("/base/folder")
+    assert (base / path).resolve().is_relative_to(base)
+    assert (base / path).resolve() != base
+
+
+# ------------------------------------------------------------------ what a name comes to
+
+GGUF = Listing("x/y-GGUF", "main", "0" * 40, REPOSITORY)
+CHECKPOINT = Listing("Qwen/Qwen3.5-35B-A3B", "main", "0" * 40, files("config.json", "model.safetensors", "README.md"))
+
+
+def target(text: str, wish: Wish | None = None) -> Target:
+    """The target of a name on a Hub that has these two repositories."""
+    asked: list[str] = []
+
+    def describe(name: str) -> Listing:
+        asked.append(name)
+        return {"x/y-GGUF": GGUF, "unsloth/Qwen3.5-35B-A3B-GGUF": GGUF}.get(name, CHECKPOINT)
+
+    return find_target(parse_name(text), wish or Wish(), describe)
+
+
+def test_a_short_name_means_a_repository_that_needs_no_conversion() -> None:
+    assert target("qwen3.5-35b-a3b").listing == GGUF
+    assert target("qwen3.5-35b-a3b", Wish(recipe="Q4_K_M")).listing == CHECKPOINT
+    assert target("qwen3.6-35b-a3b").listing == CHECKPOINT  # there is no other in the catalogue
+
+
+def test_without_a_quant_it_is_open() -> None:
+    assert target("x/y-GGUF").is_open
+    assert target("Qwen/Qwen3.5-35B-A3B").is_open
+
+
+def test_a_quant_of_a_checkpoint_is_made() -> None:
+    assert target("Qwen/Qwen3.5-35B-A3B:q4_k_m").recipe == "Q4_K_M"
+    assert [file.path for file in target("Qwen/Qwen3.5-35B-A3B", Wish(source=True)).files] == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_the_vision_tower_comes_with_a_quant() -> None:
+    assert target("x/y-GGUF:mxfp4_moe").files[-1].path == "mmproj-F16.gguf"
+    assert len(target("x/y-GGUF:mxfp4_moe", Wish(vision=False)).files) == 1

@@ -1,0 +1,117 @@
+"""Laws of the quantize library, on generated input."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantize.checkpoint import SourceTensor
+from quantize.errors import BadOption
+from quantize.ggml_types import GGML_TYPES
+from quantize.recipes import RECIPES, MixFacts, Override, choose_types, find_recipe, parse_override
+from quantize.slabs import cut, fp8_values
+from quantize.tensors import OutputTensor, RowRun
+from quantize.units import size
+
+# ------------------------------------------------------------------ slabs
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> OutputTensor:
+    """A stack of matrices whose rows come in runs of any length from any source."""
+    matrices, rows, length = draw(st.integers(1, 5)), draw(st.integers(1, 30)), draw(st.sampled_from([1, 32, 256]))
+    cuts = sorted(draw(st.sets(st.integers(1, matrices * rows - 1)))) if matrices * rows > 1 else []
+    ends = [0, *cuts, matrices * rows]
+    sources = [SourceTensor(f"s{i}", "BF16", (99, length), Path("x"), 0, 0) for i in range(3)]
+    runs = tuple(
+        RowRun(sources[i % 3], draw(st.integers(0, 50)), end - start) for i, (start, end) in enumerate(pairwise(ends))
+    )
+    shape = (length, rows, matrices) if matrices > 1 else (length, rows)
+    return OutputTensor("x", shape, runs, length)
+
+
+def source_rows(runs: tuple[RowRun, ...]) -> list[tuple[str, int]]:
+    return [(run.source.name, run.first + row) for run in runs for row in range(run.count)]
+
+
+@given(stacks(), st.integers(1, 40))
+def test_slabs_cover_every_row_once_and_in_order(tensor: OutputTensor, most: int) -> None:
+    slabs = list(cut(tensor, most))
+    assert [row for slab in slabs for row in source_rows(slab.runs)] == source_rows(tensor.runs)
+    assert [slab.first for slab in slabs] == list(np.cumsum([0, *(slab.rows for slab in slabs)]))[:-1]
+    for slab in slabs:
+        assert 1 <= slab.rows <= most
+        assert slab.rows == sum(run.count for run in slab.runs)
+        assert slab.matrix == slab.first // tensor.matrix_rows == (slab.first + slab.rows - 1) // tensor.matrix_rows
+
+
+def test_the_values_of_fp8_are_those_of_ml_dtypes() -> None:
+    wanted = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(fp8_values(), wanted, equal_nan=True)
+
+
+# ------------------------------------------------------------------ recipes
+
+TYPES = ["q4_k", "Q6_K", "bf16", "iq4_nl", "q8_0"]
+PATTERNS = ["ffn_down", "^blk\\.0\\.", "attn", "ffn", "weight$", "blk\\.(1|3)\\.ffn"]
+SHAPES = {
+    f"blk.{layer}.{name}.weight": (256, 256)
+    for layer in range(4)
+    for name in ("ffn_down", "ffn_up", "attn_v", "attn_k")
+} | {"token_embd.weight": (256, 100), "output.weight": (256, 100), "output_norm.weight": (256,)}
+FACTS = MixFacts(layers=4, experts=0, query_groups=4, has_imatrix=False)
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(TYPES))))
+def test_the_last_matching_override_wins(recipe: str, pairs: list[tuple[str, str]]) -> None:
+    overrides = [parse_override(f"{pattern}={kind}") for pattern, kind in pairs]
+    types = chosen(recipe, overrides)
+    for name in SHAPES:
+        matching = [one.kind.name for one in overrides if one.pattern.search(name)]
+        if matching and name != "output_norm.weight":
+            assert types[name] == matching[-1]
+    assert types["output_norm.weight"] == "F32"
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.sampled_from(TYPES))
+def test_an_override_leaves_the_mixes_without_a_count_alone(recipe: str, kind: str) -> None:
+    changed, plain = chosen(recipe, [parse_override(f"ffn_up={kind}")]), chosen(recipe, [])
+    assert {name: changed[name] for name in SHAPES if "ffn_up" not in name} == {
+        name: plain[name] for name in SHAPES if "ffn_up" not in name
+    }
+
+
+def chosen(recipe: str, overrides: list[Override]) -> dict[str, str]:
+    return {name: kind.name for name, kind in choose_types(find_recipe(recipe), SHAPES, FACTS, overrides).items()}
+
+
+@given(st.text())
+def test_any_text_is_an_override_or_a_bad_option(text: str) -> None:
+    try:
+        override = parse_override(text)
+    except BadOption:
+        return
+    assert override.kind in GGML_TYPES.values()
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.integers(1, 600))
+def test_a_row_that_no_block_divides_gets_a_type_that_fits(recipe: str, length: int) -> None:
+    shapes = {"blk.0.ffn_up.weight": (length, 4), "token_embd.weight": (length, 4), "output.weight": (length, 4)}
+    for kind in choose_types(find_recipe(recipe), shapes, FACTS, []).values():
+        assert kind.row_bytes(length) > 0
+
+
+# ------------------------------------------------------------------ units
+
+
+@given(st.integers(0, 10**15))
+def test_a_size_is_within_half_a_percent_of_what_its_text_says(n_bytes: int) -> None:
+    number, unit = size(n_bytes).replace(",", "").split()
+    scale = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
+    assert float(number) * scale == pytest.approx(n_bytes, rel=0.006)

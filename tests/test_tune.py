@@ -1,0 +1,276 @@
+"""`qwenctl tune`: what is tried, when something counts as faster, what is kept, and that later loads use it."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.protocol import EngineSettings
+from qwenctl.errors import QwenctlError
+from qwenctl.folders import tuned_folder
+from qwenctl.placement.wishes import Wishes
+from qwenctl.tune import kept
+from qwenctl.tune.candidates import Ground, dimensions
+from qwenctl.tune.kept import Tuned
+from qwenctl.tune.search import Tuning, search
+from qwenctl.tune.verdict import verdict
+from tests.command_line import run, said
+from tests.rpc_server import rpc_server
+
+GROUND = Ground(Wishes(), EngineSettings(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
+
+
+# ------------------------------------------------------------------ faster, or not
+
+
+def test_a_steady_gain_is_one_and_noise_is_none() -> None:
+    steady = verdict([1.0, 1.1, 0.9, 1.0], [0.9, 1.0, 0.8, 0.91])
+    assert steady.is_faster
+    assert steady.gain == pytest.approx(1.11, abs=0.01)
+    assert not verdict([1.0, 1.3, 0.8, 1.0], [0.9, 0.9, 1.1, 1.0]).is_faster
+    assert not verdict([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # not worth a setting
+    assert not verdict([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds show nothing
+    assert not verdict([], []).is_faster
+
+
+SECONDS = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), max_size=9)
+
+
+@given(SECONDS)
+def test_not_both_of_two_are_faster_than_the_other(pairs: list[tuple[float, float]]) -> None:
+    base, other = [one for one, _ in pairs], [two for _, two in pairs]
+    there, back = verdict(base, other), verdict(other, base)
+    assert not (there.is_faster and back.is_faster)
+    assert there.gain * back.gain == pytest.approx(1)
+    assert not there.is_faster or there.gain > 1
+
+
+# ------------------------------------------------------------------ what is tried
+
+
+def names(ground: Ground) -> list[str]:
+    return [change.name for changes in dimensions(ground) for change in changes]
+
+
+def test_threads_experts_and_micro_batches_are_tried_around_the_plan() -> None:
+    assert names(GROUND) == [
+        "7 threads", "4 threads",
+        "experts of 29 layers in RAM", "experts of 31 layers in RAM", "experts of 32 layers in RAM",
+        "micro-batch 256", "micro-batch 1,024", "micro-batch 2,048",
+    ]  # fmt: skip
+    assert names(replace(GROUND, tries_cache=True))[-1] == "KV cache q8_0"
+    busy = replace(GROUND, settings=EngineSettings(threads=5))  # three cores were taken when it was planned
+    assert names(busy)[:4] == ["8 threads", "6 threads", "4 threads", "2 threads"]
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 60), st.integers(0, 8192))
+def test_nothing_impossible_is_tried(cores: int, threads: int, in_ram: int, prompt: int) -> None:
+    ground = Ground(Wishes(), EngineSettings(threads=min(threads, cores)), cores, prompt, in_ram, 60)
+    for changes in dimensions(ground):
+        for change in changes:
+            fields = dict(change.fields)
+            assert 1 <= fields.get("threads", 1) <= cores
+            assert 0 <= fields.get("cpu_experts", 0) <= 60
+            assert replace(Wishes(), **fields) != Wishes()
+
+
+def test_what_a_person_has_fixed_is_left_alone() -> None:
+    fixed = Wishes(threads=2, micro_batch=64, cpu_experts=10, cache_k="q4_0")
+    assert names(replace(GROUND, wishes=fixed, tries_cache=True)) == []
+    assert names(replace(GROUND, cpu_experts=None))[2:] == ["micro-batch 256", "micro-batch 1,024", "micro-batch 2,048"]
+
+
+# ------------------------------------------------------------------ the search
+
+
+def tune(measure: Callable[[Wishes], float], limit_s: float = 60) -> Tuning:
+    return search(Wishes(), dimensions(GROUND), measure, limit_s, lambda _: None)
+
+
+def cost(wishes: Wishes) -> float:
+    """A machine on which 4 threads and a micro-batch of 2,048 are fastest, together twice as fast as the plan."""
+    threads, tokens = wishes.threads or 8, wishes.micro_batch or 512
+    return (1.0 if threads == 4 else 1.5) * (1.0 if tokens == 2048 else 4 / 3)
+
+
+def test_the_best_of_each_kind_is_found() -> None:
+    tuning = tune(cost)
+    assert tuning.changes == {"threads": 4, "micro_batch": 2048}
+    assert tuning.names == ("4 threads", "micro-batch 2,048")
+    assert tuning.verdict.gain == pytest.approx(2)
+    assert tuning.is_complete
+
+
+def test_the_plan_stays_where_it_is_the_fastest() -> None:
+    tuning = tune(lambda wishes: 1.0 if wishes == Wishes() else 1.2)
+    assert (tuning.changes, tuning.rounds, len(tuning.trials)) == ({}, 0, 9)
+
+
+def test_what_only_seemed_faster_loses_in_the_rounds() -> None:
+    seen: dict[Wishes, int] = {}
+
+    def measure(wishes: Wishes) -> float:
+        seen[wishes] = seen.get(wishes, 0) + 1
+        return 0.5 if wishes.threads == 4 and seen[wishes] == 1 else 1.0
+
+    tuning = tune(measure)
+    assert (tuning.changes, tuning.names) == ({}, ())
+    assert tuning.rounds >= 3
+
+
+@given(st.integers(0, 10_000))
+def test_what_is_kept_was_faster_in_the_same_measurement(seed: int) -> None:
+    chance = random.Random(seed)
+    tuning = tune(lambda _: chance.lognormvariate(0, 0.2))
+    pairs = [trial for trial in tuning.trials if ", round" in trial.name]
+    base = [trial.seconds or 0 for trial in pairs if trial.name.startswith("as planned")]
+    tuned = [trial.seconds or 0 for trial in pairs if trial.name.startswith("tuned")]
+    assert len(base) == len(tuned) == tuning.rounds
+    assert not tuning.changes or verdict(base, tuned).is_faster
+
+
+def test_pure_noise_seldom_wins() -> None:
+    chance = random.Random(0)
+    wins = sum(bool(tune(lambda _: chance.lognormvariate(0, 0.1)).changes) for _ in range(400))
+    assert wins <= 40  # a one-sided test at two standard errors, with few rounds
+
+
+def test_a_candidate_that_does_not_load_is_passed_over() -> None:
+    def measure(wishes: Wishes) -> float:
+        if wishes.cpu_experts == 29:
+            raise QwenctlError("no room")
+        return 0.8 if wishes.cpu_experts == 31 else 1.0
+
+    tuning = tune(measure)
+    assert tuning.changes == {"cpu_experts": 31}
+    assert [trial.why_not for trial in tuning.trials if trial.seconds is None] == ["no room"]
+
+
+def test_it_ends_within_its_time() -> None:
+    start = time.monotonic()
+    tuning = tune(lambda _: time.sleep(0.05) or 1.0, limit_s=0.5)
+    assert time.monotonic() - start < 1.5
+    assert not tuning.is_complete
+    assert tune(lambda _: time.sleep(0.05) or 1.0, limit_s=0).trials[0].name == "as planned"
+
+
+def test_a_plan_that_does_not_load_is_an_error() -> None:
+    def measure(_: Wishes) -> float:
+        raise QwenctlError("no room")
+
+    with pytest.raises(QwenctlError, match="cannot be loaded as planned: no room"):
+        tune(measure)
+
+
+# ------------------------------------------------------------------ what is kept
+
+FOUND = Tuned({"threads": 1, "micro_batch": 64, "cpu_experts": 12}, 1.2, {"context": 4096}, "2026-11-24")
+
+
+@pytest.fixture
+def model(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy, with nothing kept for it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return toy_gguf
+
+
+def test_a_result_is_found_again_for_its_model_alone(model: Path, tmp_path: Path) -> None:
+    assert kept.find(model) is None
+    kept.keep(model, FOUND)
+    assert kept.find(model) == FOUND
+    other = tmp_path / "other.gguf"
+    other.write_bytes(model.read_bytes()[:-1])
+    assert kept.find(other) is None
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(model.read_bytes())
+    assert kept.find(copy) == FOUND
+    assert kept.forget(model)
+    assert kept.find(model) is None
+    assert not kept.forget(model)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"changes": {"load_mode": "none"}, "gain": 1, "alike": {}, "measured": ""}',
+             '{"changes": {"threads": "8"}, "gain": 1, "alike": {}, "measured": ""}', '{"changes": {}}'],
+)  # fmt: skip
+def test_a_damaged_result_is_none(text: str, model: Path) -> None:
+    kept.keep(model, FOUND).write_text(text)
+    assert kept.find(model) is None
+
+
+def test_a_result_changes_nothing_that_was_asked_for() -> None:
+    asked = Wishes(threads=3, context=4096)
+    assert kept.with_tuned(asked, None) == asked
+    assert kept.with_tuned(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
+    chat = replace(asked, mtp=True, draft="auto", vision_bytes=1 << 30)  # as a chat asks
+    assert kept.with_tuned(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
+    # Experts take memory: under another context they may have no room, and other devices are another matter.
+    assert kept.with_tuned(Wishes(), FOUND) == Wishes(threads=1, micro_batch=64)
+    elsewhere = Wishes(context=4096, rpc=("127.0.0.1:50052",))
+    assert kept.with_tuned(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)
+    settings = EngineSettings()
+    assert kept.with_tuned_threads(settings, FOUND) == replace(settings, threads=1)
+    assert kept.with_tuned_threads(replace(settings, threads=2), FOUND).threads == 2
+    assert kept.with_tuned_threads(settings, None) == settings
+    assert kept.others(elsewhere) == {"context": 4096, "rpc": ["127.0.0.1:50052"]}
+
+
+def test_later_loads_use_it_until_it_is_forgotten(model: Path) -> None:
+    bench = ["bench", str(model), "-p", "8", "-n", "1", "-r", "1", "--json"]
+    kept.keep(model, FOUND)
+    told = json.loads(run(*bench).stdout)
+    assert (told["n_threads"], told["n_ubatch"]) == (1, 64)
+    assert json.loads(run(*bench, "-ub", "32").stdout)["n_ubatch"] == 32
+    done = run("tune", str(model), "--forget")
+    assert done.stderr.decode() == f"forgotten for {model.name}\n"
+    assert json.loads(run(*bench, "-t", "1").stdout)["n_ubatch"] == 512
+
+
+def test_a_model_is_tuned_from_the_command_line(model: Path) -> None:
+    done = run("tune", str(model), "-t", "1", "-p", "4", "-n", "2", "--kv", "--time-limit", "40s", "--json")
+    told = json.loads(done.stdout)
+    assert [trial["name"] for trial in told["trials"][:2]] == ["as planned", "KV cache q8_0"]
+    assert all(trial["seconds"] > 0 for trial in told["trials"])
+    assert bool(told["changes"]) == told["verdict"]["is_faster"] == bool(told["kept_in"])
+    assert bool(told["changes"]) == bool(list(tuned_folder().iterdir()))
+
+
+def test_a_plan_leaves_nothing_to_tune(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    assert said("tune", str(model), "--plan", str(tmp_path / "plan.json"))[0] == "--plan leaves nothing to tune"
+
+
+def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
+    def told() -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads(run("plan", str(model), "--json").stdout)
+        return fields
+
+    before = told()
+    kept.keep(model, FOUND)
+    after = told()
+    assert (before["settings"]["micro_batch_tokens"], after["settings"]["micro_batch_tokens"]) == (512, 64)
+    assert set(after["reasons"]) - set(before["reasons"]) == {
+        "settings that `qwenctl tune` has found to be faster are used"
+    }
+
+
+def test_experts_lie_where_the_plan_puts_them_if_what_was_tuned_has_no_room(model: Path) -> None:
+    with rpc_server(20 << 20) as endpoint:
+        options = ["-c", "512", "-t", "1", "--rpc", endpoint, "--fit-target", "12"]
+        asked = Wishes(context=512, threads=1, fit_targets=(12 << 20,), rpc=(endpoint,))
+        kept.keep(model, Tuned({"cpu_experts": 0, "micro_batch": 64}, 1.5, kept.others(asked), "2026-11-24"))
+        told = json.loads(run("plan", str(model), *options, "--json").stdout)
+        done = run("bench", str(model), *options, *"-p 0 -n 1 -r 1 --json".split())
+    assert told["settings"]["micro_batch_tokens"] == 64
+    in_ram = [part for part in told["memories"][0]["parts"] if part["kind"] == "routed experts"]
+    assert in_ram
+    assert json.loads(done.stdout)["n_ubatch"] == 64
