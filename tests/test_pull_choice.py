@@ -193,10 +193,11 @@ def test_each_file_in_flight_has_a_line_and_the_sum_never_goes_back(tmp_path: Pa
             terminal.wait_for("next: qwenctl chat")
             assert terminal.exit_code() == 0
         raw = ANSI.sub(b"", terminal.raw).decode()
-    amounts = [float(amount) for amount in re.findall(r"total .*?(\d+(?:\.\d+)?) (?:kB|MB) of 27\.0 MB", raw)]
-    amounts = amounts[next(number for number, amount in enumerate(amounts) if amount < 27) :]
+    sums = re.findall(r"total .*?(\d+(?:\.\d+)?) (kB|MB) of 27\.0 MB", raw)
+    amounts = [float(amount) * (1e3 if unit == "kB" else 1e6) for amount, unit in sums]
+    amounts = amounts[next(number for number, amount in enumerate(amounts) if amount < 27e6) :]
     assert amounts == sorted(amounts)
-    assert amounts[-1] == 27.0
+    assert amounts[-1] == 27e6
     assert "Toy-Q8_0-0000" not in terminal.text  # nothing is left behind
 
 
