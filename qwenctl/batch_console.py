@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from quantize.units import duration
+from quantize.units import duration, rate
 from qwenctl.batch.run import Figures
 from qwenctl.standard_streams import StatusLine, is_terminal
 
@@ -50,7 +50,7 @@ def progress_line(figures: Figures) -> str:
     parts = [f"{figures.settled - figures.failed:,}{of} done{failed}"]
     prompts, answers = speeds(figures)
     if answers:
-        parts.append(f"prompts {prompts:,.0f}/s, answers {answers:,.0f}/s")
+        parts.append(f"prompts {rate(prompts)}/s, answers {rate(answers)}/s")
     if figures.work.parallel:
         parts.append(f"{figures.work.active} at once")
     left = seconds_left(figures)
@@ -105,8 +105,8 @@ def summary_lines(figures: Figures) -> list[str]:
     rows = [
         ("records", f"{fields['answered']:,} answered, {figures.failed:,} failed{known}"),
         ("time", f"{duration(fields['seconds'])}, {figures.work.parallel or 1} at once"),
-        ("prompts", f"{figures.work.prompt_tokens:,} tokens, {fields['prompt_tokens_per_s']:,.0f}/s"),
-        ("answers", f"{figures.work.answer_tokens:,} tokens, {fields['answer_tokens_per_s']:,.0f}/s"),
+        ("prompts", f"{figures.work.prompt_tokens:,} tokens, {rate(fields['prompt_tokens_per_s'])}/s"),
+        ("answers", f"{figures.work.answer_tokens:,} tokens, {rate(fields['answer_tokens_per_s'])}/s"),
     ]
     if figures.work.shared_tokens:
         rows.append(("shared", f"{figures.work.shared_tokens:,} tokens of prompts, copied instead of evaluated"))

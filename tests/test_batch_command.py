@@ -13,7 +13,7 @@ import pytest
 from qwenctl.batch.answerer import Work
 from qwenctl.batch.plot import draw
 from qwenctl.batch.run import Figures
-from qwenctl.batch_console import progress_line
+from qwenctl.batch_console import progress_line, summary_lines
 from tests.batching import OPTIONS, QUESTIONS, batch, read_lines, short_records, write_lines
 from tests.fake_server import FakeServer, fake_server
 from tests.terminal import Terminal
@@ -190,6 +190,12 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
     figures.started -= 60
     line = progress_line(figures)
     assert line == "400 of 1,000 done, 2 failed · prompts 3,000/s, answers 300/s · 16 at once · 2:00 left"
+
+
+def test_a_rate_below_one_token_a_second_is_not_zero() -> None:
+    figures = Figures(total=10, answered=1, work=Work(90, 0, 40, 25.0, 100.0, 2, 2, 5))
+    assert "prompts 3.6/s, answers 0.4/s" in progress_line(figures)
+    assert any("40 tokens, 0.4/s" in line for line in summary_lines(figures))
 
 
 def test_a_picture_of_nothing_is_one_too() -> None:
