@@ -24,7 +24,7 @@ Caller = Callable[[Found], list[str]]
 
 @dataclass(frozen=True)
 class Listener:
-    """Where an answer goes, piece by piece, and the thinking and all that is done on the way to it."""
+    """Where an answer goes, piece by piece, as whole lines, and the thinking and all that is done on the way to it."""
 
     status: StatusLine
     answer: pipe.Write
@@ -90,8 +90,8 @@ def _answered(
         talk = talk.with_turn(message)
         if caller is None or not (found.calls or found.problem):
             said = replace(said, text=message.content, tool_calls=message.tool_calls)
-            if talk.tools:
-                listener.answer(said.text)
+            rest = said.text if talk.tools else ""
+            listener.answer(rest if said.text.endswith("\n") else f"{rest}\n")
             return said, talk
         listener.thinking(message.content)
         talk = talk.with_results(caller(found))

@@ -35,8 +35,6 @@ def answer_as_text(job: ChatJob, words: list[str], *, verbose: bool) -> None:
         _keep_prefix(job)
         return
     answer, loaded = _ask(job, prompt, write, talk)
-    if not answer.text.endswith("\n"):
-        write("\n")
     if verbose:
         thought = "\n" if answer.thinking else ""
         talk(f"{thought}{pipe.statistics(answer, loaded)}\n")
