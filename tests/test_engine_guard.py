@@ -36,6 +36,36 @@ def test_a_loop_is_broken_within_three_rounds_once_it_is_long_enough(before: lis
         assert first_alarm(before + span * (needed // period + 1), least) == len(before) + needed
 
 
+@st.composite
+def repetitive(draw: st.DrawFn) -> list[int]:
+    """Spans said several times, some with a slip, and other tokens between."""
+    tokens: list[int] = []
+    for _ in range(draw(st.integers(1, 6))):
+        span = draw(st.lists(st.integers(0, 2), min_size=1, max_size=24))
+        said = span * draw(st.integers(1, 60 // len(span) + 2))
+        if draw(st.booleans()):
+            said[draw(st.integers(0, len(said) - 1))] = 3
+        tokens += said + draw(st.lists(st.integers(0, 9), max_size=5))
+    return tokens
+
+
+def is_loop(tokens: list[int], least_tokens: int) -> bool:
+    """By definition: the last tokens are three rounds of a period or more, `least_tokens` or more in all."""
+    for period in range(1, min(LONGEST_PERIOD, len(tokens) // 3) + 1):
+        rounds = max(3 * period, least_tokens)
+        end = tokens[-rounds:]
+        if len(end) == rounds and end[period:] == end[:-period]:
+            return True
+    return False
+
+
+@given(repetitive())
+def test_a_loop_is_seen_at_the_very_token_that_makes_it_one(tokens: list[int]) -> None:
+    detector, least = LoopDetector(LEAST_LOOP["thinking"]), LEAST_LOOP["thinking"]
+    for count, token in enumerate(tokens, 1):
+        assert detector.sees(token) == is_loop(tokens[:count], least)
+
+
 def tokens_of(model: Model, text: str) -> list[int]:
     return list(model.tokenizer.content(text))
 

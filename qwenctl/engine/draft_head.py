@@ -40,11 +40,11 @@ class DraftHead:
         self._read_from = self._read_to = 0  # and of what the head has read
         self._guessed = -1  # the token that was read at the last of them, which was to be evaluated next
         self._views = _Views(width)
-        llama_cpp_ext.llama_set_embeddings_nextn(target, True, False)
         llama_cpp_ext.llama_set_embeddings_nextn(context, True, False)
 
     def listen(self, *, on: bool) -> None:
-        """Have the model give out its states, or spare it that; what was evaluated meanwhile is not known then."""
+        """Have the model give out its states, from now on, or spare it that."""
+        self._end = self._begin
         llama_cpp_ext.llama_set_embeddings_nextn(self._target, on, False)
 
     def evaluated(self, position: int, tokens: Sequence[int], row: int) -> None:

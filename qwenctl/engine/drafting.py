@@ -86,5 +86,4 @@ def speculation(
             raise RequestFailure(Failed("memory", "cannot make a context for the draft head", hint))
         vocabulary_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         head = DraftHead(context, own, llama.llama_model_n_embd_out(model), vocabulary_size)
-        sequence.listener = head
     return Speculation(sequence, Governor(min(shortest, limits.longest)), head, limits.head, limits.ngram)

@@ -21,6 +21,7 @@ _PLAIN_FIRST, _PLAIN_EVERY = 3, 32  # plain steps are measured before all others
 # these it is tried again, for texts change, and a measurement may have been bad.
 _RETRY_AFTER, _LONGEST_REST = 16, 512
 _LITTLE_REST = 2
+_QUIET_STEPS = 64  # at most, on end, of which no time is taken
 _KEPT_STEPS, _FEW_STEPS = 8, 2  # of few the quickest counts, for any may have been held up
 _STUTTER = 2.5  # times what was expected: what a step takes longer is not its own fault
 _ADAPTS = 0.04  # weight of the last step in the shares
@@ -135,7 +136,7 @@ class Governor:
         """How many plain steps may follow of which no time is taken, while nothing but `source` could draft."""
         if self._shortest or len(self._plain_steps) < _KEPT_STEPS:
             return 0
-        return min(self.rests(source), _PLAIN_EVERY) if source else _PLAIN_EVERY
+        return min(self.rests(source), _QUIET_STEPS) if source else _QUIET_STEPS
 
     def record_quiet(self, steps: int) -> None:
         """Count plain steps of which no time was taken."""
@@ -150,27 +151,26 @@ class Governor:
             return (longest, most) if most else ("", 0)
         if len(self._plain_steps) < _PLAIN_FIRST or self._since_plain >= _PLAIN_EVERY:
             return "", 0
-        best, best_rate = ("", 0), _WORTH_IT / self._plain
+        best, best_rate = ("", 0), 0.0
         for name, most in possible.items():
             source = self._sources.setdefault(name, _Source())
-            if not most or source.rest:
-                continue
-            losses = []  # of the lengths that pay
-            for length, rate, seconds in source.rates(most, self._plain, self._again_seconds()):
-                if rate > _WORTH_IT / self._plain:
-                    losses.append(self._worst(source, length, seconds))
-                    if rate > best_rate and self._allows(losses[-1]):
-                        best, best_rate = (name, length), rate
-            if losses:
-                source.last_rest = 1
-                self._postpone(source, min(losses))
-                continue
-            worst = self._worst(source, 1, source.expected_seconds(1, self._plain))
-            tries = source.last_rest >= _RETRY_AFTER and self._allows(worst)
-            source.tire()
-            if tries:
-                return name, 1
+            length, rate = self._promise(source, most) if most and not source.rest else (0, 0.0)
+            if length and not rate:
+                source.tire()
+                return name, length
+            if rate > best_rate:
+                best, best_rate = (name, length), rate
         return best
+
+    def wants(self, name: str, most: int) -> bool:
+        """Whether `most` tokens of a source might be chosen soon, so that it should get ready.
+
+        One that would not be is left alone for a while.
+        """
+        if self._shortest or len(self._plain_steps) < _PLAIN_FIRST:
+            return True
+        source = self._sources.setdefault(name, _Source())
+        return not source.rest and self._promise(source, most)[0] > 0
 
     def record_plain(self, seconds: float) -> None:
         """Learn from a step in which one token was evaluated, and nothing else."""
@@ -206,6 +206,28 @@ class Governor:
 
     def _again_seconds(self) -> float:
         return _middle(self._again) if self._again else _SLOPE * self._plain
+
+    def _promise(self, source: _Source, most: int) -> tuple[int, float]:
+        """The length that pays best, and its tokens a second, which are 0 where it is only tried; (0, 0) is none.
+
+        A source of which none is to be drafted is left alone for a while.
+        """
+        best, best_rate = 0, _WORTH_IT / self._plain
+        losses = []  # of the lengths that pay
+        for length, rate, seconds in source.rates(most, self._plain, self._again_seconds()):
+            if rate > _WORTH_IT / self._plain:
+                losses.append(self._worst(source, length, seconds))
+                if rate > best_rate and self._allows(losses[-1]):
+                    best, best_rate = length, rate
+        if losses:
+            source.last_rest = 1
+            self._postpone(source, min(losses))
+            return (best, best_rate) if best else (0, 0.0)
+        worst = self._worst(source, 1, source.expected_seconds(1, self._plain))
+        if source.last_rest >= _RETRY_AFTER and self._allows(worst):
+            return 1, 0.0
+        source.tire()
+        return 0, 0.0
 
     def _worst(self, source: _Source, length: int, seconds: float) -> float:
         """What a step of `length` tokens, `seconds` long, may lose: nothing of it may be accepted."""

@@ -7,7 +7,7 @@ tables and code repeat short spans for good reason.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from array import array
 from collections.abc import Sequence
 
 from qwenctl.engine.protocol import Channel, ThinkingEnd
@@ -16,6 +16,7 @@ from qwenctl.engine.text import AnswerText
 LONGEST_PERIOD = 1024
 LEAST_LOOP: dict[Channel, int] = {"thinking": 48, "answer": 300, "call": 300}  # tokens, all rounds together
 _REPEATS = 3
+_LOOK_EVERY = 16  # tokens; a loop of 48 tokens or more repeats 32 of them or more
 
 
 class AnswerGuard:
@@ -47,23 +48,43 @@ class AnswerGuard:
 
 
 class LoopDetector:
-    """Whether the last tokens are a span said three times on end, `least_tokens` long or more in all."""
+    """Whether the last tokens are a span said three times on end, `least_tokens` long or more in all.
+
+    A run of tokens that are each equal to the one a period before begins a loop. Runs are looked for now and then, by
+    the last tokens, and then followed: every loop is longer than what may pass in between.
+    """
 
     def __init__(self, least_tokens: int) -> None:
-        self._least, self._count = least_tokens, 0
-        self._places = defaultdict[int, deque[int]](deque)  # where each token was said, as far as a period reaches
+        self._least, self._said = least_tokens, array("i")
         self._runs: dict[int, int] = {}  # by period, the tokens on end that are equal to the one a period before
 
     def sees(self, token: int) -> bool:
         """Whether it is a loop with `token`."""
-        now, places, runs = self._count, self._places[token], self._runs
-        while places and now - places[0] > LONGEST_PERIOD:
-            places.popleft()
-        self._runs, loops = {}, False
-        for place in places:
-            period = now - place
-            run = self._runs[period] = runs.get(period, 0) + 1
-            loops = loops or run >= max((_REPEATS - 1) * period, self._least - period)
-        places.append(now)
-        self._count += 1
-        return loops
+        said = self._said
+        said.append(token)
+        if self._runs:
+            runs = self._runs.items()
+            self._runs = {period: run + 1 for period, run in runs if said[-1 - period] == token}
+        if len(said) % _LOOK_EVERY == 0:
+            self._look()
+        if not self._runs:  # nearly always
+            return False
+        return any(run >= max((_REPEATS - 1) * period, self._least - period) for period, run in self._runs.items())
+
+    def _look(self) -> None:
+        """Find the runs that the last tokens are the end of."""
+        recent = self._said[-LONGEST_PERIOD - _LOOK_EVERY :].tobytes()
+        width, end = self._said.itemsize, len(recent) - _LOOK_EVERY * self._said.itemsize
+        at = recent.find(recent[end:])
+        while at < end:  # where the last tokens find themselves
+            period, rest = divmod(end - at, width)
+            if not rest and period not in self._runs:
+                self._runs[period] = self._run(period)
+            at = recent.find(recent[end:], at + 1)
+
+    def _run(self, period: int) -> int:
+        """Of a run that was not there when runs were looked for before, so that it is short."""
+        said, run = self._said, _LOOK_EVERY
+        while run < len(said) - period and said[-1 - run] == said[-1 - run - period]:
+            run += 1
+        return run

@@ -32,6 +32,7 @@ class Speculation:
         self._no_copies = 0  # the first of them, in which it would not have text copied either
         self._drafted = self._accepted = 0  # of the step that is under way
         self.drafted = self.accepted = 0  # of all
+        self._rest()
 
     def begin(self, seconds: float) -> None:
         """A new answer, whose prompt took `seconds` to read."""
@@ -93,10 +94,13 @@ class Speculation:
 
     def _rest(self) -> None:
         """Spare the model what only its head needs, while the head is left alone."""
-        head, rests = self._head, self._governor.rests("mtp") > 0
-        if head is not None and rests == (self._sequence.listener is not None):
-            head.listen(on=not rests)
-            self._sequence.listener = None if rests else head
+        head, listens = self._head, self._sequence.listener is not None
+        if head is None:
+            return
+        wanted = not self._governor.rests("mtp") if listens else self._governor.wants("mtp", self._head_tokens)
+        if wanted != listens:
+            head.listen(on=wanted)
+            self._sequence.listener = head if wanted else None
 
     def _draft(self, token: int) -> list[int]:
         held = self._sequence.tokens
