@@ -19,7 +19,7 @@ _WORTH_IT = 1.02  # tokens a second, against plain steps
 _PLAIN_FIRST, _PLAIN_EVERY = 3, 32  # plain steps are measured before all others, and now and then again
 # Plain steps in which a source that does not pay is left alone, twice as many each time; after as many as the first of
 # these it is tried again, for texts change, and a measurement may have been bad.
-_RETRY_AFTER, _LONGEST_REST = 16, 512
+_RETRY_AFTER, _LONGEST_REST = 16, 1024
 _LITTLE_REST = 2
 _QUIET_STEPS = 64  # at most, on end, of which no time is taken
 _KEPT_STEPS, _FEW_STEPS = 8, 2  # of few the quickest counts, for any may have been held up

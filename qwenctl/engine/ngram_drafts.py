@@ -11,19 +11,21 @@ from itertools import takewhile
 
 _KEY_TOKENS = 3  # so many must be the same
 _LONGEST_MATCH = 32
+_TOKEN_BITS = 20  # more than any vocabulary has; a picture's number, below zero, only makes a key of its own
+_KEY_MASK = (1 << _KEY_TOKENS * _TOKEN_BITS) - 1
 
 
 class NgramDrafts:
     """An index of one text, which may grow; `begin` is called where it may have changed otherwise."""
 
     def __init__(self) -> None:
-        self._after: dict[tuple[int, ...], int] = {}  # the position after the last place of each key
-        self._indexed = 0
+        self._after: dict[int, int] = {}  # the position after the last place of each key
+        self._indexed = self._key = 0  # so many tokens, and the key of the last of them
 
     def begin(self) -> None:
         """Forget the text: another one, or another branch of it, follows."""
         self._after.clear()
-        self._indexed = 0
+        self._indexed = self._key = 0
 
     def has(self, tokens: Sequence[int], next_token: int) -> bool:
         """Whether there is anything that may follow `tokens` and `next_token`."""
@@ -39,13 +41,17 @@ class NgramDrafts:
 
     def _place(self, tokens: Sequence[int], next_token: int) -> int | None:
         """The position after the last place where the same tokens stood."""
-        self._index(tokens)
-        return self._after.get((*tokens[1 - _KEY_TOKENS :], next_token))
+        while self._indexed < len(tokens):
+            if self._indexed >= _KEY_TOKENS:
+                self._after[self._key] = self._indexed
+            self._key = _with(self._key, tokens[self._indexed])
+            self._indexed += 1
+        return self._after.get(_with(self._key, next_token))
 
-    def _index(self, tokens: Sequence[int]) -> None:
-        for at in range(max(self._indexed, _KEY_TOKENS), len(tokens)):
-            self._after[tuple(tokens[at - _KEY_TOKENS : at])] = at
-        self._indexed = max(self._indexed, len(tokens))
+
+def _with(key: int, token: int) -> int:
+    """The key of the last tokens, once `token` follows them: their numbers side by side."""
+    return (key << _TOKEN_BITS | token) & _KEY_MASK
 
 
 def _is_text(token: int) -> bool:
