@@ -14,6 +14,11 @@ _SETTLED_S = 0.5  # before that a rate says nothing
 
 def figures(finished: Finished, context_tokens: int) -> list[str]:
     """Speed, waiting time and context use, each as a text of its own."""
+    return [*speeds(finished), f"context {finished.usage.context_used:,}/{context_tokens:,}"]
+
+
+def speeds(finished: Finished) -> list[str]:
+    """Speed and waiting time, each as a text of its own."""
     usage, timings = finished.usage, finished.timings
     made, read = usage.thinking_tokens + usage.answer_tokens, usage.prompt_tokens - usage.cached_tokens
     texts = []
@@ -22,14 +27,12 @@ def figures(finished: Finished, context_tokens: int) -> list[str]:
     if timings.first_token_s > 0:  # else the prompt was not all read
         texts.append(f"first token {timings.first_token_s:.2f} s")
         texts += [f"prompt {rate(read / timings.prompt_s)}/s"] if read and timings.prompt_s > 0 else []
-    texts += drafting(usage.drafted_tokens, usage.accepted_tokens)
-    return [*texts, f"context {usage.context_used:,}/{context_tokens:,}"]
+    return texts + drafting(usage.drafted_tokens, usage.accepted_tokens)
 
 
-def drafting(drafted: int, accepted: int, where: str = "") -> list[str]:
+def drafting(drafted: int, accepted: int) -> list[str]:
     """How many tokens were drafted ahead, and how many of them were right; nothing if none were."""
-    before = f"{where}: " if where else ""
-    return [f"{before}drafts {accepted:,} of {drafted:,} accepted"] if drafted else []
+    return [f"drafts {accepted:,} of {drafted:,} accepted"] if drafted else []
 
 
 def reading(progress: PromptProgress, what: str = "the prompt") -> str:

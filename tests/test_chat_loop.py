@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -264,5 +265,6 @@ def test_commands_work_in_the_loop() -> None:
             Message("user", "Hi"),
         )
     )
-    assert "memory 0.05 GB" in chat.text
+    assert "memory 50.0 MB" in chat.text
+    assert re.search(r"last answer: .* tokens/s", chat.text)
     assert "did you mean /help?" in chat.text

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from qwenctl.answer_statistics import drafting, seen_line
+from quantize.units import size
+from qwenctl.answer_statistics import drafting, seen_line, speeds
 from qwenctl.chat import keeping
 from qwenctl.chat.attachments import mentioned, read_attachments
 from qwenctl.chat.export import exported
@@ -27,23 +28,23 @@ Action = Callable[[ChatSetup, ChatState, str], ChatState]
 
 def _stats(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     loaded = state.model.loaded
-    lines = [f"{loaded.name}: {loaded.description}, {loaded.size_bytes / 1e9:,.2f} GB"]
+    lines = [f"{loaded.name}: {loaded.description}, {size(loaded.size_bytes)}"]
     with suppress(QwenctlError):
         if state.alive:
             stats = state.model.engine.stats()
             lines += [
                 f"context {stats.context_used:,}/{stats.context_tokens:,} tokens",
-                f"memory {stats.resident_bytes / 1e9:,.2f} GB",
-                f"{stats.snapshots} snapshots of earlier turns, {stats.snapshot_bytes / 1e9:,.2f} GB",
+                f"memory {size(stats.resident_bytes)}",
+                f"{stats.snapshots} snapshots of earlier turns, {size(stats.snapshot_bytes)}",
+                *(f"all answers: {drafts}" for drafts in drafting(stats.drafted_tokens, stats.accepted_tokens)),
             ]
-            lines += drafting(stats.drafted_tokens, stats.accepted_tokens, "all answers")
     if state.last is not None:
-        usage = state.last.usage
+        usage, told = state.last.usage, ", ".join(speeds(state.last))
         lines += [
             f"last prompt: {usage.prompt_tokens:,} tokens, {usage.cached_tokens:,} of them read before",
             f"last answer: {usage.thinking_tokens:,} tokens of thinking, {usage.answer_tokens:,} of answer",
+            *([f"last answer: {told}"] if told else []),
         ]
-        lines += drafting(usage.drafted_tokens, usage.accepted_tokens, "last answer")
     setup.screen.note(*lines)
     return state
 
