@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import QuantizeError
-from quantize.gguf_header import read_header
+from quantize.gguf_header import first_metadata, read_header
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.model_file import split_files
 
@@ -69,9 +69,9 @@ def _towers(folder: Path) -> Iterator[_Tower]:
 
 
 def _metadata(path: Path) -> Mapping[str, object]:
-    """The header's; nothing of a file that has none, which is not our business here."""
+    """Of the header's start; nothing of a file that has none, which is not our business here."""
     try:
-        return read_header(path).metadata
+        return first_metadata(path)
     except (QuantizeError, OSError):
         return {}
 

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantize.errors import BadGGUF, QuantizeError
-from quantize.gguf_header import GGUFHeader, read_header
+from quantize.gguf_header import GGUFHeader, first_metadata, read_header
 
 scalars = st.one_of(
     st.booleans(),
@@ -112,3 +112,20 @@ def test_a_special_file_is_refused_without_waiting_for_it() -> None:
     for path in ("pipe", "/dev/zero", ".", "none"):
         with pytest.raises(QuantizeError):
             read_header(Path(path))
+
+
+def test_the_start_of_a_header_tells_what_stands_before_a_long_vocabulary() -> None:
+    texts = [f"token {number}" for number in range(20_000)]
+    data = written({"general.name": "long", "tokens": texts, "after": 7}, {"one": [4, 8]})
+    whole = read_bytes(data).metadata
+    assert (whole["tokens"], whole["after"]) == (tuple(texts), 7)
+    assert first_metadata(Path("sample.gguf"))["general.name"] == "long"
+    assert "after" not in first_metadata(Path("sample.gguf"))
+
+
+@given(texts=st.lists(st.text(max_size=9), min_size=1, max_size=30), cut=st.integers(1, 400))
+def test_texts_that_the_file_ends_within_are_refused(texts: list[str], cut: int) -> None:
+    data = written({"texts": texts}, {"one": [4, 8]})
+    assert read_bytes(data).metadata["texts"] == tuple(texts)
+    with pytest.raises(BadGGUF):
+        read_bytes(data[:-cut])

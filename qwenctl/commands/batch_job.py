@@ -250,12 +250,11 @@ def most_at_once(given: BatchOptions, path: Path) -> int:
     """How many records there is memory for, and use: half of what is free may go into their contexts."""
     import psutil
 
-    from quantize.gguf_header import read_header
-    from qwenctl.context_memory import of_metadata
+    from qwenctl.context_memory import of_file
     from qwenctl.engine.batch_protocol import RECORD_TOKENS
 
     most = min(64, given.limit or 64, given.sample or 64)
-    memory = of_metadata(read_header(path).metadata)
+    memory = of_file(path)
     if memory is None:
         return most
     room = given.engine.context_tokens or RECORD_TOKENS

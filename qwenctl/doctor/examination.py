@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from qwenctl.hub.library import LocalModel
 
 _PACKAGES = ("llama-cpp-python", "gguf", "huggingface_hub", "hf-xet", "nvidia-ml-py", "numpy")
-_START = 1 << 16  # of a GGUF file: holds the sizes of the model
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _of_holder(holder: Holder, paths: Sequence[Path]) -> Iterator[Finding]:
 def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]:
     """Models that do not fit into the memory, with a usual context."""
     from quantize.errors import BadGGUF
-    from quantize.gguf_header import metadata_at_start
+    from quantize.gguf_header import first_metadata
     from qwenctl.context_memory import of_metadata
     from qwenctl.hub.fit import Candidate, place
     from qwenctl.hub.library import CHECKPOINT
@@ -109,8 +108,7 @@ def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]
         if model.quant == CHECKPOINT or model.lacking:
             continue
         try:
-            with model.path.open("rb") as file:
-                context = of_metadata(metadata_at_start(model.path.name, file.read(_START)))
+            context = of_metadata(first_metadata(model.path))
         except (OSError, BadGGUF):
             continue
         if context is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
-from quantize.gguf_header import metadata_at_start
+from quantize.gguf_header import first_metadata
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.cache import RepoCache, default_root
 from qwenctl.hub.catalogue import find_family
@@ -26,7 +26,6 @@ from qwenctl.hub.remote import RemoteFile
 from qwenctl.model_file import ARCHITECTURES
 
 CHECKPOINT = "checkpoint"
-_START = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,7 @@ def _in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[LocalModel]:
 def _is_ours(path: Path) -> bool:
     """Whether a GGUF file is a model of the family."""
     try:
-        with path.open("rb") as file:
-            return metadata_at_start(path.name, file.read(_START)).get("general.architecture") in ARCHITECTURES
+        return first_metadata(path).get("general.architecture") in ARCHITECTURES
     except (OSError, BadGGUF):
         return False
 
