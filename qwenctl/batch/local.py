@@ -1,4 +1,4 @@
-"""The engine on this machine as what answers a batch; when it crashes, it is started again.
+"""The engine on this machine as what answers a batch; when it crashes or hangs, it is started again.
 
 Which record it crashed on is not known: those that it had begun are tried again one at a time, and one that it crashes
 on alone has failed. Records come in, answers go out; the model is loaded when the first record comes.
@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from quantize.units import duration
 from qwenctl.batch.answerer import Work
 from qwenctl.batch.records import Answer, Failure, Record, seeded
+from qwenctl.batch.silence import LONGEST_S, Silence
 from qwenctl.engine.batch_protocol import (
     AddRecord,
     BatchEvent,
@@ -34,6 +36,7 @@ from qwenctl.tools.calls import answer_with_calls
 
 _MOST_CRASHES = 5  # on end, without one answer between
 _CRASHES = (ExitCode.ENGINE_CRASHED, ExitCode.NO_MEMORY)
+_OPENING_S = 1.0  # after so long without a word it is looked at again
 _WINDOW = 4  # records at hand, for each one that is answered
 
 
@@ -45,6 +48,9 @@ class BatchEngine(Protocol):
 
     def hear(self, timeout_s: float | None) -> BatchEvent | None:
         """The next event; None if none comes in that time."""
+
+    def work_seconds(self) -> float:
+        """The processor time that it has taken so far."""
 
     def close(self) -> None:
         """End it."""
@@ -60,6 +66,7 @@ class Setup:
     tell: Callable[[str], None]
     pictures: MediaSource | None = None
     close: Callable[[], None] = lambda: None
+    longest_silence_s: float = LONGEST_S
 
 
 class LocalAnswerer:
@@ -77,6 +84,7 @@ class LocalAnswerer:
         self._started: set[int] = set()
         self._alone: int | None = None
         self._crashes = 0
+        self._silence = Silence(setup.longest_silence_s)
         self._found: list[tuple[int, Answer | Failure]] = []
         self._before, self._now = Work(), Work()
         self.opened: BatchOpened | None = None
@@ -110,7 +118,7 @@ class LocalAnswerer:
         """Answers since the last call. Raises QwenctlError when the engine can do nothing at all."""
         try:
             self._send()
-            event = self._engine.hear(timeout_s) if self._engine is not None and self._sent else None
+            event = self._hear(self._engine, timeout_s) if self._engine is not None and self._sent else None
             while event is not None and self._engine is not None:
                 self._note(event)
                 event = self._engine.hear(0)
@@ -172,9 +180,21 @@ class LocalAnswerer:
         self.opened = None
         self._engine, self._loaded = engine, loaded = self._setup.start()
         engine.tell(self._setup.opening)
-        event = engine.hear(None)
+        event = None
+        while event is None:
+            event = self._hear(engine, _OPENING_S)
         self.opened = event if isinstance(event, BatchOpened) else None
         return engine, loaded
+
+    def _hear(self, engine: BatchEngine, timeout_s: float) -> BatchEvent | None:
+        """The next event; None if none comes in that time. An engine that hangs is as good as crashed."""
+        event = engine.hear(timeout_s)
+        if event is not None:
+            self._silence.end()
+        elif self._silence.is_hang(timeout_s, engine.work_seconds):
+            minutes = duration(self._setup.longest_silence_s)
+            raise QwenctlError(f"the model engine hangs: no word and no work in {minutes}", "", ExitCode.ENGINE_CRASHED)
+        return event
 
     def _note(self, event: BatchEvent) -> None:
         match event:

@@ -192,6 +192,15 @@ class Engine:
         elif self._unsettled:
             self._write(encode(Cancel()))
 
+    def work_seconds(self) -> float:
+        """The processor time that the engine has taken so far."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(self._process.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
     def note(self, line: str) -> None:
         """Write a line into the engine's log."""
         with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
