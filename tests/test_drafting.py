@@ -219,6 +219,22 @@ def test_the_trained_head_is_mostly_right(load: Callable[..., Model], questions:
     assert accepted > 0.85 * drafted > 0
 
 
+def test_a_head_does_not_guess_from_what_it_heard_before_it_rested(load: Callable[..., Model]) -> None:
+    model = load("mtp", 1, 1)
+    answer(model, ask("Who are you?"))
+    head = model.speculation._head
+    assert head is not None
+    assert head.is_ready
+    head.listen(on=False)
+    head.listen(on=True)
+    assert not head.is_ready
+    heard = 0
+    while not head.is_ready:
+        model.sequence.append(model.sequence.tokens[-1])
+        heard += 1
+    assert heard > 1
+
+
 def test_drafts_that_never_fit_are_given_up(load: Callable[..., Model]) -> None:
     drafts = load("auto")
     letters = replace(DRAWN, temperature=2, seed=1)
