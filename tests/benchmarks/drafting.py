@@ -1,7 +1,7 @@
 """Answers with drafts against the same answers without, where drafts fit, where they never do, and in between.
 
-Two engines answer the same questions with the same seeds, in turn, prompts included; the ratio is that of their tokens
-a second, with one thread a second of CPU time, on which others who use the machine weigh less. The toy has a trained
+Two engines answer the same questions with the same seeds, in turn, prompts included, two new ones in each round: where
+the memory of a process lies makes some percent. The ratio is that of their tokens a second, with one thread a second of CPU time, on which others who use the machine weigh less. The toy has a trained
 draft head, but its steps take a third of a millisecond, so that nothing can be won. The mixture of experts has random
 weights: its head is never right. Where a grammar has it write the same function ten times, the text foresees it.
 """
@@ -97,9 +97,9 @@ def _answer(timed: _Timed, requests: Sequence[Generate]) -> tuple[float, int, in
 
 def _against(settings: Settings, model: Path, what: str, requests: Sequence[Generate]) -> Iterator[Figure]:
     with_drafts, without, share = [], [], []
-    with _engine(settings, model, "auto") as drafts, _engine(settings, model, "off") as plain:
-        _answer(drafts, requests), _answer(plain, requests)  # the first may learn
-        for _ in settings.rounds():
+    for _ in settings.rounds():
+        with _engine(settings, model, "auto") as drafts, _engine(settings, model, "off") as plain:
+            _answer(drafts, requests), _answer(plain, requests)  # the first may learn
             seconds, tokens, drafted, _ = _answer(drafts, requests)
             with_drafts.append(tokens / seconds)
             share.append(drafted / tokens)
