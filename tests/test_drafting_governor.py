@@ -142,12 +142,57 @@ def test_ngram_drafts_are_what_followed_the_same_tokens_before(
     drafts = NgramDrafts()
     drafts.draft(text, next_token, 8)
     whole = [*text, *more]
-    has = drafts.has(whole, next_token)
+    is_foretold, _ = drafts.follow(whole, next_token, 8)
     found = drafts.draft(whole, next_token, 8)
-    assert has == bool(found)
+    assert is_foretold == bool(found)
     key = (*whole[-2:], next_token)
     places = [at for at in range(3, len(whole)) if tuple(whole[at - 3 : at]) == key]
     if not found:
         assert not places or len(key) < 3
     else:
         assert whole[places[-1] : places[-1] + len(found)] == found
+
+
+@given(text=st.lists(st.integers(0, 2), max_size=80), most=st.integers(1, 6))
+def test_what_is_followed_comes_to_its_end_as_a_draft_would(text: list[int], most: int) -> None:
+    drafts, begun, wanted, seen = NgramDrafts(), None, [], []
+    for at, token in enumerate(text):
+        if begun is not None:
+            place, count = begun
+            right = text[place + count] == token
+            begun = (place, count + 1) if right else None
+            if not right or count + 1 == most:
+                wanted.append(count + right)
+                begun = None
+        if begun is None:
+            key = (*text[max(0, at - 2) : at], token)
+            places = [end for end in range(3, at) if tuple(text[end - 3 : end]) == key]
+            begun = (places[-1], 0) if places and len(key) == 3 else None
+        is_foretold, ended = drafts.follow(text[:at], token, most)
+        assert is_foretold == (begun is not None)
+        seen += [] if ended is None else [ended]
+    assert seen == wanted
+
+
+def test_what_is_seen_to_be_copied_is_drafted_with_little_at_risk() -> None:
+    """Nothing was ever drafted, and the account is small: what was only watched is enough to begin."""
+    governor = Governor()
+    governor.begin(0.0)
+    for _ in range(60):
+        governor.record_plain(PLAIN)
+    assert governor.choose({"ngram": 16}) == ("", 0)
+    for _ in range(20):
+        governor.watch("ngram", 16, 16)
+    source, length = governor.choose({"ngram": 16})
+    assert source == "ngram"
+    assert length > 1
+
+
+def test_what_is_seen_to_be_copied_ends_a_rest_and_what_is_not_does_not() -> None:
+    governor = Governor()
+    answer(governor, 1000, 0.0, 0.4, source="ngram", most=16)
+    assert governor.rests("ngram") > 0
+    assert not governor.watch("ngram", 16, 3)
+    assert governor.rests("ngram") > 0
+    assert governor.watch("ngram", 16, 16)
+    assert governor.rests("ngram") == 0

@@ -10,6 +10,7 @@ not known here.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,14 +66,18 @@ class _Source:
             times = self.seconds.setdefault(step.drafted, deque(maxlen=_KEPT_STEPS))
             times.append(step.seconds)
             self.middles[step.drafted] = _middle(times) if len(times) > _FEW_STEPS else min(times)
-        for place in range(min(step.accepted + 1, step.drafted)):
+        self.see(step.drafted, step.accepted)
+
+    def see(self, drafted: int, accepted: int) -> None:
+        """Learn the shares from a draft, whether it was made or would have been."""
+        for place in range(min(accepted + 1, drafted)):
             at = min(place, _PLACES - 1)
             if at == len(self.shares):
                 self.shares.append(self._share(at))
                 self.seen.append(0)
             self.seen[at] += 1
             weight = max(_ADAPTS, 1 / (self.seen[at] + _BELIEVED))
-            self.shares[at] += weight * ((place < step.accepted) - self.shares[at])
+            self.shares[at] += weight * ((place < accepted) - self.shares[at])
 
     def tire(self) -> None:
         """It does not pay: leave it alone for a while, and for longer if it still does not."""
@@ -101,6 +106,10 @@ class _Source:
             return begin + (self.middles[longer] - begin) * (length - shorter) / (longer - shorter)
         average = (begin / plain - 1) / shorter if shorter else _SLOPE
         return begin + plain * min(max(average, 0.0), _SLOPE) * (length - shorter)
+
+    def surely(self, length: int) -> float:
+        """The share of drafts of `length` that are all right; 0 before enough of them were seen."""
+        return math.prod(self._share(place) for place in range(length)) if self.seen[0] >= _KEPT_STEPS else 0.0
 
     def _share(self, place: int) -> float:
         """Of a place that was never reached, what is expected of any, or what the place before it has."""
@@ -172,6 +181,17 @@ class Governor:
         source = self._sources.setdefault(name, _Source())
         return not source.rest and self._promise(source, most)[0] > 0
 
+    def watch(self, name: str, drafted: int, accepted: int) -> bool:
+        """Learn from a draft that was not made: `accepted` of its tokens would have been right; whether to ask again.
+
+        Where all of them would have been, the source need not rest any longer.
+        """
+        source = self._sources.setdefault(name, _Source())
+        source.see(drafted, accepted)
+        if accepted == drafted:
+            source.rest = 0
+        return not source.rest
+
     def record_plain(self, seconds: float) -> None:
         """Learn from a step in which one token was evaluated, and nothing else."""
         self._elapsed += seconds
@@ -232,7 +252,7 @@ class Governor:
     def _worst(self, source: _Source, length: int, seconds: float) -> float:
         """What a step of `length` tokens, `seconds` long, may lose: nothing of it may be accepted."""
         if not source.middles:
-            return 2 * _WORST_SLOPE * length * self._plain
+            return 2 * _WORST_SLOPE * length * self._plain * (1 - source.surely(length))
         if source.steps < _KEPT_STEPS:
             return (1 - source.shares[0]) * (seconds - self._plain + self._again_seconds())
         return 0.0

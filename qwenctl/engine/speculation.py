@@ -43,13 +43,14 @@ class Speculation:
         """Make `token` the next of the sequence; the row of its logits. Without `drafts`, none are made after it."""
         if not (self._head_tokens or self._ngram_tokens):
             return self._sequence.append(token)
-        if self._passed < self._quiet and not self._may_copy(token):
-            self._passed += 1
-            return self._sequence.append(token)
-        if self._sequence.keep(token):
+        if self._drafted and self._sequence.keep(token):
             self._accepted += 1
             self.accepted += 1
             return self._row + self._accepted
+        is_foretold = self._ngram_tokens > 0 and self._follow(token)
+        if self._passed < self._quiet and not (is_foretold and self._passed >= self._no_copies):
+            self._passed += 1
+            return self._sequence.append(token)
         self._end_step()
         self._rest()
         began = time.perf_counter()
@@ -59,16 +60,19 @@ class Speculation:
         self._seconds = time.perf_counter() - began
         self._drafted, self._accepted = len(guesses), 0
         self.drafted += len(guesses)
+        if guesses:
+            self._ngrams.lose()
         plain = not guesses and not self._row and self._sequence.listener is None
         self._quiet = self._governor.quiet_steps("mtp" if self._head else "") if plain else 0
         self._no_copies = self._governor.rests("ngram")
         return self._row
 
-    def _may_copy(self, token: int) -> bool:
-        """Whether there is text that may follow `token`, and it is worth asking whether to copy it."""
-        if not self._ngram_tokens or self._passed < self._no_copies:
-            return False
-        return self._ngrams.has(self._sequence.tokens, token)
+    def _follow(self, token: int) -> bool:
+        """Whether there is text that may follow `token`. The governor is told how true such text has come before."""
+        is_foretold, right = self._ngrams.follow(self._sequence.tokens, token, self._ngram_tokens)
+        if right is not None and self._governor.watch("ngram", self._ngram_tokens, right):
+            self._no_copies = 0
+        return is_foretold
 
     def settle(self) -> None:
         """End the answer: the sequence then holds it and nothing else."""

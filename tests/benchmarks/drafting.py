@@ -1,9 +1,10 @@
 """Answers with drafts against the same answers without, where drafts fit, where they never do, and in between.
 
 Two engines answer the same questions with the same seeds, in turn, prompts included, two new ones in each round: where
-the memory of a process lies makes some percent. The ratio is that of their tokens a second, with one thread a second of CPU time, on which others who use the machine weigh less. The toy has a trained
-draft head, but its steps take a third of a millisecond, so that nothing can be won. The mixture of experts has random
-weights: its head is never right. Where a grammar has it write the same function ten times, the text foresees it.
+the memory of a process lies makes some percent. The ratio is that of their tokens a second, with one thread a second of
+CPU time, on which others who use the machine weigh less. The toy has a trained draft head, but its steps take a third
+of a millisecond, so that nothing can be won. The mixture of experts has random weights: its head is never right. Where
+a grammar has it write the same function ten times, the text foresees it.
 """
 
 from __future__ import annotations
