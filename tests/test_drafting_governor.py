@@ -196,3 +196,17 @@ def test_what_is_seen_to_be_copied_ends_a_rest_and_what_is_not_does_not() -> Non
     assert governor.rests("ngram") > 0
     assert governor.watch("ngram", 16, 16)
     assert governor.rests("ngram") == 0
+
+
+def test_drafts_that_could_not_pay_if_all_were_right_are_hardly_tried_again() -> None:
+    governor = Governor()
+    answer(governor, 2000, 1.0, 4.0)
+    tried = []
+    for _ in range(4):
+        governor.begin(20 * PLAIN)
+        tried.append(0)
+        for _ in range(1000):
+            source, length = governor.choose({"mtp": 3})
+            governor.record(Step(source, length, length, PLAIN * (1 + 4.0 * length)))
+            tried[-1] += length > 0
+    assert sum(tried) <= 1

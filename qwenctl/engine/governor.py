@@ -21,6 +21,7 @@ _PLAIN_FIRST, _PLAIN_EVERY = 3, 32  # plain steps are measured before all others
 # Plain steps in which a source that does not pay is left alone, twice as many each time; after as many as the first of
 # these it is tried again, for texts change, and a measurement may have been bad.
 _RETRY_AFTER, _LONGEST_REST = 16, 1024
+_HOPELESS_REST = 4096  # where the text does not matter, for the steps are too long
 _LITTLE_REST = 2
 _QUIET_STEPS = 64  # at most, on end, of which no time is taken
 _KEPT_STEPS, _FEW_STEPS = 8, 2  # of few the quickest counts, for any may have been held up
@@ -79,9 +80,15 @@ class _Source:
             weight = max(_ADAPTS, 1 / (self.seen[at] + _BELIEVED))
             self.shares[at] += weight * ((place < accepted) - self.shares[at])
 
-    def tire(self) -> None:
+    def tire(self, at_least: int = 0) -> None:
         """It does not pay: leave it alone for a while, and for longer if it still does not."""
-        self.rest = self.last_rest = min(2 * self.last_rest, _LONGEST_REST)
+        self.rest = self.last_rest = max(at_least, min(2 * self.last_rest, _LONGEST_REST))
+
+    def is_hopeless(self, most: int, plain: float) -> bool:
+        """Whether not even drafts of up to `most` tokens that are all right would pay, by more than one measurement."""
+        if sum(map(len, self.seconds.values())) < _FEW_STEPS:
+            return False
+        return all(self.expected_seconds(length, plain) > (1 + length) * plain for length in range(1, most + 1))
 
     def rates(self, most: int, plain: float, again: float) -> Iterator[tuple[int, float, float]]:
         """Each length up to `most`, with its tokens a second and its seconds; a wrong draft costs `again` later."""
@@ -244,9 +251,10 @@ class Governor:
             self._postpone(source, min(losses))
             return (best, best_rate) if best else (0, 0.0)
         worst = self._worst(source, 1, source.expected_seconds(1, self._plain))
-        if source.last_rest >= _RETRY_AFTER and self._allows(worst):
+        is_hopeless = source.is_hopeless(most, self._plain)
+        if source.last_rest >= (_HOPELESS_REST if is_hopeless else _RETRY_AFTER) and self._allows(worst):
             return 1, 0.0
-        source.tire()
+        source.tire(_HOPELESS_REST if is_hopeless else 0)
         return 0, 0.0
 
     def _worst(self, source: _Source, length: int, seconds: float) -> float:

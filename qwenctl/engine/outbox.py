@@ -17,7 +17,7 @@ from qwenctl.engine.batch_protocol import BatchEvent
 from qwenctl.engine.protocol import Event, Token
 from qwenctl.engine.wire import encode
 
-_PAUSE_S = 0.01  # between two pieces of text: less than a screen takes to show one
+_PAUSE_S = 1 / 60  # between two pieces of text: what most screens take to show one
 
 _Item = Event | BatchEvent | threading.Event
 
