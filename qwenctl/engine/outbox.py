@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from qwenctl.engine.batch_protocol import BatchEvent
@@ -70,15 +70,19 @@ class Outbox:
 
 def _joined(events: Iterable[_Item]) -> Iterator[_Item]:
     """The same, with pieces of text that follow each other in one channel made one."""
-    held: Token | None = None
+    pieces: list[Token] = []
     for event in events:
-        if isinstance(event, Token) and held and event.channel == held.channel:
-            held = Token(held.text + event.text, held.channel, held.tokens + event.tokens)
-            continue
-        if held:
-            yield held
-        held = event if isinstance(event, Token) else None
-        if held is None:
+        piece = event if isinstance(event, Token) else None
+        if pieces and (piece is None or piece.channel != pieces[0].channel):
+            yield _one(pieces)
+            pieces = []
+        if piece is None:
             yield event
-    if held:
-        yield held
+        else:
+            pieces.append(piece)
+    if pieces:
+        yield _one(pieces)
+
+
+def _one(pieces: Sequence[Token]) -> Token:
+    return Token("".join([piece.text for piece in pieces]), pieces[0].channel, sum([piece.tokens for piece in pieces]))
