@@ -1,7 +1,7 @@
 # Each target sets up .venv by itself (.ci/setup.sh) and prints what that does to stderr, so that stdout is the
 # program's. ARGS is handed on: make run ARGS=--no-think, make test ARGS="-k pipe", make bench ARGS=...
 
-# Where this is set, each process compiles all modules anew, which takes a third of a short one's time.
+# Where this is set, each process compiles all modules anew, which takes a fifth of a short one's time.
 export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin

@@ -27,7 +27,7 @@ _MAX_TENSORS = 1_000_000
 _MAX_DIMENSIONS = 4
 _MAX_TEXT_BYTES = 1 << 26
 _MAX_VALUES = 1 << 24  # of all arrays together, of which the vocabulary is the largest
-_START_BYTES = 1 << 16  # holds the sizes of a model; the vocabulary behind them is millions of bytes
+START_BYTES = 1 << 16  # holds the sizes of a model; the vocabulary behind them is millions of bytes
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q").unpack_from
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -75,10 +75,10 @@ def read_header(path: Path) -> GGUFHeader:
 def first_metadata(path: Path) -> dict[str, Value]:
     """The metadata at the start of the GGUF file at `path`: all but the vocabulary, and what may come after it.
 
-    It takes a thousandth of the time of a whole header. Raises OSError, BadGGUF.
+    It takes a small part of the time of a whole header. Raises OSError, BadGGUF.
     """
     with path.open("rb") as file:
-        return metadata_at_start(path.name, file.read(_START_BYTES))
+        return metadata_at_start(path.name, file.read(START_BYTES))
 
 
 def metadata_at_start(name: str, data: bytes) -> dict[str, Value]:

@@ -180,6 +180,7 @@ class LocalAnswerer:
         self.opened = None
         self._engine, self._loaded = engine, loaded = self._setup.start()
         engine.tell(self._setup.opening)
+        self._silence.end()  # that of another engine, before it crashed
         event = None
         while event is None:
             event = self._hear(engine, _OPENING_S)

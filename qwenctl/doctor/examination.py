@@ -96,9 +96,7 @@ def _of_holder(holder: Holder, paths: Sequence[Path]) -> Iterator[Finding]:
 
 def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]:
     """Models that do not fit into the memory, with a usual context."""
-    from quantize.errors import BadGGUF
-    from quantize.gguf_header import first_metadata
-    from qwenctl.context_memory import of_metadata
+    from qwenctl.context_memory import of_file
     from qwenctl.hub.fit import Candidate, place
     from qwenctl.hub.library import CHECKPOINT
     from qwenctl.machine import Machine
@@ -107,10 +105,7 @@ def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]
     for model in models:
         if model.quant == CHECKPOINT or model.lacking:
             continue
-        try:
-            context = of_metadata(first_metadata(model.path))
-        except (OSError, BadGGUF):
-            continue
+        context = of_file(model.path)
         if context is not None:
             fits[model.name] = place(Candidate(model.quant, model.n_bytes, 0), context, machine, 0)
     return findings.of_models(fits, machine.memory, machine.gpu_bytes)

@@ -258,7 +258,7 @@ class Governor:
         return 0, 0.0
 
     def _worst(self, source: _Source, length: int, seconds: float) -> float:
-        """What a step of `length` tokens, `seconds` long, may lose: nothing of it may be accepted."""
+        """What a step of `length` tokens, `seconds` long, may lose: nothing may be accepted, or less than was seen."""
         if not source.middles:
             return 2 * _WORST_SLOPE * length * self._plain * (1 - source.surely(length))
         if source.steps < _KEPT_STEPS:

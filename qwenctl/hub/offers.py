@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
-from quantize.gguf_header import metadata_at_start
+from quantize.gguf_header import START_BYTES, metadata_at_start
 from qwenctl.context_memory import ContextMemory, of_config, of_metadata
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.client import locate, read_range
@@ -23,7 +23,6 @@ from qwenctl.hub.remote import Listing
 from qwenctl.hub.skeleton import is_checkpoint, make_skeleton
 
 RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
-_HEADER_BYTES = 1 << 16  # holds the sizes of the model; the vocabulary behind them is millions of bytes
 # Of the published models the one whose context takes the most memory, 27B.
 _UNKNOWN = ContextMemory(65_536, 157_000_000, 0)
 
@@ -66,7 +65,7 @@ def _context(listing: Listing, quant: Quant, settings: Settings, tell: Callable[
     """The memory of a context, from the start of a model's first file."""
     file = quant.files[0]
     start = quiet_patience(settings.patience, tell).insist(
-        lambda: read_range(locate(listing, file), 0, min(_HEADER_BYTES, file.size))
+        lambda: read_range(locate(listing, file), 0, min(START_BYTES, file.size))
     )
     try:
         return of_metadata(metadata_at_start(file.path, start)) or _UNKNOWN
