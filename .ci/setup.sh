@@ -13,9 +13,17 @@ python=$venv/bin/python
 flags="-DGGML_RPC=ON -DGGML_NATIVE=ON ${CMAKE_ARGS:-}"
 wheels="${XDG_CACHE_HOME:-$HOME/.cache}/qwenctl/wheels"
 
+# Why, and until when: qwenctl/machine/llama_build.py.
+without_amx=$(sed -n 's/^WITHOUT_AMX = "\(.*\)"$/\1/p' qwenctl/machine/llama_build.py)
+
 fail() {
     echo "setup: error: $1"
     exit 1
+}
+
+# Compilers for other processors, and old ones, do not know the flag; they have no AMX either.
+knows() {
+    "$1" "$without_amx" -E -x c /dev/null >/dev/null 2>&1
 }
 
 digest() {
@@ -101,7 +109,7 @@ build_llama() (
     # In the cache folder itself, so that the finished wheel is put in place by a rename.
     work=$(mktemp -d "$wheels/.build.XXXXXX")
     log=$target/build.log
-    echo "setup: building llama-cpp-python with: $flags"
+    echo "setup: building llama-cpp-python with: $flags ${CXXFLAGS:-}"
     echo "setup: once, some minutes; log: $log"
     : >"$log"
     report_build "$log" &
@@ -139,6 +147,8 @@ install_llama() {
 
 main() {
     local key stamp
+    if knows "${CC:-cc}"; then export CFLAGS="${CFLAGS:-} $without_amx"; fi
+    if knows "${CXX:-c++}"; then export CXXFLAGS="${CXXFLAGS:-} $without_amx"; fi
     key=$(build_inputs 2>/dev/null | digest)
     stamp=$(setup_inputs "$key" | digest)
     if [ -x "$python" ] && [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ]; then

@@ -14,10 +14,11 @@ import pytest
 from qwenctl import __version__
 from qwenctl.doctor import findings
 from qwenctl.doctor.findings import Cache, Finding
-from qwenctl.doctor.graphics import install_line, is_built_for, seen_backends
+from qwenctl.doctor.graphics import is_built_for, seen_backends
 from qwenctl.hub.fit import Candidate, Fit
 from qwenctl.machine.devices import Build, Device
 from qwenctl.machine.disks import Disk, ReadSpeed
+from qwenctl.machine.llama_build import WITHOUT_AMX, build_command
 from qwenctl.machine.memory import Memory, Swap
 from tests.command_line import run, said
 
@@ -67,21 +68,30 @@ def test_a_build_that_leaves_a_gpu_idle_is_found(build: Build, seen: dict[str, s
 def test_a_card_is_called_by_its_name() -> None:
     (found,) = findings.of_build(CPU_BUILD, {"CUDA": "/dev/nvidia0"}, ("RTX 5080", "RTX 3090"))
     assert "there is a GPU (RTX 5080, RTX 3090)" in found.message
-    assert found.hint == install_line("CUDA")
+    assert found.hint == build_command("CUDA")
 
 
-@pytest.mark.parametrize("backend", ["CUDA", "ROCm", "MTL", "CPU"])
-def test_the_line_that_mends_a_build_is_the_readmes(backend: str) -> None:
-    switches = re.findall(r'CMAKE_ARGS="([^"]+)"', install_line(backend))
-    assert f'CMAKE_ARGS="{switches[0]}" pip install --no-binary llama-cpp-python' in README
+@pytest.mark.parametrize(
+    ("backend", "machine"),
+    [("CUDA", "x86_64"), ("ROCm", "x86_64"), ("MTL", "arm64"), ("Vulkan", "x86_64"), ("CPU", "x86_64")],
+)
+def test_the_line_that_mends_a_build_is_the_readmes(backend: str, machine: str) -> None:
+    assert f"`{build_command(backend, machine)}`" in README
     assert is_built_for(backend, (backend,))
+
+
+def test_builds_for_x86_leave_amx_out_and_others_do_not_know_it() -> None:
+    assert build_command("CPU", "AMD64").startswith(f"CFLAGS={WITHOUT_AMX} CXXFLAGS={WITHOUT_AMX} CMAKE_ARGS=")
+    assert build_command("CPU", "aarch64").startswith("CMAKE_ARGS=")
+    unused = findings.of_features(frozenset({"amx_int8", "amx_tile", "avx2"}), frozenset({"AVX2"}))
+    assert list(unused) == []  # left out on purpose
 
 
 def test_unused_instruction_sets_are_found() -> None:
     flags = frozenset({"avx", "avx2", "avx512f", "sse2"})
     (found,) = findings.of_features(flags, frozenset({"AVX", "SSE3"}))
     assert found.message == "llama.cpp is built without AVX2, AVX512, which this processor has"
-    assert list(findings.of_features(flags, frozenset({"AVX", "AVX2", "AVX512", "AMX_INT8"}))) == []
+    assert list(findings.of_features(flags, frozenset({"AVX", "AVX2", "AVX512"}))) == []
     assert list(findings.of_features(flags, frozenset())) == []  # it could not be asked: said elsewhere
 
 

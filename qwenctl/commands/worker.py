@@ -32,14 +32,15 @@ def worker_command(
     llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1 and let the other machine come through
     SSH, with the line that is printed. There, --rpc names the end of the tunnel.
     """
-    from qwenctl.doctor.graphics import install_line, seen_backends
+    from qwenctl.doctor.graphics import seen_backends
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.machine.devices import read_build
+    from qwenctl.machine.llama_build import build_command
     from qwenctl.machine.sharing import Share, address_of, chosen_devices, free_port, how_to_reach, serve
 
     build = read_build()
     if build.error or "RPC" not in build.backends:
-        line = install_line(next(iter(seen_backends()), "CPU"))
+        line = build_command(next(iter(seen_backends()), "CPU"))
         raise QwenctlError(build.error or "llama.cpp is built without RPC", line, ExitCode.CONFIG)
     wanted = [name.strip() for name in device.split(",") if name.strip()]
     chosen = chosen_devices(wanted, build.devices)

@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.units import size
-from qwenctl.doctor.graphics import install_line, is_built_for
+from qwenctl.doctor.graphics import is_built_for
 from qwenctl.hub.fit import Fit
 from qwenctl.machine.devices import Build
 from qwenctl.machine.disks import Disk, ReadSpeed
+from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.memory import Memory, Swap
 
 _SWAP_BYTES = 64 << 20  # a system puts a few pages there that it never needs again
 _SLOW_BYTES = 400e6  # below what an SSD by SATA reads: a model of 20 GB takes a minute
 _ROOM_BYTES = 5 << 30  # less than the smallest of the mixtures takes
-# ggml's names of what its CPU backend was built for, and the system's of what the processor has.
+# ggml's names of what its CPU backend was built for, and the system's of what the processor has. Without AMX: see
+# `llama_build.WITHOUT_AMX`.
 _FEATURES = {
     "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
     "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
-    "AMX_INT8": "amx_int8", "NEON": "asimd", "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
+    "NEON": "asimd", "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
 }  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -
     A card of which a build makes no use is no matter where it uses another one: many processors have one built in.
     """
     if build.error:
-        yield Finding("build", f"llama.cpp does not run: {build.error}", install_line(next(iter(seen), "CPU")))
+        yield Finding("build", f"llama.cpp does not run: {build.error}", build_command(next(iter(seen), "CPU")))
         return
     if not seen:
         return
@@ -62,7 +64,7 @@ def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -
     what = ", ".join(names) if names and backend == "CUDA" else seen[backend]
     if not used:
         message = f"llama.cpp is built without {backend}, but there is a GPU ({what}): it would stay idle"
-        yield Finding("build", message, install_line(backend))
+        yield Finding("build", message, build_command(backend))
     elif not any(device.kind in ("gpu", "igpu") and device.backend != "RPC" for device in build.devices):
         tool = {"CUDA": "nvidia-smi", "ROCm": "rocminfo"}.get(backend, "qwenctl doctor --json")
         yield Finding("build", f"llama.cpp is built for {backend}, but no GPU answers ({what})", f"{tool} says why")
@@ -73,7 +75,7 @@ def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Fin
     unused = [name for name, flag in _FEATURES.items() if flag in flags and name not in features]
     if unused and features:
         message = f"llama.cpp is built without {', '.join(unused)}, which this processor has"
-        yield Finding("build", message, install_line("CPU"))
+        yield Finding("build", message, build_command("CPU"))
 
 
 def of_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:

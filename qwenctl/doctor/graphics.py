@@ -1,4 +1,4 @@
-"""The GPUs that this machine has, seen without ggml, and how llama-cpp-python is built for them.
+"""The GPUs that this machine has, seen without ggml.
 
 The root of a file system comes in, ggml's names of backends go out: what a build should have, not what it has.
 """
@@ -9,8 +9,6 @@ import platform
 import sys
 from pathlib import Path
 
-# CMake's switches of llama.cpp, by ggml's names of the backends; the README has the same.
-_SWITCHES = {"CUDA": "GGML_CUDA", "ROCm": "GGML_HIP", "MTL": "GGML_METAL", "CPU": "GGML_NATIVE"}
 _OTHER_NAMES = {"ROCm": ("HIP",), "MTL": ("Metal",)}
 # Vulkan drives cards of every maker.
 _ANY = ("Vulkan", "SYCL", "OpenCL")
@@ -36,9 +34,3 @@ def is_built_for(backend: str, built: tuple[str, ...]) -> bool:
     """Whether a build with the backends `built` can use the hardware that `backend` is for."""
     return any(name in built for name in (backend, *_OTHER_NAMES.get(backend, ()), *_ANY))
 
-
-def install_line(backend: str) -> str:
-    """The command that builds llama-cpp-python for a backend, in the place of the one that is installed."""
-    options = "--no-binary llama-cpp-python --no-cache-dir --force-reinstall --no-deps"
-    switches = f"-D{_SWITCHES[backend]}=ON -DGGML_RPC=ON"
-    return f'CMAKE_ARGS="{switches}" pip install {options} "llama-cpp-python>=0.3.36"'

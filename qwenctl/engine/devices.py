@@ -17,6 +17,7 @@ from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.placement import CPU, Placement
 from qwenctl.engine.protocol import Failed
 from qwenctl.machine.ggml import NoRpc, add_rpc_servers, all_devices, library
+from qwenctl.machine.llama_build import build_command
 
 _ANSWER_SECONDS = 5.0
 
@@ -93,5 +94,6 @@ def _add_servers(endpoints: list[str]) -> None:
     try:
         add_rpc_servers(endpoints)
     except NoRpc as error:
-        hint = 'CMAKE_ARGS="-DGGML_RPC=ON" pip install --no-binary llama-cpp-python llama-cpp-python'
-        raise RequestFailure(Failed("setting", "this llama.cpp was built without RPC", hint)) from error
+        raise RequestFailure(
+            Failed("setting", "this llama.cpp was built without RPC", build_command("CPU"))
+        ) from error
