@@ -14,7 +14,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object; an empty one where there is no file, or something else in it."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last for what is nested without end
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -145,7 +145,7 @@ def test_an_engine_that_is_killed_is_started_again(
     engine.kill()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said.decode()
-    assert "the model engine stopped (SIGKILL)" in said.decode()
+    assert "the model engine stopped while it answered a batch (SIGKILL)" in said.decode()
     assert output.read_bytes() == clean[0]
 
 

@@ -281,6 +281,8 @@ def test_an_engine_that_dies_is_one_line(toy_gguf: Path, tmp_path: Path) -> None
         engines(process)[0].send_signal(signal.SIGABRT)
         out, errors = process.communicate(timeout=30)
         line, hint = errors.decode().splitlines()
-        assert (out, line) == (b"", "qwenctl: error: the model engine stopped (SIGABRT)")
-        assert hint.startswith("  hint: its log: ")
+        assert (out, line) == (b"", "qwenctl: error: the model engine stopped while it read the prompt (SIGABRT)")
+        assert hint.startswith(
+            "  hint: llama.cpp's check had passed; `qwenctl doctor --measure` checks again; its log: "
+        )
         assert process.returncode == 70

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from qwenctl.backend_check.results import EXTRA, PLAIN, BackendCheck, CaseResult, SubjectResult
 from qwenctl.engine.client import Engine
 from qwenctl.engine.protocol import (
     EngineSettings,
@@ -26,11 +29,15 @@ from qwenctl.engine.protocol import (
     Token,
 )
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.llama_build import build_command
 from tests.waiting import until
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 SETTINGS = EngineSettings(context_tokens=65_536, threads=1, batch_tokens=256)
 FRANCE = Generate((Message("user", "What is the capital of France?"),), False, GREEDY)
+ENDLESS = Generate((Message("user", "Go on."),), False, GREEDY, grammar='root ::= "a"+')
+PASSED = SubjectResult(PLAIN, (CaseResult("one token at a time"),))
+FAILED = SubjectResult(EXTRA, (CaseResult("2 sequences at once", 0.5),), ("AMX",))
 LONG = Generate((Message("user", "word " * 20_000),), False, GREEDY)  # minutes of reading
 
 
@@ -164,7 +171,8 @@ def test_an_engine_that_dies_is_a_failure_with_its_signal(engine: Engine, number
     events = engine.generate(LONG)
     next(events)
     os.kill(pid(engine), number)
-    with pytest.raises(QwenctlError, match=rf"the model engine stopped \({number.name}") as caught:
+    said = rf"the model engine stopped while it read the prompt \({number.name}"
+    with pytest.raises(QwenctlError, match=said) as caught:
         list(events)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
     with pytest.raises(QwenctlError):
@@ -188,10 +196,54 @@ def with_number(gguf: Path, folder: Path, key: str, number: int) -> Path:
 def test_the_reason_of_an_abort_is_told(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
     """More experts than LLAMA_MAX_EXPERTS: libllama ends its process. (`model_file` would refuse the file before.)"""
     bad = with_number(toy_gguf, tmp_path, "expert_count", 5000)
-    reason = r"\(SIGABRT: [\w-]+\.cpp:\d+: GGML_ASSERT\(.*LLAMA_MAX_EXPERTS"
+    reason = r"while it loaded the model \(SIGABRT: [\w-]+\.cpp:\d+: GGML_ASSERT\(.*LLAMA_MAX_EXPERTS"
     with pytest.raises(QwenctlError, match=reason) as caught:
         list(unloaded.load(bad, SETTINGS))
     assert "its log: " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (None, "`qwenctl doctor` checks llama.cpp"),
+        (BackendCheck(PASSED), "llama.cpp's check had passed; `qwenctl doctor --measure` checks again"),
+        (BackendCheck(PASSED, FAILED), "llama.cpp's check had failed with extra buffer types (AMX); `qwenctl doctor"),
+    ],
+)
+def test_engine_that_dies_tells_what_the_backend_check_found(
+    toy_gguf: Path, tmp_path: Path, check: BackendCheck | None, words: str
+) -> None:
+    with Engine.start(tmp_path, check) as engine:
+        list(engine.load(toy_gguf, SETTINGS))
+        events = engine.generate(ENDLESS)
+        while not isinstance(next(events), Token):
+            pass
+        os.kill(pid(engine), signal.SIGSEGV)
+        with pytest.raises(QwenctlError, match=r"stopped while it answered \(SIGSEGV\)") as caught:
+            list(events)
+    assert caught.value.hint.startswith(words)
+    assert "; its log: " in caught.value.hint
+
+
+def test_engine_illegal_instruction_tells_how_to_build(engine: Engine) -> None:
+    os.kill(pid(engine), signal.SIGILL)
+    with pytest.raises(QwenctlError, match=r"\(SIGILL\)") as caught:
+        engine.stats()
+    assert build_command("CPU") in caught.value.hint
+
+
+def test_engine_error_of_python_is_told_as_itself(engine: Engine) -> None:
+    with pytest.raises(QwenctlError) as caught:
+        list(engine.generate(replace(FRANCE, max_tokens="many")))  # type: ignore[arg-type]
+    expected = r"the model engine failed while it (read the prompt|answered) \(TypeError: .*'str'.*\)"
+    assert re.fullmatch(expected, caught.value.message)
+    assert caught.value.code == ExitCode.ENGINE_CRASHED
+
+
+def test_engine_request_that_is_none_ends_it(engine: Engine) -> None:
+    engine._write(b"nonsense\n")
+    with pytest.raises(QwenctlError, match=r"the model engine failed .*\(.*Error: "):
+        engine.stats()
 
 
 def test_a_file_that_libllama_refuses_is_told_with_its_reason(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:

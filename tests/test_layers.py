@@ -34,6 +34,7 @@ LAYERS = (
     ("qwenctl.model_file", "qwenctl.mmproj", "qwenctl.sampling_defaults", "qwenctl.long_context"),
     ("qwenctl.placement", "qwenctl.placement.hardware"),
     ("qwenctl.machine", "qwenctl.machine.*", "qwenctl.context_memory"),
+    ("qwenctl.backend_check", "qwenctl.backend_check.*"),
     ("qwenctl.hub", "qwenctl.hub.*"),
     ("qwenctl.placement.*",),
     ("qwenctl.doctor", "qwenctl.doctor.*"),
@@ -61,6 +62,7 @@ PARENT_SIDE = tuple(
         ".wire",
         ".contract",
         ".client",
+        ".ending",
         ".placement",
         ".batch_protocol",
         ".measure_protocol",
@@ -69,6 +71,7 @@ PARENT_SIDE = tuple(
 )
 
 _CHILD = ("qwenctl.engine.*",)  # but for the parent's side
+_CHECKING = ("qwenctl.backend_check.evaluation", "qwenctl.backend_check.worker")
 _TERMINAL = ("qwenctl.chat.*", "qwenctl.console", "qwenctl.p*_console", "qwenctl.model_tables")
 IMPORTERS = {
     "PIL": ("qwenctl.engine.pictures",),
@@ -78,9 +81,9 @@ IMPORTERS = {
     "httpx2": ("qwenctl.hub.*", "qwenctl.batch.endpoint", "qwenctl.media_files"),
     "huggingface_hub": ("qwenctl.hub.*",),
     "jinja2": ("qwenctl.engine.prompt",),
-    "llama_cpp": ("quantize.ggml_library", "qwenctl.machine.ggml", "qwenctl.machine.device_list", *_CHILD),
+    "llama_cpp": ("quantize.ggml_library", "qwenctl.machine.ggml", "qwenctl.machine.device_list", *_CHECKING, *_CHILD),
     "markdown_it": ("qwenctl.chat.*",),
-    "numpy": ("quantize.*", *_CHILD),
+    "numpy": ("quantize.*", "qwenctl.backend_check.tiny_model", "qwenctl.backend_check.golden", *_CHECKING, *_CHILD),
     "pillow_heif": ("qwenctl.engine.pictures",),
     "prompt_toolkit": _TERMINAL,
     "pydantic": ("qwenctl.tools.python_worker", "qwenctl.batch.forms", "qwenctl.batch.message_form"),

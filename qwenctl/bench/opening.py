@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qwenctl.backend_check.check import require_backend
 from qwenctl.engine.client import Engine
 from qwenctl.engine.protocol import EngineSettings, Loaded, LoadProgress
 from qwenctl.folders import log_folder
+from qwenctl.standard_streams import warn
 
 Follow = Callable[[Iterator[LoadProgress | Loaded]], Loaded]
 
@@ -16,5 +18,5 @@ Follow = Callable[[Iterator[LoadProgress | Loaded]], Loaded]
 @contextmanager
 def opened(path: Path, settings: EngineSettings, follow: Follow) -> Iterator[tuple[Engine, Loaded]]:
     """The engine and what it loaded; `follow` shows the progress. Raises QwenctlError."""
-    with Engine.start(log_folder()) as engine:
+    with Engine.start(log_folder(), require_backend(tell=warn)) as engine:
         yield engine, follow(engine.load(path, settings))

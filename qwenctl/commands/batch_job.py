@@ -202,13 +202,13 @@ def _local(given: BatchOptions) -> Answerer:
     from qwenctl import pipe
     from qwenctl.batch.local import BatchEngine, LocalAnswerer, Setup
     from qwenctl.commands.chat_job import existing_model
+    from qwenctl.commands.checked import start_engine
     from qwenctl.commands.placed_batch import plan_batch
     from qwenctl.commands.placing import with_room_for
     from qwenctl.commands.seeing import vision_of
     from qwenctl.engine.batch_protocol import OpenBatch
     from qwenctl.engine.client import Engine
     from qwenctl.engine.protocol import Loaded
-    from qwenctl.folders import log_folder
     from qwenctl.media_files import MediaSource
     from qwenctl.private_files import passing_folder
     from qwenctl.tune.kept import find, with_tuned_threads
@@ -221,7 +221,7 @@ def _local(given: BatchOptions) -> Answerer:
 
     def start() -> tuple[BatchEngine, Loaded]:
         status = StatusLine(None if given.quiet else sys.stderr)
-        opened = planned.open(lambda: Engine.start(log_folder()), lambda events: pipe.load(events, status), warn)
+        opened = planned.open(start_engine, lambda events: pipe.load(events, status), warn)
         try:
             opened.engine.see(vision)
             return cast("Engine", opened.engine), opened.loaded

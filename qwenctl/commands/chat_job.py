@@ -18,7 +18,7 @@ from qwenctl.engine.contract import OpenModel
 from qwenctl.engine.media_protocol import Media, VisionSettings
 from qwenctl.engine.protocol import Loaded, LoadProgress
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.folders import log_folder, prefixes_folder, sessions_folder
+from qwenctl.folders import prefixes_folder, sessions_folder
 
 if TYPE_CHECKING:
     from qwenctl.chat.conversation import Conversation
@@ -122,10 +122,10 @@ def open_model(
     say: Callable[[str], None],
 ) -> OpenModel:
     """A new engine with the model in it, which has read the prefix; `follow` and `follow_reading` show the progress."""
-    from qwenctl.engine.client import Engine
+    from qwenctl.commands.checked import start_engine
 
     asked = with_room_for(job.asked, job.vision.mmproj)
-    opened = open_placed(job.model, asked, lambda: Engine.start(log_folder()), follow, say)
+    opened = open_placed(job.model, asked, lambda: start_engine(say), follow, say)
     try:
         opened.engine.see(job.vision)
         if job.prefix is not None:

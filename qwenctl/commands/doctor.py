@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from qwenctl.standard_streams import text_writer
 from qwenctl.terminal_text import clean_line
 
 Disk = Annotated[bool, typer.Option("--disk", help="Measure how fast models are read from their disks.")]
-Measure = Annotated[bool, typer.Option("--measure", help="Measure the speed of the memories again.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure the memories and check llama.cpp again.")]
 
 
 def doctor_command(
@@ -21,10 +22,11 @@ def doctor_command(
 ) -> None:
     """Show what this machine has for running models, and what is wrong with it.
 
-    The speed of the memories is measured the first time, and kept. Ends with 0 if nothing is wrong, otherwise with 1.
+    The first time, the speed of the memories is measured, and llama.cpp is checked: it computes with a small model in
+    several ways, which must agree. Both are kept. Ends with 0 if nothing is wrong, otherwise with 1.
     """
     from qwenctl.doctor.examination import examine
-    from qwenctl.doctor.report import as_json, rows
+    from qwenctl.doctor.report import as_json, check_table, rows
     from qwenctl.placement.reach import check_servers
 
     check_servers(rpc or ())
@@ -33,9 +35,17 @@ def doctor_command(
         print_json(as_json(found))
     else:
         lines = [f"{label:<10}{clean_line(text)}" for label, text in rows(found)]
+        lines += ["", *_aligned(check_table(found.check))] if found.check else []
         for finding in found.findings:
             lines += ["", f"! {clean_line(finding.message)}", f"  hint: {clean_line(finding.hint)}"]
         lines += [] if found.findings else ["", "nothing is wrong"]
         text_writer(sys.stdout)("\n".join(lines) + "\n")
     if found.findings:
         raise typer.Exit(1)
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    cleaned = [[text[: len(text) - len(text.lstrip())] + clean_line(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cleaned, strict=True)]
+    for row in cleaned:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

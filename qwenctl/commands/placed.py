@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwenctl.commands.checked import Tell, read_usable_hardware
 from qwenctl.commands.placing import LoadOptions
 from qwenctl.engine.contract import AnswerEngine, OpenModel
 from qwenctl.engine.protocol import EngineSettings
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.placement.wishes import Wishes, check
+from qwenctl.standard_streams import warn
 
 if TYPE_CHECKING:
     from qwenctl.placement.hardware import Machine
@@ -29,7 +31,7 @@ def open_placed(
     path: Path, asked: LoadOptions, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]
 ) -> OpenModel:
     """A new engine with the model in it; `follow` shows the progress, `tell` what has changed of a plan."""
-    given, (asked, plan) = asked, tuned_plan(path, asked)
+    given, (asked, plan) = asked, tuned_plan(path, asked, tell)
     if plan is None:
         return _open_plainly(path, plain_settings(asked.wishes), start, follow)
     from qwenctl.placement.opening import Opening, open_by_plan
@@ -46,7 +48,7 @@ def open_placed(
     return open_by_plan(path, plan, Opening(start, follow, replan, tell))
 
 
-def tuned_plan(path: Path, asked: LoadOptions) -> tuple[LoadOptions, Plan | None]:
+def tuned_plan(path: Path, asked: LoadOptions, tell: Tell = warn) -> tuple[LoadOptions, Plan | None]:
     """`asked` with what `qwenctl tune` has found for this model, where nothing else is asked for, and the plan for it.
 
     Where that has no room, for less memory is free than there was, experts lie where the plan puts them.
@@ -56,19 +58,19 @@ def tuned_plan(path: Path, asked: LoadOptions) -> tuple[LoadOptions, Plan | None
     wishes = asked.wishes if asked.plan is not None else with_tuned(asked.wishes, find(path))
     tuned = replace(asked, wishes=wishes)
     try:
-        return tuned, plan_of(path, tuned)
+        return tuned, plan_of(path, tuned, tell)
     except QwenctlError:
         if wishes.cpu_experts == asked.wishes.cpu_experts:
             raise
     planned = replace(asked, wishes=replace(wishes, cpu_experts=asked.wishes.cpu_experts))
-    return planned, plan_of(path, planned)
+    return planned, plan_of(path, planned, tell)
 
 
-def plan_of(path: Path, asked: LoadOptions) -> Plan | None:
+def plan_of(path: Path, asked: LoadOptions, tell: Tell = warn) -> Plan | None:
     """The plan to load by; None where there is nothing to plan. Raises QwenctlError."""
     if asked.plan is not None:
         return kept_plan(asked.plan, path)
-    machine = hardware_for(path, asked.wishes)
+    machine = hardware_for(path, asked.wishes, tell)
     if machine is None:
         return None
     from qwenctl.placement.inventory import of_gguf
@@ -93,17 +95,15 @@ def kept_plan(file: Path, path: Path) -> Plan:
     return plan
 
 
-def hardware_for(path: Path, wishes: Wishes) -> Machine | None:
+def hardware_for(path: Path, wishes: Wishes, tell: Tell = warn) -> Machine | None:
     """The machine to plan for; None where there is nothing to plan. Raises QwenctlError."""
     from qwenctl.placement.reach import can_have_gpus, check_servers
 
     check(wishes)
     if not (can_have_gpus() or wishes.fixes_devices or _is_too_large(path, wishes)):
         return None
-    from qwenctl.machine.survey import read_hardware
-
     check_servers(wishes.rpc)
-    return read_hardware(wishes.rpc)
+    return read_usable_hardware(wishes, tell)
 
 
 def plain_settings(wishes: Wishes) -> EngineSettings:

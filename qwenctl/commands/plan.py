@@ -74,6 +74,7 @@ def plan_command(
 
 
 def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOptions, *, quiet: bool) -> Plan:
+    from qwenctl.commands.checked import read_usable_hardware
     from qwenctl.commands.placed import tuned_plan
     from qwenctl.placement.hardware import describe
     from qwenctl.placement.plan import from_json
@@ -91,10 +92,8 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOpti
         inventory = _with_tower(inventory)
     if gpu_memory or ram:
         return make_plan(inventory, describe(gpu_memory, ram or _USUAL_RAM), asked.wishes)
-    from qwenctl.machine.survey import read_hardware
-
     tuned = tuned_plan(Path(inventory.path), asked)[0] if inventory.path else asked
-    plan = tried_plan(inventory, read_hardware(asked.wishes.rpc), tuned.wishes)
+    plan = tried_plan(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
     if tuned != asked:
         plan = replace(plan, reasons=("settings that `qwenctl tune` has found to be faster are used", *plan.reasons))
     return plan

@@ -11,7 +11,7 @@ from qwenctl.commands import options
 from qwenctl.commands.converting import say
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.folders import log_folder
-from qwenctl.standard_streams import is_terminal, text_writer
+from qwenctl.standard_streams import is_terminal, text_writer, warn
 
 Host = Annotated[
     str, typer.Option("--host", metavar="ADDRESS", help="Where it can be reached; only from here by default.")
@@ -32,6 +32,7 @@ def worker_command(
     llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1 and let the other machine come through
     SSH, with the line that is printed. There, --rpc names the end of the tunnel.
     """
+    from qwenctl.backend_check.check import require_backend
     from qwenctl.doctor.graphics import seen_backends
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.machine.devices import read_build
@@ -44,6 +45,7 @@ def worker_command(
         raise QwenctlError(build.error or "llama.cpp is built without RPC", line, ExitCode.CONFIG)
     wanted = [name.strip() for name in device.split(",") if name.strip()]
     chosen = chosen_devices(wanted, build.devices)
+    require_backend(chosen, tell=warn)
     address = address_of(host)
     names = tuple(one.name for one in chosen)
     share = Share(address, free_port(address, port), threads or usable_cores(), names)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenctl import __version__
+from qwenctl.backend_check.check import check_backend
+from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor import findings
 from qwenctl.doctor.findings import Cache, Finding
 from qwenctl.doctor.graphics import seen_backends
@@ -49,12 +51,14 @@ class Examination:
     caches: tuple[Cache, ...]
     models: Mapping[str, int]  # bytes by name
     versions: Mapping[str, str]
+    check: BackendCheck | None  # of llama.cpp; None where it does not even start
     findings: tuple[Finding, ...]
 
 
 def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool = False) -> Examination:
-    """Look at everything. `reads_disks` measures how fast models are read, `again` how fast the memories are.
+    """Look at everything. `reads_disks` measures how fast models are read.
 
+    `again` measures how fast the memories are and checks the backend, though results of an earlier time are kept.
     Raises QwenctlError if an RPC server cannot be asked.
     """
     from qwenctl.hub.cache import default_root
@@ -67,8 +71,10 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
     paths = [path for model in models for path in model.files]
     holders = tuple(_holders(roots, paths, reads_disks=reads_disks))
     caches = tuple(_cache(root) for root in roots)
+    check = None if found.build.error else check_backend(found.build.devices, again=again)[0]
     wrong = [
         *findings.of_build(found.build, seen_backends(), card_names()),
+        *(findings.of_check(check) if check else ()),
         *findings.of_features(found.cpu.flags, found.build.features),
         *_too_large(found, models),
         *findings.of_swap(swap),
@@ -77,7 +83,7 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
         *_own_folders(),
     ]
     sizes = {model.name: model.n_bytes for model in models}
-    return Examination(found, swap, holders, caches, sizes, _versions(), tuple(wrong))
+    return Examination(found, swap, holders, caches, sizes, _versions(), check, tuple(wrong))
 
 
 def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[Holder]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.units import size
+from qwenctl.backend_check.check import verdict
+from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor.graphics import is_built_for
 from qwenctl.hub.fit import Fit
 from qwenctl.machine.devices import Build
@@ -68,6 +70,13 @@ def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -
     elif not any(device.kind in ("gpu", "igpu") and device.backend != "RPC" for device in build.devices):
         tool = {"CUDA": "nvidia-smi", "ROCm": "rocminfo"}.get(backend, "qwenctl doctor --json")
         yield Finding("build", f"llama.cpp is built for {backend}, but no GPU answers ({what})", f"{tool} says why")
+
+
+def of_check(check: BackendCheck) -> Iterator[Finding]:
+    """What llama.cpp computes wrong on this machine."""
+    for result in check.subjects:
+        if not result.passed:
+            yield Finding("backend", *verdict(result))
 
 
 def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Finding]:

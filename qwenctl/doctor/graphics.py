@@ -33,4 +33,3 @@ def seen_backends(root: Path = Path("/")) -> dict[str, str]:
 def is_built_for(backend: str, built: tuple[str, ...]) -> bool:
     """Whether a build with the backends `built` can use the hardware that `backend` is for."""
     return any(name in built for name in (backend, *_OTHER_NAMES.get(backend, ()), *_ANY))
-

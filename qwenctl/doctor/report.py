@@ -10,6 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from quantize.units import size
+from qwenctl.backend_check.results import BackendCheck, CaseResult, SubjectResult
+from qwenctl.backend_check.results import as_json as check_json
 from qwenctl.doctor.examination import Examination, Holder
 from qwenctl.machine.devices import Device
 from qwenctl.machine.speeds import Speed, key_of
@@ -37,6 +39,22 @@ def rows(found: Examination) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())
 
 
+def check_table(check: BackendCheck) -> Iterator[tuple[str, ...]]:
+    """The check of llama.cpp: a row for each way of computing, a column for each thing that was checked."""
+    subjects = check.subjects
+    bounds = ", ".join(dict.fromkeys(f"{result.subject.bound:g}" for result in subjects))
+    yield (f"check of llama.cpp: error (allowed: {bounds})", *(result.title for result in subjects))
+    found = [{case.case: _case_text(case, result) for case in result.cases} for result in subjects]
+    for case in dict.fromkeys(case.case for result in subjects for case in result.cases):
+        yield (f"  {case}", *(one.get(case, "") for one in found))
+
+
+def _case_text(case: CaseResult, result: SubjectResult) -> str:
+    if case.passes(result.subject.bound):
+        return f"{case.nmse:.0e}" if case.nmse else "0"
+    return f"FAILED ({case.error or f'{case.nmse:.2g}'})"
+
+
 def as_json(found: Examination) -> dict[str, Any]:
     """Everything, with bytes and bytes a second as numbers."""
     surveyed = found.survey
@@ -56,6 +74,7 @@ def as_json(found: Examination) -> dict[str, Any]:
         "versions": dict(found.versions),
         "measured": surveyed.speeds.measured,
         "measured_in": str(surveyed.speeds.path or ""),
+        "check": None if found.check is None else check_json(found.check),
         "findings": [asdict(finding) for finding in found.findings],
     }
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast, get_args
 
-from qwenctl.engine.batch_protocol import BatchEvent, BatchRequest
+from qwenctl.backend_check.results import BackendCheck
+from qwenctl.engine.batch_protocol import AddRecord, BatchEvent, BatchRequest
+from qwenctl.engine.ending import ANSWERING, IDLE, explain_end, work_of
 from qwenctl.engine.measure_protocol import Measure, Measured
 from qwenctl.engine.media_protocol import Look, Media, See, Seen, VisionSettings
 from qwenctl.engine.protocol import (
@@ -53,6 +55,7 @@ from qwenctl.engine.protocol import (
 )
 from qwenctl.engine.wire import decode, encode
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.llama_process import llama_environment
 
 _KEPT_LOGS = 8
 _END_WITHIN_S = 2.0
@@ -68,22 +71,31 @@ _FAILURE_CODES = {
     "mmproj": ExitCode.NO_INPUT,
 }
 _LAST_EVENTS = get_args(LastEvent)
-# What ggml prints before it aborts, without the folder in which it was compiled.
-_ASSERTION = re.compile(r"([\w-]+\.\w+:\d+: (?:GGML_ASSERT|GGML_ABORT|fatal error).*)")
 
 
 class Engine:
-    """A child process that holds at most one model. See `contract.AnswerEngine` for the methods."""
+    """A child process that holds at most one model. See `contract.AnswerEngine` for the methods.
 
-    def __init__(self, process: subprocess.Popen[bytes], requests: IO[bytes], events: IO[bytes], log: Path) -> None:
+    `backend` is what the check of the backend has found: it limits how models are loaded, and is told with a crash.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        requests: IO[bytes],
+        events: IO[bytes],
+        log: Path,
+        backend: BackendCheck | None = None,
+    ) -> None:
         self._process, self._requests, self._events, self._log = process, requests, events, log
+        self._backend, self._work = backend, IDLE
         self._unsettled = False  # a request whose last event has not come yet
         self._sending = False
         self._cancel_next = False
         self._heard = bytearray()  # of the events of a batch, what has come and was not asked for
 
     @classmethod
-    def start(cls, logs: Path) -> Engine:
+    def start(cls, logs: Path, backend: BackendCheck | None = None) -> Engine:
         """Start an engine whose log lies in the folder `logs`."""
         _remove_old_logs(logs)
         descriptor, name = tempfile.mkstemp(".log", "engine-", logs)
@@ -95,13 +107,13 @@ class Engine:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=descriptor,
-                # A debugger that attaches to the process to print its stack can hang for minutes.
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                env=llama_environment(),
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(descriptor)
-        return cls(process, cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout), Path(name))
+        streams = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+        return cls(process, *streams, Path(name), backend)
 
     def __enter__(self) -> Engine:
         return self
@@ -111,6 +123,8 @@ class Engine:
 
     def load(self, path: Path, settings: EngineSettings) -> Iterator[LoadProgress | Loaded]:
         """Load a model: progress, and at last what was loaded."""
+        if self._backend is not None and not self._backend.allows_extra_buffers:
+            settings = replace(settings, extra_buffers=False)
         return cast("Iterator[LoadProgress | Loaded]", self._ask(Load(str(path), settings)))
 
     def generate(self, request: Generate) -> Iterator[PromptProgress | Token | Finished]:
@@ -166,6 +180,7 @@ class Engine:
 
     def tell(self, request: BatchRequest) -> None:
         """Send a request of a batch, and wait for nothing."""
+        self._work = work_of(AddRecord)
         self._write(encode(request))
 
     def hear(self, timeout_s: float | None) -> BatchEvent | None:
@@ -226,6 +241,7 @@ class Engine:
             while self._unsettled:
                 self._receive()
         self._unsettled = self._sending = True
+        self._work = work_of(type(request))
         self._write(encode(request))
         self._sending = False
         if self._cancel_next:
@@ -249,7 +265,10 @@ class Engine:
         if not line.endswith(b"\n"):
             raise self._end()
         event = cast("AnyMessage", decode(line))
-        self._unsettled = not isinstance(event, _LAST_EVENTS)
+        if isinstance(event, Token):
+            self._work = ANSWERING
+        elif isinstance(event, _LAST_EVENTS):
+            self._unsettled, self._work = False, IDLE
         return event
 
     def _end(self) -> QwenctlError:
@@ -258,16 +277,7 @@ class Engine:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WITHIN_S)
         self.close()
-        code, log = self._process.returncode, self._log.read_text("utf-8", "replace")
-        if code < 0:
-            why = ": ".join([signal.Signals(-code).name, *_ASSERTION.findall(log)[-1:]])
-        else:
-            why = ": ".join([f"exit code {code}", *log.strip().splitlines()[-1:]])
-        killed = code == -signal.SIGKILL
-        hint = (
-            "was it the system, for want of memory? -c makes the context smaller" if killed else f"its log: {self._log}"
-        )
-        return QwenctlError(f"the model engine stopped ({why})", hint, ExitCode.ENGINE_CRASHED)
+        return explain_end(self._process.returncode, self._work, self._log, self._backend)
 
 
 def _remove_old_logs(logs: Path) -> None:

@@ -94,6 +94,4 @@ def _add_servers(endpoints: list[str]) -> None:
     try:
         add_rpc_servers(endpoints)
     except NoRpc as error:
-        raise RequestFailure(
-            Failed("setting", "this llama.cpp was built without RPC", build_command("CPU"))
-        ) from error
+        raise RequestFailure(Failed("setting", "this llama.cpp was built without RPC", build_command("CPU"))) from error

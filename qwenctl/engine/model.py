@@ -176,6 +176,7 @@ def model_params(settings: EngineSettings) -> tuple[llama.llama_model_params, li
     params.n_gpu_layers = settings.gpu_layers
     params.load_mode = _LOAD_MODES[settings.load_mode]
     params.load_mtp = wants_head(settings)
+    params.use_extra_bufts = settings.extra_buffers
     return params, place(params, settings.placement)
 
 

@@ -71,6 +71,7 @@ class EngineSettings:
     load_mode: Literal["auto", "mmap", "none"] = "auto"
     snapshot_bytes: int | None = None  # memory for snapshots of the state; None: 2 GiB or 5 % of RAM
     placement: Placement = field(default_factory=Placement)
+    extra_buffers: bool = True  # ggml's extra buffer types: weights laid out anew for faster kernels, AMX among them
     draft: Literal["auto", "mtp", "ngram", "off"] = "off"  # the model's draft head, the text so far, both, or none
     draft_max: int = 0  # tokens of one draft; 0: what is good for its source
     draft_min: int = 0  # so many are always drafted, where there are; 0: as many as pay

@@ -12,7 +12,9 @@ import os
 import queue
 import sys
 import threading
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -74,7 +76,8 @@ def start() -> _Engine:
 def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest], interrupt: Interrupt) -> None:
     """Hand over each request as it comes; end the process when no more can come."""
     for line in lines:
-        request = decode(line)
+        with _told_as_itself():
+            request = decode(line)
         if isinstance(request, Cancel):
             interrupt.set()
         elif isinstance(request, Close):
@@ -211,5 +214,26 @@ def _stats(model: Model) -> EngineStats:
     )
 
 
+def main() -> None:
+    """Serve. An error of Python's ends the process with its traceback in the log, and its own name as the last line.
+
+    Not by way of the interpreter's end: the thread that reads requests holds standard input, and Python aborts the
+    process when it cannot close that.
+    """
+    with _told_as_itself():
+        start().serve()
+
+
+@contextmanager
+def _told_as_itself() -> Iterator[None]:
+    """End the process where an error leaves the block, with the traceback in the log."""
+    try:
+        yield
+    except BaseException:  # noqa: BLE001 - whatever it is
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    start().serve()
+    main()

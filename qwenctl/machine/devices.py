@@ -7,17 +7,15 @@ failure end the program. Frozen values go out.
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwenctl.machine.llama_process import last_line, llama_environment
 from qwenctl.machine.memory import Memory, read_memory
 
 _CHILD_SECONDS = 60
-_BUILD_FOLDER = re.compile(r"^/\S*/(?=[\w-]+\.\w+:\d)")  # the folder in which ggml was compiled, as its aborts say it
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,7 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_CHILD_SECONDS,
-            # A debugger that attaches to the process to print its stack can hang for minutes.
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            env=llama_environment(),
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -97,5 +94,5 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
         devices = tuple(Device(**entry) for entry in told["devices"])
         return Build(tuple(told["backends"]), frozenset(told["features"]), devices)
     except (ValueError, TypeError, KeyError):
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        return Build(error=f"exit code {done.returncode}" + (f": {_BUILD_FOLDER.sub('', lines[-1])}" if lines else ""))
+        last = last_line(done.stderr.decode("utf-8", "replace"))
+        return Build(error=f"exit code {done.returncode}" + (f": {last}" if last else ""))

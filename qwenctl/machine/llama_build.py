@@ -19,7 +19,13 @@ import platform
 WITHOUT_AMX = "-mno-amx-int8"
 
 # CMake's switches of llama.cpp, by ggml's names of the backends.
-_SWITCHES = {"CUDA": "GGML_CUDA", "ROCm": "GGML_HIP", "MTL": "GGML_METAL", "Vulkan": "GGML_VULKAN", "CPU": "GGML_NATIVE"}
+_SWITCHES = {
+    "CUDA": "GGML_CUDA",
+    "ROCm": "GGML_HIP",
+    "MTL": "GGML_METAL",
+    "Vulkan": "GGML_VULKAN",
+    "CPU": "GGML_NATIVE",
+}
 _REQUIREMENT = '"llama-cpp-python>=0.3.36"'
 _REPLACE = "--no-cache-dir --force-reinstall --no-deps"  # pip takes a wheel that it has built with other flags
 _X86 = ("x86_64", "amd64", "i386", "i686")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import platform
 import signal
 import socket
@@ -23,6 +22,7 @@ from typing import IO
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.devices import Device
+from qwenctl.machine.llama_process import llama_environment
 
 _READY_SECONDS, _KNOCK_SECONDS = 120.0, 0.05
 _CAME, _WENT = b"Accepted client connection", b"Client connection closed"
@@ -123,7 +123,7 @@ def _child(share: Share, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], I
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            env=llama_environment(),
         )
     output = process.stdout
     if output is None:  # not with a pipe

@@ -23,6 +23,7 @@ from qwenctl.folders import cache_folder
 from qwenctl.kept_json import read_object, write_object
 from qwenctl.machine.cpu import Cpu
 from qwenctl.machine.devices import Device
+from qwenctl.machine.llama_process import llama_environment
 from qwenctl.machine.memory import Memory
 
 _CHILD_SECONDS = 120
@@ -117,7 +118,12 @@ def _measured(devices: Sequence[Device], threads: int, rpc: Sequence[str]) -> di
     command = [sys.executable, "-P", "-m", "qwenctl.machine.speed_probe", str(threads), str(n_bytes), *rpc]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHILD_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_CHILD_SECONDS,
+            env=llama_environment(),
+            check=False,
         )
         output = done.stdout
     except subprocess.TimeoutExpired as late:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qwenctl.engine.protocol import EngineSettings, Load
 from qwenctl.engine.wire import encode
+from qwenctl.machine.llama_process import llama_environment
 from qwenctl.placement.hardware import Machine
 from qwenctl.placement.inventory import Inventory
 from qwenctl.placement.plan import Plan, with_buffers
@@ -55,6 +56,7 @@ def compute_bytes(path: Path, settings: EngineSettings) -> Mapping[str, int] | N
             input=encode(Load(str(path), settings)),
             capture_output=True,
             timeout=_CHILD_SECONDS,
+            env=llama_environment(),
             check=True,
         )
         return {str(name): int(n_bytes) for name, n_bytes in json.loads(done.stdout).items()}

@@ -1,0 +1,246 @@
+"""Computes with the tiny model in the ways in which models are used, and compares the logits with those of the CPU.
+
+Runs in the child process. A `Subject` comes in, a `CaseResult` for each way goes out. What they are compared with (the
+`Reference`) is the plain path of the CPU: no extra buffer types, no device, each sequence alone, read in one batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.backend_check.golden import GOLDEN_POSITION, golden_logits
+from qwenctl.backend_check.results import PLAIN, CaseResult, Subject
+from qwenctl.backend_check.tiny_model import VOCABULARY
+from qwenctl.machine.ggml import all_devices, library
+
+Logits = npt.NDArray[np.float32]  # [positions, VOCABULARY]
+
+_SEQUENCES = 4
+_LONG, _SHORT = 100, 24  # tokens of the first sequence, and of the others
+_PROMPTS = (2, 3, 17, 48, _LONG)  # lengths about the tiles of kernels, and more than one chunk of linear attention
+_TOGETHER = 8  # tokens of each sequence that are read together, before more come one by one
+_STEPS = 4
+_TOKENS_EACH = 128
+_ALL_LAYERS = 1 << 10
+_EXTRA_BUFFERS = b"ggml_backend_dev_get_extra_bufts"
+
+Part = tuple[int, int, Sequence[int]]
+"""Of a batch: sequence, position of the first token, tokens."""
+Reference = Sequence[Logits]
+"""The logits of each sequence, alone."""
+
+
+class NotComputed(Exception):
+    """llama.cpp says that it cannot: why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way of computing: it yields what was evaluated, each with the sequence and the position of its first row."""
+
+    name: str
+    run: Callable[[Context], Iterator[tuple[int, int, Logits]]]
+
+
+class Context:
+    """The tiny model on what is checked, with a context of several sequences. For use in a `with` statement."""
+
+    def __init__(self, model: Path, subject: Subject, threads: int) -> None:
+        """Raises NotComputed if it cannot be loaded."""
+        params = llama.llama_model_default_params()
+        devices = _devices(subject)
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
+        params.n_gpu_layers = _ALL_LAYERS if subject.kind == "device" else 0
+        params.use_extra_bufts = subject.kind == "extra"
+        self._model = llama.llama_model_load_from_file(os.fsencode(model), params)
+        if self._model is None:
+            raise NotComputed("the model cannot be loaded")
+        self._context = llama.llama_init_from_model(self._model, _context_params(threads))
+        if self._context is None:
+            raise NotComputed("no context can be made")
+        self._batch = llama.llama_batch_init(_SEQUENCES * _TOKENS_EACH, 0, 1)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._context)
+        llama.llama_model_free(self._model)
+
+    def evaluate(self, parts: Sequence[Part]) -> list[Logits]:
+        """Evaluate parts of sequences in one batch; the logits of each. Raises NotComputed."""
+        batch, row = self._batch, 0
+        for sequence, position, tokens in parts:
+            for number, token in enumerate(tokens):
+                batch.token[row], batch.pos[row], batch.logits[row] = token, position + number, True
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, sequence
+                row += 1
+        batch.n_tokens = row
+        status = llama.llama_decode(self._context, batch)
+        if status:
+            raise NotComputed(f"llama_decode failed ({status})")
+        logits = np.stack([self._logits(at) for at in range(row)])
+        return np.split(logits, np.cumsum([len(tokens) for _, _, tokens in parts])[:-1])
+
+    def move(self, source: int, target: int) -> None:
+        """Copy out all that the sequence `source` holds, empty it, and put it into `target`. Raises NotComputed."""
+        size = llama.llama_state_seq_get_size(self._context, source)
+        state = (ctypes.c_uint8 * size)()
+        if llama.llama_state_seq_get_data(self._context, state, size, source) != size:
+            raise NotComputed("the state cannot be copied out")
+        self.clear()
+        if llama.llama_state_seq_set_data(self._context, state, size, target) != size:
+            raise NotComputed("the state cannot be put back")
+
+    def clear(self) -> None:
+        """Empty all sequences."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+
+    def _logits(self, row: int) -> Logits:
+        return np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, row), (VOCABULARY,)).copy()
+
+
+def _context_params(threads: int) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = params.n_outputs_max = _SEQUENCES * _TOKENS_EACH
+    params.n_seq_max, params.kv_unified = _SEQUENCES, False
+    params.n_threads = params.n_threads_batch = threads
+    params.no_perf = True
+    return params
+
+
+def _devices(subject: Subject) -> Any:
+    """The list of devices for libllama, which ends with a null. Raises NotComputed for one that is not here."""
+    if subject.kind != "device":
+        return (ctypes.c_void_p * 1)()
+    ggml = library()
+    for device in all_devices(ggml):
+        if ggml.ggml_backend_dev_name(device).decode("utf-8", "replace") == subject.name:
+            return (ctypes.c_void_p * 2)(device)
+    raise NotComputed("the device is not here any more")
+
+
+def extra_buffer_types() -> tuple[str, ...]:
+    """The names of the CPU's extra buffer types, such as AMX and CPU_REPACK."""
+    ggml = library()
+    ggml.ggml_backend_buft_name.restype, ggml.ggml_backend_buft_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    found: list[str] = []
+    for device in all_devices(ggml):
+        registry = ggml.ggml_backend_dev_backend_reg(device)
+        address = ggml.ggml_backend_reg_get_proc_address(registry, _EXTRA_BUFFERS)
+        if not address:
+            continue
+        buffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
+        number = 0
+        while buffers and buffers[number]:
+            found.append(ggml.ggml_backend_buft_name(buffers[number]).decode("utf-8", "replace"))
+            number += 1
+    return tuple(dict.fromkeys(found))
+
+
+def sequences() -> list[list[int]]:
+    """The tokens that are evaluated."""
+    raw = np.random.PCG64(7).random_raw(_SEQUENCES * _LONG).reshape(_SEQUENCES, _LONG)  # the same with every NumPy
+    tokens = (raw >> np.uint64(33)) % np.uint64(VOCABULARY)
+    return [[int(token) for token in row[: _SHORT if number else _LONG]] for number, row in enumerate(tokens)]
+
+
+def reference(context: Context) -> Reference:
+    """What a context of the plain path computes of each sequence alone. Raises NotComputed."""
+    found = []
+    for number, tokens in enumerate(sequences()):
+        found += context.evaluate([(number, 0, tokens)])
+        context.clear()
+    return found
+
+
+def cases(subject: Subject) -> tuple[Case, ...]:
+    """The ways in which a subject is tried."""
+    ways = [Case("one token at a time", _one_by_one)]
+    ways += [Case(f"a prompt of {length} tokens", _prompt(length)) for length in _PROMPTS]
+    ways += [Case(f"{count} sequences at once", _together(count)) for count in (2, _SEQUENCES)]
+    ways += [Case("a state put back", _put_back)]
+    return (Case("known values", _known), *ways) if subject == PLAIN else tuple(ways)
+
+
+def compare(case: Case, context: Context, expected: Reference, bound: float) -> CaseResult:
+    """Compute in one way, and compare."""
+    context.clear()
+    worst, same = 0.0, True
+    try:
+        for sequence, position, logits in case.run(context):
+            wanted = expected[sequence][position : position + len(logits)]
+            if case.run is _known:
+                wanted = golden_logits()[None]
+            if not np.isfinite(logits).all():
+                return CaseResult(case.name, error="values that are not finite")
+            errors = _squares(logits - wanted) / _squares(wanted)
+            worst = max(worst, float(errors.max()))
+            same = same and _likeliest_agree(logits, wanted, bound)
+    except NotComputed as error:
+        return CaseResult(case.name, error=str(error))
+    return CaseResult(case.name, worst, same)
+
+
+def _squares(values: Logits) -> npt.NDArray[np.float64]:
+    """The mean square of each row, in double precision."""
+    means: npt.NDArray[np.float64] = (values.astype(np.float64) ** 2).mean(axis=1)
+    return means
+
+
+def _likeliest_agree(logits: Logits, wanted: Logits, bound: float) -> bool:
+    """Whether each most likely token is the wanted one, or one that an error within the bound cannot tell from it."""
+    chosen = np.take_along_axis(wanted, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
+    slack = 4 * np.sqrt(bound * _squares(wanted))
+    return bool((chosen >= wanted.max(axis=1) - slack).all())
+
+
+def _known(context: Context) -> Iterator[tuple[int, int, Logits]]:
+    [logits] = context.evaluate([(0, 0, sequences()[0][: GOLDEN_POSITION + 1])])
+    yield 0, GOLDEN_POSITION, logits[-1:]
+
+
+def _one_by_one(context: Context) -> Iterator[tuple[int, int, Logits]]:
+    for position, token in enumerate(sequences()[1]):
+        [logits] = context.evaluate([(1, position, [token])])
+        yield 1, position, logits
+
+
+def _prompt(length: int) -> Callable[[Context], Iterator[tuple[int, int, Logits]]]:
+    def run(context: Context) -> Iterator[tuple[int, int, Logits]]:
+        [logits] = context.evaluate([(0, 0, sequences()[0][:length])])
+        yield 0, 0, logits
+
+    return run
+
+
+def _together(count: int) -> Callable[[Context], Iterator[tuple[int, int, Logits]]]:
+    """Sequences that are read together, then go on one token each."""
+
+    def run(context: Context) -> Iterator[tuple[int, int, Logits]]:
+        numbers, tokens = range(count), sequences()
+        starts = context.evaluate([(number, 0, tokens[number][:_TOGETHER]) for number in numbers])
+        yield from ((number, 0, logits) for number, logits in enumerate(starts))
+        for position in range(_TOGETHER, _TOGETHER + _STEPS):
+            steps = context.evaluate([(number, position, [tokens[number][position]]) for number in numbers])
+            yield from ((number, position, logits) for number, logits in enumerate(steps))
+
+    return run
+
+
+def _put_back(context: Context) -> Iterator[tuple[int, int, Logits]]:
+    tokens, middle = sequences()[2], _SHORT // 2
+    context.evaluate([(2, 0, tokens[:middle])])
+    context.move(2, 3)
+    [logits] = context.evaluate([(3, middle, tokens[middle:])])
+    yield 2, middle, logits

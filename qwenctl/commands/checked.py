@@ -1,0 +1,45 @@
+"""What the check of the backend lets a command use: engines, and the hardware to plan for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qwenctl.standard_streams import warn
+
+if TYPE_CHECKING:
+    from qwenctl.engine.client import Engine
+    from qwenctl.placement.hardware import Machine
+    from qwenctl.placement.wishes import Wishes
+
+Tell = Callable[[str], None]
+
+
+def start_engine(tell: Tell = warn) -> Engine:
+    """An engine of a llama.cpp that computes what it should. Raises QwenctlError if it does not."""
+    from qwenctl.backend_check.check import require_backend
+    from qwenctl.engine.client import Engine
+    from qwenctl.folders import log_folder
+
+    return Engine.start(log_folder(), require_backend(tell=tell))
+
+
+def read_usable_hardware(wishes: Wishes, tell: Tell = warn) -> Machine:
+    """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
+    from qwenctl.backend_check.check import failed_devices, require_backend
+    from qwenctl.machine.survey import hardware_of, survey
+
+    found = survey(wishes.rpc)
+    if found.build.error:
+        return hardware_of(found)
+    backend, machine = require_backend(found.build.devices, tell=tell), hardware_of(found)
+    failed = failed_devices(backend, found.build.devices)
+    for name in sorted(failed & set(wishes.devices)):
+        tell(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
+    return without_devices(machine, failed - set(wishes.devices))
+
+
+def without_devices(machine: Machine, names: Collection[str]) -> Machine:
+    """The machine without the devices of these names."""
+    return replace(machine, devices=tuple(one for one in machine.devices if one.name not in names))

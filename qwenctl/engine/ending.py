@@ -1,0 +1,66 @@
+"""Why an engine has ended, in words for a person: what it was doing, how it ended, and what to do.
+
+The exit code of the child, its log and the result of the backend's check come in, a `QwenctlError` goes out.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from qwenctl.backend_check.results import BackendCheck
+from qwenctl.engine.batch_protocol import AddRecord
+from qwenctl.engine.measure_protocol import Measure
+from qwenctl.engine.media_protocol import Look
+from qwenctl.engine.protocol import Count, CountPrompt, Flush, Generate, Load, ReadPrefix, Restore
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.llama_build import build_command
+from qwenctl.machine.llama_process import assertion, last_line
+
+# What the engine was doing, by the request that it was at.
+_WORK: dict[type[object], str] = {
+    Load: "while it loaded the model",
+    Generate: "while it read the prompt",
+    ReadPrefix: "while it read a prefix",
+    Restore: "while it put a kept state back",
+    Count: "while it counted tokens",
+    CountPrompt: "while it counted tokens",
+    Look: "while it looked at a picture",
+    Measure: "while its speed was measured",
+    Flush: "while it kept its state",
+    AddRecord: "while it answered a batch",
+}
+ANSWERING, IDLE = "while it answered", "while nothing was asked of it"
+
+
+def work_of(request: type[object]) -> str:
+    """What an engine does that is at such a request, in words."""
+    return _WORK.get(request, IDLE)
+
+
+def explain_end(code: int, work: str, log: Path, backend: BackendCheck | None) -> QwenctlError:
+    """The failure of an engine that ended with `code` (minus the signal, if it was one) at its `work`."""
+    text = log.read_text("utf-8", "replace")
+    if code >= 0:  # an error of Python's, whose last line names it
+        message = f"the model engine failed {work} ({last_line(text) or f'exit code {code}'})"
+    else:
+        why = ": ".join(filter(None, [signal.Signals(-code).name, assertion(text)]))
+        message = f"the model engine stopped {work} ({why})"
+    return QwenctlError(message, _hint(code, log, backend), ExitCode.ENGINE_CRASHED)
+
+
+def _hint(code: int, log: Path, backend: BackendCheck | None) -> str:
+    if code == -signal.SIGKILL:
+        return "was it the system, for want of memory? -c makes the context smaller"
+    if code == -signal.SIGILL:
+        return f"llama.cpp is built for another processor; for this one: {build_command('CPU')}"
+    return f"{_in_words(backend)}; its log: {log}"
+
+
+def _in_words(backend: BackendCheck | None) -> str:
+    """Whether llama.cpp has been found to compute what it should, and how to find out."""
+    if backend is None:
+        return "`qwenctl doctor` checks llama.cpp"
+    failed = [one.title for one in backend.subjects if not one.passed]
+    found = f"failed with {', '.join(failed)}" if failed else "passed"
+    return f"llama.cpp's check had {found}; `qwenctl doctor --measure` checks again"
