@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -37,6 +35,7 @@ from qwenctl.commands.tune import tune_command
 from qwenctl.commands.verify import verify_command
 from qwenctl.commands.worker import worker_command
 from qwenctl.errors import ExitCode, QwenctlError, explain
+from qwenctl.interrupts import termination_as_exit
 from qwenctl.settings.context import Configuration
 from qwenctl.terminal_text import clean_line
 from qwenctl.usage_errors import explain_usage
@@ -86,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = with_optional_values(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     configuration = Configuration(typer.main.get_command(app))
-    signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = _run(configuration, [*(option for option in options if option != "--debug"), *given[len(options) :]])
-        _flush()
+        with termination_as_exit(ExitCode.TERMINATED):
+            code = _run(configuration, [*(option for option in options if option != "--debug"), *given[len(options) :]])
+            _flush()
         return code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
@@ -114,11 +113,6 @@ def _run(configuration: Configuration, arguments: list[str]) -> int:
             raise leaving.__context__ from None
         return leaving.code if isinstance(leaving.code, int) else ExitCode.BUG
     return result if isinstance(result, int) else ExitCode.OK
-
-
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End by way of every `finally`, so that the engine ends too."""
-    raise SystemExit(ExitCode.TERMINATED)
 
 
 def _flush() -> None:

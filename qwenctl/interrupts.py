@@ -1,12 +1,17 @@
-"""Ctrl-C: once stops what the engine does, twice within two seconds leaves; and where it must wait a moment."""
+"""Signals: Ctrl-C once stops what the engine does, twice within two seconds leaves; SIGTERM ends in good order.
+
+Each is a block after which the signal does what it did before.
+"""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _LEAVE_WITHIN_S = 2.0
 
@@ -28,6 +33,23 @@ def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def termination_as_exit(code: int) -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit with `code`: every `finally` is gone through, and the engine ends too."""
+
+    def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(code)
+
+    if threading.current_thread() is not threading.main_thread():  # Python's signals are the main thread's business
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantize import errors as quantize_errors
+from qwenctl.cli import main
 from qwenctl.errors import ExitCode, explain, from_quantize
 from tests.command_line import run, said
 
@@ -161,3 +163,13 @@ def test_what_nobody_foresaw_is_an_internal_error() -> None:
     failure = explain(ZeroDivisionError("division by zero"))
     line = "internal error: ZeroDivisionError: division by zero"
     assert (failure.message, failure.hint, failure.code) == (line, "run again with --debug and report it", ExitCode.BUG)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["chat", "--no-such-option"], ["config", "path"], ["ls", "/no"]])
+def test_main_gives_signals_back_as_it_found_them(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    def handlers() -> dict[int, object]:
+        return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    before = handlers()
+    main(arguments)
+    assert handlers() == before
