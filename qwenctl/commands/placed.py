@@ -112,6 +112,7 @@ def plain_settings(wishes: Wishes) -> EngineSettings:
         wishes.context, wishes.threads, wishes.batch or _BATCH, wishes.micro_batch or _MICRO_BATCH, wishes.gpu_layers,
         wishes.cache_k, wishes.cache_v, wishes.flash, wishes.load_mode, wishes.snapshot_bytes,
         draft=wishes.draft, draft_max=wishes.draft_max, draft_min=wishes.draft_min,
+        adapts_threads=not wishes.threads,
     )  # fmt: skip
 
 

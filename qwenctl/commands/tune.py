@@ -96,7 +96,7 @@ def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | No
 
     plan = plan_of(path, asked)
     settings = plan.settings if plan is not None else plain_settings(asked.wishes)
-    return replace(settings, threads=settings.threads or usable_cores()), plan
+    return replace(settings, threads=settings.threads or usable_cores(), adapts_threads=False), plan
 
 
 def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> Ground:

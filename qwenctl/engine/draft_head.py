@@ -42,6 +42,10 @@ class DraftHead:
         self._views = _Views(width)
         llama_cpp_ext.llama_set_embeddings_nextn(context, True, False)
 
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads."""
+        llama.llama_set_n_threads(self._context, count, count)
+
     def listen(self, *, on: bool) -> None:
         """Have the model give out its states, from now on, or spare it that."""
         self._end = self._begin

@@ -64,7 +64,8 @@ def _prompt(model: Model, request: Generate) -> Prompt:
 
 def _decode(model: Model, steps: AnswerSteps, interrupt: Interrupt, token: int) -> Generator[Token, None, FinishReason]:
     """Text from the first `token` on; returns why it ended."""
-    sequence, drafts = model.sequence, model.speculation
+    sequence, drafts, threads = model.sequence, model.speculation, model.threads.decoding
+    threads.begin()
     try:
         while True:
             said, token, reason = steps.say(token, has_room=len(sequence.tokens) < sequence.size)
@@ -75,5 +76,6 @@ def _decode(model: Model, steps: AnswerSteps, interrupt: Interrupt, token: int) 
             if interrupt:
                 return "cancelled"
             token = steps.next(row)
+            threads.step()
     finally:
         drafts.settle()

@@ -28,18 +28,28 @@ def measure(model: Model, request: Measure, interrupt: Interrupt) -> Measured:
     tokens = _tokens(model.vocabulary_size, wanted)
     _read_depth(model, tokens[: request.depth])
     start = time.perf_counter()
-    for _ in sequence.prefill(tokens[: request.depth + request.prompt], (), model.batch_tokens):
-        pass
+    _read(model, tokens[: request.depth + request.prompt])
     llama.llama_synchronize(model.context)
+    model.threads.decoding.begin()
     for token in tokens[request.depth + request.prompt :]:
         if interrupt:
             break
         sequence.append(token)
         llama.llama_synchronize(model.context)
+        model.threads.decoding.step()
     seconds = time.perf_counter() - start
     if interrupt:
         raise RequestFailure(Failed("cancelled", "stopped while it was measured"))
     return Measured(seconds)
+
+
+def _read(model: Model, tokens: list[int]) -> None:
+    """Read a prompt, as for an answer."""
+    model.threads.reading.begin()
+    held = len(model.sequence.tokens)
+    for done in model.sequence.prefill(tokens, (), model.batch_tokens):
+        model.threads.reading.step(done - held)
+        held = done
 
 
 def _read_depth(model: Model, tokens: list[int]) -> None:

@@ -35,6 +35,7 @@ from qwenctl.engine.sight import Sight
 from qwenctl.engine.snapshots import Snapshots
 from qwenctl.engine.speculation import Speculation
 from qwenctl.engine.text import TokenPieces, TurnEnds
+from qwenctl.engine.thread_count import ThreadCount, Threads
 from qwenctl.engine.tokenizer import Tokenizer
 from qwenctl.engine.vision import VisionTower
 from qwenctl.long_context import longest_context, scaling_factor
@@ -49,6 +50,7 @@ _CLOSING = (
 _AFTER_THINKING = "\n\n"
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}  # enum llama_load_mode
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+_LONGEST_TRIED_S = 0.25  # a batch of a prompt that takes longer is not one of those that other programs slow down most
 _NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate", "out of memory")
 
 
@@ -79,6 +81,7 @@ class Model:
     log: LlamaLog  # libllama writes to it as long as it is used
     grammars: Grammars
     sight: Sight
+    threads: Threads
     loaded: Loaded
 
 
@@ -143,8 +146,19 @@ def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Calla
         log=log,
         grammars=Grammars(vocabulary, tokenizer, pieces),
         sight=sight,
+        threads=_threads(settings, params.n_threads, context, drafts),
         loaded=loaded,
     )
+
+
+def _threads(settings: EngineSettings, most: int, context: llama.llama_context_p, drafts: Speculation) -> Threads:
+    def use(count: int) -> None:
+        llama.llama_set_n_threads(context, count, count)
+        drafts.use_threads(count)
+
+    is_fixed = not settings.adapts_threads
+    reading = ThreadCount(most, use, is_fixed=is_fixed, longest_step_s=_LONGEST_TRIED_S)
+    return Threads(ThreadCount(most, use, is_fixed=is_fixed), reading)
 
 
 def _single(tokens: list[int]) -> int | None:

@@ -75,6 +75,7 @@ class EngineSettings:
     draft: Literal["auto", "mtp", "ngram", "off"] = "off"  # the model's draft head, the text so far, both, or none
     draft_max: int = 0  # tokens of one draft; 0: what is good for its source
     draft_min: int = 0  # so many are always drafted, where there are; 0: as many as pay
+    adapts_threads: bool = False  # fewer threads decode while other programs keep the processors busy
 
 
 @dataclass(frozen=True)

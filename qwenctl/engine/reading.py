@@ -35,8 +35,11 @@ def read(
     kept_s = started = time.perf_counter()
     total, sequence = len(prompt.tokens), model.sequence
     kept = cached = sequence.rewind(prompt.tokens)
-    step = keeping_step(total)
+    step, threads, held = keeping_step(total), model.threads.reading, cached
+    threads.begin()
     for done in sequence.prefill(prompt.tokens, prompt.marks, model.batch_tokens, prompt.views):
+        threads.step(done - held)
+        held = done
         yield PromptProgress(done - cached, total - cached, time.perf_counter() - started)
         if keep and done < total and done - kept >= step and time.perf_counter() - kept_s >= every_s:
             kept, kept_s = done, time.perf_counter()

@@ -74,6 +74,11 @@ class Speculation:
             self._no_copies = 0
         return is_foretold
 
+    def use_threads(self, count: int) -> None:
+        """Let the head compute with so many threads."""
+        if self._head:
+            self._head.use_threads(count)
+
     def settle(self) -> None:
         """End the answer: the sequence then holds it and nothing else."""
         self._end_step()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 
 # What ggml prints before it aborts, without the folder in which it was compiled.
@@ -35,4 +34,12 @@ def last_line(log: str) -> str:
 
 
 def _defaults() -> dict[str, str]:
-    return {} if sys.platform == "darwin" else {"OMP_WAIT_POLICY": "passive"}
+    """How long a thread of GNU's OpenMP waits in a loop for the others before it sleeps, if the user does not say.
+
+    Its own 300,000 rounds are milliseconds at each of a thousand barriers a token, which a thread loses whenever
+    another program has the processor of one that it waits for. To sleep at once costs more than that where a sleeping
+    processor takes long to wake, as in virtual machines. So many rounds are 0.1 to 0.5 ms: longer than the threads of
+    one program are apart, and much shorter than the turn of another (`make bench ARGS=threads`).
+    """
+    chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+    return {} if chosen else {"GOMP_SPINCOUNT": "10000"}

@@ -109,6 +109,7 @@ def _settings(problem: Problem, layout: Layout, *, paging: bool) -> EngineSettin
         draft=wishes.draft,
         draft_max=wishes.draft_max,
         draft_min=wishes.draft_min,
+        adapts_threads=not wishes.threads,
     )
 
 

@@ -34,6 +34,7 @@ BENCHMARKS = (
     "placement",
     "drafting",
     "depth",
+    "threads",
     "batch",
     "batch_memory",
 )
