@@ -155,7 +155,7 @@ def test_check_device_fails_the_others_are_checked_all_the_same() -> None:
     assert {subject: result.passed for subject, result in found.items()} == {
         PLAIN: True, EXTRA: True, GPU: False, other: True
     }  # fmt: skip
-    assert failures(found[GPU]) == [("starting", "SIGSEGV")]
+    assert failures(found[GPU]) == [("its start", "SIGSEGV")]
 
 
 def test_check_result_over_its_bound_fails() -> None:

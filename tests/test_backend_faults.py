@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,9 @@ def test_check_plain_path_broken_ends_with_its_code(
     with pytest.raises(QwenctlError) as caught:
         require_backend(tell=told.append)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
-    assert caught.value.message.startswith("llama.cpp does not work on this machine: 2 sequences at once: ")
+    assert caught.value.message.startswith(
+        "llama.cpp does not compute what it should on this machine: 2 sequences at once: "
+    )
     assert error in caught.value.message
     assert "pip install --no-binary llama-cpp-python" in caught.value.hint
     assert told == []
@@ -120,7 +123,9 @@ def test_commands_plain_path_broken_run_nothing(cache: Path, library: Path, toy_
     for command in (("chat", "-m", str(toy_gguf), *QUESTION), ("bench", str(toy_gguf), "-p", "8", "-n", "0")):
         done = run(*command, stdin=None, **variables)
         assert (done.stdout, done.returncode) == (b"", 70)
-        assert done.stderr.startswith(b"qwenctl: error: llama.cpp does not work on this machine: 2 sequences at once: ")
+        assert done.stderr.startswith(
+            b"qwenctl: error: llama.cpp does not compute what it should on this machine: 2 sequences at once: "
+        )
 
 
 @linux_only
@@ -145,6 +150,44 @@ def test_doctor_measure_checks_again(cache: Path) -> None:
     kept.write_text(json.dumps(as_json(wrong)))
     told = [json.loads(run("doctor", "--json", *more).stdout) for more in ((), ("--measure",))]
     found = [[one["message"] for one in each["findings"] if one["topic"] == "backend"] for each in told]
-    assert found == [["llama.cpp does not work on this machine: one token at a time: NMSE 0.9"], []]
+    assert found == [["llama.cpp does not compute what it should on this machine: one token at a time: NMSE 0.9"], []]
     assert check_backend()[1] == ()  # it is kept again
     assert told[1]["check"]["cpu"]["cases"][0]["case"] == "known values"
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ((), "FileNotFoundError: Shared library with base name 'llama' not found"),
+        (
+            ("libllama.so",),
+            "RuntimeError: Failed to load shared library '{folder}/libllama.so': {folder}/libllama.so: ",
+        ),
+    ],
+)
+def test_library_that_cannot_be_opened_is_one_line(
+    cache: Path, toy_gguf: Path, tmp_path: Path, files: tuple[str, ...], reason: str
+) -> None:
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_bytes(b"no library")
+    done = run("chat", "-m", str(toy_gguf), *QUESTION, stdin=None, LLAMA_CPP_LIB_PATH=str(folder))
+    line, hint = done.stderr.decode().splitlines()
+    assert (done.stdout, done.returncode) == (b"", 70)
+    expected = f"qwenctl: error: llama.cpp does not start on this machine: {reason.format(folder=folder)}"
+    assert line.startswith(expected)
+    assert "pip install --no-binary llama-cpp-python" in hint
+
+
+def test_library_for_another_processor_is_told(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
+    """A library that begins with an instruction which no processor has."""
+    (tmp_path / "trap.c").write_text("__attribute__((constructor)) static void trap(void) { __builtin_trap(); }\n")
+    target = tmp_path / "libllama.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", target, tmp_path / "trap.c"], check=True, timeout=60)
+    done = run("chat", "-m", str(toy_gguf), *QUESTION, stdin=None, LLAMA_CPP_LIB_PATH=str(tmp_path))
+    line, hint = done.stderr.decode().splitlines()
+    assert (done.stdout, done.returncode) == (b"", 70)
+    words = r"llama\.cpp does not start on this machine: SIG(ILL|TRAP)( \(is it built for another processor\?\))?"
+    assert re.fullmatch(rf"qwenctl: error: {words}", line)
+    assert "pip install --no-binary llama-cpp-python" in hint

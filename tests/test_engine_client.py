@@ -35,7 +35,8 @@ from tests.waiting import until
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 SETTINGS = EngineSettings(context_tokens=65_536, threads=1, batch_tokens=256)
 FRANCE = Generate((Message("user", "What is the capital of France?"),), False, GREEDY)
-ENDLESS = Generate((Message("user", "Go on."),), False, GREEDY, grammar='root ::= "a"+')
+WILD = Sampling(temperature=2, top_k=0, top_p=1, seed=1)
+ENDLESS = Generate((Message("user", "Go on."),), False, WILD, grammar="root ::= [a-z]+ [A-Z]{9}")
 PASSED = SubjectResult(PLAIN, (CaseResult("one token at a time"),))
 FAILED = SubjectResult(EXTRA, (CaseResult("2 sequences at once", 0.5),), ("AMX",))
 LONG = Generate((Message("user", "word " * 20_000),), False, GREEDY)  # minutes of reading

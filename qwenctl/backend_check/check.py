@@ -14,7 +14,16 @@ from pathlib import Path
 
 from qwenctl.backend_check.child import Show, run_checks
 from qwenctl.backend_check.identity import check_key, device_key
-from qwenctl.backend_check.results import EXTRA, PLAIN, BackendCheck, Subject, SubjectResult, as_json, check_of
+from qwenctl.backend_check.results import (
+    EXTRA,
+    PLAIN,
+    STARTING,
+    BackendCheck,
+    Subject,
+    SubjectResult,
+    as_json,
+    check_of,
+)
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.folders import cache_folder
 from qwenctl.kept_json import read_object, write_object
@@ -84,8 +93,11 @@ def verdict(result: SubjectResult) -> tuple[str, str]:
     """What a failed subject means, and what can be done."""
     failure = result.failures[0]
     if result.subject.kind == "cpu":
-        another = " (a build for another processor?)" if "SIGILL" in failure.error else ""
-        return f"llama.cpp does not work on this machine: {failure.why_not()}{another}", build_command("CPU")
+        another = " (is it built for another processor?)" if "SIGILL" in failure.error else ""
+        what = f"does not start on this machine: {failure.error}"
+        if failure.case != STARTING:
+            what = f"does not compute what it should on this machine: {failure.why_not()}"
+        return f"llama.cpp {what}{another}", build_command("CPU")
     if result.subject.kind == "extra":
         types = ", ".join(result.parts) or "extra buffer types"
         message = f"llama.cpp fails with {types} ({failure.why_not()}): not used, which may be slower"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,15 +18,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, cast
 
-from qwenctl.backend_check.results import PLAIN, CaseResult, Subject, SubjectResult
+from qwenctl.backend_check.results import PLAIN, STARTING, CaseResult, Subject, SubjectResult
 from qwenctl.machine.cpu import usable_cores
-from qwenctl.machine.llama_process import assertion, last_line, llama_environment
+from qwenctl.machine.llama_process import ending, llama_environment
 
 WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.worker")
 # A step that takes longer hangs. A driver may compile its kernels for minutes the first time.
 _CPU_SECONDS, _DEVICE_SECONDS = 60.0, 900.0
 _THREADS = 2  # more than one, for kernels divide the work; not more, for the model is small
-_STARTING = "starting"
 _NO_MEANING = "it says what it should not"
 
 Show = Callable[[str], None]
@@ -57,7 +55,7 @@ class _Report:
     """What one child has reported so far, of the subjects that it has `left`."""
 
     left: list[Subject]
-    case: str = _STARTING
+    case: str = STARTING
     cases: list[CaseResult] = field(default_factory=list)
     parts: tuple[str, ...] = ()
 
@@ -77,7 +75,7 @@ class _Report:
             else:
                 finished = SubjectResult(Subject(**event["done"]), tuple(self.cases), self.parts)
                 self.left.remove(finished.subject)
-                self.cases, self.case, self.parts = [], _STARTING, ()
+                self.cases, self.case, self.parts = [], STARTING, ()
                 return finished
         except (TypeError, KeyError) as error:
             raise ValueError(str(error)) from error
@@ -144,7 +142,4 @@ def _ending(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     except subprocess.TimeoutExpired:
         return "no result in time: it hangs"
     log.seek(0)
-    text = log.read().decode("utf-8", "replace")
-    if code < 0:
-        return ": ".join(filter(None, [signal.Signals(-code).name, assertion(text)]))
-    return last_line(text) or f"exit code {code}"
+    return ending(code, log.read().decode("utf-8", "replace"))

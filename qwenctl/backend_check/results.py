@@ -20,6 +20,9 @@ CPU_BOUND: Final = 2e-3
 DEVICE_BOUND: Final = 1e-2
 
 
+STARTING: Final = "its start"  # what takes the place of a case before there is any
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is checked: the plain path of the CPU, its extra buffer types, or a device by ggml's name of it."""

@@ -15,7 +15,7 @@ from qwenctl.engine.media_protocol import Look
 from qwenctl.engine.protocol import Count, CountPrompt, Flush, Generate, Load, ReadPrefix, Restore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
-from qwenctl.machine.llama_process import assertion, last_line
+from qwenctl.machine.llama_process import ending
 
 # What the engine was doing, by the request that it was at.
 _WORK: dict[type[object], str] = {
@@ -41,11 +41,8 @@ def work_of(request: type[object]) -> str:
 def explain_end(code: int, work: str, log: Path, backend: BackendCheck | None) -> QwenctlError:
     """The failure of an engine that ended with `code` (minus the signal, if it was one) at its `work`."""
     text = log.read_text("utf-8", "replace")
-    if code >= 0:  # an error of Python's, whose last line names it
-        message = f"the model engine failed {work} ({last_line(text) or f'exit code {code}'})"
-    else:
-        why = ": ".join(filter(None, [signal.Signals(-code).name, assertion(text)]))
-        message = f"the model engine stopped {work} ({why})"
+    how = "stopped" if code < 0 else "failed"  # an error of Python's, which the last line of the log names
+    message = f"the model engine {how} {work} ({ending(code, text)})"
     return QwenctlError(message, _hint(code, log, backend), ExitCode.ENGINE_CRASHED)
 
 

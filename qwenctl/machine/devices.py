@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwenctl.machine.llama_process import last_line, llama_environment
+from qwenctl.machine.llama_process import ending, llama_environment
 from qwenctl.machine.memory import Memory, read_memory
 
 _CHILD_SECONDS = 60
@@ -94,5 +94,4 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
         devices = tuple(Device(**entry) for entry in told["devices"])
         return Build(tuple(told["backends"]), frozenset(told["features"]), devices)
     except (ValueError, TypeError, KeyError):
-        last = last_line(done.stderr.decode("utf-8", "replace"))
-        return Build(error=f"exit code {done.returncode}" + (f": {last}" if last else ""))
+        return Build(error=ending(done.returncode, done.stderr.decode("utf-8", "replace")))

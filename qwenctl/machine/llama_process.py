@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping
 
 # What ggml prints before it aborts, without the folder in which it was compiled.
@@ -31,6 +32,13 @@ def last_line(log: str) -> str:
     """The last line of a process's log, without the folder in which ggml was compiled."""
     lines = log.strip().splitlines()
     return _BUILD_FOLDER.sub("", lines[-1].strip()) if lines else ""
+
+
+def ending(code: int, log: str) -> str:
+    """How a process ended, by its exit code (minus the signal, if it was one) and its log: in a few words."""
+    if code < 0:
+        return ": ".join(filter(None, [signal.Signals(-code).name, assertion(log)]))
+    return last_line(log) or f"exit code {code}"
 
 
 def _defaults() -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import platform
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import IO
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.devices import Device
-from qwenctl.machine.llama_process import llama_environment
+from qwenctl.machine.llama_process import ending, llama_environment
 
 _READY_SECONDS, _KNOCK_SECONDS = 120.0, 0.05
 _CAME, _WENT = b"Accepted client connection", b"Client connection closed"
@@ -110,7 +109,7 @@ def serve(share: Share, log: Path, ready: Callable[[], None], client: Callable[[
             elif event in knocks:
                 client(event == _CAME)
         code = process.wait()
-    why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    why = ending(code, log.read_text("utf-8", "replace"))
     raise QwenctlError(f"the worker's server stopped ({why})", f"its log: {log}", ExitCode.ENGINE_CRASHED)
 
 
