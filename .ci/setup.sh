@@ -26,6 +26,16 @@ knows() {
     "$1" "$without_amx" -E -x c /dev/null >/dev/null 2>&1
 }
 
+# Fails with one line unless a compiler makes a program: COMPILER LANGUAGE
+check_compiler() {
+    local said
+    command -v "$1" >/dev/null ||
+        fail "no compiler called $1 (on Debian: apt-get install build-essential; CC and CXX name others)"
+    said=$(echo 'int main(void) { return 0; }' | "$1" -x "$2" -o /dev/null - 2>&1) ||
+        fail "$1 cannot compile a program: $(echo "${said:-it says nothing}" | grep -m 1 . | cut -c1-200)
+  hint: on Debian: apt-get install build-essential; CC and CXX name other compilers"
+}
+
 digest() {
     if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -c1-16
 }
@@ -103,8 +113,6 @@ report_build() {
 
 build_llama() (
     target=$1
-    command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null ||
-        fail "no C and C++ compiler (on Debian: apt-get install build-essential)"
     mkdir -p "$target"
     # In the cache folder itself, so that the finished wheel is put in place by a rename.
     work=$(mktemp -d "$wheels/.build.XXXXXX")
@@ -153,6 +161,10 @@ main() {
     stamp=$(setup_inputs "$key" | digest)
     if [ -x "$python" ] && [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ]; then
         return
+    fi
+    if ! ls "$wheels/$key"/llama_cpp_python-*.whl >/dev/null 2>&1; then  # before anything is installed
+        check_compiler "${CC:-cc}" c
+        check_compiler "${CXX:-c++}" c++
     fi
     make_venv
     rm -f "$venv/.stamp"
