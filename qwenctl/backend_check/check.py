@@ -65,7 +65,9 @@ def check_backend(
     return check, tuple(found.values())
 
 
-def require_backend(devices: Sequence[Device] = (), *, tell: Callable[[str], None]) -> BackendCheck:
+def require_backend(
+    devices: Sequence[Device] = (), *, tell: Callable[[str], None], show: Show = lambda _: None
+) -> BackendCheck:
     """The same for a command that needs the backend; what was just found to fail is told in one line each.
 
     Raises QwenctlError if the CPU's plain path fails, for then nothing can be believed.
@@ -74,7 +76,7 @@ def require_backend(devices: Sequence[Device] = (), *, tell: Callable[[str], Non
     for key, device in _checkable(devices).items():
         if kept is None or key not in kept.devices:
             tell(f"checking once that {device.name} computes what it should")
-    check, found = check_backend(devices)
+    check, found = check_backend(devices, show=show)
     if not check.cpu.passed:
         raise broken(check)
     for result in found:

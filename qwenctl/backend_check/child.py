@@ -25,6 +25,7 @@ from qwenctl.machine.llama_process import ending, llama_environment
 WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.worker")
 # A step that takes longer hangs. A driver may compile its kernels for minutes the first time.
 _CPU_SECONDS, _DEVICE_SECONDS = 60.0, 900.0
+_WAITING_ROUNDS = 1000  # few: who waits for the check would wait much longer beside a busy program
 _THREADS = 2  # more than one, for kernels divide the work; not more, for the model is small
 _NO_MEANING = "it says what it should not"
 
@@ -90,7 +91,11 @@ def _one_child(
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
-                worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=llama_environment()
+                worker,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=llama_environment(_WAITING_ROUNDS),
             )
         except OSError as error:
             yield report.failed(str(error))

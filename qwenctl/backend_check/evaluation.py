@@ -29,6 +29,7 @@ _LONG, _SHORT = 100, 24  # tokens of the first sequence, and of the others
 _PROMPTS = (2, 3, 17, 48, _LONG)  # lengths about the tiles of kernels, and more than one chunk of linear attention
 _TOGETHER = 8  # tokens of each sequence that are read together, before more come one by one
 _STEPS = 4
+_SINGLE = 12  # tokens that are evaluated one by one: each costs as much as a prompt
 _TOKENS_EACH = 128
 _ALL_LAYERS = 1 << 10
 _EXTRA_BUFFERS = b"ggml_backend_dev_get_extra_bufts"
@@ -211,7 +212,7 @@ def _known(context: Context) -> Iterator[tuple[int, int, Logits]]:
 
 
 def _one_by_one(context: Context) -> Iterator[tuple[int, int, Logits]]:
-    for position, token in enumerate(sequences()[1]):
+    for position, token in enumerate(sequences()[1][:_SINGLE]):
         [logits] = context.evaluate([(1, position, [token])])
         yield 1, position, logits
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qwenctl.standard_streams import warn
+from qwenctl.standard_streams import StatusLine, warn
 
 if TYPE_CHECKING:
     from qwenctl.engine.client import Engine
@@ -22,7 +24,9 @@ def start_engine(tell: Tell = warn) -> Engine:
     from qwenctl.engine.client import Engine
     from qwenctl.folders import log_folder
 
-    return Engine.start(log_folder(), require_backend(tell=tell))
+    with _shown() as show:
+        backend = require_backend(tell=tell, show=show)
+    return Engine.start(log_folder(), backend)
 
 
 def read_usable_hardware(wishes: Wishes, tell: Tell = warn) -> Machine:
@@ -33,11 +37,23 @@ def read_usable_hardware(wishes: Wishes, tell: Tell = warn) -> Machine:
     found = survey(wishes.rpc)
     if found.build.error:
         return hardware_of(found)
-    backend, machine = require_backend(found.build.devices, tell=tell), hardware_of(found)
+    with _shown() as show:
+        backend = require_backend(found.build.devices, tell=tell, show=show)
+    machine = hardware_of(found)
     failed = failed_devices(backend, found.build.devices)
     for name in sorted(failed & set(wishes.devices)):
         tell(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
     return without_devices(machine, failed - set(wishes.devices))
+
+
+@contextmanager
+def _shown() -> Iterator[Tell]:
+    """Shows on a terminal what is being checked, and leaves nothing behind."""
+    status = StatusLine(sys.stderr)
+    try:
+        yield status.show
+    finally:
+        status.clear()
 
 
 def without_devices(machine: Machine, names: Collection[str]) -> Machine:

@@ -102,7 +102,9 @@ ContextSize = Annotated[
 Predict = Annotated[
     int, _number("Longest answer in tokens, thinking included; -1: no limit.", "-n", "--predict", lowest=-1)
 ]
-Threads = Annotated[int, _number("CPU threads; 0: one a physical core.", "-t", "--threads", lowest=0)]
+Threads = Annotated[
+    int, _number("CPU threads; 0: one a physical core, fewer beside busy programs.", "-t", "--threads", lowest=0)
+]
 BatchSize = Annotated[int | None, _number("Prompt tokens in one call.", "-b", "--batch-size", lowest=1)]
 MicroBatchSize = Annotated[int | None, _number("Prompt tokens computed at once.", "-ub", "--ubatch-size", lowest=1)]
 GpuLayers = Annotated[

@@ -95,5 +95,5 @@ def _placed(settings: EngineSettings, plan: Plan) -> EngineSettings:
     planned = plan.settings
     return replace(
         settings, gpu_layers=planned.gpu_layers, placement=planned.placement, load_mode=planned.load_mode,
-        threads=planned.threads,
+        threads=planned.threads, adapts_threads=planned.adapts_threads,
     )  # fmt: skip

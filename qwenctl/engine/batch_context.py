@@ -20,6 +20,7 @@ from qwenctl.engine.model import Model, context_params
 from qwenctl.engine.protocol import EngineSettings, Failed
 from qwenctl.engine.snapshots import put_back_whole_state, whole_state
 from qwenctl.engine.state_file import Bytes
+from qwenctl.engine.thread_count import LONGEST_TRIED_S, ThreadCount
 from qwenctl.machine.ggml import all_devices, library
 
 Ints = npt.NDArray[np.int32]
@@ -44,6 +45,10 @@ class BatchContext:
             what = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
             raise RequestFailure(Failed("memory", what, "--parallel and -c make it smaller"))
         self._memory = llama.llama_get_memory(self.pointer)
+        self._threads = ThreadCount(
+            params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S
+        )
+        self._threads.begin()
         self._rows = _Rows(max(params.n_batch, sequences))
 
     def evaluate(self, parts: Sequence[Part]) -> list[int]:
@@ -60,6 +65,7 @@ class BatchContext:
         status = llama.llama_decode(self.pointer, batch)
         if status:
             raise RequestFailure(Failed("memory" if status < 0 else "context", f"llama_decode failed ({status})"))
+        self._threads.step(batch.n_tokens)
 
     def copy(self, source: int, target: int) -> None:
         """Give the sequence `target`, which is empty, all that `source` holds, its recurrent state too."""
@@ -84,6 +90,9 @@ class BatchContext:
     def close(self) -> None:
         """Give the memory back; nothing may follow."""
         llama.llama_free(self.pointer)
+
+    def _use_threads(self, count: int) -> None:
+        llama.llama_set_n_threads(self.pointer, count, count)
 
 
 class _Rows:

@@ -35,7 +35,7 @@ from qwenctl.engine.sight import Sight
 from qwenctl.engine.snapshots import Snapshots
 from qwenctl.engine.speculation import Speculation
 from qwenctl.engine.text import TokenPieces, TurnEnds
-from qwenctl.engine.thread_count import ThreadCount, Threads
+from qwenctl.engine.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
 from qwenctl.engine.tokenizer import Tokenizer
 from qwenctl.engine.vision import VisionTower
 from qwenctl.long_context import longest_context, scaling_factor
@@ -50,7 +50,6 @@ _CLOSING = (
 _AFTER_THINKING = "\n\n"
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}  # enum llama_load_mode
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
-_LONGEST_TRIED_S = 0.25  # a batch of a prompt that takes longer is not one of those that other programs slow down most
 _NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate", "out of memory")
 
 
@@ -157,7 +156,7 @@ def _threads(settings: EngineSettings, most: int, context: llama.llama_context_p
         drafts.use_threads(count)
 
     is_fixed = not settings.adapts_threads
-    reading = ThreadCount(most, use, is_fixed=is_fixed, longest_step_s=_LONGEST_TRIED_S)
+    reading = ThreadCount(most, use, is_fixed=is_fixed, longest_step_s=LONGEST_TRIED_S)
     return Threads(ThreadCount(most, use, is_fixed=is_fixed), reading)
 
 

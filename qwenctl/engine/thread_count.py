@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 _WINDOW_S = 0.05  # what is computed in so long is measured together, or one step that takes longer
 _SWITCHES_A_SECOND = 50  # of a thread: beside a busy program it is 60 to 200, alone 2 to 30
+# A batch of a prompt that takes longer than this is not one of those that other programs slow down most.
+LONGEST_TRIED_S = 0.25
 _GAIN = 1.05  # how much faster fewer threads must be
 _LONGEST_WAIT = 256  # windows: 13 seconds or more
 _HURRY = 16  # windows of waiting that one counts for in which nobody was in the way

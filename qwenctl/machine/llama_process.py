@@ -10,17 +10,26 @@ import re
 import signal
 from collections.abc import Mapping
 
+# GNU's OpenMP has its threads wait in a loop for each other before they sleep. Its own 300,000 rounds are milliseconds
+# at each of a thousand barriers a token, which a thread loses whenever another program has the processor of one that it
+# waits for. To sleep at once costs more than that where a sleeping processor takes long to wake, as in a virtual
+# machine. So many rounds are 0.1 to 0.5 ms: longer than the threads of one program are apart, and much shorter than the
+# turn of another program (`make bench ARGS=threads`).
+WAITING_ROUNDS = 10_000
 # What ggml prints before it aborts, without the folder in which it was compiled.
 _ASSERTION = re.compile(r"([\w-]+\.\w+:\d+: (?:GGML_ASSERT|GGML_ABORT|fatal error).*)")
 _BUILD_FOLDER = re.compile(r"^/\S*/(?=[\w-]+\.\w+:\d)")
 
 
-def llama_environment() -> Mapping[str, str]:
+def llama_environment(rounds: int = WAITING_ROUNDS) -> Mapping[str, str]:
     """This process's own variables, and those that libllama should find unless the user has set them.
 
-    To be given to a process before it starts: OpenMP reads its variables when it is loaded.
+    To be given to a process before it starts: OpenMP reads its variables when it is loaded. `rounds` is how long its
+    threads wait for each other in a loop before they sleep.
     """
-    return {**_defaults(), **os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger that attaches can hang for minutes
+    chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+    waiting = {} if chosen else {"GOMP_SPINCOUNT": str(rounds)}
+    return {**waiting, **os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger that attaches can hang for minutes
 
 
 def assertion(log: str) -> str:
@@ -39,15 +48,3 @@ def ending(code: int, log: str) -> str:
     if code < 0:
         return ": ".join(filter(None, [signal.Signals(-code).name, assertion(log)]))
     return last_line(log) or f"exit code {code}"
-
-
-def _defaults() -> dict[str, str]:
-    """How long a thread of GNU's OpenMP waits in a loop for the others before it sleeps, if the user does not say.
-
-    Its own 300,000 rounds are milliseconds at each of a thousand barriers a token, which a thread loses whenever
-    another program has the processor of one that it waits for. To sleep at once costs more than that where a sleeping
-    processor takes long to wake, as in virtual machines. So many rounds are 0.1 to 0.5 ms: longer than the threads of
-    one program are apart, and much shorter than the turn of another (`make bench ARGS=threads`).
-    """
-    chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-    return {} if chosen else {"GOMP_SPINCOUNT": "10000"}
