@@ -13,17 +13,16 @@ from typing import Any, Literal
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import numpy.typing as npt
 
 from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.model import Model, context_params
+from qwenctl.engine.prefixes import Ints
 from qwenctl.engine.protocol import EngineSettings, Failed
 from qwenctl.engine.snapshots import put_back_whole_state, whole_state
 from qwenctl.engine.state_file import Bytes
 from qwenctl.engine.thread_count import LONGEST_TRIED_S, ThreadCount
 from qwenctl.machine.ggml import all_devices, library
 
-Ints = npt.NDArray[np.int32]
 Part = tuple[int, int, Sequence[int] | Ints, bool]
 """Of a batch: sequence, position of the first token, tokens, and whether the logits of the last one are wanted."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qwenctl.engine.batch_context import BatchContext, Ints
+from qwenctl.engine.batch_context import BatchContext
 from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.folds import Folds, picture_batches
+from qwenctl.engine.prefixes import Ints
 from qwenctl.engine.protocol import Failed
 from qwenctl.engine.sight import Sight
 from qwenctl.engine.views import View

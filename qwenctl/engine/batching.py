@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qwenctl.engine.batch_context import BatchContext, Ints, Part
+from qwenctl.engine.batch_context import BatchContext, Part
 from qwenctl.engine.batch_pictures import read_pictures
 from qwenctl.engine.batch_protocol import AddRecord, BatchProgress, RecordDone, RecordFailed, RecordStarted
 from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.model import Model
-from qwenctl.engine.prefixes import Prefix, Prefixes, worth_sharing
+from qwenctl.engine.prefixes import Ints, Prefix, Prefixes, worth_sharing
 from qwenctl.engine.sampling import LogitViews
 from qwenctl.engine.slots import ReadRecord, Slot, read_record
 

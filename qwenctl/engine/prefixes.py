@@ -1,7 +1,7 @@
 """Beginnings that several prompts have in common: found by their tokens, evaluated once, copied to who needs them.
 
 Prompts come in as arrays of tokens; what goes out is how much of one is worth sharing, and sequences that hold a shared
-beginning. Nothing is evaluated here.
+beginning. Nothing is evaluated here, so that nothing of libllama is needed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from qwenctl.engine.batch_context import Ints
+Ints = npt.NDArray[np.int32]
 
 LEAST_TOKENS = 32  # what is shorter costs more to keep in order than to evaluate again
 

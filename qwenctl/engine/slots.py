@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qwenctl.engine.answer import AnswerSteps
-from qwenctl.engine.batch_context import Ints
 from qwenctl.engine.batch_protocol import AddRecord, RecordDone
 from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.grammar import Grammar
 from qwenctl.engine.model import Model
+from qwenctl.engine.prefixes import Ints
 from qwenctl.engine.protocol import Failed, FinishReason, Timings, Token, Usage
 from qwenctl.engine.sampling import LogitViews, Sampler
 from qwenctl.engine.views import View
