@@ -89,7 +89,7 @@ def test_a_token_of_any_length_has_all_its_bytes(toy: Path, tmp_path: Path, leng
     """llama-cpp-python's own class drops those above 32 bytes."""
     import llama_cpp.llama_cpp as llama
 
-    from qwenctl.engine.text import TokenPieces
+    from qwenctl.engine.token_tables import TokenPieces
 
     params = llama.llama_model_default_params()
     params.vocab_only = True

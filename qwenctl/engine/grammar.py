@@ -18,7 +18,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from qwenctl.engine.failure import RequestFailure
 from qwenctl.engine.protocol import Failed, Generate
-from qwenctl.engine.text import TokenPieces
+from qwenctl.engine.token_tables import TokenPieces
 from qwenctl.engine.tokenizer import Tokenizer
 
 # llama_tokenize: vocabulary, text, its size, room for tokens, how many, and two switches.

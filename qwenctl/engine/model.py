@@ -34,8 +34,8 @@ from qwenctl.engine.sequence import TokenSequence
 from qwenctl.engine.sight import Sight
 from qwenctl.engine.snapshots import Snapshots
 from qwenctl.engine.speculation import Speculation
-from qwenctl.engine.text import TokenPieces, TurnEnds
 from qwenctl.engine.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
+from qwenctl.engine.token_tables import TokenPieces, TurnEnds
 from qwenctl.engine.tokenizer import Tokenizer
 from qwenctl.engine.vision import VisionTower
 from qwenctl.long_context import longest_context, scaling_factor

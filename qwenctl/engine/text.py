@@ -7,43 +7,9 @@ of a token, never by text, so that an answer may talk about the tags, and so tha
 from __future__ import annotations
 
 import codecs
-import ctypes
-
-import llama_cpp.llama_cpp as llama
+from collections.abc import Mapping
 
 from qwenctl.engine.protocol import Channel, Token
-
-_USUAL_BYTES = 64
-
-
-class TokenPieces(dict[int, bytes]):
-    """The bytes of each token id, asked of libllama once. Control tokens have none."""
-
-    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
-        super().__init__()
-        self._vocabulary = vocabulary
-
-    def __missing__(self, token: int) -> bytes:
-        size = _USUAL_BYTES
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            written = llama.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, False)
-            if written >= 0:
-                self[token] = buffer.raw[:written]
-                return self[token]
-            size = -written  # what it needs: a token may be longer than any fixed buffer
-
-
-class TurnEnds(dict[int, bool]):
-    """Whether each token id ends a turn, asked of libllama once."""
-
-    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
-        super().__init__()
-        self._vocabulary = vocabulary
-
-    def __missing__(self, token: int) -> bool:
-        self[token] = bool(llama.llama_vocab_is_eog(self._vocabulary, token))
-        return self[token]
 
 
 class AnswerText:
@@ -56,7 +22,7 @@ class AnswerText:
 
     def __init__(
         self,
-        pieces: TokenPieces,
+        pieces: Mapping[int, bytes],
         thinking_end: int | None,
         *,
         thinking: bool,

@@ -1,0 +1,42 @@
+"""What libllama says of each token of a vocabulary: its bytes, and whether it ends a turn. Asked for once.
+
+Token ids come in; what is done with the bytes is not known here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp.llama_cpp as llama
+
+_USUAL_BYTES = 64
+
+
+class TokenPieces(dict[int, bytes]):
+    """The bytes of each token id, asked of libllama once. Control tokens have none."""
+
+    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bytes:
+        size = _USUAL_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            written = llama.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, False)
+            if written >= 0:
+                self[token] = buffer.raw[:written]
+                return self[token]
+            size = -written  # what it needs: a token may be longer than any fixed buffer
+
+
+class TurnEnds(dict[int, bool]):
+    """Whether each token id ends a turn, asked of libllama once."""
+
+    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bool:
+        self[token] = bool(llama.llama_vocab_is_eog(self._vocabulary, token))
+        return self[token]
