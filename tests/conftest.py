@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import hypothesis
 import pytest
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.protocol import EngineSettings, Load
+from qwenctl.engine.protocol import EngineSettings
+from tests.loaded_model import loaded
+from tests.own_process import Late, pytest_pyfunc_call, pytest_runtest_teardown
 
-if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+__all__ = ["pytest_pyfunc_call", "pytest_runtest_teardown"]  # hooks
 
 # The same examples on each run; no time limit for one of them, for the machine may be shared.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
@@ -31,8 +32,8 @@ def _no_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         environment.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        # Threads of libllama that wait in a loop for others make all slow where cores are shared with other programs.
-        environment.setenv("GOMP_SPINCOUNT", "0")
+        # As engines have it, for what loads libllama otherwise.
+        environment.setenv("OMP_WAIT_POLICY", "passive")
         for name in [name for name in os.environ if name.startswith("QWENCTL_")]:
             environment.delenv(name)
         yield
@@ -61,12 +62,6 @@ def seeing_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_model(toy_gguf: Path) -> Iterator[Model]:
-    """The toy loaded by the engine's own code, in the process of the tests."""
-    from qwenctl.engine.interrupt import Interrupt
-    from qwenctl.engine.llama_log import LlamaLog
-    from qwenctl.engine.model import load_model
-
-    log = LlamaLog()  # libllama calls it as long as anything is done with the model
-    yield load_model(Load(str(toy_gguf), EngineSettings(threads=1)), Interrupt(), log, lambda _: None)
-    del log
+def toy_model(toy_gguf: Path) -> Any:
+    """The toy loaded by the engine's own code, for tests that are marked `own_process`: a Model."""
+    return Late(lambda: loaded(toy_gguf, EngineSettings(threads=1)))

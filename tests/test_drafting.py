@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.generation import generate
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.llama_log import LlamaLog
-from qwenctl.engine.model import Model, load_model
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Load, Message, Sampling, Token
+from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling, Token
 from tests.command_line import run, said
+from tests.loaded_model import loaded
+from tests.own_process import late
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
+llama = late("llama_cpp.llama_cpp")
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
 
 # The issue's own counts, 200 and 50,000, take minutes.
 PROMPTS = int(os.environ.get("QWENCTL_TEST_PROMPTS") or 24)
@@ -47,22 +53,17 @@ def questions(toy: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def load(toy_gguf: Path) -> Iterator[Callable[..., Model]]:
-    """Loads the toy; each kind of drafts once."""
-    log = LlamaLog()
-    models: dict[str, Model] = {}
+def load(toy_gguf: Path) -> Callable[..., Model]:
+    """Loads the toy; in each process each kind of drafts once."""
 
-    def loaded(draft: str, fewest: int = 0, most: int = 0, context: int = 2048) -> Model:
+    @functools.cache
+    def load(draft: str, fewest: int = 0, most: int = 0, context: int = 2048) -> Model:
         settings = EngineSettings(
             threads=1, context_tokens=context, draft=draft, draft_min=fewest, draft_max=most  # type: ignore[arg-type]
         )  # fmt: skip
-        key = repr(settings)
-        if key not in models:
-            models[key] = load_model(Load(str(toy_gguf), settings), Interrupt(), log, lambda _: None)
-        return models[key]
+        return loaded(toy_gguf, settings)
 
-    yield loaded
-    models.clear()
+    return load
 
 
 def answer(model: Model, request: Generate, *, stop_after: int = -1) -> Answered:
@@ -101,6 +102,7 @@ def drafting(load: Callable[..., Model], source: str) -> Model:
     return load(source, 4 if source == "ngram" else 2, 4 if source == "ngram" else 2)
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("source", SOURCES)
 def test_greedy_answers_are_the_same_with_drafts(load: Callable[..., Model], questions: list[str], source: str) -> None:
     plain, drafts = load("off"), drafting(load, source)
@@ -111,6 +113,7 @@ def test_greedy_answers_are_the_same_with_drafts(load: Callable[..., Model], que
     assert drafts.speculation.drafted > PROMPTS
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_seed_draws_the_same_answer_with_drafts(load: Callable[..., Model], source: str) -> None:
     plain, drafts = load("off"), drafting(load, source)
@@ -119,6 +122,7 @@ def test_a_seed_draws_the_same_answer_with_drafts(load: Callable[..., Model], so
         assert same(answer(drafts, request), answer(plain, request)), seed
 
 
+@pytest.mark.own_process
 def test_answers_are_distributed_as_without_drafts(load: Callable[..., Model]) -> None:
     """Other seeds for each, so that nothing but the distribution can be the same; it is broad at this question."""
 
@@ -152,6 +156,7 @@ def rare_above(freedom: int) -> float:
     return float(freedom * (1 - spread + 3.09 * spread**0.5) ** 3)
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize(
     "changes",
     [
@@ -174,6 +179,7 @@ def test_every_option_of_an_answer_works_as_without_drafts(
     assert holds_its_tokens_alone(drafts)
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("pieces", [1, 2, 3, 5])
 def test_a_stopped_answer_leaves_what_was_said_and_the_next_turn_goes_on_from_it(
@@ -189,6 +195,7 @@ def test_a_stopped_answer_leaves_what_was_said_and_the_next_turn_goes_on_from_it
     assert same(*(answer(model, replace(request, messages=turns)) for model in (drafts, plain)))
 
 
+@pytest.mark.own_process
 def test_an_answer_ends_where_the_context_is_full(load: Callable[..., Model]) -> None:
     question = "Repeat: " + "the cow is white " * 39
     request = replace(ask(question), max_tokens=-1)
@@ -199,6 +206,7 @@ def test_an_answer_ends_where_the_context_is_full(load: Callable[..., Model]) ->
     assert same(full["auto"], full["off"])
 
 
+@pytest.mark.own_process
 def test_a_kept_state_goes_on_with_and_without_drafts(load: Callable[..., Model]) -> None:
     plain, drafts = load("off"), drafting(load, "auto")
     first = ask("My name is Ada.")
@@ -210,6 +218,7 @@ def test_a_kept_state_goes_on_with_and_without_drafts(load: Callable[..., Model]
         assert same(answer(other, replace(first, messages=turns)), wanted)
 
 
+@pytest.mark.own_process
 def test_the_trained_head_is_mostly_right(load: Callable[..., Model], questions: list[str]) -> None:
     drafts = load("mtp", 1, 1)
     before = drafts.speculation.drafted, drafts.speculation.accepted
@@ -219,6 +228,7 @@ def test_the_trained_head_is_mostly_right(load: Callable[..., Model], questions:
     assert accepted > 0.85 * drafted > 0
 
 
+@pytest.mark.own_process
 def test_a_head_does_not_guess_from_what_it_heard_before_it_rested(load: Callable[..., Model]) -> None:
     model = load("mtp", 1, 1)
     answer(model, ask("Who are you?"))
@@ -235,6 +245,7 @@ def test_a_head_does_not_guess_from_what_it_heard_before_it_rested(load: Callabl
     assert heard > 1
 
 
+@pytest.mark.own_process
 def test_drafts_that_never_fit_are_given_up(load: Callable[..., Model]) -> None:
     drafts = load("auto")
     letters = replace(DRAWN, temperature=2, seed=1)

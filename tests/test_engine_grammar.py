@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.interrupt import Interrupt
 from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token
+from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+pytestmark = pytest.mark.own_process
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
 
 ASKED = (Message("user", "What is the capital of France?"),)
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 
 
 def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
-    from qwenctl.engine.generation import generate
-
     *events, finished = generate(model, request, Interrupt())
     assert isinstance(finished, Finished)
     tokens = [event for event in events if isinstance(event, Token)]

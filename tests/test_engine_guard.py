@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.guard import LEAST_LOOP, LONGEST_PERIOD, LoopDetector
-from qwenctl.engine.interrupt import Interrupt
 from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token
+from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +95,7 @@ def normal_answers() -> list[str]:
     return chunks + [text[: len(text) * share // 5] for text in regular for share in range(1, 6)]
 
 
+@pytest.mark.own_process
 def test_no_normal_answer_is_taken_for_a_loop(toy_model: Model) -> None:
     answers = normal_answers()
     alarms = [text[:80] for text in answers if first_alarm(tokens_of(toy_model, text), LEAST_LOOP["answer"])]
@@ -100,8 +104,6 @@ def test_no_normal_answer_is_taken_for_a_loop(toy_model: Model) -> None:
 
 
 def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
-    from qwenctl.engine.generation import generate
-
     *events, finished = generate(model, request, Interrupt())
     assert isinstance(finished, Finished)
     tokens = [event for event in events if isinstance(event, Token)]
@@ -109,6 +111,7 @@ def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
     return (*texts, finished)  # type: ignore[return-value]
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("budget", [0, 1, 3])
 def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_model: Model, budget: int) -> None:
     asked = (Message("user", "What is the capital of France?"),)
@@ -121,6 +124,7 @@ def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_m
     assert finished.reason == "stop"
 
 
+@pytest.mark.own_process
 def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: Model) -> None:
     asked = (Message("user", "What is the capital of France?"),)
     assert (
@@ -128,6 +132,7 @@ def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: Model) -> None:
     )
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("think", [True, False])
 def test_a_model_caught_in_a_loop_is_freed(toy_model: Model, think: bool) -> None:
     """Punished for every new word, the toy says the same for ever."""

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as ReferenceTokenizer
 
 from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.prompt import ChatTemplate
 from qwenctl.engine.protocol import Message
+from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+pytestmark = pytest.mark.own_process
+ChatTemplate = late("qwenctl.engine.prompt:ChatTemplate")
 
 TOY = Path(__file__).parent / "data" / "toy"
 REFERENCE = ReferenceTokenizer.from_file(str(TOY / "tokenizer.json"))

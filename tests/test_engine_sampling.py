@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.interrupt import Interrupt
 from qwenctl.engine.protocol import Finished, Generate, Message, Sampling
-from qwenctl.engine.sampling import Penalties
+from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+pytestmark = pytest.mark.own_process
+llama = late("llama_cpp.llama_cpp")
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+Penalties = late("qwenctl.engine.sampling:Penalties")
 
 VOCABULARY = 50
 TOKENS = st.lists(st.integers(0, VOCABULARY - 1), max_size=60)
@@ -78,8 +82,6 @@ def test_a_window_without_end_counts_the_whole_answer(tokens: list[int]) -> None
 
 
 def answer(model: Model, sampling: Sampling) -> str:
-    from qwenctl.engine.generation import generate
-
     events = list(generate(model, Generate((Message("user", "Tell me."),), False, sampling, 60), Interrupt()))
     assert isinstance(events[-1], Finished)
     return "".join(getattr(event, "text", "") for event in events)

@@ -10,6 +10,7 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,15 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.generation import generate
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.model import Model
 from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Prepare, Restored, Sampling, Token
-from qwenctl.engine.reading import prepare, read
 from qwenctl.engine.state_file import SavedState, UnusableState, read_state, write_state
+from tests.own_process import late, real
 from tests.test_engine_turns import QUESTIONS, SYSTEM, Start, ask, start, tokens_of, with_turn
 
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
 __all__ = ["start"]  # a fixture
+
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+prepare, read = late("qwenctl.engine.reading:prepare"), late("qwenctl.engine.reading:read")
 
 
 def talk(engine: Engine, questions: tuple[str, ...], keep: Path) -> tuple[Message, ...]:
@@ -58,10 +63,11 @@ def test_the_last_question_can_be_asked_again_on_another_day(start: Start, tmp_p
     assert again.evaluated <= 4
 
 
+@pytest.mark.own_process
 def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
     toy_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwenctl.engine.generation.read", functools.partial(read, every_s=0))
+    monkeypatch.setattr("qwenctl.engine.generation.read", functools.partial(real(read), every_s=0))
     kept: list[SavedState] = []
 
     def answer(*turns: Message) -> tuple[str, Finished]:

@@ -16,9 +16,13 @@ from quantize.convert import convert
 from quantize.plan import Options, make_plan
 from qwenctl.engine.protocol import Token
 from qwenctl.engine.text import AnswerText
+from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+llama = late("llama_cpp.llama_cpp")
+TokenPieces = late("qwenctl.engine.token_tables:TokenPieces")
 
 END = 256  # the token that closes the thinking; all others are single bytes
 BYTES = {token: bytes([token]) for token in range(256)}
@@ -26,7 +30,7 @@ BYTES = {token: bytes([token]) for token in range(256)}
 
 def told(data: bytes, *, thinking: bool) -> list[Token]:
     """What an answer of these bytes says; the byte 0xff stands for the end of the thinking."""
-    text = AnswerText(BYTES, END, thinking=thinking)  # type: ignore[arg-type]
+    text = AnswerText(BYTES, END, thinking=thinking)
     said = [token for byte in data for token in text.feed(END if byte == 0xFF else byte)]
     assert sum(text.tokens.values()) == len(data)
     return said + text.finish()
@@ -64,6 +68,7 @@ def test_a_thought_that_never_ends_is_no_answer() -> None:
     assert (joined(said, "thinking"), joined(said, "answer")) == ("hm \N{REPLACEMENT CHARACTER}", "")
 
 
+@pytest.mark.own_process
 def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model: Model, toy: Path) -> None:
     reference = Tokenizer.from_file(str(toy / "tokenizer.json"))
     added = reference.get_added_tokens_decoder()
@@ -84,13 +89,10 @@ def _bytes_of(reference: Tokenizer, token: int) -> bytes:
     return bytes(table[character] for character in text)
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("length", [31, 32, 33, 64, 65, 1000])
 def test_a_token_of_any_length_has_all_its_bytes(toy: Path, tmp_path: Path, length: int) -> None:
     """llama-cpp-python's own class drops those above 32 bytes."""
-    import llama_cpp.llama_cpp as llama
-
-    from qwenctl.engine.token_tables import TokenPieces
-
     params = llama.llama_model_default_params()
     params.vocab_only = True
     path = _with_token(toy, tmp_path, "#" * length)

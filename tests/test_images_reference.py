@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +12,20 @@ from PIL import Image
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.folds import Folds
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.llama_log import LlamaLog
 from qwenctl.engine.media_protocol import Media, VisionSettings
-from qwenctl.engine.model import Model, load_model
-from qwenctl.engine.protocol import EngineSettings, Load, Message
+from qwenctl.engine.protocol import EngineSettings, Message
 from tests.conftest import DATA
 from tests.libllama import squared_error
+from tests.loaded_model import loaded
+from tests.own_process import Late, late
 from tests.pictures import media, write_clip
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
+pytestmark = pytest.mark.own_process
+llama = late("llama_cpp.llama_cpp")
+Folds = late("qwenctl.engine.folds:Folds")
 
 # A clip of three frames, four a second, and a picture; made with transformers in float32, as vision.npz was.
 with np.load(DATA / "expected" / "seen.npz") as _file:
@@ -37,11 +42,9 @@ def folder(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[Model]:
-    log = LlamaLog()
+def model(folder: Path) -> Any:
     settings = EngineSettings(256, 1, cache_type_k="f32", cache_type_v="f32", flash_attention="off")
-    yield load_model(Load(str(folder / "toy.gguf"), settings), Interrupt(), log, lambda _: None)
-    del log
+    return Late(lambda: loaded(folder / "toy.gguf", settings))
 
 
 def saved(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> Media:
@@ -66,8 +69,6 @@ def embedded(model: Model, seen: Media) -> npt.NDArray[np.float32]:
 
 def evaluated(model: Model, messages: list[Message]) -> tuple[list[int], list[int], npt.NDArray[np.float32]]:
     """The prompt's tokens, their positions in time, and the logits of the next token."""
-    import llama_cpp.llama_cpp as llama
-
     prompt = model.template.prompt(messages, think=True)
     model.sequence.clear()
     list(model.sequence.prefill(prompt.tokens, prompt.marks, 7, prompt.views))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,7 @@ from hypothesis import strategies as st
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.llama_log import LlamaLog
-from qwenctl.engine.model import Model, load_model
-from qwenctl.engine.protocol import EngineSettings, Load
-from qwenctl.engine.sampling import LogitViews
+from qwenctl.engine.protocol import EngineSettings
 from qwenctl.long_context import longest_context, scaling_factor
 from qwenctl.placement.hardware import Machine
 from qwenctl.placement.inventory import of_gguf
@@ -29,6 +25,13 @@ from qwenctl.placement.wishes import Wishes
 from tests import checkpoints, qwen35_layout
 from tests.command_line import run, said
 from tests.libllama import squared_error
+from tests.loaded_model import loaded
+from tests.own_process import late
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import Model
+
+LogitViews = late("qwenctl.engine.sampling:LogitViews")
 
 TRAINED = 262_144
 # The depth of the slow test. QWENCTL_TEST_DEPTH=200000 takes an hour on one core.
@@ -127,20 +130,13 @@ def test_a_context_that_has_no_room_is_refused_with_the_longest_that_has(wide_gg
     assert run("plan", str(wide_gguf), "-c", str(most * 3 // 2), *given).returncode == 71
 
 
-@pytest.fixture(scope="module")
-def log() -> Iterator[LlamaLog]:
-    log = LlamaLog()
-    yield log
-    del log
-
-
-def logits_at(toy_gguf: Path, log: LlamaLog, depth: int, batch: int, cache: str = "f16") -> npt.NDArray[np.float32]:
+def logits_at(toy_gguf: Path, depth: int, batch: int, cache: str = "f16") -> npt.NDArray[np.float32]:
     """The logits of the last of `depth` tokens, read in batches of `batch`."""
     settings = EngineSettings(
         context_tokens=depth + 256, threads=1, batch_tokens=batch, micro_batch_tokens=batch, cache_type_k=cache,
         cache_type_v=cache,
     )  # fmt: skip
-    model = load_model(Load(str(toy_gguf), settings), Interrupt(), log, lambda _: None)
+    model = loaded(toy_gguf, settings)
     for _ in model.sequence.prefill(document(model, depth), (), batch):
         pass
     return LogitViews(model.context, model.vocabulary_size).row(-1).copy()
@@ -155,10 +151,9 @@ def document(model: Model, depth: int) -> list[int]:
     return [*first, *needle, *(hay * (depth // len(hay) + 1))[: depth - half - len(needle) - len(question)], *question]
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("depth", [1024, pytest.param(DEPTH, marks=pytest.mark.slow)])
-def test_logits_at_a_depth_do_not_depend_on_batches_and_little_on_the_cache(
-    toy_gguf: Path, log: LlamaLog, depth: int
-) -> None:
-    reference = logits_at(toy_gguf, log, depth, 512)
-    assert squared_error(logits_at(toy_gguf, log, depth, 192), reference) < 1e-6
-    assert squared_error(logits_at(toy_gguf, log, depth, 512, "q8_0"), reference) < 1e-3
+def test_logits_at_a_depth_do_not_depend_on_batches_and_little_on_the_cache(toy_gguf: Path, depth: int) -> None:
+    reference = logits_at(toy_gguf, depth, 512)
+    assert squared_error(logits_at(toy_gguf, depth, 192), reference) < 1e-6
+    assert squared_error(logits_at(toy_gguf, depth, 512, "q8_0"), reference) < 1e-3

@@ -83,6 +83,7 @@ def heard(model: Model, said: str) -> dict[Channel, str]:
     return {one: "".join(event.text for event in events if event.channel == one) for one in channels}
 
 
+@pytest.mark.own_process
 @settings(max_examples=300)
 @given(tools_and_calls(), TEXT, TEXT, st.booleans())
 def test_calls_come_back_as_the_template_writes_them(
@@ -100,6 +101,7 @@ def test_calls_come_back_as_the_template_writes_them(
         assert (message.content.strip(), message.thinking.strip()) == (text.strip(), thinking.strip())
 
 
+@pytest.mark.own_process
 @settings(max_examples=200)
 @given(tools_and_calls(), TEXT, TEXT.filter(str.strip))
 def test_what_a_model_writes_as_its_template_does_need_not_be_read_again(

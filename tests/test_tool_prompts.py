@@ -12,14 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.generation import generate
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.prompt import ChatTemplate
 from qwenctl.engine.protocol import Generate, Message, ToolCall, Tools
+from tests.own_process import late
 from tests.test_engine_prompt import REFERENCE, SPECIAL, TOY
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
+
+pytestmark = pytest.mark.own_process
+generate = late("qwenctl.engine.generation:generate")
+Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+ChatTemplate = late("qwenctl.engine.prompt:ChatTemplate")
 
 ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - not HTML
 ENVIRONMENT.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # as transformers has it

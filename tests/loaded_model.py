@@ -1,0 +1,29 @@
+"""Models loaded as an engine loads them, but in the process of a test: one that is marked `own_process`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwenctl.engine.protocol import EngineSettings, Load
+
+if TYPE_CHECKING:
+    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.model import Model
+
+
+def loaded(path: Path, settings: EngineSettings) -> Model:
+    """The model at `path` and its context."""
+    from qwenctl.engine.interrupt import Interrupt
+    from qwenctl.engine.model import load_model
+
+    return load_model(Load(str(path), settings), Interrupt(), _log(), lambda _: None)
+
+
+@functools.cache
+def _log() -> LlamaLog:
+    """One for all models, kept to the end: libllama calls it as long as anything is done with one of them."""
+    from qwenctl.engine.llama_log import LlamaLog
+
+    return LlamaLog()
