@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -142,12 +141,11 @@ def test_ctrl_c_at_the_question_stops_the_round(tmp_path: Path, key: type[BaseEx
     assert one.engine.requests[1].messages[-1] == Message("user", "Never mind.")
 
 
+@pytest.mark.timeout(300)  # well below the 600 seconds for which it sleeps
 def test_ctrl_c_stops_a_function_that_runs(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("hang")), answer("Fine."))
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    began = time.monotonic()
     assert one.run("Go.", "Next.", allows_all=True) == ExitCode.OK
-    assert time.monotonic() - began < 30
     assert one.results() == ["error: the person stopped this call"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Pat
     assert functions.answered_by_hand == {"by_hand"}
 
 
+@pytest.mark.timeout(300)  # well below the 600 seconds for which a command sleeps
 @pytest.mark.parametrize(
     ("script", "result"),
     [
@@ -48,9 +48,7 @@ def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Pat
     ],
 )
 def test_whatever_a_command_does_is_a_result(tmp_path: Path, script: str, result: str) -> None:
-    began = time.monotonic()
     assert run(described(tmp_path, command(script), timeout_s=2), "f") == result
-    assert time.monotonic() - began < 20
 
 
 def test_a_command_need_not_read_its_arguments(tmp_path: Path) -> None:
