@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.backend_check.check import check_backend, failed_devices, kept_check, require_backend, verdict
-from qwenctl.backend_check.child import run_checks
+from qwenctl.backend_check.child import CheckImpossible, run_checks
 from qwenctl.backend_check.identity import check_key, device_key
 from qwenctl.backend_check.results import (
     CPU_BOUND,
@@ -141,6 +141,11 @@ def test_check_worker_fails_is_a_failed_check(body: str, error: str) -> None:
     found = run_checks([PLAIN, EXTRA, GPU], lambda _: None, fake(body), cpu_seconds=2)
     assert list(found) == [PLAIN]  # without it nothing else matters
     assert found[PLAIN].failures[0].error.startswith(error)
+
+
+def test_check_worker_that_cannot_check_blames_nobody() -> None:
+    with pytest.raises(CheckImpossible, match="No space left on device"):
+        run_checks([PLAIN], lambda _: None, fake("say(impossible='No space left on device')"))
 
 
 def test_check_worker_missing_is_a_failed_check() -> None:

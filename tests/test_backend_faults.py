@@ -6,6 +6,7 @@ The faults come from a library that is preloaded (broken_backend.c).
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -191,3 +192,19 @@ def test_library_for_another_processor_is_told(cache: Path, toy_gguf: Path, tmp_
     words = r"llama\.cpp does not start on this machine: SIG(ILL|TRAP)( \(is it built for another processor\?\))?"
     assert re.fullmatch(rf"qwenctl: error: {words}", line)
     assert "pip install --no-binary llama-cpp-python" in hint
+
+
+def test_check_that_cannot_be_done_leaves_the_plain_path(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
+    """No file may become as large as the model of the check."""
+    command = (
+        f"ulimit -f 4000; exec {sys.executable} -m qwenctl chat -m {toy_gguf} --no-think --temp 0 '{QUESTION[-1]}'"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.stdout.decode(), done.returncode) == (RIGHT, 0)
+    reason = r"llama\.cpp could not be checked \(.*File too large.*\): only its plain path is used"
+    assert re.fullmatch(rf"qwenctl: warning: {reason}\n", done.stderr.decode())
+    assert kept_check() is None
+    assert list(tmp_path.glob("qwenctl-check-*")) == []

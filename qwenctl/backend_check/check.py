@@ -12,12 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qwenctl.backend_check.child import Show, run_checks
+from qwenctl.backend_check.child import CheckImpossible, Show, run_checks
 from qwenctl.backend_check.identity import check_key, device_key
 from qwenctl.backend_check.results import (
     EXTRA,
     PLAIN,
     STARTING,
+    UNCHECKED,
     BackendCheck,
     Subject,
     SubjectResult,
@@ -50,7 +51,7 @@ def check_backend(
     """The check of the CPU's ways to compute and of these devices, and what of it was found just now.
 
     What is kept is believed unless `again`; what is lacking is checked now, which takes about a second, and longer for
-    a device. `show` is told what is being checked.
+    a device. `show` is told what is being checked. Raises CheckImpossible.
     """
     kept = None if again else kept_check()
     lacking = {key: one for key, one in _checkable(devices).items() if kept is None or key not in kept.devices}
@@ -76,7 +77,11 @@ def require_backend(
     for key, device in _checkable(devices).items():
         if kept is None or key not in kept.devices:
             tell(f"checking once that {device.name} computes what it should")
-    check, found = check_backend(devices, show=show)
+    try:
+        check, found = check_backend(devices, show=show)
+    except CheckImpossible as error:
+        tell(f"llama.cpp could not be checked ({error}): only its plain path is used")
+        return kept or UNCHECKED
     if not check.cpu.passed:
         raise broken(check)
     for result in found:

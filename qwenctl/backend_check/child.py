@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any, cast
 
@@ -32,23 +33,46 @@ _NO_MEANING = "it says what it should not"
 Show = Callable[[str], None]
 
 
+class CheckImpossible(Exception):
+    """The check cannot be done, for a reason that is not llama.cpp's: a full disk, for example."""
+
+
 def run_checks(
     subjects: Sequence[Subject], show: Show, worker: Sequence[str] = WORKER, cpu_seconds: float = _CPU_SECONDS
 ) -> dict[Subject, SubjectResult]:
     """Check these subjects; if the CPU's plain path fails, no others.
 
     `show` is told what is being checked; `worker` is the command of the child, and `cpu_seconds` the time that it has
-    for one step on a CPU.
+    for one step on a CPU. Raises CheckImpossible.
     """
-    results: dict[Subject, SubjectResult] = {}
-    remaining = list(subjects)
-    while remaining:
-        for result in _one_child(remaining, show, worker, cpu_seconds):
-            results[result.subject] = result
-            remaining.remove(result.subject)
-            if result.subject == PLAIN and not result.passed:
-                return results
-    return results
+    with _folder() as folder:
+        results: dict[Subject, SubjectResult] = {}
+        remaining = list(subjects)
+        while remaining:
+            asked = {"subjects": [asdict(one) for one in remaining], "threads": _threads(), "folder": folder}
+            for result in _one_child(worker, asked, _Report(list(remaining)), show, cpu_seconds):
+                results[result.subject] = result
+                remaining.remove(result.subject)
+                if result.subject == PLAIN and not result.passed:
+                    return results
+        return results
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for the model; not the child's own, which a crash would leave behind."""
+    try:
+        folder = tempfile.mkdtemp(prefix="qwenctl-check-")
+    except OSError as error:
+        raise CheckImpossible(str(error)) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _threads() -> int:
+    return min(_THREADS, usable_cores())
 
 
 @dataclass
@@ -71,6 +95,8 @@ class _Report:
                 self.case = str(event["case"])
             elif "parts" in event:
                 self.parts = tuple(map(str, event["parts"]))
+            elif "impossible" in event:
+                raise CheckImpossible(str(event["impossible"]))
             elif "result" in event:
                 self.cases.append(CaseResult(**event["result"]))
             else:
@@ -84,10 +110,9 @@ class _Report:
 
 
 def _one_child(
-    subjects: Sequence[Subject], show: Show, worker: Sequence[str], cpu_seconds: float
+    worker: Sequence[str], asked: Mapping[str, Any], report: _Report, show: Show, cpu_seconds: float
 ) -> Iterator[SubjectResult]:
     """The results of as many subjects as one child process comes through with, and at least of one."""
-    report = _Report(list(subjects))
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
@@ -101,7 +126,7 @@ def _one_child(
             yield report.failed(str(error))
             return
         try:
-            _ask(process, subjects)
+            _ask(process, asked)
             for event in _events(process, report, cpu_seconds):
                 finished = report.take(event)
                 if finished is not None:
@@ -117,11 +142,10 @@ def _one_child(
             process.communicate()
 
 
-def _ask(process: subprocess.Popen[bytes], subjects: Sequence[Subject]) -> None:
-    request = {"subjects": [asdict(one) for one in subjects], "threads": min(_THREADS, usable_cores())}
+def _ask(process: subprocess.Popen[bytes], asked: Mapping[str, Any]) -> None:
     requests = cast("IO[bytes]", process.stdin)
     with suppress(BrokenPipeError):  # how it has ended is told where its events are read
-        requests.write(json.dumps(request).encode() + b"\n")
+        requests.write(json.dumps(asked).encode() + b"\n")
         requests.flush()
 
 

@@ -111,6 +111,10 @@ class BackendCheck:
         return (self.cpu, *([self.extra] if self.extra else []), *self.devices.values())
 
 
+# Where nothing could be found out: what is always there is used, and nothing else.
+UNCHECKED: Final = BackendCheck(SubjectResult(PLAIN), SubjectResult(EXTRA))
+
+
 def as_json(check: BackendCheck) -> dict[str, Any]:
     """The check as what JSON can hold; `check_of` makes it a check again."""
     return asdict(check)

@@ -34,13 +34,14 @@ _KINDS = (r"(attn_\w+|ssm_out)", r"ffn_\w+_exps", r"ffn_\w+_shexp")
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """The GGUF file, made in `folder`, which is there and empty. Raises QuantizeError or OSError."""
-    checkpoint = folder / "checkpoint"
-    checkpoint.mkdir()
+    """The GGUF file in `folder`, made if it is not there yet. Raises QuantizeError or OSError."""
+    path, checkpoint = folder / "tiny.gguf", folder / "checkpoint"
+    if path.exists():  # it gets its name when it is whole
+        return path
+    checkpoint.mkdir(exist_ok=True)
     (checkpoint / "config.json").write_text(json.dumps(_config()))
     (checkpoint / "tokenizer.json").write_text(json.dumps(_tokenizer()))
     save_file(dict(_tensors()), checkpoint / "model.safetensors")
-    path = folder / "tiny.gguf"
     options = Options("Q6_K", overrides=tuple(_overrides()), mtp=False, vision=False)
     convert(make_plan(checkpoint, path, options), threads=2)
     return path

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from qwenctl import __version__
 from qwenctl.backend_check.check import check_backend
+from qwenctl.backend_check.child import CheckImpossible
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor import findings
 from qwenctl.doctor.findings import Cache, Finding
@@ -51,7 +52,7 @@ class Examination:
     caches: tuple[Cache, ...]
     models: Mapping[str, int]  # bytes by name
     versions: Mapping[str, str]
-    check: BackendCheck | None  # of llama.cpp; None where it does not even start
+    check: BackendCheck | None  # of llama.cpp; None where it could not be done
     findings: tuple[Finding, ...]
 
 
@@ -71,9 +72,10 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
     paths = [path for model in models for path in model.files]
     holders = tuple(_holders(roots, paths, reads_disks=reads_disks))
     caches = tuple(_cache(root) for root in roots)
-    check = None if found.build.error else check_backend(found.build.devices, again=again)[0]
+    check, impossible = _check(found, again=again)
     wrong = [
         *findings.of_build(found.build, seen_backends(), card_names()),
+        *impossible,
         *(findings.of_check(check) if check else ()),
         *findings.of_features(found.cpu.flags, found.build.features),
         *_too_large(found, models),
@@ -84,6 +86,16 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
     ]
     sizes = {model.name: model.n_bytes for model in models}
     return Examination(found, swap, holders, caches, sizes, _versions(), check, tuple(wrong))
+
+
+def _check(found: Survey, *, again: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:
+    """The check of llama.cpp, or why there is none; nothing where it does not even start, which is said elsewhere."""
+    if found.build.error:
+        return None, ()
+    try:
+        return check_backend(found.build.devices, again=again)[0], ()
+    except CheckImpossible as error:
+        return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR names another folder"),)
 
 
 def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[Holder]:

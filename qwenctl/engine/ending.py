@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from qwenctl.backend_check.results import BackendCheck
+from qwenctl.backend_check.results import UNCHECKED, BackendCheck
 from qwenctl.engine.batch_protocol import AddRecord
 from qwenctl.engine.measure_protocol import Measure
 from qwenctl.engine.media_protocol import Look
@@ -56,7 +56,7 @@ def _hint(code: int, log: Path, backend: BackendCheck | None) -> str:
 
 def _in_words(backend: BackendCheck | None) -> str:
     """Whether llama.cpp has been found to compute what it should, and how to find out."""
-    if backend is None:
+    if backend is None or backend == UNCHECKED:
         return "`qwenctl doctor` checks llama.cpp"
     failed = [one.title for one in backend.subjects if not one.passed]
     found = f"failed with {', '.join(failed)}" if failed else "passed"

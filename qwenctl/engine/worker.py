@@ -12,9 +12,7 @@ import os
 import queue
 import sys
 import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -57,6 +55,7 @@ from qwenctl.engine.protocol import (
 from qwenctl.engine.reading import KEPT_TOKENS, Keep, prepare, read_prefix
 from qwenctl.engine.state_file import StateWriter, UnusableState, read_state
 from qwenctl.engine.wire import decode
+from qwenctl.machine.llama_process import errors_end_the_process
 
 _PROGRESS_STEP = 0.01
 
@@ -76,7 +75,7 @@ def start() -> _Engine:
 def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest], interrupt: Interrupt) -> None:
     """Hand over each request as it comes; end the process when no more can come."""
     for line in lines:
-        with _told_as_itself():
+        with errors_end_the_process():
             request = decode(line)
         if isinstance(request, Cancel):
             interrupt.set()
@@ -215,24 +214,9 @@ def _stats(model: Model) -> EngineStats:
 
 
 def main() -> None:
-    """Serve. An error of Python's ends the process with its traceback in the log, and its own name as the last line.
-
-    Not by way of the interpreter's end: the thread that reads requests holds standard input, and Python aborts the
-    process when it cannot close that.
-    """
-    with _told_as_itself():
+    """Serve until the program ends."""
+    with errors_end_the_process():
         start().serve()
-
-
-@contextmanager
-def _told_as_itself() -> Iterator[None]:
-    """End the process where an error leaves the block, with the traceback in the log."""
-    try:
-        yield
-    except BaseException:  # noqa: BLE001 - whatever it is
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
 
 
 if __name__ == "__main__":

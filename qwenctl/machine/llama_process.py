@@ -1,6 +1,6 @@
-"""What the child processes of libllama have in common: their environment, and what ggml says when it aborts.
+"""What the child processes of libllama have in common: their environment, how they end, and how that is told.
 
-Texts come in and go out; nothing is started here.
+Nothing is started here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 # GNU's OpenMP has its threads wait in a loop for each other before they sleep. Its own 300,000 rounds are milliseconds
 # at each of a thousand barriers a token, which a thread loses whenever another program has the processor of one that it
@@ -30,6 +33,21 @@ def llama_environment(rounds: int = WAITING_ROUNDS) -> Mapping[str, str]:
     chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
     waiting = {} if chosen else {"GOMP_SPINCOUNT": str(rounds)}
     return {**waiting, **os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger that attaches can hang for minutes
+
+
+@contextmanager
+def errors_end_the_process() -> Iterator[None]:
+    """End this process where an error of Python's leaves the block; the traceback goes to standard error.
+
+    Not by way of the interpreter's end: another thread reads standard input, and Python aborts the process when it
+    cannot close that. The error would be taken for one of libllama's.
+    """
+    try:
+        yield
+    except BaseException:  # noqa: BLE001 - whatever it is, it is told as itself
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def assertion(log: str) -> str:

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from qwenctl.machine.ggml import all_devices, described, rpc_library
+from qwenctl.machine.llama_process import errors_end_the_process
 
 
 def serve(endpoint: str, threads: int, names: list[str]) -> None:
@@ -29,5 +30,6 @@ def _end_with_the_program() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_program, daemon=True).start()
-    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-    sys.exit("the server has ended")
+    with errors_end_the_process():
+        serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+        raise RuntimeError("the server has ended")
