@@ -78,7 +78,8 @@ def _ggml() -> Any:
 def _known(named: Mapping[str, Any], device: str) -> Any:
     if device not in named:
         there = ", ".join(named)
-        raise RequestFailure(Failed("setting", f"no device is called {device}", f"there are: {there}"))
+        hint = f"there are: {there}; `qwenctl doctor` shows what is here, and a plan made anew uses it"
+        raise RequestFailure(Failed("setting", f"no device is called {device}", hint))
     return named[device]
 
 
