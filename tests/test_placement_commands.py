@@ -85,6 +85,14 @@ def test_a_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> 
     assert run("chat", "-m", str(copy), "--plan", str(plan), "Hello.").returncode == 0
 
 
+def test_plan_whose_device_has_gone_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
+    message, hint, code = said("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
+    assert (message, code) == ("no device is called GPU0", 2)
+    assert hint == "there are: CPU; `qwenctl doctor` shows what is here, and a plan made anew uses it"
+
+
 def test_a_chat_goes_on_where_another_program_took_the_memory(toy_gguf: Path) -> None:
     with rpc_server(200 * MIB, enforced=14 * MIB) as endpoint:
         done = run(
