@@ -85,7 +85,7 @@ def _check(model: Path, subject: Subject, expected: Reference, threads: int, rep
             with Context(model, subject, threads) as context:
                 for case in cases(subject):
                     reporter.send(case=case.name)
-                    reporter.send(result=asdict(compare(case, context, expected, subject.bound)))
+                    reporter.send(result=asdict(compare(case, context, expected)))
         except NotComputed as error:
             reporter.send(result=asdict(CaseResult(_LOADING, error=str(error))))
     reporter.send(done=asdict(subject))

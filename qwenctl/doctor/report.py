@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from quantize.units import size
-from qwenctl.backend_check.results import BackendCheck, CaseResult, SubjectResult
+from qwenctl.backend_check.results import BOUND, BackendCheck, CaseResult
 from qwenctl.backend_check.results import as_json as check_json
 from qwenctl.doctor.examination import Examination, Holder
 from qwenctl.machine.devices import Device
@@ -42,15 +42,14 @@ def rows(found: Examination) -> Iterator[tuple[str, str]]:
 def check_table(check: BackendCheck) -> Iterator[tuple[str, ...]]:
     """The check of llama.cpp: a row for each way of computing, a column for each thing that was checked."""
     subjects = check.subjects
-    bounds = ", ".join(dict.fromkeys(f"{result.subject.bound:g}" for result in subjects))
-    yield (f"check of llama.cpp: error (allowed: {bounds})", *(result.title for result in subjects))
-    found = [{case.case: _case_text(case, result) for case in result.cases} for result in subjects]
+    yield (f"check of llama.cpp: error (allowed: {BOUND:g})", *(result.title for result in subjects))
+    found = [{case.case: _case_text(case) for case in result.cases} for result in subjects]
     for case in dict.fromkeys(case.case for result in subjects for case in result.cases):
         yield (f"  {case}", *(one.get(case, "") for one in found))
 
 
-def _case_text(case: CaseResult, result: SubjectResult) -> str:
-    if case.passes(result.subject.bound):
+def _case_text(case: CaseResult) -> str:
+    if case.passed:
         return f"{case.nmse:.0e}" if case.nmse else "0"
     return f"FAILED ({case.error or f'{case.nmse:.2g}'})"
 
