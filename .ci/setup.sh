@@ -2,13 +2,14 @@
 # Makes .venv: the locked packages, llama-cpp-python built for this machine, and this project, editable.
 #
 # Everything is printed to stderr. When nothing has changed since the last run it returns at once. Read from the
-# environment: PYTHON (the interpreter to use), CMAKE_ARGS (added to the flags below, as in CMAKE_ARGS=-DGGML_CUDA=ON),
-# CC, CXX, CFLAGS, CXXFLAGS, CMAKE_BUILD_PARALLEL_LEVEL, XDG_CACHE_HOME (where the built wheel is kept).
+# environment: PYTHON (the interpreter to use), VENV (another folder than .venv, for another build), CMAKE_ARGS (added to
+# the flags below, as in CMAKE_ARGS=-DGGML_CUDA=ON), CC, CXX, CFLAGS, CXXFLAGS, CMAKE_BUILD_PARALLEL_LEVEL,
+# XDG_CACHE_HOME (where the built wheel is kept).
 set -euo pipefail
 exec 1>&2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-venv=.venv
+venv=${VENV:-.venv}
 python=$venv/bin/python
 flags="-DGGML_RPC=ON -DGGML_NATIVE=ON ${CMAKE_ARGS:-}"
 wheels="${XDG_CACHE_HOME:-$HOME/.cache}/qwenctl/wheels"
@@ -51,7 +52,11 @@ build_inputs() {
     getconf GNU_LIBC_VERSION || true
     "${CC:-cc}" --version || true
     "${CXX:-c++}" --version || true
-    case "$flags" in *CUDA*) nvcc --version || true ;; *HIP*) hipcc --version || true ;; esac
+    case "$flags" in
+        *CUDA*) nvcc --version || true ;;
+        *HIP*) hipcc --version || true ;;
+        *VULKAN*) glslc --version || true ;;
+    esac
     echo "$flags|${CFLAGS:-}|${CXXFLAGS:-}|${LDFLAGS:-}"
     cat .ci/llama-cpp-python.lock .ci/llama-cpp-python.cmake
 }
