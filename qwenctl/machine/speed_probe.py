@@ -37,12 +37,9 @@ def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
     if not backend:
         return dict(_UNKNOWN)
     set_threads(ggml, device, backend, threads)
-    rows = n_bytes // (_COLUMNS * _F32_BYTES)
     context = ggml.ggml_init(InitParams(_META_BYTES, None, True))
-    matrix = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, rows)
-    vector = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, 1)
-    product = ggml.ggml_mul_mat(context, matrix, vector)
-    if not ggml.ggml_backend_dev_supports_op(device, product):
+    matrix, product = _product(ggml, device, context, n_bytes)
+    if not product:
         return dict(_UNKNOWN)
     graph = ggml.ggml_new_graph(context)
     ggml.ggml_build_forward_expand(graph, product)
@@ -64,6 +61,21 @@ def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
     ggml.ggml_free(context)
     ggml.ggml_backend_free(backend)
     return {"bandwidth": bandwidth, "copy_rate": copy_rate}
+
+
+def _product(ggml: Any, device: Any, context: Any, n_bytes: int) -> tuple[Any, Any]:
+    """A matrix of at most `n_bytes` and its product with a vector; None for both if the device cannot compute it.
+
+    A driver may limit what a kernel reads: Vulkan's have to allow no more than 128 MiB.
+    """
+    while n_bytes >= _LEAST_BYTES:
+        matrix = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, n_bytes // (_COLUMNS * _F32_BYTES))
+        vector = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, 1)
+        product = ggml.ggml_mul_mat(context, matrix, vector)
+        if ggml.ggml_backend_dev_supports_op(device, product):
+            return matrix, product
+        n_bytes //= 2
+    return None, None
 
 
 def _copy(ggml: Any, device: Any, matrix: Any, size: int) -> Callable[[], None]:
