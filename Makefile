@@ -9,10 +9,10 @@ TOY := build/toy-Q8_0.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint format bench lock clean
+.PHONY: help setup run test test-vulkan lint format bench lock clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## Make .venv: the locked packages, and llama-cpp-python built for this machine
 	@bash .ci/setup.sh </dev/null
@@ -27,6 +27,9 @@ $(TOY): $(wildcard tests/data/toy/*) $(wildcard quantize/*.py) | setup
 
 test: lint ## Everything that CI runs: lint and all tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-vulkan: ## Test experts in RAM and the rest on llama.cpp's Vulkan backend, without a GPU
+	@bash tests/vulkan/run.sh $(ARGS)
 
 lint: setup ## ruff, ruff format, mypy
 	@$(BIN)/ruff check
@@ -44,5 +47,5 @@ lock: setup ## Renew the lock files
 	@bash .ci/lock.sh $(ARGS) </dev/null
 
 clean: ## Remove all that the targets above have made in this folder
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-vulkan build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find quantize qwenctl tests -name __pycache__ -type d -prune -exec rm -rf {} +
