@@ -71,17 +71,23 @@ def loaded_engine(model: Path, logs: Path) -> Engine:
 
 
 def answers(
-    engine: Engine, records: Sequence[AddRecord], parallel: int, *, shares: bool = True, room: int = 512
+    engine: Engine,
+    records: Sequence[AddRecord],
+    parallel: int,
+    *,
+    shares: bool = True,
+    room: int = 512,
+    patience_s: float = 60,
 ) -> tuple[dict[int, RecordDone | RecordFailed], BatchProgress]:
     """What comes of records that are answered together, and the last figures."""
     engine.tell(OpenBatch(EngineSettings(context_tokens=room, threads=1), parallel, shares=shares))
-    assert isinstance(engine.hear(60), BatchOpened)
+    assert isinstance(engine.hear(patience_s), BatchOpened)
     for record in records:
         engine.tell(record)
     found: dict[int, RecordDone | RecordFailed] = {}
     progress: BatchProgress | None = None
     while len(found) < len(records) or progress is None or progress.active or progress.waiting:
-        event = engine.hear(60)
+        event = engine.hear(patience_s)
         assert event is not None
         if isinstance(event, RecordDone | RecordFailed):
             found[event.number] = event

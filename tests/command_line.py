@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 
-def run(*arguments: str, stdin: bytes | None = b"hi", **environment: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, stdin: bytes | None = b"hi", timeout_s: float = 60, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "qwenctl", *arguments],
         input=stdin,
         capture_output=True,
-        timeout=60,
+        timeout=timeout_s,
         env={**os.environ, **environment},
         check=False,
     )

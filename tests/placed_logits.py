@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "What is the capital of France? And what is two and two?"
 
 
-def placed_logits(path: Path, settings: EngineSettings) -> tuple[bytes, tuple[MemoryUse, ...]]:
+def placed_logits(path: Path, settings: EngineSettings, timeout_s: float = 120) -> tuple[bytes, tuple[MemoryUse, ...]]:
     """The logits after a prompt and a token more, as bytes, and what each memory holds."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.placed_logits"],
         input=encode(Load(str(path), settings)),
         capture_output=True,
         cwd=ROOT,
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )
     if done.returncode:

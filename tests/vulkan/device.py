@@ -1,0 +1,65 @@
+"""The software device with a memory of its own, and plans for it. `memory_layer.c` says how the memory comes about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from qwenctl.engine.placement import CPU
+from qwenctl.machine import read_devices
+from qwenctl.placement.hardware import Device, Machine
+from qwenctl.placement.inventory import of_gguf
+from qwenctl.placement.plan import Plan
+from qwenctl.placement.trial import tried_plan
+from qwenctl.placement.wishes import ALL_EXPERTS, NO_DEVICE, Wishes
+
+NAME = "Vulkan0"
+MIB = 1 << 20
+PATIENCE = 3000  # seconds for one thing, where shaders must be compiled for it
+WISHES = Wishes(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
+ON_THE_CPU = replace(WISHES, devices=(NO_DEVICE,), fit_targets=())
+ALL_ON_THE_DEVICE = replace(WISHES, cpu_experts=0)
+EXPERTS_IN_RAM = replace(WISHES, cpu_experts=ALL_EXPERTS)
+
+
+@contextmanager
+def device_memory(total: int, *, enforced: int | None = None) -> Iterator[Path]:
+    """For processes that are started meanwhile, each device has `total` bytes, of which it gives only `enforced`.
+
+    The folder is for `most_bytes`.
+    """
+    with pytest.MonkeyPatch.context() as environment, TemporaryDirectory() as folder:
+        environment.setenv("VK_MEMORY_LAYER_TOTAL", str(total))
+        environment.setenv("VK_MEMORY_LAYER_ENFORCED", str(total if enforced is None else enforced))
+        environment.setenv("VK_MEMORY_LAYER_LOG", folder)
+        yield Path(folder)
+
+
+def most_bytes(folder: Path) -> int:
+    """The most bytes that lay in a device's memory at a time, in any process, as its driver counts them."""
+    return max((int(file.read_text()) for file in folder.iterdir()), default=0)
+
+
+def machine() -> Machine:
+    """This machine with its software device, as it is now, and RAM for everything."""
+    found = [device for device in read_devices() if device.backend == "Vulkan"]
+    sizes = [(one.name, one.backend, one.description, one.total_bytes, one.free_bytes) for one in found]
+    return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
+
+
+def planned(path: Path, wishes: Wishes) -> Plan:
+    """The plan for a model, with its buffers tried."""
+    plan = tried_plan(of_gguf(path), machine(), wishes)
+    assert plan.exact
+    return plan
+
+
+def experts_held(plan: Plan) -> tuple[int, int]:
+    """Bytes of routed experts in RAM and on the devices."""
+    held = {memory.name: memory.of("routed experts") for memory in plan.memories}
+    return held[CPU], sum(held.values()) - held[CPU]

@@ -1,0 +1,50 @@
+"""The device computes what the CPU does, as far as its half precision goes, wherever the experts lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwenctl.placement.plan import differences
+from qwenctl.placement.wishes import Wishes
+from tests.libllama import Logits, squared_error
+from tests.placed_logits import placed_logits
+from tests.vulkan.device import (
+    ALL_ON_THE_DEVICE,
+    EXPERTS_IN_RAM,
+    ON_THE_CPU,
+    PATIENCE,
+    device_memory,
+    most_bytes,
+    planned,
+)
+
+ERROR, TOTAL = 1e-3, 1 << 30
+
+
+def computed(path: Path, wishes: Wishes) -> Logits:
+    """The logits after a prompt of some tokens, and after a token more."""
+    with device_memory(TOTAL) as folder:
+        plan = planned(path, wishes)
+        found, memory = placed_logits(path, plan.settings, timeout_s=PATIENCE)
+        more = most_bytes(folder) - sum(one.n_bytes for one in plan.memories[1:])
+    assert differences(plan, memory) == []
+    print(f"\nallocated on the device while it computed, beyond the plan: {more:,} bytes")
+    assert more < TOTAL // 16  # what a plan leaves free of it
+    return np.frombuffer(found, np.float32).reshape(2, -1)
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(toy_gguf: Path) -> Logits:
+    return computed(toy_gguf, ON_THE_CPU)
+
+
+@pytest.mark.parametrize("wishes", [ALL_ON_THE_DEVICE, EXPERTS_IN_RAM])
+def test_logits_are_those_of_the_cpu(toy_gguf: Path, on_the_cpu: Logits, wishes: Wishes) -> None:
+    found = computed(toy_gguf, wishes)
+    errors = [squared_error(mine, wanted) for mine, wanted in zip(found, on_the_cpu, strict=True)]
+    print(f"\nmean squared error of the prompt and of a token: {errors[0]:.1e}, {errors[1]:.1e}")
+    assert max(errors) < ERROR
+    assert found.argmax(-1).tolist() == on_the_cpu.argmax(-1).tolist()
