@@ -70,7 +70,7 @@ def chat(toy_gguf: Path) -> subprocess.CompletedProcess[bytes]:
 def test_a_chat_on_the_command_line_is_answered(chat: subprocess.CompletedProcess[bytes]) -> None:
     told = chat.stderr.decode()
     assert (chat.stdout.decode().strip(), chat.returncode) == (ANSWER, 0), told
-    assert told == f"qwenctl: checking once that {NAME} computes what it should\n"
+    assert told == f"qwenctl: warning: checking once that {NAME} computes what it should\n"
 
 
 @pytest.mark.usefixtures("chat")
