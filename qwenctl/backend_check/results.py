@@ -14,9 +14,9 @@ Kind = Literal["cpu", "extra", "device"]
 
 # The mean squared error that is allowed, as a share of the mean square of the logits (NMSE), of the worst single
 # position. Activations are rounded to 8 bits, and two right ways may round one of them differently; from there on all
-# roundings differ. That was seen to give 1e-4 to 1e-3, and all roundings together make 1e-3 against float32. Kernels
-# with a fault were seen to give 0.04 to 2.
-BOUND: Final = 1e-2
+# roundings differ. That was seen to give 1e-4 to 1e-3 on CPUs; all roundings together make 1e-3 against float32. A
+# device that computes in 16 bits gave 2e-3 to 5e-3. Kernels with a fault were seen to give 0.04 to 2.
+BOUND: Final = 2e-2
 
 STARTING: Final = "its start"  # what takes the place of a case before there is any
 
