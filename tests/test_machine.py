@@ -23,7 +23,7 @@ from qwenctl.machine.devices import Device, read_build, read_devices
 from qwenctl.machine.disks import read_disk, read_disks, read_speed
 from qwenctl.machine.memory import read_swap
 from qwenctl.machine.speeds import Speed, key_of, read_speeds
-from qwenctl.machine.survey import read_hardware, survey
+from qwenctl.machine.survey import hardware_of, survey
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_server_that_does_not_answer_is_named() -> None:
 
 
 def test_speeds_are_measured_once_and_kept(cache: Path) -> None:
-    first = read_hardware()
+    first = hardware_of(survey())
     (kept,) = cache.glob("machine-*.json")
     content, since = kept.read_bytes(), kept.stat().st_mtime_ns
     assert first.ram_bandwidth is not None
@@ -290,7 +290,7 @@ def server() -> Iterator[str]:
 
 def test_a_device_by_rpc_is_one_with_memory_of_its_own_and_speeds(cache: Path) -> None:
     with server() as endpoint:
-        found = read_hardware([endpoint])
+        found = hardware_of(survey([endpoint]))
     (device,) = found.devices
     assert (device.name, device.backend.split("[")[0], device.description) == ("RPC0", "RPC", endpoint)
     assert device.total_bytes == psutil.virtual_memory().total

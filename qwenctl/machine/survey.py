@@ -35,18 +35,10 @@ class Survey:
         return next((self.speeds.speeds.get(key_of(cpu, self.threads), Speed()) for cpu in cpus), Speed())
 
 
-def read_hardware(rpc: Sequence[str] = ()) -> PlanMachine:
-    """This machine for a plan. The first time it measures, which takes a second or two.
-
-    Raises QwenctlError if an RPC server cannot be asked.
-    """
-    return hardware_of(survey(rpc))
-
-
 def survey(rpc: Sequence[str] = (), *, again: bool = False) -> Survey:
     """All that is here, with the devices of the RPC servers `rpc` (host:port); `again` measures anew.
 
-    Raises QwenctlError if an RPC server cannot be asked.
+    The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be asked.
     """
     cpu, memory, build = read_cpu(), read_memory(), read_build(rpc)
     if build.error and rpc:
