@@ -234,31 +234,6 @@ def test_a_driver_that_ends_the_process_takes_only_its_own_speed(
     assert (tmp_path / "killed").exists()
 
 
-def test_a_device_that_multiplies_no_large_matrix_is_measured_with_a_smaller_one(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As if a driver let a kernel read no more than 128 MiB, and then as if it let it read next to nothing."""
-    devices = read_devices()
-    for limit, is_known in ((1 << 27, True), (1 << 10, False)):
-        (tmp_path / "sitecustomize.py").write_text(
-            "import sys\n"
-            "if 'qwenctl.machine.speed_probe' in sys.orig_argv:\n"
-            "    from qwenctl.machine.ggml import library\n"
-            "    ggml, sizes = library(), {}\n"
-            "    multiply, supports = ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op\n"
-            "    def noted(context, matrix, vector):\n"
-            "        product = multiply(context, matrix, vector)\n"
-            "        sizes[product] = ggml.ggml_nbytes(matrix)\n"
-            "        return product\n"
-            "    def limited(device, product):\n"
-            f"        return sizes[product] <= {limit} and supports(device, product)\n"
-            "    ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op = noted, limited\n"
-        )
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        found = read_speeds("x", devices, 1, again=True).speeds[key_of(devices[0], 1)]
-        assert (found.bandwidth is not None, found.copy_rate is not None) == (is_known, is_known)
-
-
 SERVER = """
 import ctypes, sys
 from qwenctl.machine.ggml import all_devices, rpc_library

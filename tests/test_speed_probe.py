@@ -1,0 +1,42 @@
+"""How fast a device's memory is read is measured with as large a matrix as it can multiply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwenctl.machine.devices import read_devices
+from qwenctl.machine.speeds import key_of, read_speeds
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which measurements are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "qwenctl"
+
+
+def test_a_device_that_multiplies_no_large_matrix_is_measured_with_a_smaller_one(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a driver let a kernel read no more than 128 MiB, and then as if it let it read next to nothing."""
+    devices = read_devices()
+    for limit, is_known in ((1 << 27, True), (1 << 10, False)):
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys\n"
+            "if 'qwenctl.machine.speed_probe' in sys.orig_argv:\n"
+            "    from qwenctl.machine.ggml import library\n"
+            "    ggml, sizes = library(), {}\n"
+            "    multiply, supports = ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op\n"
+            "    def noted(context, matrix, vector):\n"
+            "        product = multiply(context, matrix, vector)\n"
+            "        sizes[product] = ggml.ggml_nbytes(matrix)\n"
+            "        return product\n"
+            "    def limited(device, product):\n"
+            f"        return sizes[product] <= {limit} and supports(device, product)\n"
+            "    ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op = noted, limited\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        found = read_speeds("x", devices, 1, again=True).speeds[key_of(devices[0], 1)]
+        assert (found.bandwidth is not None, found.copy_rate is not None) == (is_known, is_known)
