@@ -50,12 +50,12 @@ def errors_end_the_process() -> Iterator[None]:
         os._exit(1)
 
 
-def assertion(log: str) -> str:
+def _assertion(log: str) -> str:
     """The last assertion of ggml that failed, by a process's log; empty if there is none."""
     return next(reversed(_ASSERTION.findall(log)), "")
 
 
-def last_line(log: str) -> str:
+def _last_line(log: str) -> str:
     """The last line of a process's log, without the folder in which ggml was compiled."""
     lines = log.strip().splitlines()
     return _BUILD_FOLDER.sub("", lines[-1].strip()) if lines else ""
@@ -64,5 +64,5 @@ def last_line(log: str) -> str:
 def ending(code: int, log: str) -> str:
     """How a process ended, by its exit code (minus the signal, if it was one) and its log: in a few words."""
     if code < 0:
-        return ": ".join(filter(None, [signal.Signals(-code).name, assertion(log)]))
-    return last_line(log) or f"exit code {code}"
+        return ": ".join(filter(None, [signal.Signals(-code).name, _assertion(log)]))
+    return _last_line(log) or f"exit code {code}"
