@@ -79,8 +79,9 @@ class Part:
         os.close(self.descriptor)
 
     def _count(self, number: int, count: int) -> None:
-        self.counts[number] = count
+        """Count on the disk first: who sees a whole file cuts the counts off and closes it, and nothing may follow."""
         os.pwrite(self.descriptor, struct.pack("<Q", count), self.size + len(_MAGIC) + 8 + 8 * number)
+        self.counts[number] = count
 
 
 def open_part(path: Path, size: int) -> Part:
