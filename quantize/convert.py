@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import Interrupted, NoSpace
+from quantize.input_files import Sources, local_sources
 from quantize.layout import TensorPlan
 from quantize.output import UnfinishedOutput, open_output
 from quantize.plan import Plan
-from quantize.slabs import Scratch, Slab, cut, encode, slab_rows
-from quantize.sources import Sources, local_sources
-from quantize.tensor_classes import tensor_class
+from quantize.recipe.tensor_classes import tensor_class
+from quantize.row_chunks import Scratch, Slab, cut, encode, slab_rows
 
 _REPORT_SECONDS = 0.1
 _JOURNAL_SECONDS = 0.5

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF, MissingInput
-from quantize.ggml_types import TYPES_BY_ID
+from quantize.ggml.types import TYPES_BY_ID
 
 Scalar = int | float | bool | str
 Value = Scalar | tuple[Scalar, ...]

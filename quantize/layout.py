@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.ggml_types import GGMLType
-from quantize.imatrix import Importance
-from quantize.metadata import ALIGNMENT, HeaderKeys, header_bytes
+from quantize.ggml.types import GGMLType
+from quantize.qwen35.metadata import ALIGNMENT, HeaderKeys, header_bytes
+from quantize.recipe.imatrix import Importance
 from quantize.tensors import OutputTensor
 
 _SPLIT_KEYS_BYTES = 256  # room for the three keys of a split file, for the counts and for padding

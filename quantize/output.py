@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
+from quantize.formatting import size
 from quantize.journal import Journal, State, open_journal
 from quantize.layout import FilePlan
 from quantize.plan import Plan
-from quantize.units import size
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
-from quantize.ggml_library import library_version
-from quantize.imatrix import Imatrix, Importance, read_imatrix
+from quantize.ggml.library import library_version
 from quantize.layout import FilePlan, TypedTensor, lay_out
-from quantize.metadata import Provenance, text_header, vision_header
-from quantize.model_config import ModelConfig, parse_config
-from quantize.recipes import (
+from quantize.qwen35.metadata import Provenance, text_header, vision_header
+from quantize.qwen35.model_config import ModelConfig, parse_config
+from quantize.qwen35.text_tensors import text_tensors
+from quantize.qwen35.vision_tensors import vision_tensors
+from quantize.recipe.imatrix import Imatrix, Importance, read_imatrix
+from quantize.recipe.recipes import (
     MixFacts,
     Override,
     Recipe,
@@ -31,8 +33,6 @@ from quantize.recipes import (
     parse_override,
 )
 from quantize.tensors import OutputTensor, SourceIndex
-from quantize.text_tensors import text_tensors
-from quantize.vision_tensors import vision_tensors
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from quantize.layout import FilePlan, TensorPlan
 from quantize.output import Room, disk_room
 from quantize.plan import Plan
-from quantize.slabs import scratch_bytes
-from quantize.tensor_classes import CLASSES, tensor_class
+from quantize.recipe.tensor_classes import CLASSES, tensor_class
+from quantize.row_chunks import scratch_bytes
 
 # Measured: the interpreter with its libraries; a plan, by the tensors of its checkpoint and by the bytes of its headers
 # (the vocabulary is a million Python objects first). The largest published model takes 340 MiB, experts one by one.

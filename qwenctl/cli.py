@@ -15,30 +15,30 @@ from typing import Annotated
 import typer
 
 from qwenctl import __version__
-from qwenctl.commands.batch import batch_command
+from qwenctl.commands.batch.command import batch_command
 from qwenctl.commands.bench import bench_command
-from qwenctl.commands.chat import chat_command
-from qwenctl.commands.clean import clean_command
-from qwenctl.commands.completion import words_with_colons
+from qwenctl.commands.chat.command import chat_command
+from qwenctl.commands.chat.prefixes import prefixes_app
+from qwenctl.commands.chat.sessions import sessions_app
 from qwenctl.commands.config import config_app
 from qwenctl.commands.doctor import doctor_command
-from qwenctl.commands.ls import ls_command
-from qwenctl.commands.options import with_optional_values
+from qwenctl.commands.models.clean import clean_command
+from qwenctl.commands.models.ls import ls_command
+from qwenctl.commands.models.pull import pull_command
+from qwenctl.commands.models.rm import rm_command
+from qwenctl.commands.models.show import show_command
+from qwenctl.commands.models.verify import verify_command
+from qwenctl.commands.options.common import with_optional_values
+from qwenctl.commands.options.shell_completion import words_with_colons
 from qwenctl.commands.plan import plan_command
-from qwenctl.commands.prefixes import prefixes_app
-from qwenctl.commands.pull import pull_command
-from qwenctl.commands.quantize import quantize_command
-from qwenctl.commands.rm import rm_command
-from qwenctl.commands.sessions import sessions_app
-from qwenctl.commands.show import show_command
+from qwenctl.commands.quantize.command import quantize_command
 from qwenctl.commands.tune import tune_command
-from qwenctl.commands.verify import verify_command
 from qwenctl.commands.worker import worker_command
 from qwenctl.errors import ExitCode, QwenctlError, explain
-from qwenctl.interrupts import termination_as_exit
 from qwenctl.settings.context import Configuration
-from qwenctl.terminal_text import clean_line
-from qwenctl.usage_errors import explain_usage
+from qwenctl.settings.usage_errors import explain_usage
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.signals import termination_as_exit
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=True, no_args_is_help=False)
 app.command("pull")(pull_command)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenctl.engine.batch_protocol import AddRecord, BatchOpened, BatchProgress, OpenBatch, RecordDone, RecordFailed
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Message, Sampling
+from qwenctl.protocol.batch import AddRecord, BatchOpened, BatchProgress, OpenBatch, RecordDone, RecordFailed
+from qwenctl.protocol.messages import EngineSettings, Message, Sampling
 
 QUESTIONS = [
     question

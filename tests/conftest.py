@@ -13,7 +13,7 @@ import pytest
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.protocol import EngineSettings
+from qwenctl.protocol.messages import EngineSettings
 from tests.loaded_model import loaded
 from tests.own_process import Late, pytest_pyfunc_call, pytest_runtest_teardown
 

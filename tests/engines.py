@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings
+from qwenctl.protocol.messages import EngineSettings
 
 Start = Callable[..., Engine]
 

@@ -6,16 +6,16 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.engine.protocol import EngineSettings, Load
+from qwenctl.protocol.messages import EngineSettings, Load
 
 if TYPE_CHECKING:
-    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import Model
 
 
 def loaded(path: Path, settings: EngineSettings) -> Model:
     """The model at `path` and its context."""
-    from qwenctl.engine.interrupt import Interrupt
+    from qwenctl.engine.llama.cancellation import Interrupt
     from qwenctl.engine.model import load_model
 
     return load_model(Load(str(path), settings), Interrupt(), _log(), lambda _: None)
@@ -24,6 +24,6 @@ def loaded(path: Path, settings: EngineSettings) -> Model:
 @functools.cache
 def _log() -> LlamaLog:
     """One for all models, kept to the end: libllama calls it as long as anything is done with one of them."""
-    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.llama.log import LlamaLog
 
     return LlamaLog()

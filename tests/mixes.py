@@ -21,7 +21,7 @@ import gguf
 import numpy as np
 
 from quantize.plan import Options, Plan, make_plan
-from quantize.recipes import RECIPES, MixFacts, choose_types
+from quantize.recipe.recipes import RECIPES, MixFacts, choose_types
 from tests import checkpoints
 from tests.peer import Peer, add_peer_options, peer_of
 from tests.qwen35_layout import PUBLISHED, Layout

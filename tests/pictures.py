@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from qwenctl.engine.media_protocol import Media
+from qwenctl.protocol.media import Media
 from tests.conftest import DATA
 
 QUESTIONS = [

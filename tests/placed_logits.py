@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qwenctl.engine.placement import MemoryUse
-from qwenctl.engine.protocol import EngineSettings, Load
-from qwenctl.engine.wire import decode, encode
+from qwenctl.protocol.codec import decode, encode
+from qwenctl.protocol.messages import EngineSettings, Load
+from qwenctl.protocol.placement import MemoryUse
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "What is the capital of France? And what is two and two?"
@@ -40,8 +40,8 @@ def main() -> None:
     """Load, evaluate, print."""
     import llama_cpp.llama_cpp as llama
 
-    from qwenctl.engine.interrupt import Interrupt
-    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.llama.cancellation import Interrupt
+    from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
 
     request, log = decode(sys.stdin.buffer.readline()), LlamaLog()

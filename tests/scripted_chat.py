@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.line_input import LineInput, open_history
-from qwenctl.chat.loop import run_chat
-from qwenctl.chat.screen import Screen, make_console
-from qwenctl.chat.state import ChatSetup
-from qwenctl.engine.contract import OpenModel
-from qwenctl.engine.protocol import EngineSettings, PromptProgress, Token
+from qwenctl.chat.interactive.line_input import LineInput, open_history
+from qwenctl.chat.interactive.loop import run_chat
+from qwenctl.chat.interactive.screen import Screen, make_console
+from qwenctl.chat.interactive.state import ChatSetup
+from qwenctl.engine.interface import OpenModel
+from qwenctl.protocol.messages import EngineSettings, PromptProgress, Token
 from tests.test_chat_loop import DONE, LOADED, Said, ScriptedEngine
 
 

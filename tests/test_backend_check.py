@@ -29,10 +29,10 @@ from qwenctl.backend_check.results import (
     as_json,
     check_of,
 )
-from qwenctl.commands.checked import without_devices
+from qwenctl.loading.checked_backend import without_devices
 from qwenctl.machine.devices import Device
-from qwenctl.placement.hardware import Device as PlanDevice
-from qwenctl.placement.hardware import Machine
+from qwenctl.machine.profile import Device as PlanDevice
+from qwenctl.machine.profile import Machine
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 GPU = Subject("device", "GPU0")

@@ -10,10 +10,10 @@ from xml.parsers import expat
 
 import pytest
 
-from qwenctl.batch.answerer import Work
-from qwenctl.batch.plot import draw
-from qwenctl.batch.run import Figures
-from qwenctl.batch_console import progress_line, summary_lines
+from qwenctl.batch.backends.backend import Work
+from qwenctl.batch.runner import Figures
+from qwenctl.charts.batch import draw
+from qwenctl.views.batch import progress_line, summary_lines
 from tests.batching import OPTIONS, QUESTIONS, batch, read_lines, short_records, write_lines
 from tests.fake_server import FakeServer, fake_server
 from tests.terminal import Terminal

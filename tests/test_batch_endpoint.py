@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from qwenctl.batch.endpoint import completions_url
+from qwenctl.batch.backends.openai_client import completions_url
 from qwenctl.errors import ExitCode
 from tests.batching import OPTIONS, QUESTIONS, batch, read_lines, short_records, write_lines
 from tests.fake_server import FakeServer, fake_server

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.engine.batch_protocol import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling, Token
+from qwenctl.protocol.batch import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling, Token
 from tests.batching import GREEDY, QUESTIONS, add, answers, loaded_engine
 
 WARM = Sampling(temperature=1.5, top_k=50, top_p=1.0, presence_penalty=0.5, seed=7)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.batch.inputs import Form, read_items
+from qwenctl.batch.input.readers import Form, read_items
+from qwenctl.batch.input.template import Template
 from qwenctl.batch.records import BadRecord, Record, Wanted
-from qwenctl.batch.template import Template
-from qwenctl.engine.protocol import Message, ToolCall
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import Message, ToolCall
 
 GOOD = b'{"id": "good", "prompt": "hi"}'
 JSONL = Form("jsonl", Wanted())
@@ -145,7 +145,7 @@ def test_lines_are_counted_with_the_blank_ones() -> None:
 
 
 def test_a_line_that_would_fill_the_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwenctl.batch.pieces.MOST_BYTES", 1000)
+    monkeypatch.setattr("qwenctl.batch.input.splitter.MOST_BYTES", 1000)
     long = b'{"prompt": "' + b"x" * (3 << 20) + b'"}'
     bad, good = read(long + b"\n" + GOOD)
     assert isinstance(bad, BadRecord)

@@ -17,18 +17,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwenctl.batch.local import LocalAnswerer, Setup
+from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
 from qwenctl.batch.records import Answer, Failure, Record, Wanted
-from qwenctl.engine.batch_protocol import (
+from qwenctl.engine.client import Engine
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.batch import (
     AddRecord,
     BatchEvent,
     BatchRequest,
     OpenBatch,
     RecordStarted,
 )
-from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Loaded, Message
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import EngineSettings, Loaded, Message
 from tests.batching import OPTIONS, QUESTIONS, batch, command, read_lines, short_records, write_lines
 from tests.waiting import until
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.batch import journal as journal_module
-from qwenctl.batch.ids import Ids
-from qwenctl.batch.journal import Entry, Journal
-from qwenctl.batch.output import FileOutput, Order, StreamOutput, beside, remove_output
+from qwenctl.batch.input.seen_ids import Ids
+from qwenctl.batch.output import batch_journal as journal_module
+from qwenctl.batch.output.batch_journal import Entry, Journal
+from qwenctl.batch.output.writers import FileOutput, Order, StreamOutput, beside, remove_output
 from qwenctl.batch.records import Failure
 from qwenctl.errors import ExitCode, QwenctlError
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.prefixes import LEAST_TOKENS, Prefix, Prefixes, common_length, worth_sharing
+from qwenctl.engine.batching.prefix_cache import LEAST_TOKENS, Prefix, Prefixes, common_length, worth_sharing
 
 TOKENS = st.integers(0, 2)
 PROMPT = st.builds(

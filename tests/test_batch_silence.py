@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qwenctl.batch.local import LocalAnswerer, Setup
+from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
 from qwenctl.batch.records import Record, Wanted
-from qwenctl.engine.batch_protocol import BatchEvent, BatchOpened, BatchRequest, OpenBatch
-from qwenctl.engine.protocol import EngineSettings, Loaded, Message
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.batch import BatchEvent, BatchOpened, BatchRequest, OpenBatch
+from qwenctl.protocol.messages import EngineSettings, Loaded, Message
 
 
 class Silent:

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from qwenctl.bench.cases import Case, Result, all_cases, parse_counts
 from qwenctl.bench.energy import find_meter, of_watts, price_of_million
-from qwenctl.bench.picture import Chart, Curve, Point, svg, ticks
-from qwenctl.bench.sweep import expert_layers, steps
+from qwenctl.bench.expert_sweep import expert_layers, steps
+from qwenctl.charts.line_chart import Chart, Curve, Point, svg, ticks
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Loaded
 from qwenctl.errors import QwenctlError
+from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
-from qwenctl.placement.hardware import Machine
 from qwenctl.placement.plan import MemoryPlan, Part, Plan
+from qwenctl.protocol.messages import EngineSettings, Loaded
 from tests.command_line import run, said
 
 SVG = "{http://www.w3.org/2000/svg}"

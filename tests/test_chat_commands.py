@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.slash import COMMANDS, run_command
-from qwenctl.engine.protocol import Message, Sampling
+from qwenctl.chat.interactive.slash_commands import COMMANDS, run_command
 from qwenctl.errors import QwenctlError
+from qwenctl.protocol.messages import Message, Sampling
 
 ASKED = Conversation().with_system("Be brief.").with_user("One?").with_answer("1.", "hm").with_user("Two?")
 ANSWERED = ASKED.with_answer("2.", "hmm\nyes")

@@ -10,7 +10,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qwenctl.chat.line_input import LineInput, open_history
+from qwenctl.chat.interactive.line_input import LineInput, open_history
 
 ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t", "\x1b[A"
 PASTE = "\x1b[200~{}\x1b[201~"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from qwenctl.chat.screen import Screen, make_console
-from qwenctl.engine.protocol import Finished, Message, Token
+from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.errors import ExitCode
+from qwenctl.protocol.messages import Finished, Message, Token
 from tests.test_chat_loop import DONE, Chat, ScriptedEngine, answer
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import pyte
 import pytest
 
+from qwenctl.chat.build_request import AnswerLimits
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.loop import run_chat
-from qwenctl.chat.request import AnswerLimits
-from qwenctl.chat.screen import Screen, make_console
-from qwenctl.chat.state import ChatSetup
-from qwenctl.engine.contract import OpenModel
-from qwenctl.engine.protocol import (
+from qwenctl.chat.interactive.loop import run_chat
+from qwenctl.chat.interactive.screen import Screen, make_console
+from qwenctl.chat.interactive.state import ChatSetup
+from qwenctl.engine.interface import OpenModel
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import (
     EngineSettings,
     EngineStats,
     Finished,
@@ -35,7 +36,6 @@ from qwenctl.engine.protocol import (
     Tools,
     Usage,
 )
-from qwenctl.errors import ExitCode, QwenctlError
 
 Said = PromptProgress | Token | Finished
 LOADED = Loaded("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)

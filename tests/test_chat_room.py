@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from qwenctl.chat.build_request import AnswerLimits, request
+from qwenctl.chat.context_trimming import OnFull, make_room
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.making_room import OnFull, make_room
-from qwenctl.chat.request import AnswerLimits, request
 from qwenctl.engine.client import Engine
-from qwenctl.engine.contract import OpenModel
-from qwenctl.engine.protocol import EngineSettings, Loaded, Message, Token
+from qwenctl.engine.interface import OpenModel
 from qwenctl.errors import QwenctlError
+from qwenctl.protocol.messages import EngineSettings, Loaded, Message, Token
 
 GREEDY = {"temperature": 0.0, "presence_penalty": 0.0}
 TALK = Conversation(think=False, sampling=GREEDY).with_system("You are a helpful assistant.")

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.sessions import SessionStore
-from qwenctl.engine.protocol import Loaded
+from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import Loaded
 from tests.terminal import Terminal
 from tests.test_chat_terminal import ANSWER, GREEDY, LONG_QUESTION, QUESTION, QWENCTL, stop_reading_and_ask_another
 

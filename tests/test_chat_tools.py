@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.export import exported
-from qwenctl.chat.sessions import SessionStore
-from qwenctl.engine.protocol import Message, Token, ToolCall
+from qwenctl.chat.saved.export import exported
+from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.tools.contract import MOST_ROUNDS
-from qwenctl.tools.described import DescribedFunctions
+from qwenctl.protocol.messages import Message, Token, ToolCall
+from qwenctl.tools.json_tools import DescribedFunctions
+from qwenctl.tools.tool_set import MOST_ROUNDS
 from tests.test_chat_loop import CRASH, DONE, LOADED, Chat, Said, ScriptedEngine, answer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}

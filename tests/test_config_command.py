@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from qwenctl import cli
-from qwenctl.settings.declared import declared
+from qwenctl.settings.declared_options import declared
 from tests.settings_folder import call, settings, shown
 
 COMMANDS = declared(typer.main.get_command(cli.app))

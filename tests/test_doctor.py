@@ -14,8 +14,8 @@ import pytest
 from qwenctl import __version__
 from qwenctl.doctor import findings
 from qwenctl.doctor.findings import Cache, Finding
-from qwenctl.doctor.graphics import is_built_for, seen_backends
-from qwenctl.hub.fit import Candidate, Fit
+from qwenctl.doctor.gpu_detection import is_built_for, seen_backends
+from qwenctl.hub.select.fit import Candidate, Fit
 from qwenctl.machine.devices import Build, Device
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.llama_build import WITHOUT_AMX, build_command

@@ -15,7 +15,7 @@ import pytest
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling, Token
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling, Token
 from tests.command_line import run, said
 from tests.loaded_model import loaded
 from tests.own_process import late
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
 llama = late("llama_cpp.llama_cpp")
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
 
 # The issue's own counts, 200 and 50,000, take minutes.
 PROMPTS = int(os.environ.get("QWENCTL_TEST_PROMPTS") or 24)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.governor import Governor, Step
-from qwenctl.engine.ngram_drafts import NgramDrafts
+from qwenctl.engine.speculative.controller import Governor, Step
+from qwenctl.engine.speculative.ngram import NgramDrafts
 
 PLAIN = 0.05
 SLACK = 1.03

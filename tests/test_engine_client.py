@@ -17,7 +17,9 @@ import pytest
 
 from qwenctl.backend_check.results import EXTRA, PLAIN, BackendCheck, CaseResult, SubjectResult
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import (
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.llama_build import build_command
+from qwenctl.protocol.messages import (
     EngineSettings,
     Finished,
     Generate,
@@ -28,8 +30,6 @@ from qwenctl.engine.protocol import (
     Sampling,
     Token,
 )
-from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.llama_build import build_command
 from tests.waiting import until
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)

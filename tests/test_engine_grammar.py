@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token
 from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
 pytestmark = pytest.mark.own_process
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
 
 ASKED = (Message("user", "What is the capital of France?"),)
 GREEDY = Sampling(temperature=0, presence_penalty=0)

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.guard import LEAST_LOOP, LONGEST_PERIOD, LoopDetector
-from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token
+from qwenctl.engine.sampling.stop_conditions import LEAST_LOOP, LONGEST_PERIOD, LoopDetector
+from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token
 from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.outbox import Outbox
-from qwenctl.engine.protocol import Channel, Counted, Finished, Timings, Token, Usage
-from qwenctl.engine.wire import decode
+from qwenctl.engine.event_writer import Outbox
+from qwenctl.protocol.codec import decode
+from qwenctl.protocol.messages import Channel, Counted, Finished, Timings, Token, Usage
 
 DONE = Finished("stop", Usage(), Timings())
 channels: st.SearchStrategy[Channel] = st.sampled_from(["thinking", "answer", "call"])

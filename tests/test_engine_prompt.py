@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as ReferenceTokenizer
 
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.limits import limited
-from qwenctl.engine.protocol import Message
+from qwenctl.engine.prompt.limits import limited
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.protocol.messages import Message
 from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
 pytestmark = pytest.mark.own_process
-ChatTemplate = late("qwenctl.engine.prompt:ChatTemplate")
+ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
 
 TOY = Path(__file__).parent / "data" / "toy"
 REFERENCE = ReferenceTokenizer.from_file(str(TOY / "tokenizer.json"))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine import client, protocol
-from qwenctl.engine.protocol import AnyMessage, Failed, ToolCall
-from qwenctl.engine.wire import decode, encode
+from qwenctl.engine import client
+from qwenctl.protocol import messages as protocol
+from qwenctl.protocol.codec import decode, encode
+from qwenctl.protocol.messages import AnyMessage, Failed, ToolCall
 
 MESSAGES = [one for union in get_args(AnyMessage) for one in (get_args(union) or [union])]
 

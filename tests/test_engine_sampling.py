@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.protocol import Finished, Generate, Message, Sampling
+from qwenctl.protocol.messages import Finished, Generate, Message, Sampling
 from tests.own_process import late
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
-Penalties = late("qwenctl.engine.sampling:Penalties")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+Penalties = late("qwenctl.engine.sampling.sampler:Penalties")
 
 VOCABULARY = 50
 TOKENS = st.lists(st.integers(0, VOCABULARY - 1), max_size=60)

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Prepare, Restored, Sampling, Token
-from qwenctl.engine.state_file import SavedState, UnusableState, read_state, write_state
+from qwenctl.engine.kv.state_file import SavedState, UnusableState, read_state, write_state
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Prepare, Restored, Sampling, Token
 from tests.own_process import late, real
 from tests.test_engine_turns import QUESTIONS, SYSTEM, Start, ask, start, tokens_of, with_turn
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["start"]  # a fixture
 
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
-prepare, read = late("qwenctl.engine.reading:prepare"), late("qwenctl.engine.reading:read")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+prepare, read = late("qwenctl.engine.generation.prefill:prepare"), late("qwenctl.engine.generation.prefill:read")
 
 
 def talk(engine: Engine, questions: tuple[str, ...], keep: Path) -> tuple[Message, ...]:
@@ -67,7 +67,7 @@ def test_the_last_question_can_be_asked_again_on_another_day(start: Start, tmp_p
 def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
     toy_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwenctl.engine.generation.read", functools.partial(real(read), every_s=0))
+    monkeypatch.setattr("qwenctl.engine.generation.generate.read", functools.partial(real(read), every_s=0))
     kept: list[SavedState] = []
 
     def answer(*turns: Message) -> tuple[str, Finished]:

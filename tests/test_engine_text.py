@@ -14,15 +14,15 @@ from tokenizers import Tokenizer
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.protocol import Token
-from qwenctl.engine.text import AnswerText
+from qwenctl.engine.sampling.detokenizer import AnswerText
+from qwenctl.protocol.messages import Token
 from tests.own_process import late
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
 llama = late("llama_cpp.llama_cpp")
-TokenPieces = late("qwenctl.engine.token_tables:TokenPieces")
+TokenPieces = late("qwenctl.engine.llama.token_tables:TokenPieces")
 
 END = 256  # the token that closes the thinking; all others are single bytes
 BYTES = {token: bytes([token]) for token in range(256)}

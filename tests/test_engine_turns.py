@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import (
+from qwenctl.protocol.messages import (
     Finished,
     Generate,
     Message,

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from qwenctl.batch.chat_completions import body_of
-from qwenctl.batch.forms import record_of
-from qwenctl.batch.json_line import BadLine
+from qwenctl.batch.backends.openai_format import body_of
+from qwenctl.batch.input.record_schema import record_of
+from qwenctl.batch.input.strict_json import BadLine
 from qwenctl.batch.records import Wanted
-from qwenctl.engine.batch_protocol import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
 from qwenctl.engine.client import Engine
-from qwenctl.engine.media_protocol import VisionSettings
-from qwenctl.engine.protocol import EngineSettings, Message
+from qwenctl.protocol.batch import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
+from qwenctl.protocol.media import VisionSettings
+from qwenctl.protocol.messages import EngineSettings, Message
 from tests.batching import GREEDY, OPTIONS, batch, read_lines, write_lines
 from tests.conftest import DATA
 from tests.pictures import BLACK, GREEN, QUESTIONS, RED, media

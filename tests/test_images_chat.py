@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.export import exported
-from qwenctl.chat.sessions import SessionStore
-from qwenctl.chat.slash import run_command
-from qwenctl.engine.media_protocol import Media, Seen
-from qwenctl.engine.protocol import Sampling
+from qwenctl.chat.interactive.slash_commands import run_command
+from qwenctl.chat.saved.export import exported
+from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.media_files import MAX_BYTES, MediaSource
+from qwenctl.files.media_files import MAX_BYTES, MediaSource
+from qwenctl.protocol.media import Media, Seen
+from qwenctl.protocol.messages import Sampling
 from tests.command_line import run
 from tests.pictures import BLACK, GREEDY, RED, media, write_clip
 from tests.terminal import Terminal

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwenctl.media_files import MAX_BYTES
+from qwenctl.files.media_files import MAX_BYTES
 from tests.command_line import run, said
 from tests.conftest import DATA
 from tests.pictures import BLACK, GREEDY, GREEN, QUESTIONS, RED, encoded, write_clip

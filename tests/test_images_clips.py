@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwenctl.engine.clips import look, read_frames
-from qwenctl.engine.failure import BadPicture
-from qwenctl.engine.image_size import Size
+from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.vision.resize import Size
+from qwenctl.engine.vision.video import look, read_frames
 from tests.pictures import picture, write_clip
 
 

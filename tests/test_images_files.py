@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwenctl.engine.clips import Clip, chosen_frames, pairs
-from qwenctl.engine.failure import BadPicture
-from qwenctl.engine.image_size import Size, frame_size, picture_size
-from qwenctl.engine.pictures import original_size, pixels
+from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.vision.images import original_size, pixels
+from qwenctl.engine.vision.resize import Size, frame_size, picture_size
+from qwenctl.engine.vision.video import Clip, chosen_frames, pairs
 from tests.conftest import DATA
 from tests.pictures import encoded, picture
 

@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.mmproj import check_mmproj, mmproj_beside
+from qwenctl.models.mmproj import check_mmproj, mmproj_beside
 
 
 def model(path: Path, name: str = "Toy", width: int = 256) -> Path:

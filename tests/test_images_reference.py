@@ -12,8 +12,8 @@ from PIL import Image
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.media_protocol import Media, VisionSettings
-from qwenctl.engine.protocol import EngineSettings, Message
+from qwenctl.protocol.media import Media, VisionSettings
+from qwenctl.protocol.messages import EngineSettings, Message
 from tests.conftest import DATA
 from tests.libllama import squared_error
 from tests.loaded_model import loaded
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
-Folds = late("qwenctl.engine.folds:Folds")
+Folds = late("qwenctl.engine.kv.mrope:Folds")
 
 # A clip of three frames, four a second, and a picture; made with transformers in float32, as vision.npz was.
 with np.load(DATA / "expected" / "seen.npz") as _file:

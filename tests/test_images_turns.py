@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.media_protocol import Media, VisionSettings
-from qwenctl.engine.protocol import EngineSettings, Finished, Message
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.media import Media, VisionSettings
+from qwenctl.protocol.messages import EngineSettings, Finished, Message
 from tests.pictures import BLACK, GREEN, RED, media, write_clip
 from tests.test_engine_turns import Reply, ask
 
@@ -209,7 +209,7 @@ def test_without_eyes_a_model_says_so(start: Start, seeing_gguf: Path) -> None:
 
 def test_looking_can_be_stopped(start: Start) -> None:
     engine = start()
-    from qwenctl.engine.protocol import Generate
+    from qwenctl.protocol.messages import Generate
 
     events = engine.generate(Generate((SYSTEM, shown(RED)), True))
     engine.cancel()

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
-from qwenctl.engine.protocol import EngineSettings
-from qwenctl.long_context import longest_context, scaling_factor
-from qwenctl.placement.hardware import Machine
-from qwenctl.placement.inventory import of_gguf
+from qwenctl.machine.profile import Machine
+from qwenctl.models.context_length import longest_context, scaling_factor
+from qwenctl.placement.constraints import Wishes
 from qwenctl.placement.planner import make_plan as plan_placement
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.tensor_inventory import of_gguf
+from qwenctl.protocol.messages import EngineSettings
 from tests import checkpoints, qwen35_layout
 from tests.command_line import run, said
 from tests.libllama import squared_error
@@ -31,7 +31,7 @@ from tests.own_process import late
 if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
-LogitViews = late("qwenctl.engine.sampling:LogitViews")
+LogitViews = late("qwenctl.engine.sampling.sampler:LogitViews")
 
 TRAINED = 262_144
 # The depth of the slow test. QWENCTL_TEST_DEPTH=200000 takes an hour on one core.

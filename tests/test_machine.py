@@ -16,14 +16,14 @@ import psutil
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.kept_json import read_object, write_object
+from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.machine.bandwidth_cache import Speed, key_of, read_speeds
 from qwenctl.machine.cpu import read_cpu, usable_cores
-from qwenctl.machine.device_list import cpu_features
+from qwenctl.machine.device_probe import cpu_features
 from qwenctl.machine.devices import Device, read_build, read_devices
 from qwenctl.machine.disks import read_disk, read_disks, read_speed
+from qwenctl.machine.inspect import hardware_of, survey
 from qwenctl.machine.memory import read_swap
-from qwenctl.machine.speeds import Speed, key_of, read_speeds
-from qwenctl.machine.survey import hardware_of, survey
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_driver_that_ends_the_process_takes_only_its_own_speed(
     """The second device is measured by a process that is killed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'qwenctl.machine.speed_probe' in sys.orig_argv:\n"
+        "if 'qwenctl.machine.bandwidth_probe' in sys.orig_argv:\n"
         "    from qwenctl.machine import ggml\n"
         "    devices = ggml.all_devices\n"
         "    ggml.all_devices = lambda library: devices(library) * 2\n"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from qwenctl.chat.markdown_stream import Block, MarkdownStream
+from qwenctl.chat.interactive.markdown_stream import Block, MarkdownStream
 
 ANSWER = """# Title
 A paragraph

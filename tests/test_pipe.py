@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.engine.protocol import Finished, Loaded, PromptProgress, Timings, Token, Usage
+from qwenctl.chat.pipe import MAX_PROMPT_BYTES, Answer, as_json, cut_short, follow, read_prompt
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.pipe import MAX_PROMPT_BYTES, Answer, as_json, cut_short, follow, read_prompt
-from qwenctl.standard_streams import StatusLine
-from qwenctl.typed_text import decode, whole
+from qwenctl.protocol.messages import Finished, Loaded, PromptProgress, Timings, Token, Usage
+from qwenctl.terminal.decoding import decode, whole
+from qwenctl.terminal.streams import StatusLine
 
 LOADED = Loaded("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
 DONE = Finished("stop", Usage(10, 0, 2, 3, 15), Timings(0.1, 0.2, 0.5))

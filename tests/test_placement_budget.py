@@ -9,11 +9,11 @@ import pytest
 
 from quantize.plan import Options
 from quantize.plan import make_plan as make_conversion
-from qwenctl.engine.placement import CPU, Placement
-from qwenctl.engine.protocol import EngineSettings
-from qwenctl.placement.budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
-from qwenctl.placement.inventory import Inventory, of_gguf
-from qwenctl.placement.trial import compute_bytes
+from qwenctl.placement.context_budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
+from qwenctl.placement.tensor_inventory import Inventory, of_gguf
+from qwenctl.placement.trial_load import compute_bytes
+from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.placement import CPU, Placement
 from tests.checkpoints import make_sparse
 from tests.qwen35_layout import PUBLISHED
 from tests.rpc_server import rpc_server

@@ -8,10 +8,10 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.placement.accounts import ranges
-from qwenctl.placement.filling import Layer, fill
-from qwenctl.placement.loading import overrides
-from qwenctl.placement.splits import divided
+from qwenctl.placement.engine_args import overrides
+from qwenctl.placement.expert_knapsack import Layer, fill
+from qwenctl.placement.layer_split import divided
+from qwenctl.placement.memory_breakdown import ranges
 
 SIZES = st.lists(st.tuples(*[st.integers(1, 1000)] * 3), max_size=5)
 MEMORIES = st.sampled_from(["CPU", "GPU0", "GPU1"])

@@ -14,17 +14,17 @@ import pytest
 
 from quantize.plan import Options
 from quantize.plan import make_plan as make_conversion
-from qwenctl.engine.placement import CPU
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.placement.budget import Context
+from qwenctl.machine.profile import GIB, as_json, describe, machine_of
+from qwenctl.placement.constraints import Wishes
+from qwenctl.placement.context_budget import Context
 from qwenctl.placement.forecast import token_seconds
-from qwenctl.placement.hardware import GIB, as_json, describe, machine_of
-from qwenctl.placement.inventory import Inventory, of_checkpoint, of_gguf
+from qwenctl.placement.layer_split import Sums, rooms, sums_of
 from qwenctl.placement.plan import Plan, from_json, to_json
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.problem import state_problem
-from qwenctl.placement.splits import Sums, rooms, sums_of
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.tensor_inventory import Inventory, of_checkpoint, of_gguf
+from qwenctl.protocol.placement import CPU
 from tests.checkpoints import make_sparse
 from tests.qwen35_layout import PUBLISHED
 

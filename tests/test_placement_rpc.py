@@ -16,17 +16,17 @@ from quantize.convert import convert
 from quantize.plan import Options
 from quantize.plan import make_plan as make_conversion
 from qwenctl.engine.client import Engine
-from qwenctl.engine.contract import OpenModel
-from qwenctl.engine.placement import CPU
-from qwenctl.engine.protocol import EngineSettings, Loaded
+from qwenctl.engine.interface import OpenModel
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.loading.replan import Opening, open_by_plan
 from qwenctl.machine import read_devices
-from qwenctl.placement.hardware import Device, Machine
-from qwenctl.placement.inventory import of_gguf
-from qwenctl.placement.opening import Opening, open_by_plan
+from qwenctl.machine.profile import Device, Machine
+from qwenctl.placement.constraints import ALL_EXPERTS, Wishes
 from qwenctl.placement.plan import Plan, differences
-from qwenctl.placement.trial import tried_plan
-from qwenctl.placement.wishes import ALL_EXPERTS, Wishes
+from qwenctl.placement.tensor_inventory import of_gguf
+from qwenctl.placement.trial_load import tried_plan
+from qwenctl.protocol.messages import EngineSettings, Loaded
+from qwenctl.protocol.placement import CPU
 from tests.checkpoints import make
 from tests.placed_logits import placed_logits
 from tests.qwen35_layout import Model

@@ -15,8 +15,8 @@ import pytest
 
 from qwenctl.chat.conversation import Conversation
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, PrefixRead, PromptProgress, Sampling, Token
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, PrefixRead, PromptProgress, Sampling, Token
 from tests.test_chat_sessions import chat, run
 
 FACTS = ("Ada is 36 years old. ", "The capital of France is Paris. ", "2 + 3 = 5. ", "My name is Linus. ")

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from quantize.gguf_header import metadata_at_start, read_header
-from quantize.model_config import parse_config
 from quantize.plan import recipe_sizes
-from qwenctl.context_memory import ContextMemory, of_config, of_metadata
+from quantize.qwen35.model_config import parse_config
 from qwenctl.errors import QwenctlError
-from qwenctl.hub.fit import Candidate, choose, place
+from qwenctl.hub.select.fit import Candidate, choose, place
 from qwenctl.machine import Device, Machine, Memory, read_devices, read_machine, read_memory
+from qwenctl.models.context_memory import ContextMemory, of_config, of_metadata
 from tests import checkpoints
 from tests.qwen35_layout import PUBLISHED, Layout, config
 

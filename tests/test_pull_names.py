@@ -9,12 +9,12 @@ import pytest
 from hypothesis import strategies
 
 from qwenctl.errors import QwenctlError
-from qwenctl.hub.catalogue import families, nearest_repository
-from qwenctl.hub.fit import Candidate
-from qwenctl.hub.names import ModelName, check_revision, parse_name, quant_key
-from qwenctl.hub.quants import choose_quant, find_quants, find_vision
-from qwenctl.hub.remote import Listing, RemoteFile, check_paths
-from qwenctl.hub.target import Target, Wish, find_target
+from qwenctl.hub.repository.catalog import families, nearest_repository
+from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
+from qwenctl.hub.repository.model_name import ModelName, check_revision, parse_name, quant_key
+from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
+from qwenctl.hub.select.fit import Candidate
+from qwenctl.hub.select.target import Target, Wish, find_target
 
 
 def parts(name: ModelName) -> tuple[str, str, str, str]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.hub.part import open_part
+from qwenctl.hub.download.partial_file import open_part
 from tests.waiting import until
 
 

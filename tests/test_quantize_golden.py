@@ -8,8 +8,8 @@ from pathlib import Path
 import gguf
 import pytest
 
-from quantize.ggml_types import GGML_TYPES
-from quantize.recipes import RECIPES, Recipe
+from quantize.ggml.types import GGML_TYPES
+from quantize.recipe.recipes import RECIPES, Recipe
 from tests.conftest import DATA
 from tests.gguf_files import converted, metadata, tensors
 
@@ -57,10 +57,10 @@ def test_an_importance_matrix_is_noted_as_the_peer_notes_it(toy: Path, tmp_path:
     converted(toy, tmp_path / "toy.gguf", "Q4_0", imatrix=EXPECTED / "imatrix.gguf", vision=False)
     made = metadata(tmp_path / "toy.gguf")
     assert {key: value for key, value in made.items() if key.startswith("quantize.")} == {
-        "quantize.imatrix.file": [["STRING"], "imatrix.gguf"],
-        "quantize.imatrix.dataset": [["STRING"], "calibration.txt"],
-        "quantize.imatrix.entries_count": [["UINT32"], 51],
-        "quantize.imatrix.chunks_count": [["UINT32"], 40],
+        "quantize.recipe.imatrix.file": [["STRING"], "imatrix.gguf"],
+        "quantize.recipe.imatrix.dataset": [["STRING"], "calibration.txt"],
+        "quantize.recipe.imatrix.entries_count": [["UINT32"], 51],
+        "quantize.recipe.imatrix.chunks_count": [["UINT32"], 40],
     }
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from quantize.checkpoint import SourceTensor
 from quantize.errors import BadOption
-from quantize.ggml_types import GGML_TYPES
-from quantize.recipes import RECIPES, MixFacts, Override, choose_types, find_recipe, parse_override
-from quantize.slabs import cut, fp8_values
+from quantize.formatting import size
+from quantize.ggml.types import GGML_TYPES
+from quantize.recipe.recipes import RECIPES, MixFacts, Override, choose_types, find_recipe, parse_override
+from quantize.row_chunks import cut, fp8_values
 from quantize.tensors import OutputTensor, RowRun
-from quantize.units import size
 
 # ------------------------------------------------------------------ slabs
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from quantize.formatting import size
 from quantize.plan import Options, make_plan
+from quantize.recipe.tensor_classes import CLASSES
 from quantize.summary import Summary, summarize
-from quantize.tensor_classes import CLASSES
-from quantize.units import size
 from tests import checkpoints
 from tests.command_line import measured, run
 from tests.qwen35_layout import FP8, PUBLISHED, Layout, Model

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
-from quantize.recipes import RECIPES
+from quantize.recipe.recipes import RECIPES
 from tests import checkpoints
 from tests.command_line import run, said
 from tests.conftest import DATA

@@ -13,7 +13,7 @@ import pytest
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Generate, Message, Sampling, Token
+from qwenctl.protocol.messages import EngineSettings, Generate, Message, Sampling, Token
 from tests.conftest import DATA
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)

@@ -15,8 +15,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwenctl import cli
-from qwenctl.settings.declared import Command, Setting, declared
-from qwenctl.settings.effective import toml_text
+from qwenctl.settings.declared_options import Command, Setting, declared
+from qwenctl.settings.origins import toml_text
 from qwenctl.settings.resolve import NOT_FROM_THE_FOLDER
 from tests.settings_folder import call, settings, shown
 
@@ -142,7 +142,7 @@ def test_a_key_is_read_as_its_option_is(line: str, value: object) -> None:
 def test_the_home_folder_may_be_written_as_in_a_shell() -> None:
     with settings("[quantize]\nimatrix = '~/a.gguf'", HOME="/home/someone", QWENCTL_OUTPUT="~/b.gguf"):
         found = shown("quantize")
-    assert found["quantize.imatrix"][0] == "/home/someone/a.gguf"
+    assert found["quantize.recipe.imatrix"][0] == "/home/someone/a.gguf"
     assert found["quantize.output"][0] == "/home/someone/b.gguf"
 
 

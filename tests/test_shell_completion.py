@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.recipes import RECIPES
+from quantize.recipe.recipes import RECIPES
 from qwenctl.settings.files import folder_path
 from tests.terminal import Terminal
 

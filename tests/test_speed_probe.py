@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qwenctl.machine.bandwidth_cache import key_of, read_speeds
 from qwenctl.machine.devices import read_devices
-from qwenctl.machine.speeds import key_of, read_speeds
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_device_that_multiplies_no_large_matrix_is_measured_with_a_smaller_one
     for limit, is_known in ((1 << 27, True), (1 << 10, False)):
         (tmp_path / "sitecustomize.py").write_text(
             "import sys\n"
-            "if 'qwenctl.machine.speed_probe' in sys.orig_argv:\n"
+            "if 'qwenctl.machine.bandwidth_probe' in sys.orig_argv:\n"
             "    from qwenctl.machine.ggml import library\n"
             "    ggml, sizes = library(), {}\n"
             "    multiply, supports = ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op\n"

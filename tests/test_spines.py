@@ -35,12 +35,12 @@ note(os, "write")
 from types import SimpleNamespace
 from pathlib import Path
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.loop import run_chat
-from qwenctl.chat.screen import Screen, make_console
-from qwenctl.chat.state import ChatSetup
+from qwenctl.chat.interactive.loop import run_chat
+from qwenctl.chat.interactive.screen import Screen, make_console
+from qwenctl.chat.interactive.state import ChatSetup
 from qwenctl.engine.client import Engine
-from qwenctl.engine.contract import OpenModel
-from qwenctl.engine.protocol import EngineSettings
+from qwenctl.engine.interface import OpenModel
+from qwenctl.protocol.messages import EngineSettings
 lines = iter([{question!r}])
 def read_line(_):
     try:
@@ -97,7 +97,7 @@ def is_short(stacks: list[Stack], frames: int, files: int) -> bool:
 
 def test_from_the_chat_line_to_the_boundary(toy_gguf: Path, tmp_path: Path) -> None:
     found = spines(CHAT, question="What is the capital of France?", folder=str(tmp_path), model=str(toy_gguf))
-    reader = ("qwenctl/chat/loop.py", "_talk")  # it has the line
+    reader = ("qwenctl/chat/interactive/loop.py", "_talk")  # it has the line
     ask = ("qwenctl/engine/client.py", "_ask")
     asked = [stack[: stack.index(reader) + 1] for stack in found["write"] if reader in stack and ask in stack]
     assert asked

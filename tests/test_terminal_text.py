@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.terminal_text import TerminalCleaner, clean, clean_line, shortened
+from qwenctl.terminal.sanitize import TerminalCleaner, clean, clean_line, shortened
 
 ATTACKS = {
     "cursor home and erase": "\x1b[H\x1b[2J",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qwenctl.engine.thread_count import ThreadCount
+from qwenctl.engine.llama.thread_count import ThreadCount
 
 Rates = Callable[[int], float]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.engine.protocol import Channel, FinishReason, Message, ToolCall, Tools
-from qwenctl.engine.text import AnswerText
+from qwenctl.engine.sampling.detokenizer import AnswerText
+from qwenctl.protocol.messages import Channel, FinishReason, Message, ToolCall, Tools
 from qwenctl.tools.calls import answer_with_calls, find_calls, shown
 from qwenctl.tools.schema import parse_json
 from tests.test_tool_prompts import TEMPLATE

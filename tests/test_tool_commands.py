@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.tools.contract import MOST_CHARACTERS
-from qwenctl.tools.described import DescribedFunctions
+from qwenctl.tools.json_tools import DescribedFunctions
+from qwenctl.tools.tool_set import MOST_CHARACTERS
 from tests.test_tool_functions import run
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from qwenctl.engine.protocol import ToolCall
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.tools.contract import MOST_CHARACTERS, Functions
-from qwenctl.tools.python_file import PythonFunctions
+from qwenctl.protocol.messages import ToolCall
+from qwenctl.tools.python_tools import PythonFunctions
+from qwenctl.tools.tool_set import MOST_CHARACTERS, Functions
 from tests.waiting import until
 
 SOURCE = '''

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.protocol import Generate, Message, ToolCall, Tools
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.protocol.messages import Generate, Message, ToolCall, Tools
 from tests.own_process import late
 from tests.test_engine_prompt import REFERENCE, SPECIAL, TOY
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from qwenctl.engine.model import Model
 
 pytestmark = pytest.mark.own_process
-generate = late("qwenctl.engine.generation:generate")
-Interrupt = late("qwenctl.engine.interrupt:Interrupt")
-ChatTemplate = late("qwenctl.engine.prompt:ChatTemplate")
+generate = late("qwenctl.engine.generation.generate:generate")
+Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
 
 ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - not HTML
 ENVIRONMENT.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # as transformers has it

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import Finished, Generate, Message, Sampling, Token, ToolCall, Usage
+from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token, ToolCall, Usage
 from qwenctl.tools.calls import answer_with_calls
 from tests.engines import Start, engines
 from tests.test_tool_prompts import WEATHER

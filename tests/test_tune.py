@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.protocol import EngineSettings
 from qwenctl.errors import QwenctlError
-from qwenctl.folders import tuned_folder
-from qwenctl.placement.wishes import Wishes
-from qwenctl.tune import kept
+from qwenctl.files.paths import tuned_folder
+from qwenctl.placement.constraints import Wishes
+from qwenctl.protocol.messages import EngineSettings
+from qwenctl.tune import store as kept
 from qwenctl.tune.candidates import Ground, dimensions
-from qwenctl.tune.kept import Tuned
 from qwenctl.tune.search import Tuning, search
+from qwenctl.tune.store import Tuned
 from qwenctl.tune.verdict import verdict
 from tests.command_line import run, said
 from tests.rpc_server import rpc_server

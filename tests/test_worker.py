@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from qwenctl.machine.devices import read_build
-from qwenctl.machine.sharing import Share, how_to_reach
+from qwenctl.machine.rpc_worker import Share, how_to_reach
 from tests.command_line import run, said
 
 

@@ -26,8 +26,8 @@ from qwenctl.backend_check.results import (
     check_of,
 )
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.folders import cache_folder
-from qwenctl.kept_json import read_object, write_object
+from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.files.paths import cache_folder
 from qwenctl.machine.devices import Device
 from qwenctl.machine.llama_build import build_command
 

@@ -23,7 +23,7 @@ from qwenctl.backend_check.results import PLAIN, STARTING, CaseResult, Subject, 
 from qwenctl.machine.cpu import usable_cores
 from qwenctl.machine.llama_process import ending, llama_environment
 
-WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.worker")
+WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.check_worker")
 # A step that takes longer hangs. A driver may compile its kernels for minutes the first time.
 _CPU_SECONDS, _DEVICE_SECONDS = 60.0, 900.0
 _WAITING_ROUNDS = 1000  # few: who waits for the check would wait much longer beside a busy program

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qwenctl.engine.protocol import Message, ToolCall, Tools
+from qwenctl.protocol.messages import Message, ToolCall, Tools
 
 Number = float | int
 

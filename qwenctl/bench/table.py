@@ -12,7 +12,7 @@ from typing import Any
 
 from qwenctl.bench.cases import Result
 from qwenctl.bench.energy import price_of_million
-from qwenctl.engine.protocol import EngineSettings, Loaded
+from qwenctl.protocol.messages import EngineSettings, Loaded
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _USUAL = EngineSettings()

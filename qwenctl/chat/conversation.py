@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from qwenctl.engine.media_protocol import Media
-from qwenctl.engine.protocol import Message, Tools
+from qwenctl.protocol.media import Media
+from qwenctl.protocol.messages import Message, Tools
 
 _HEADING = "Summary of the earlier conversation:"
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwenctl.commands import options
-from qwenctl.commands.completion import complete_models
-from qwenctl.commands.converting import print_json
-from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.shell_completion import complete_models
+from qwenctl.commands.quantize.result import print_json
 from qwenctl.errors import QwenctlError
-from qwenctl.standard_streams import StatusLine, text_writer
+from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
     from qwenctl.bench.cases import Case, Result
     from qwenctl.bench.energy import Meter
     from qwenctl.bench.table import Setup
-    from qwenctl.engine.protocol import EngineSettings
+    from qwenctl.protocol.messages import EngineSettings
 
 _SWEPT = 5  # points of the curve over expert layers
 
@@ -76,8 +76,8 @@ def bench_command(
     drawn: speed over context length, and where there are GPUs, over the number of layers with experts on them.
     """
     from qwenctl.bench.cases import all_cases
-    from qwenctl.bench.charts import check_picture, over_depth, over_expert_layers, write_picture
-    from qwenctl.commands.chat_job import existing_model
+    from qwenctl.charts.bench import check_picture, over_depth, over_expert_layers, write_picture
+    from qwenctl.commands.chat.chat_job import existing_model
 
     if plot is not None:
         check_picture(plot)
@@ -108,10 +108,10 @@ def _measured(
     path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int, meter: Meter | None, price: float | None
 ) -> Iterator[tuple[Setup, Iterator[Result]]]:
     """What is measured, and the results as they come."""
-    from qwenctl.bench.measuring import run
-    from qwenctl.bench.opening import opened
+    from qwenctl.bench.measure import run
     from qwenctl.bench.table import Setup
-    from qwenctl.pipe import load
+    from qwenctl.chat.pipe import load
+    from qwenctl.loading.opening import opened
 
     status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
     with opened(path, settings, lambda events: load(events, status)) as (engine, loaded):
@@ -145,7 +145,7 @@ def _shown(setup: Setup, found: Iterator[Result], *, as_json: bool) -> list[Resu
 
 def _settings(path: Path, asked: LoadOptions, cases: Sequence[Case]) -> EngineSettings:
     """How the model is loaded: as it would be for a chat, with a context that holds every case."""
-    from qwenctl.commands.placed import plain_settings, tuned_plan
+    from qwenctl.loading.open_model import plain_settings, tuned_plan
     from qwenctl.machine.cpu import usable_cores
 
     sized, plan = tuned_plan(path, _sized(asked, cases))
@@ -172,11 +172,11 @@ def _backend(settings: EngineSettings) -> str:
 
 def _swept(path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int) -> Iterator[tuple[int, Result]]:
     """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
-    from qwenctl.bench.measuring import run
-    from qwenctl.bench.opening import opened
-    from qwenctl.bench.sweep import steps
-    from qwenctl.commands.placed import plan_of
-    from qwenctl.pipe import load
+    from qwenctl.bench.expert_sweep import steps
+    from qwenctl.bench.measure import run
+    from qwenctl.chat.pipe import load
+    from qwenctl.loading.open_model import plan_of
+    from qwenctl.loading.opening import opened
 
     generates = [case for case in cases if case.generate]
     is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None

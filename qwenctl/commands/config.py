@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from qwenctl.commands import options
-from qwenctl.commands.completion import complete_keys
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.shell_completion import complete_keys
 from qwenctl.settings.context import Configuration
-from qwenctl.standard_streams import text_writer, warn
+from qwenctl.terminal.streams import text_writer, warn
 
 Words = Annotated[
     list[str] | None,
@@ -34,7 +34,7 @@ def show_command(
     context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
 ) -> None:
     """Show the value of every setting, as TOML."""
-    from qwenctl.settings.effective import as_json, as_toml, effective
+    from qwenctl.settings.origins import as_json, as_toml, effective
 
     configuration: Configuration = context.obj
     settings = configuration.settings

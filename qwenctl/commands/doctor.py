@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from qwenctl.commands import options, placing
-from qwenctl.commands.converting import print_json
-from qwenctl.standard_streams import text_writer
-from qwenctl.terminal_text import clean_line
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options import load as placing
+from qwenctl.commands.quantize.result import print_json
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import text_writer
 
 Disk = Annotated[bool, typer.Option("--disk", help="Measure how fast models are read from their disks.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure the memories and check llama.cpp again.")]
@@ -25,9 +26,9 @@ def doctor_command(
     The first time, the speed of the memories is measured, and llama.cpp is checked: it computes with a small model in
     several ways, which must agree. Both are kept. Ends with 0 if nothing is wrong, otherwise with 1.
     """
-    from qwenctl.doctor.examination import examine
+    from qwenctl.doctor.checks import examine
     from qwenctl.doctor.report import as_json, check_table, rows
-    from qwenctl.placement.reach import check_servers
+    from qwenctl.placement.rpc_check import check_servers
 
     check_servers(rpc or ())
     found = examine(rpc or (), reads_disks=disk, again=measure)

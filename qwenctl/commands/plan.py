@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwenctl.commands import options
-from qwenctl.commands.completion import complete_models
-from qwenctl.commands.converting import say
-from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.shell_completion import complete_models
+from qwenctl.commands.quantize.result import say
 from qwenctl.errors import QwenctlError
-from qwenctl.standard_streams import text_writer
+from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.placement.inventory import Inventory
     from qwenctl.placement.plan import Plan
+    from qwenctl.placement.tensor_inventory import Inventory
 
 Model = Annotated[
     str,
@@ -58,7 +58,7 @@ def plan_command(
     repository only headers are fetched. What is fixed by an option is kept, the rest is planned around it. With --json
     the plan can be kept, and be loaded by `qwenctl chat --plan FILE`.
     """
-    from qwenctl.placement.picture import svg as picture
+    from qwenctl.charts.plan import svg as picture
     from qwenctl.placement.plan import to_json
 
     asked = replace(asked, wishes=replace(asked.wishes, vision=vision, mtp=mtp))
@@ -68,19 +68,19 @@ def plan_command(
     if json:
         text_writer(sys.stdout)(to_json(plan) + "\n")
     else:
-        from qwenctl.plan_console import print_placement
+        from qwenctl.views.plan import print_placement
 
         print_placement(plan, sys.stdout)
 
 
 def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOptions, *, quiet: bool) -> Plan:
-    from qwenctl.commands.checked import read_usable_hardware
-    from qwenctl.commands.placed import tuned_plan
-    from qwenctl.placement.hardware import describe
+    from qwenctl.loading.checked_backend import read_usable_hardware
+    from qwenctl.loading.open_model import tuned_plan
+    from qwenctl.machine.profile import describe
     from qwenctl.placement.plan import from_json
     from qwenctl.placement.planner import make_plan
-    from qwenctl.placement.reach import check_servers
-    from qwenctl.placement.trial import tried_plan
+    from qwenctl.placement.rpc_check import check_servers
+    from qwenctl.placement.trial_load import tried_plan
 
     if asked.plan is not None:
         return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
@@ -101,7 +101,7 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOpti
 
 def _with_tower(inventory: Inventory) -> Inventory:
     """With the vision tower in the file beside the model. Raises QwenctlError if there is none."""
-    from qwenctl.mmproj import mmproj_beside
+    from qwenctl.models.mmproj import mmproj_beside
 
     tower = mmproj_beside(Path(inventory.path)) if inventory.path else None
     if tower is None:
@@ -112,7 +112,7 @@ def _with_tower(inventory: Inventory) -> Inventory:
 def _inventory(model: str, type_name: str, *, quiet: bool) -> Inventory:
     """The tensors of the model, wherever it is."""
     from quantize.plan import Options
-    from qwenctl.placement.inventory import of_checkpoint, of_gguf
+    from qwenctl.placement.tensor_inventory import of_checkpoint, of_gguf
 
     path = Path(model).expanduser()
     if not path.exists():
@@ -129,8 +129,8 @@ def _inventory(model: str, type_name: str, *, quiet: bool) -> Inventory:
 
 def _path_here(model: str, type_name: str) -> Path | None:
     """Where a model lies that is here by a name; None if it can only be on the Hub."""
-    from qwenctl.hub.library import CHECKPOINT, local_models, matching
-    from qwenctl.hub.names import parse_name
+    from qwenctl.hub.local.installed import CHECKPOINT, local_models, matching
+    from qwenctl.hub.repository.model_name import parse_name
 
     if model.endswith(".gguf") or model.startswith(("/", ".", "~")):
         return Path(model).expanduser()  # it can only be a path
@@ -142,13 +142,13 @@ def _path_here(model: str, type_name: str) -> Path | None:
 def _remote(model: str, type_name: str, *, quiet: bool) -> Inventory:
     """The tensors of a model of the Hub, by its headers."""
     from quantize.plan import Options
-    from qwenctl.commands.remote import ask_hub
-    from qwenctl.hub.gguf_headers import fetch_headers
-    from qwenctl.hub.names import parse_name
+    from qwenctl.commands.quantize.remote import ask_hub
     from qwenctl.hub.pull import PullOptions
-    from qwenctl.hub.skeleton import make_skeleton
-    from qwenctl.hub.target import Wish, close_target, find_target
-    from qwenctl.placement.inventory import of_checkpoint, of_gguf
+    from qwenctl.hub.repository.model_name import parse_name
+    from qwenctl.hub.select.target import Wish, close_target, find_target
+    from qwenctl.hub.streaming.gguf_headers import fetch_headers
+    from qwenctl.hub.streaming.header_only import make_skeleton
+    from qwenctl.placement.tensor_inventory import of_checkpoint, of_gguf
 
     def tell(line: str) -> None:
         say(line, quiet=quiet)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwenctl.commands import hub_options, options
-from qwenctl.commands.completion import complete_models
-from qwenctl.commands.converting import print_json, say
-from qwenctl.commands.placing import LoadOptions, with_load_options
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.shell_completion import complete_models
+from qwenctl.commands.quantize.result import print_json, say
 from qwenctl.errors import QwenctlError
-from qwenctl.standard_streams import StatusLine, text_writer
+from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.engine.protocol import EngineSettings
+    from qwenctl.placement.constraints import Wishes
     from qwenctl.placement.plan import Plan
-    from qwenctl.placement.wishes import Wishes
+    from qwenctl.protocol.messages import EngineSettings
     from qwenctl.tune.candidates import Ground
     from qwenctl.tune.search import Tuning
 
@@ -62,8 +63,8 @@ def tune_command(
     A turn of -p tokens read and -n tokens made is measured again and again. What is faster than the plan by more than
     noise is kept for this machine and model, and used from then on wherever no option says otherwise.
     """
-    from qwenctl.commands.chat_job import existing_model
-    from qwenctl.tune import kept
+    from qwenctl.commands.chat.chat_job import existing_model
+    from qwenctl.tune import store as kept
     from qwenctl.tune.candidates import dimensions
     from qwenctl.tune.search import search
 
@@ -91,7 +92,7 @@ def tune_command(
 
 def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | None]:
     """How a chat would load the model, without what was found before."""
-    from qwenctl.commands.placed import plain_settings, plan_of
+    from qwenctl.loading.open_model import plain_settings, plan_of
     from qwenctl.machine.cpu import usable_cores
 
     plan = plan_of(path, asked)
@@ -100,9 +101,9 @@ def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | No
 
 
 def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> Ground:
-    from qwenctl.bench.sweep import expert_layers
-    from qwenctl.engine.placement import CPU
+    from qwenctl.bench.expert_sweep import expert_layers
     from qwenctl.machine.cpu import usable_cores
+    from qwenctl.protocol.placement import CPU
     from qwenctl.tune.candidates import Ground
 
     settings, plan = _settings(path, asked)
@@ -120,8 +121,8 @@ def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -
 
 def _seconds(path: Path, settings: EngineSettings, prompt: int, generate: int) -> float:
     """The seconds of a turn, in an engine of its own, after a short one that does not count."""
-    from qwenctl.bench.opening import opened
-    from qwenctl.pipe import load
+    from qwenctl.chat.pipe import load
+    from qwenctl.loading.opening import opened
 
     with opened(path, settings, lambda events: load(events, StatusLine(None))) as (engine, _):
         engine.measure(prompt=min(prompt, 32), generate=1)
@@ -135,7 +136,7 @@ def _keep(path: Path, asked: LoadOptions, tuning: Tuning) -> Path | None:
     """Keep what was found; where the plan stays as it is, nothing is kept, nor what was found another time."""
     from datetime import UTC, datetime
 
-    from qwenctl.tune import kept
+    from qwenctl.tune import store as kept
 
     if not tuning.changes:
         kept.forget(path)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qwenctl.commands import options
-from qwenctl.commands.converting import say
+from qwenctl.commands.options import common as options
+from qwenctl.commands.quantize.result import say
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.folders import log_folder
-from qwenctl.standard_streams import is_terminal, text_writer, warn
+from qwenctl.files.paths import log_folder
+from qwenctl.terminal.streams import is_terminal, text_writer, warn
 
 Host = Annotated[
     str, typer.Option("--host", metavar="ADDRESS", help="Where it can be reached; only from here by default.")
@@ -33,11 +33,11 @@ def worker_command(
     SSH, with the line that is printed. There, --rpc names the end of the tunnel.
     """
     from qwenctl.backend_check.check import require_backend
-    from qwenctl.doctor.graphics import seen_backends
+    from qwenctl.doctor.gpu_detection import seen_backends
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.machine.devices import read_build
     from qwenctl.machine.llama_build import build_command
-    from qwenctl.machine.sharing import Share, address_of, chosen_devices, free_port, how_to_reach, serve
+    from qwenctl.machine.rpc_worker import Share, address_of, chosen_devices, free_port, how_to_reach, serve
 
     build = read_build()
     if build.error or "RPC" not in build.backends:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.units import size
+from quantize.formatting import size
 from qwenctl.backend_check.check import verdict
 from qwenctl.backend_check.results import BackendCheck
-from qwenctl.doctor.graphics import is_built_for
-from qwenctl.hub.fit import Fit
+from qwenctl.doctor.gpu_detection import is_built_for
+from qwenctl.hub.select.fit import Fit
 from qwenctl.machine.devices import Build
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.llama_build import build_command

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from quantize.units import size
+from quantize.formatting import size
 from qwenctl.backend_check.results import BOUND, BackendCheck, CaseResult
 from qwenctl.backend_check.results import as_json as check_json
-from qwenctl.doctor.examination import Examination, Holder
+from qwenctl.doctor.checks import Examination, Holder
+from qwenctl.machine.bandwidth_cache import Speed, key_of
 from qwenctl.machine.devices import Device
-from qwenctl.machine.speeds import Speed, key_of
 
 
 def rows(found: Examination) -> Iterator[tuple[str, str]]:

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import IO, cast, get_args
 
 from qwenctl.backend_check.results import BackendCheck
-from qwenctl.engine.batch_protocol import AddRecord, BatchEvent, BatchRequest
 from qwenctl.engine.ending import ANSWERING, IDLE, explain_end, work_of
-from qwenctl.engine.measure_protocol import Measure, Measured
-from qwenctl.engine.media_protocol import Look, Media, See, Seen, VisionSettings
-from qwenctl.engine.protocol import (
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.llama_process import llama_environment
+from qwenctl.protocol.batch import AddRecord, BatchEvent, BatchRequest
+from qwenctl.protocol.codec import decode, encode
+from qwenctl.protocol.measure_protocol import Measure, Measured
+from qwenctl.protocol.media import Look, Media, See, Seen, VisionSettings
+from qwenctl.protocol.messages import (
     Answered,
     AnyMessage,
     Cancel,
@@ -53,9 +56,6 @@ from qwenctl.engine.protocol import (
     Token,
     Tools,
 )
-from qwenctl.engine.wire import decode, encode
-from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.llama_process import llama_environment
 
 _KEPT_LOGS = 8
 _END_WITHIN_S = 2.0

@@ -12,14 +12,14 @@ import sys
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.devices import buffer_devices
-from qwenctl.engine.drafting import draft_limits, make_room
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.llama_log import LlamaLog
-from qwenctl.engine.memory_use import memory_use
+from qwenctl.engine.llama.device_params import buffer_devices
+from qwenctl.engine.llama.log import LlamaLog
+from qwenctl.engine.llama.memory_use import memory_use
 from qwenctl.engine.model import context_params, context_size, model_params
-from qwenctl.engine.protocol import Load
-from qwenctl.engine.wire import decode
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.speculative.drafting import draft_limits, make_room
+from qwenctl.protocol.codec import decode
+from qwenctl.protocol.messages import Load
 
 _NO_MAPPING = 0  # libllama aborts if a file is mapped and not allocated
 

@@ -9,13 +9,13 @@ import signal
 from pathlib import Path
 
 from qwenctl.backend_check.results import UNCHECKED, BackendCheck
-from qwenctl.engine.batch_protocol import AddRecord
-from qwenctl.engine.measure_protocol import Measure
-from qwenctl.engine.media_protocol import Look
-from qwenctl.engine.protocol import Count, CountPrompt, Flush, Generate, Load, ReadPrefix, Restore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.llama_process import ending
+from qwenctl.protocol.batch import AddRecord
+from qwenctl.protocol.measure_protocol import Measure
+from qwenctl.protocol.media import Look
+from qwenctl.protocol.messages import Count, CountPrompt, Flush, Generate, Load, ReadPrefix, Restore
 
 # What the engine was doing, by the request that it was at.
 _WORK: dict[type[object], str] = {

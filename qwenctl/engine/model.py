@@ -19,28 +19,28 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import psutil
 
-from quantize.ggml_types import GGML_TYPES
-from qwenctl.engine.devices import buffer_devices, place
-from qwenctl.engine.drafting import draft_limits, make_room, speculation, wants_head
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.grammar import Grammars
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.llama_log import LlamaLog
-from qwenctl.engine.memory_use import memory_use
-from qwenctl.engine.prompt import ChatTemplate
-from qwenctl.engine.protocol import EngineSettings, Failed, Load, Loaded
+from quantize.ggml.types import GGML_TYPES
+from qwenctl.engine.kv.sequence import TokenSequence
+from qwenctl.engine.kv.snapshots import Snapshots
+from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.llama.device_params import buffer_devices, place
+from qwenctl.engine.llama.log import LlamaLog
+from qwenctl.engine.llama.memory_use import memory_use
+from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
+from qwenctl.engine.llama.token_tables import TokenPieces, TurnEnds
+from qwenctl.engine.prompt.chat_template import ChatTemplate
+from qwenctl.engine.prompt.tokenizer import Tokenizer
+from qwenctl.engine.request_errors import RequestFailure
 from qwenctl.engine.rope_scaling import scale
-from qwenctl.engine.sequence import TokenSequence
-from qwenctl.engine.sight import Sight
-from qwenctl.engine.snapshots import Snapshots
-from qwenctl.engine.speculation import Speculation
-from qwenctl.engine.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
-from qwenctl.engine.token_tables import TokenPieces, TurnEnds
-from qwenctl.engine.tokenizer import Tokenizer
-from qwenctl.engine.vision import VisionTower
-from qwenctl.long_context import longest_context, scaling_factor
+from qwenctl.engine.sampling.grammar import Grammars
+from qwenctl.engine.speculative.decoder import Speculation
+from qwenctl.engine.speculative.drafting import draft_limits, make_room, speculation, wants_head
+from qwenctl.engine.vision.encoder import VisionTower
+from qwenctl.engine.vision.sight import Sight
 from qwenctl.machine.cpu import usable_cores
-from qwenctl.model_file import fingerprint
+from qwenctl.models.context_length import longest_context, scaling_factor
+from qwenctl.models.gguf_check import fingerprint
+from qwenctl.protocol.messages import EngineSettings, Failed, Load, Loaded
 
 DEFAULT_CONTEXT_TOKENS = 32_768
 # What the makers of Qwen3 let a model say whose thinking budget is used up ("Thinking Budget" in its report).

@@ -6,7 +6,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.long_context import scaling_factor
+from qwenctl.models.context_length import scaling_factor
 
 
 def scale(params: Any, tokens: int, trained: int) -> None:

@@ -19,18 +19,22 @@ from typing import BinaryIO
 
 import psutil
 
-from qwenctl.engine.batch_protocol import AddRecord, BatchRequest, EndBatch, OpenBatch
-from qwenctl.engine.batch_serving import serve_batch
-from qwenctl.engine.failure import RequestFailure
-from qwenctl.engine.generation import generate
-from qwenctl.engine.interrupt import Interrupt
-from qwenctl.engine.llama_log import LlamaLog
-from qwenctl.engine.measure_protocol import Measure
-from qwenctl.engine.measuring import measure
-from qwenctl.engine.media_protocol import Look, See, Seen
+from qwenctl.engine.batching.serve import serve_batch
+from qwenctl.engine.benchmark import measure
+from qwenctl.engine.event_writer import Outbox
+from qwenctl.engine.generation.generate import generate
+from qwenctl.engine.generation.prefill import KEPT_TOKENS, Keep, prepare, read_prefix
+from qwenctl.engine.kv.state_file import StateWriter, UnusableState, read_state
+from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.llama.log import LlamaLog
 from qwenctl.engine.model import Model, load_model
-from qwenctl.engine.outbox import Outbox
-from qwenctl.engine.protocol import (
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.machine.llama_process import errors_end_the_process
+from qwenctl.protocol.batch import AddRecord, BatchRequest, EndBatch, OpenBatch
+from qwenctl.protocol.codec import decode
+from qwenctl.protocol.measure_protocol import Measure
+from qwenctl.protocol.media import Look, See, Seen
+from qwenctl.protocol.messages import (
     Answered,
     Cancel,
     Close,
@@ -52,10 +56,6 @@ from qwenctl.engine.protocol import (
     Restore,
     Restored,
 )
-from qwenctl.engine.reading import KEPT_TOKENS, Keep, prepare, read_prefix
-from qwenctl.engine.state_file import StateWriter, UnusableState, read_state
-from qwenctl.engine.wire import decode
-from qwenctl.machine.llama_process import errors_end_the_process
 
 _PROGRESS_STEP = 0.01
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from quantize.units import size
+from quantize.formatting import size
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.cache import RepoCache
-from qwenctl.hub.exclusive import exclusive
-from qwenctl.hub.fetch import Progress, Settings, fetch_all
-from qwenctl.hub.leftovers import find_leftovers
-from qwenctl.hub.lock_file import add_to_lock, lock_model
+from qwenctl.files.locks import exclusive
+from qwenctl.hub.download.downloader import Progress, Settings, fetch_all
+from qwenctl.hub.local.hf_cache import RepoCache
+from qwenctl.hub.local.lock_file import add_to_lock, lock_model
+from qwenctl.hub.local.stale_downloads import find_leftovers
 from qwenctl.hub.pull_plan import PullPlan, check_room, plan_pull
-from qwenctl.hub.remote import Listing, RemoteFile
+from qwenctl.hub.repository.listing import Listing, RemoteFile
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.units import size
+from quantize.formatting import size
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.board import Wanted
-from qwenctl.hub.cache import RepoCache
-from qwenctl.hub.part import arrived_bytes
-from qwenctl.hub.remote import Listing, RemoteFile
+from qwenctl.hub.download.partial_file import arrived_bytes
+from qwenctl.hub.download.segment_queue import Wanted
+from qwenctl.hub.local.hf_cache import RepoCache
+from qwenctl.hub.repository.listing import Listing, RemoteFile
 
 _MARGIN = 1.02
 

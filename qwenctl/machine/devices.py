@@ -80,7 +80,7 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
     """The installed llama.cpp with its devices and those of the RPC servers `rpc` (host:port)."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "qwenctl.machine.device_list", *rpc],
+            [sys.executable, "-P", "-m", "qwenctl.machine.device_probe", *rpc],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_CHILD_SECONDS,

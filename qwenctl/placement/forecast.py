@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwenctl.engine.placement import CPU
-from qwenctl.placement.hardware import Device, Machine
-from qwenctl.placement.inventory import Shape
+from qwenctl.machine.profile import Device, Machine
+from qwenctl.placement.tensor_inventory import Shape
+from qwenctl.protocol.placement import CPU
 
 # Where nothing was measured: two channels of DDR4-3200, the slowest GPU that is sold for this, PCIe 3.0.
 UNKNOWN_RAM, UNKNOWN_DEVICE, UNKNOWN_COPY = 40e9, 300e9, 12e9

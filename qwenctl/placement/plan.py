@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from qwenctl.engine.placement import CPU, MemoryUse, placement_of
-from qwenctl.engine.protocol import EngineSettings
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.profile import Machine, as_json, machine_of
 from qwenctl.placement.forecast import Forecast
-from qwenctl.placement.hardware import Machine, as_json, machine_of
+from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.placement import CPU, MemoryUse, placement_of
 
 _VERSION = 1
 _DIFFERENCE = 0.03  # between planned and actual bytes, above which there is a warning

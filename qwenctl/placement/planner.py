@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from qwenctl.context_memory import USUAL_TOKENS
-from qwenctl.engine.placement import CPU
-from qwenctl.engine.protocol import EngineSettings
 from qwenctl.errors import QwenctlError
-from qwenctl.long_context import longest_context
-from qwenctl.placement.accounts import memory_plans, ram_needed
-from qwenctl.placement.budget import Context
+from qwenctl.machine.profile import Machine
+from qwenctl.models.context_length import longest_context
+from qwenctl.models.context_memory import USUAL_TOKENS
+from qwenctl.placement.capacity_errors import no_device_room, no_ram
+from qwenctl.placement.constraints import Wishes, check
+from qwenctl.placement.context_budget import Context
+from qwenctl.placement.engine_args import owners, placement
+from qwenctl.placement.explanations import reasons
 from qwenctl.placement.forecast import Work, forecast
-from qwenctl.placement.hardware import Machine
-from qwenctl.placement.inventory import Inventory
-from qwenctl.placement.loading import owners, placement
+from qwenctl.placement.layer_split import Layout, choose_layout
+from qwenctl.placement.memory_breakdown import memory_plans, ram_needed
 from qwenctl.placement.plan import Plan
 from qwenctl.placement.problem import Problem, state_problem
-from qwenctl.placement.reasons import reasons
-from qwenctl.placement.refusals import no_device_room, no_ram
-from qwenctl.placement.splits import Layout, choose_layout
-from qwenctl.placement.wishes import Wishes, check
+from qwenctl.placement.tensor_inventory import Inventory
+from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.placement import CPU
 
 USUAL_BATCH, USUAL_MICRO_BATCH = 2048, 512
 # With experts in RAM a long prompt is computed on the GPU, to which they are copied once a micro-batch: four times as

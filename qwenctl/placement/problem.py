@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from qwenctl.context_memory import DRAFT_HEAD_TOKENS
-from qwenctl.engine.placement import CPU
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.placement.budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
-from qwenctl.placement.filling import Layer
-from qwenctl.placement.hardware import GIB, Device, Machine
-from qwenctl.placement.inventory import OUTPUT, TOKEN_EMBEDDINGS, Inventory, Tensor
-from qwenctl.placement.wishes import ALL_EXPERTS, NO_DEVICE, Wishes
+from qwenctl.machine.profile import GIB, Device, Machine
+from qwenctl.models.context_memory import DRAFT_HEAD_TOKENS
+from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, Wishes
+from qwenctl.placement.context_budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
+from qwenctl.placement.expert_knapsack import Layer
+from qwenctl.placement.tensor_inventory import OUTPUT, TOKEN_EMBEDDINGS, Inventory, Tensor
+from qwenctl.protocol.placement import CPU
 
 _MARGIN_SHARE, _MARGIN_BYTES = 16, GIB  # what stays free of a device: a sixteenth, a GiB at most
 _VISION_FACTOR = 1.35  # weights and buffers of the vision tower, by the bytes of its file

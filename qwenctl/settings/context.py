@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qwenctl.settings.declared import Command, configurable, declared
+from qwenctl.settings.declared_options import Command, configurable, declared
 
 if TYPE_CHECKING:
     from qwenctl.settings.resolve import Settings

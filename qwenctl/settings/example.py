@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.private_files import write_private
-from qwenctl.settings.declared import Command, Setting
-from qwenctl.settings.effective import toml_text
+from qwenctl.files.atomic import write_private
+from qwenctl.settings.declared_options import Command, Setting
+from qwenctl.settings.origins import toml_text
 
 _HEAD = """\
 # Settings of qwenctl. A line that begins with # changes nothing; take the # away to set a value.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwenctl.settings.toml_file import TomlFile, read_toml
+from qwenctl.settings.toml import TomlFile, read_toml
 
 
 def folder_path() -> Path:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qwenctl.settings.declared import Command
-from qwenctl.settings.said import Problem, Said, Value
+from qwenctl.settings.declared_options import Command
+from qwenctl.settings.sources import Problem, Said, Value
 from qwenctl.settings.tables import said_by_file
-from qwenctl.settings.toml_file import TomlFile
+from qwenctl.settings.toml import TomlFile
 from qwenctl.settings.variables import said_by_variables, unused_variables
 
 # A file that lies in the current folder may have come with it, from anybody: it must not say yes in a person's place,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.settings.declared import Command, Setting, nearest
-from qwenctl.settings.said import Problem, Said
-from qwenctl.settings.toml_file import TomlFile
+from qwenctl.settings.declared_options import Command, Setting, nearest
+from qwenctl.settings.sources import Problem, Said
+from qwenctl.settings.toml import TomlFile
 
 _SHOWN_CHARACTERS = 60
 Keys = tuple[str, ...]

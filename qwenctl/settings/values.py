@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.settings.declared import Setting
+from qwenctl.settings.declared_options import Setting
 
 Given = str | bool | list[str]
 

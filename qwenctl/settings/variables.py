@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from qwenctl.settings.declared import Command
-from qwenctl.settings.said import Said
+from qwenctl.settings.declared_options import Command
+from qwenctl.settings.sources import Said
 
 _PREFIX = "QWENCTL_"
 

@@ -18,7 +18,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from qwenctl.engine.protocol import FinishReason, Message, ToolCall, Tools
+from qwenctl.protocol.messages import FinishReason, Message, ToolCall, Tools
 from qwenctl.tools.schema import parameters_of, problem_of, typed_value
 
 _BEGIN = "<tool_call>"

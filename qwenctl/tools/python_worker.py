@@ -25,8 +25,8 @@ import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
-from qwenctl.tools.contract import NO_OUTPUT, failure, shortened
-from qwenctl.typed_text import whole
+from qwenctl.terminal.decoding import whole
+from qwenctl.tools.tool_set import NO_OUTPUT, failure, shortened
 
 _MODULE = "functions_for_the_model"
 

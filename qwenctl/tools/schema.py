@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from qwenctl.engine.protocol import ToolCall, Tools
-from qwenctl.typed_text import whole
+from qwenctl.protocol.messages import ToolCall, Tools
+from qwenctl.terminal.decoding import whole
 
 Schema = Mapping[str, Any]
 _KINDS = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})

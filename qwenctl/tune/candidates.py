@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.engine.protocol import EngineSettings
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.constraints import Wishes
+from qwenctl.protocol.messages import EngineSettings
 
 _MICRO_BATCHES = (256, 512, 1024, 2048, 4096)
 _EXPERT_STEPS = (-1, 1, 2)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.constraints import Wishes
 from qwenctl.tune.candidates import Change
 from qwenctl.tune.verdict import LEAST_ROUNDS, Verdict, verdict
 

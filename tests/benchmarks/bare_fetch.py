@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenctl.hub.board import Wanted
-from qwenctl.hub.client import describe
-from qwenctl.hub.fetch import Settings, fetch_all
-from qwenctl.hub.remote import Digest, RemoteFile
+from qwenctl.hub.download.downloader import Settings, fetch_all
+from qwenctl.hub.download.hub_api import describe
+from qwenctl.hub.download.segment_queue import Wanted
+from qwenctl.hub.repository.listing import Digest, RemoteFile
 
 
 @dataclass(frozen=True)

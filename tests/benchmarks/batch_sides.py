@@ -17,16 +17,16 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from qwenctl.batch.answerer import Answerer
-from qwenctl.batch.endpoint import EndpointAnswerer, Servers
-from qwenctl.batch.inputs import Form, read_items
-from qwenctl.batch.local import LocalAnswerer, Setup
-from qwenctl.batch.output import FileOutput
+from qwenctl.batch.backends.backend import Answerer
+from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
+from qwenctl.batch.backends.openai_client import EndpointAnswerer, Servers
+from qwenctl.batch.input.readers import Form, read_items
+from qwenctl.batch.output.writers import FileOutput
 from qwenctl.batch.records import Wanted
-from qwenctl.batch.run import Batch, Figures, Plan
-from qwenctl.engine.batch_protocol import OpenBatch
+from qwenctl.batch.runner import Batch, Figures, Plan
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Loaded
+from qwenctl.protocol.batch import OpenBatch
+from qwenctl.protocol.messages import EngineSettings, Loaded
 from tests.benchmarks.measure import cost_of, own_seconds
 from tests.benchmarks.settings import Settings
 

@@ -38,11 +38,11 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 def _rates(settings: Settings, model: Path, cache: str) -> dict[int, list[float]]:
     """Tokens a second at each depth, one for each round."""
-    from qwenctl.engine.interrupt import Interrupt
-    from qwenctl.engine.llama_log import LlamaLog
+    from qwenctl.engine.kv.snapshots import whole_state
+    from qwenctl.engine.llama.cancellation import Interrupt
+    from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
-    from qwenctl.engine.protocol import EngineSettings, Load
-    from qwenctl.engine.snapshots import whole_state
+    from qwenctl.protocol.messages import EngineSettings, Load
 
     # With one thread the CPU's time, on which others who use the machine weigh less.
     clock = time.process_time if settings.threads == 1 else time.perf_counter

@@ -20,7 +20,7 @@ from typing import Literal
 import psutil
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, ratio
 from tests.benchmarks.inputs import QWENCTL, TOY, make_input, make_toy_gguf
 from tests.benchmarks.measure import cost_of

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings
+from qwenctl.protocol.messages import EngineSettings
 
 _TOKENS = 48  # decoded for each measurement
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.media_protocol import Media, VisionSettings
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.media import Media, VisionSettings
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, at_most, ratio
 from tests.benchmarks.inputs import QWENCTL
 from tests.benchmarks.measure import cost_of

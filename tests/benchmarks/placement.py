@@ -16,18 +16,18 @@ from pathlib import Path
 
 from quantize.plan import Options
 from quantize.plan import make_plan as make_conversion
-from qwenctl.engine.placement import CPU
 from qwenctl.errors import QwenctlError
 from qwenctl.machine import read_devices
-from qwenctl.placement.budget import Context
+from qwenctl.machine.profile import GIB, Device, Machine
+from qwenctl.placement.constraints import Wishes
+from qwenctl.placement.context_budget import Context
 from qwenctl.placement.forecast import token_seconds
-from qwenctl.placement.hardware import GIB, Device, Machine
-from qwenctl.placement.inventory import TOKEN_EMBEDDINGS, Inventory, of_gguf
+from qwenctl.placement.layer_split import divided
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.problem import Problem, state_problem
-from qwenctl.placement.splits import divided
-from qwenctl.placement.trial import tried_plan
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.tensor_inventory import TOKEN_EMBEDDINGS, Inventory, of_gguf
+from qwenctl.placement.trial_load import tried_plan
+from qwenctl.protocol.placement import CPU
 from tests.benchmarks.figures import Figure, at_least, at_most, ratio
 from tests.benchmarks.settings import Settings
 from tests.checkpoints import make_sparse

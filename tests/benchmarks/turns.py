@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.protocol import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, ratio
 from tests.benchmarks.inputs import QWENCTL, make_input
 from tests.benchmarks.measure import MIB, cost_of

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenctl.engine.placement import CPU, MemoryUse
-from qwenctl.placement.hardware import memory_size
+from qwenctl.machine.profile import memory_size
 from qwenctl.placement.plan import Plan, differences, from_json
+from qwenctl.protocol.placement import CPU, MemoryUse
 
 _NO_ROOM = 71
 _TEST = "tg"

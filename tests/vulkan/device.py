@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from qwenctl.engine.placement import CPU
 from qwenctl.machine import read_devices
-from qwenctl.placement.hardware import Device, Machine
-from qwenctl.placement.inventory import of_gguf
+from qwenctl.machine.profile import Device, Machine
+from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, Wishes
 from qwenctl.placement.plan import Plan
-from qwenctl.placement.trial import tried_plan
-from qwenctl.placement.wishes import ALL_EXPERTS, NO_DEVICE, Wishes
+from qwenctl.placement.tensor_inventory import of_gguf
+from qwenctl.placement.trial_load import tried_plan
+from qwenctl.protocol.placement import CPU
 
 NAME = "Vulkan0"
 MIB = 1 << 20

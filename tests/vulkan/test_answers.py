@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.engine.batch_protocol import RecordDone
 from qwenctl.engine.client import Engine
-from qwenctl.engine.media_protocol import VisionSettings
-from qwenctl.engine.protocol import Message
-from qwenctl.placement.wishes import Wishes
+from qwenctl.placement.constraints import Wishes
+from qwenctl.protocol.batch import RecordDone
+from qwenctl.protocol.media import VisionSettings
+from qwenctl.protocol.messages import Message
 from tests.batching import add, answers
 from tests.command_line import run
 from tests.pictures import BLACK, RED, media

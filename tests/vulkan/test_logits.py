@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qwenctl.placement.constraints import Wishes
 from qwenctl.placement.plan import differences
-from qwenctl.placement.wishes import Wishes
 from tests.libllama import Logits, squared_error
 from tests.placed_logits import placed_logits
 from tests.vulkan.device import (

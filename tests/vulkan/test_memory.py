@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.placement import CPU, MemoryUse
-from qwenctl.engine.protocol import Loaded
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine import read_devices
-from qwenctl.machine.speeds import key_of, read_speeds
+from qwenctl.machine.bandwidth_cache import key_of, read_speeds
+from qwenctl.placement.constraints import Wishes
 from qwenctl.placement.plan import Plan, differences
-from qwenctl.placement.wishes import Wishes
+from qwenctl.protocol.messages import Loaded
+from qwenctl.protocol.placement import CPU, MemoryUse
 from tests.test_placement_rpc import opened
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,

@@ -1,0 +1,1 @@
+"""ggml's types, and the functions of its base library."""

@@ -1,0 +1,234 @@
+"""The key/value part of the GGUF headers: model, tokenizer, vision tower, provenance.
+
+A checkpoint and its `ModelConfig` come in; the keys as bytes go out (`HeaderKeys`), and with the tensors of a file the
+bytes of its whole header. Keys, types and values are those of llama.cpp's converter (`conversion/qwen.py`,
+`conversion/qwen3vl.py`); the keys under `qwenctl.` say where the file comes from and are ours.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import gguf
+import numpy as np
+
+from quantize.checkpoint import Checkpoint, read_json
+from quantize.errors import BadCheckpoint
+from quantize.ggml.types import GGMLType
+from quantize.qwen35.model_config import ModelConfig, VisionConfig
+from quantize.qwen35.vocabulary import add_tokenizer
+from quantize.recipe.imatrix import Imatrix
+from quantize.recipe.recipes import Recipe
+from quantize.tensors import OutputTensor
+
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a file: the `recipe` in words (type, overrides, options), the tool's `version`."""
+
+    recipe: str
+    version: str
+
+
+@dataclass(frozen=True)
+class HeaderKeys:
+    """The key/value part of a header: `count` keys as `data`."""
+
+    count: int
+    data: bytes
+
+
+def text_header(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    recipe: Recipe,
+    tensors: Iterable[OutputTensor],
+    provenance: Provenance,
+    imatrix: Imatrix | None,
+    *,
+    mtp: bool,
+) -> HeaderKeys:
+    """The keys of the text file. Raises MissingInput or BadCheckpoint for a bad tokenizer."""
+    writer = _new_writer(config.architecture)
+    _add_general(writer, checkpoint, recipe, tensors, "model", provenance)
+    _add_sizes(writer, config, mtp=mtp)
+    _add_linear_attention(writer, config, mtp=mtp)
+    add_tokenizer(writer, checkpoint.folder, config.vocabulary)
+    if imatrix:
+        _add_imatrix(writer, imatrix)
+    return _packed(writer)
+
+
+def vision_header(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    vision: VisionConfig,
+    recipe: Recipe,
+    tensors: Iterable[OutputTensor],
+    provenance: Provenance,
+) -> HeaderKeys:
+    """The keys of the mmproj file. Raises BadCheckpoint for a bad preprocessor_config.json."""
+    writer = _new_writer("clip")
+    _add_general(writer, checkpoint, recipe, tensors, "mmproj", provenance)
+    preprocessor = _optional_json(checkpoint, "preprocessor_config.json")
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type(gguf.VisionProjectorType.QWEN3VL)
+    writer.add_vision_use_gelu(True)
+    writer.add_vision_projection_dim(config.hidden)
+    writer.add_vision_image_size(int(vision.position_embeddings**0.5 * vision.patch))
+    writer.add_vision_patch_size(vision.patch)
+    writer.add_vision_embedding_length(vision.hidden)
+    writer.add_vision_feed_forward_length(vision.feed_forward)
+    writer.add_vision_block_count(vision.depth)
+    writer.add_vision_head_count(vision.heads)
+    writer.add_vision_image_mean(preprocessor.get("image_mean", [0.5, 0.5, 0.5]))
+    writer.add_vision_image_std(preprocessor.get("image_std", [0.5, 0.5, 0.5]))
+    writer.add_vision_spatial_merge_size(vision.merge)
+    writer.add_vision_attention_layernorm_eps(config.norm_epsilon)
+    writer.add_vision_is_deepstack_layers([False] * vision.depth)
+    return _packed(writer)
+
+
+def header_bytes(
+    keys: HeaderKeys,
+    tensors: Iterable[tuple[OutputTensor, tuple[int, ...], GGMLType, int]],
+    split: tuple[int, int, int],
+) -> bytes:
+    """A whole GGUF header, padded to the data section.
+
+    `tensors` gives tensor, GGUF shape, type and bytes; `split` is this file's number, the number of files and the
+    number of tensors in all of them. Only the first of several files carries the keys (llama.cpp's convention).
+    """
+    number, files, n_tensors = split
+    count, data = (keys.count, keys.data) if number == 0 else (0, b"")
+    writer, infos = _new_writer(""), list(tensors)
+    for tensor, shape, kind, n_bytes in infos:
+        # float32 only says that the shape counts weights, not bytes; the type is the one after it.
+        writer.add_tensor_info(
+            tensor.name, shape[::-1], np.dtype(np.float32), n_bytes, gguf.GGMLQuantizationType(kind.id)
+        )
+    if files > 1:
+        writer.add_uint16(gguf.Keys.Split.LLM_KV_SPLIT_NO, number)
+        writer.add_uint16(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, files)
+        writer.add_int32(gguf.Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT, n_tensors)
+    split_keys = _packed(writer)
+    start = struct.pack("<4sIQQ", b"GGUF", gguf.GGUF_VERSION, len(infos), count + split_keys.count)
+    header = start + data + split_keys.data + _written(writer, writer.write_ti_data_to_file)
+    return header + bytes(-len(header) % ALIGNMENT)
+
+
+def _packed(writer: gguf.GGUFWriter) -> HeaderKeys:
+    writer.state = gguf.gguf_writer.WriterState.HEADER
+    try:
+        return HeaderKeys(len(writer.kv_data[0]), _written(writer, writer.write_kv_data_to_file))
+    except (struct.error, OverflowError, TypeError, ValueError) as error:
+        raise BadCheckpoint(
+            f"a value of the metadata cannot be written: {error}", "fetch the JSON files again"
+        ) from error
+
+
+def _written(writer: gguf.GGUFWriter, write: Callable[[], None]) -> bytes:
+    """What `write` writes."""
+    buffer = io.BytesIO()
+    writer.fout = [buffer]  # type: ignore[list-item]  # it only writes and flushes, which any binary stream can
+    write()
+    return buffer.getvalue()
+
+
+def _new_writer(architecture: str) -> gguf.GGUFWriter:
+    logging.getLogger("gguf").setLevel(logging.ERROR)  # it announces the byte order of each file
+    return gguf.GGUFWriter(None, architecture)
+
+
+def _add_general(
+    writer: gguf.GGUFWriter,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    tensors: Iterable[OutputTensor],
+    kind: str,
+    provenance: Provenance,
+) -> None:
+    writer.add_type(kind)
+    writer.add_name(checkpoint.name)
+    writer.add_size_label(_size_label(tensors))
+    writer.add_file_type(recipe.file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    defaults = _optional_json(checkpoint, "generation_config.json")
+    if isinstance(defaults.get("top_k"), int):
+        writer.add_sampling_top_k(defaults["top_k"])
+    if isinstance(defaults.get("top_p"), (int, float)):
+        writer.add_sampling_top_p(defaults["top_p"])
+    if isinstance(defaults.get("temperature"), (int, float)):
+        writer.add_sampling_temp(defaults["temperature"])
+    writer.add_string("qwenctl.source", checkpoint.repository or checkpoint.name)
+    if checkpoint.revision:
+        writer.add_string("qwenctl.source.revision", checkpoint.revision)
+    writer.add_string("qwenctl.recipe", provenance.recipe)
+    writer.add_string("qwenctl.version", provenance.version)
+
+
+def _add_sizes(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: bool) -> None:
+    writer.add_block_count(config.layers + mtp)
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.hidden)
+    writer.add_head_count(config.attention_heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_epsilon)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(config.rotary_dim)
+    writer.add_rope_dimension_sections(config.rope_sections)
+    if config.yarn_factor:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(config.yarn_factor)
+        writer.add_rope_scaling_orig_ctx_len(config.yarn_original_context)
+    if config.experts:
+        writer.add_expert_count(config.experts)
+        writer.add_expert_used_count(config.experts_used)
+        writer.add_expert_feed_forward_length(config.expert_feed_forward)
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_feed_forward)
+    else:
+        writer.add_feed_forward_length(config.feed_forward)
+    if mtp:
+        writer.add_nextn_predict_layers(1)
+
+
+def _add_linear_attention(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: bool) -> None:
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_state_size(config.linear_key_dim)
+    writer.add_ssm_group_count(config.linear_key_heads)
+    writer.add_ssm_time_step_rank(config.linear_value_heads)
+    writer.add_ssm_inner_size(config.value_channels)
+    writer.add_full_attention_interval(config.full_attention_interval)
+    writer.add_array(f"{config.architecture}.attention.recurrent_layers", [*config.linear_layers, *[False] * mtp])
+
+
+def _add_imatrix(writer: gguf.GGUFWriter, imatrix: Imatrix) -> None:
+    """The keys that llama-quantize writes about the importance matrix."""
+    writer.add_string("quantize.recipe.imatrix.file", imatrix.path.name)
+    writer.add_string("quantize.recipe.imatrix.dataset", imatrix.datasets[0] if imatrix.datasets else "")
+    writer.add_uint32("quantize.recipe.imatrix.entries_count", len(imatrix.importance))
+    writer.add_uint32("quantize.recipe.imatrix.chunks_count", imatrix.chunks)
+
+
+def _size_label(tensors: Iterable[OutputTensor]) -> str:
+    """Such as "512x12M": experts by the weights of one of each and all that is shared (gguf's convention)."""
+    sizes = [(tensor.name, tensor.shape, tensor.elements) for tensor in tensors]
+    experts = [(prod(shape[:2]), shape[2]) for name, shape, _ in sizes if "_exps." in name]
+    count = experts[0][1] if experts else 0
+    shared = sum(elements for name, _, elements in sizes if "_exps." not in name)
+    return gguf.size_label(shared + sum(size * count for size, _ in experts), shared, sum(s for s, _ in experts), count)
+
+
+def _optional_json(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:
+    path = checkpoint.folder / name
+    return read_json(path) if path.is_file() else {}

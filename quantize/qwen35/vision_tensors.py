@@ -1,0 +1,54 @@
+"""The vision tower of Qwen3.5: which source tensors make which tensors of the mmproj file.
+
+`VisionConfig` and `SourceIndex` come in, a list of `OutputTensor` goes out. Names and shapes are those of llama.cpp's
+converter (`conversion/qwen3vl.py`). The only transform is the split of the patch embedding into its two frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantize.errors import BadCheckpoint
+from quantize.qwen35.model_config import VisionConfig
+from quantize.tensors import OutputTensor, SourceIndex, split_run, whole
+
+
+def vision_tensors(config: VisionConfig, sources: SourceIndex) -> list[OutputTensor]:
+    """All tensors of the mmproj file. Problems are noted in `sources`, whose `finish` raises them."""
+    hidden, merged = config.hidden, config.hidden * config.merge**2
+    tensors = list(_patch_embedding(config, sources))
+    position = sources.rows("visual.pos_embed.weight", (config.position_embeddings, hidden))
+    tensors.append(whole("v.position_embd.weight", (hidden, config.position_embeddings), position))
+    for block in range(config.depth):
+        source, name = f"visual.blocks.{block}", f"v.blk.{block}"
+        tensors += _layer(sources, f"{source}.norm1", f"{name}.ln1", hidden)
+        tensors += _layer(sources, f"{source}.norm2", f"{name}.ln2", hidden)
+        tensors += _layer(sources, f"{source}.attn.qkv", f"{name}.attn_qkv", 3 * hidden, hidden)
+        tensors += _layer(sources, f"{source}.attn.proj", f"{name}.attn_out", hidden, hidden)
+        tensors += _layer(sources, f"{source}.mlp.linear_fc1", f"{name}.ffn_up", config.feed_forward, hidden)
+        tensors += _layer(sources, f"{source}.mlp.linear_fc2", f"{name}.ffn_down", hidden, config.feed_forward)
+    tensors += _layer(sources, "visual.merger.norm", "v.post_ln", hidden)
+    tensors += _layer(sources, "visual.merger.linear_fc1", "mm.0", merged, merged)
+    tensors += _layer(sources, "visual.merger.linear_fc2", "mm.2", config.output, merged)
+    return tensors
+
+
+def _layer(sources: SourceIndex, source: str, name: str, rows: int, columns: int = 0) -> Iterator[OutputTensor]:
+    """Weight and bias; a weight without `columns` is a vector (a layer norm's)."""
+    shape = (rows, columns) if columns else (rows,)
+    yield whole(f"{name}.weight", shape[::-1], sources.rows(f"{source}.weight", shape))
+    yield whole(f"{name}.bias", (rows,), sources.rows(f"{source}.bias", (rows,)))
+
+
+def _patch_embedding(config: VisionConfig, sources: SourceIndex) -> Iterator[OutputTensor]:
+    """The convolution [O, C, 2, P, P] as two of [O, C, P, P], one a frame: libmtmd adds their results."""
+    if config.temporal_patch != 2:
+        raise BadCheckpoint(f"temporal_patch_size is {config.temporal_patch}; llama.cpp knows 2 only")
+    pixels, frames = config.patch**2, config.temporal_patch
+    source, planes = "visual.patch_embed.proj", config.hidden * config.channels
+    shape = (config.hidden, config.channels, frames, config.patch, config.patch)
+    run = sources.rows(f"{source}.weight", shape, row_length=pixels)
+    for frame, name in ((0, "v.patch_embd.weight"), (1, "v.patch_embd.weight.1")):
+        runs = tuple(split_run(run, plane * frames + frame, 1) for plane in range(planes))
+        yield OutputTensor(name, (config.patch, config.patch, config.channels, config.hidden), runs, pixels)
+    yield whole("v.patch_embd.bias", (config.hidden,), sources.rows(f"{source}.bias", (config.hidden,)))

@@ -1,0 +1,1 @@
+"""Which type each tensor gets: recipes, importance matrices and classes of tensors."""

@@ -1,0 +1,107 @@
+"""The child process that computes with llama.cpp, so that what it does wrong ends this process and no other.
+
+`python -m qwenctl.backend_check.check_worker` reads a line of JSON from standard input: the subjects to check, the number of
+threads, and a folder for the model, which is made if it is not there yet. It writes lines of JSON: before each case its
+name, so that the program knows what was at work if this process ends; after it the result; and a line at the end of
+each subject. It ends when standard input does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from qwenctl.backend_check.evaluation import (
+    Context,
+    NotComputed,
+    Reference,
+    cases,
+    compare,
+    extra_buffer_types,
+    reference,
+)
+from qwenctl.backend_check.results import PLAIN, CaseResult, Subject
+from qwenctl.backend_check.tiny_model import make_tiny_model
+from qwenctl.machine.llama_process import errors_end_the_process
+
+_LOADING = "loading"
+
+
+def _end_with_the_program(folder: Path) -> None:
+    """End this process as soon as the program is gone, whatever libllama is doing, and leave no model behind."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+class _Reporter:
+    """Writes to what was standard output; that is the log from now on, as standard error is."""
+
+    def __init__(self) -> None:
+        self._events = os.dup(1)
+        os.dup2(2, 1)
+
+    def send(self, **fields: Any) -> None:
+        """Write one line."""
+        os.write(self._events, json.dumps(fields).encode() + b"\n")
+
+
+def check(subjects: Sequence[Subject], threads: int, folder: Path, reporter: _Reporter) -> None:
+    """Check these subjects, in this order."""
+    reporter.send(case=_LOADING)
+    try:
+        model = make_tiny_model(folder)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a full disk mostly, it says nothing of llama.cpp
+        reporter.send(impossible=str(error) or type(error).__name__)
+        return
+    llama.llama_backend_init()
+    try:
+        with Context(model, PLAIN, threads) as context:
+            expected = reference(context)
+    except NotComputed as error:
+        reporter.send(result=asdict(CaseResult(_LOADING, error=str(error))))
+        reporter.send(done=asdict(subjects[0]))
+        return
+    for subject in subjects:
+        _check(model, subject, expected, threads, reporter)
+
+
+def _check(model: Path, subject: Subject, expected: Reference, threads: int, reporter: _Reporter) -> None:
+    reporter.send(case=_LOADING)
+    parts = extra_buffer_types() if subject.kind == "extra" else ()
+    reporter.send(parts=parts)
+    if subject.kind != "extra" or parts:
+        try:
+            with Context(model, subject, threads) as context:
+                for case in cases(subject):
+                    reporter.send(case=case.name)
+                    reporter.send(result=asdict(compare(case, context, expected)))
+        except NotComputed as error:
+            reporter.send(result=asdict(CaseResult(_LOADING, error=str(error))))
+    reporter.send(done=asdict(subject))
+
+
+def main() -> None:
+    """Do what the first line of standard input asks for."""
+    with errors_end_the_process():
+        request = json.loads(sys.stdin.buffer.readline())
+        subjects, folder = [Subject(**one) for one in request["subjects"]], Path(request["folder"])
+        threading.Thread(target=_end_with_the_program, args=(folder,), daemon=True).start()
+        log = llama.llama_log_callback(lambda _level, text, _data: os.write(2, text) and None)
+        llama.llama_log_set(log, ctypes.c_void_p())
+        check(subjects, int(request["threads"]), folder, _Reporter())
+    os._exit(0)  # the other thread waits on standard input, and drivers may hang at their end
+
+
+if __name__ == "__main__":
+    main()

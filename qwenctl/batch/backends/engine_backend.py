@@ -1,0 +1,260 @@
+"""The engine on this machine as what answers a batch; when it crashes or hangs, it is started again.
+
+Which record it crashed on is not known: those that it had begun are tried again one at a time, and one that it crashes
+on alone has failed. Records come in, answers go out; the model is loaded when the first record comes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from quantize.formatting import duration
+from qwenctl.batch.backends.backend import Work
+from qwenctl.batch.backends.silence import LONGEST_S, Silence
+from qwenctl.batch.records import Answer, Failure, Record, seeded
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.media_files import MediaSource, found, no_pictures
+from qwenctl.models.sampling import chosen_sampling
+from qwenctl.protocol.batch import (
+    AddRecord,
+    BatchEvent,
+    BatchOpened,
+    BatchProgress,
+    BatchRequest,
+    OpenBatch,
+    RecordDone,
+    RecordFailed,
+    RecordStarted,
+)
+from qwenctl.protocol.media import Media
+from qwenctl.protocol.messages import Loaded, Message
+from qwenctl.tools.calls import answer_with_calls
+
+_MOST_CRASHES = 5  # on end, without one answer between
+_CRASHES = (ExitCode.ENGINE_CRASHED, ExitCode.NO_MEMORY)
+_OPENING_S = 1.0  # after so long without a word it is looked at again
+_WINDOW = 4  # records at hand, for each one that is answered
+
+
+class BatchEngine(Protocol):
+    """What is needed of an engine; `engine.client.Engine` is the real one."""
+
+    def tell(self, request: BatchRequest) -> None:
+        """Send a request of a batch, and wait for nothing."""
+
+    def hear(self, timeout_s: float | None) -> BatchEvent | None:
+        """The next event; None if none comes in that time."""
+
+    def work_seconds(self) -> float:
+        """The processor time that it has taken so far."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the engine is made: `start` gives a new one with the model in it. `close` is called at the end."""
+
+    start: Callable[[], tuple[BatchEngine, Loaded]]
+    opening: OpenBatch
+    seed: int
+    tell: Callable[[str], None]
+    pictures: MediaSource | None = None
+    close: Callable[[], None] = lambda: None
+    longest_silence_s: float = LONGEST_S
+
+
+class LocalAnswerer:
+    """Answers with an engine."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._engine: BatchEngine | None = None
+        self._loaded: Loaded | None = None
+        self._new = deque[int]()  # not sent yet
+        self._suspects = deque[int]()  # to be sent alone
+        self._records: dict[int, Record] = {}
+        self._media: dict[int, tuple[Media, ...]] = {}  # of records that are being answered
+        self._sent: set[int] = set()
+        self._started: set[int] = set()
+        self._alone: int | None = None
+        self._crashes = 0
+        self._silence = Silence(setup.longest_silence_s)
+        self._found: list[tuple[int, Answer | Failure]] = []
+        self._before, self._now = Work(), Work()
+        self.opened: BatchOpened | None = None
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._loaded.name if self._loaded is not None else ""
+
+    @property
+    def window(self) -> int:
+        """Enough to choose from by common beginnings."""
+        parallel = self.opened.parallel if self.opened is not None else self._setup.opening.most
+        return max(64, _WINDOW * parallel)
+
+    @property
+    def work(self) -> Work:
+        """Of all engines so far."""
+        counts = {
+            name: getattr(self._before, name) + getattr(self._now, name)
+            for name in ("prompt_tokens", "shared_tokens", "answer_tokens", "prompt_s", "answer_s")
+        }
+        return dataclasses.replace(self._now, **counts)
+
+    def submit(self, number: int, record: Record) -> None:
+        """Take a record."""
+        self._records[number] = record
+        self._new.append(number)
+
+    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | Failure]]:
+        """Answers since the last call. Raises QwenctlError when the engine can do nothing at all."""
+        try:
+            self._send()
+            event = self._hear(self._engine, timeout_s) if self._engine is not None and self._sent else None
+            while event is not None and self._engine is not None:
+                self._note(event)
+                event = self._engine.hear(0)
+        except QwenctlError as error:
+            if error.code not in _CRASHES:
+                raise
+            self._recover(error)
+        found, self._found = self._found, []
+        return found
+
+    def close(self) -> None:
+        """End the engine, and forget what was made for it."""
+        self._end_engine()
+        self._setup.close()
+
+    def _end_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _send(self) -> None:
+        """Hand over what is new; after a crash, those that may be its cause come first, one at a time."""
+        if self._alone is not None or not (self._new or self._suspects):
+            return
+        engine, loaded = self._open() if self._engine is None or self._loaded is None else (self._engine, self._loaded)
+        if self._suspects:
+            self._alone = self._suspects.popleft()
+            self._hand_over(engine, loaded, self._alone)
+            return
+        while self._new:
+            self._hand_over(engine, loaded, self._new.popleft())
+
+    def _hand_over(self, engine: BatchEngine, loaded: Loaded, number: int) -> None:
+        record = self._records[number]
+        try:
+            messages = self._with_pictures(number, record)
+        except QwenctlError as error:
+            self._finish(number, Failure("media", error.message, error.hint))
+            return
+        wanted = record.wanted
+        sampling = chosen_sampling(wanted.sampling, wanted.think, loaded)
+        sampling = dataclasses.replace(sampling, seed=seeded(record, self._setup.seed))
+        self._sent.add(number)
+        engine.tell(
+            AddRecord(
+                number, messages, wanted.think, sampling, wanted.max_tokens, wanted.think_budget,
+                wanted.grammar, wanted.json_schema, wanted.tools,
+            )
+        )  # fmt: skip
+
+    def _with_pictures(self, number: int, record: Record) -> tuple[Message, ...]:
+        """The messages, and in them the pictures that were named. Raises QwenctlError."""
+        source = self._setup.pictures
+        messages = tuple(found(one, source.take if source else no_pictures) for one in record.messages)
+        self._media[number] = tuple(media for message in messages for media in message.media)
+        return messages
+
+    def _open(self) -> tuple[BatchEngine, Loaded]:
+        self.opened = None
+        self._engine, self._loaded = engine, loaded = self._setup.start()
+        engine.tell(self._setup.opening)
+        self._silence.end()  # that of another engine, before it crashed
+        event = None
+        while event is None:
+            event = self._hear(engine, _OPENING_S)
+        self.opened = event if isinstance(event, BatchOpened) else None
+        return engine, loaded
+
+    def _hear(self, engine: BatchEngine, timeout_s: float) -> BatchEvent | None:
+        """The next event; None if none comes in that time. An engine that hangs is as good as crashed."""
+        event = engine.hear(timeout_s)
+        if event is not None:
+            self._silence.end()
+        elif self._silence.is_hang(timeout_s, engine.work_seconds):
+            minutes = duration(self._setup.longest_silence_s)
+            raise QwenctlError(f"the model engine hangs: no word and no work in {minutes}", "", ExitCode.ENGINE_CRASHED)
+        return event
+
+    def _note(self, event: BatchEvent) -> None:
+        match event:
+            case RecordStarted():
+                self._started.add(event.number)
+            case RecordDone():
+                self._finish(event.number, self._answer(event))
+            case RecordFailed():
+                self._finish(event.number, Failure(event.kind, event.message, event.hint))
+            case BatchProgress():
+                parallel = self.opened.parallel if self.opened is not None else 0
+                self._now = Work(
+                    event.prompt_tokens, event.shared_tokens, event.answer_tokens, event.prompt_s, event.answer_s,
+                    event.active, parallel, event.waiting,
+                )  # fmt: skip
+
+    def _finish(self, number: int, outcome: Answer | Failure) -> None:
+        self._sent.discard(number)
+        self._started.discard(number)
+        self._alone = None if number == self._alone else self._alone
+        if isinstance(outcome, Answer):
+            self._crashes = 0
+        del self._records[number]
+        media = self._media.pop(number, ())
+        needed = {one.file for others in self._media.values() for one in others}
+        for one in media:
+            if self._setup.pictures is not None and one.file not in needed:
+                self._setup.pictures.forget(one)
+        self._found.append((number, outcome))
+
+    def _answer(self, done: RecordDone) -> Answer:
+        tools = self._records[done.number].wanted.tools
+        message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools)
+        usage = {
+            "prompt_tokens": done.usage.prompt_tokens,
+            "completion_tokens": done.usage.thinking_tokens + done.usage.answer_tokens,
+            "thinking_tokens": done.usage.thinking_tokens,
+        }
+        stats: dict[str, Any] = {
+            "shared_tokens": done.usage.cached_tokens,
+            **{name: round(value, 6) for name, value in dataclasses.asdict(done.timings).items()},
+        }
+        reason = "tool_calls" if message.tool_calls else done.reason
+        return Answer(message.content, done.thinking, message.tool_calls, reason, usage, stats)
+
+    def _recover(self, error: QwenctlError) -> None:
+        """Close the engine; find out what to do with the records that it had."""
+        self._end_engine()
+        self._before, self._now = self.work, Work()
+        self._crashes += 1
+        if self.opened is None or self._crashes > _MOST_CRASHES:  # it never got as far as a record, or never further
+            raise error
+        if self._alone is not None:
+            self._finish(self._alone, Failure("crash", error.message, error.hint))
+        begun = sorted(self._started)
+        self._suspects.extend(begun)
+        self._new.extendleft(sorted(self._sent - set(begun), reverse=True))
+        if self._sent:
+            trying = f", {len(begun)} records one at a time" if len(begun) > 1 else ""
+            self._setup.tell(f"{error.message}; trying again{trying}")
+        self._sent.clear()
+        self._started.clear()

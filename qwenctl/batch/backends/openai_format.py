@@ -1,0 +1,140 @@
+"""OpenAI's chat completions: a record as the body of a request, and an answer from a response.
+
+Nothing is sent here. What a server says that is no answer becomes one of two failures: asked again it may answer, or it
+will not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from qwenctl.batch.output.formats import openai_calls
+from qwenctl.batch.records import Answer, Record
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.media_files import data_uri
+from qwenctl.protocol.messages import Message, ToolCall
+
+_BUSY = (408, 409, 425, 429)
+_LONGEST_WAIT = 600.0
+
+
+class Troubled(Exception):
+    """It may go better next time, after `wait` seconds if the server said so."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Refused(Exception):
+    """It will not go better; `stops_all` if it would be so for every record."""
+
+    def __init__(self, message: str, stops_all: QwenctlError | None = None) -> None:
+        super().__init__(message)
+        self.stops_all = stops_all
+
+
+def body_of(record: Record, model: str, seed: int) -> dict[str, Any]:
+    """The body of the request."""
+    wanted = record.wanted
+    body: dict[str, Any] = {"messages": [_message(one) for one in record.messages], "stream": False, "seed": seed}
+    if model:
+        body["model"] = model
+    body |= {name: value for name, value in wanted.sampling.items() if name != "seed"}
+    if wanted.max_tokens >= 0:
+        body["max_tokens"] = wanted.max_tokens
+    if wanted.json_schema:
+        schema = {"name": "answer", "schema": json.loads(wanted.json_schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if wanted.grammar:
+        body["grammar"] = wanted.grammar  # llama-server's
+    if wanted.tools:
+        body["tools"] = list(wanted.tools)
+    body["chat_template_kwargs"] = {"enable_thinking": wanted.think}
+    return body
+
+
+def understood(url: str, status: int, headers: Mapping[str, str], content: bytes, record: Record) -> Answer:
+    """The answer in a response. Raises Refused or Troubled."""
+    if status in _BUSY or status >= 500:
+        raise Troubled(f"{url}: {status}{_reason(content)}", _wait(headers))
+    if status in (401, 403):
+        hint = "QWENCTL_BATCH_API_KEY holds the key that is sent"
+        message = f"{url} refuses the key ({status})"
+        raise Refused(message, QwenctlError(message, hint, ExitCode.NO_PERMISSION))
+    if status == 404:
+        message = f"{url}: 404{_reason(content)}"
+        raise Refused(message, QwenctlError(message, "--endpoint names the server, its /v1 included", ExitCode.USAGE))
+    if status != 200:
+        raise Refused(f"{url}: {status}{_reason(content)}")
+    try:
+        return _answer(json.loads(content), record)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise Troubled(f"{url}: no chat completion in its answer") from error
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """The text, and where there are pictures the parts. Raises QwenctlError for a file that is not there."""
+    if not message.media:
+        return message.content
+    parts: list[dict[str, Any]] = []
+    done = 0
+    for media in message.media:
+        if text := message.content[done : media.at]:
+            parts.append({"type": "text", "text": text})
+        done, kind = media.at, f"{media.kind}_url"
+        parts.append({"type": kind, kind: {"url": data_uri(media)}})
+    return [*parts, {"type": "text", "text": message.content[done:]}]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {"role": message.role, "content": _content(message)}
+    if message.thinking:
+        fields["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        fields["tool_calls"] = openai_calls(message.tool_calls, "call_")
+    return fields
+
+
+def _answer(response: dict[str, Any], record: Record) -> Answer:
+    choice = response["choices"][0]
+    message, usage = choice["message"], response.get("usage") or {}
+    calls = tuple(
+        ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"] or "{}"))
+        for call in message.get("tool_calls") or ()
+    )
+    counts = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+    thinking = message.get("reasoning_content") or message.get("reasoning") or ""
+    text = message.get("content") or ""
+    if not isinstance(text, str) or not isinstance(thinking, str):
+        raise TypeError("no text")
+    return Answer(text, thinking, calls, str(choice.get("finish_reason") or "stop"), counts, {})
+
+
+def _reason(content: bytes) -> str:
+    """What the server says is wrong, if it can be found."""
+    try:
+        found = json.loads(content)["error"]
+        text = found["message"] if isinstance(found, dict) else str(found)
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f" ({' '.join(str(text).split())[:200]})"
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """The seconds that Retry-After asks for, as a number or a date."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), _LONGEST_WAIT) if seconds == seconds else None

@@ -1,0 +1,175 @@
+"""The ways in which records come in: JSON lines, lines of text, names of files, CSV.
+
+A stream comes in, records go out in its order, and for each that cannot be one what is wrong with it and where. Only
+what is wrong with all of them raises. Templates are filled here; who answers is not known.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from qwenctl.batch.input.record_schema import key_of, record_of
+from qwenctl.batch.input.splitter import MOST_BYTES, Piece, check_text, pieces
+from qwenctl.batch.input.strict_json import BadLine, decoded, parse_object
+from qwenctl.batch.input.template import NoSuchField, Template
+from qwenctl.batch.records import BadRecord, Record, Wanted
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import Message
+
+Kind = Literal["jsonl", "lines", "files", "csv"]
+Item = Record | BadRecord
+_TEXT_FIELD = "text"  # what a line is called in a template
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How records are read. `prompt` and `system` are templates; `kept` names fields that are copied through."""
+
+    kind: Kind
+    wanted: Wanted
+    prompt: Template | None = None
+    system: Template | None = None
+    kept: tuple[str, ...] = ()
+    end: bytes = b"\n"
+
+
+def read_items(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+    """The records of a stream called `name`. Raises QwenctlError for what is no such input at all."""
+    if form.kind == "csv":
+        return _csv(stream, name, form)
+    return _by_pieces(stream, name, form)
+
+
+def _by_pieces(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+    parse: Callable[[Piece, Form], Record] = {"jsonl": _json, "lines": _line, "files": _file}[form.kind]
+    for piece in pieces(stream, name, form.end):
+        data = piece.data.removesuffix(b"\r") if form.end == b"\n" else piece.data
+        if not data.strip():
+            continue
+        try:
+            if not piece.is_whole:
+                raise BadLine(MOST_BYTES + 1, f"longer than {MOST_BYTES >> 20} MiB")
+            yield parse(Piece(piece.line, data), form)
+        except BadLine as error:
+            yield BadRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error))
+
+
+def _json(piece: Piece, form: Form) -> Record:
+    fields, text = parse_object(piece.data)
+    if form.prompt is not None:  # then the fields are data, whatever they are called
+        return _filled(fields, key_of(fields.get("id"), piece.line), piece.line, form)
+    system = form.system
+    named = system.names if system is not None else frozenset()
+    own = {key: value for key, value in fields.items() if key not in named or key == "id"}
+    record = record_of(own, text, piece.line, form.wanted, form.kept)
+    if system is None or any(message.role == "system" for message in record.messages):
+        return record
+    messages = (*_system(system, fields), *record.messages)
+    return Record(record.key, record.line, messages, record.wanted, record.kept)
+
+
+def _line(piece: Piece, form: Form) -> Record:
+    """A line of text: the prompt, or the field `text` of the template."""
+    text = decoded(piece.data)
+    control = _CONTROL.search(text)
+    if control is not None:
+        raise BadLine(control.start() + 1, f"a control character ({control[0]!r}): is this text?")
+    return _filled({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
+
+
+def _file(piece: Piece, form: Form) -> Record:
+    """The name of a file, whose text is the field `file`."""
+    path = Path(decoded(piece.data))
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadLine(1, f"{path}: {reason.lower()}") from error
+    if len(data) > MOST_BYTES:
+        raise BadLine(1, f"{path}: larger than {MOST_BYTES >> 20} MiB")
+    try:
+        text = decoded(data.removeprefix(b"\xef\xbb\xbf"))
+    except BadLine as error:
+        raise BadLine(1, f"{path}: {error}") from error
+    fields = {"file": text, "path": str(path), "name": path.name}
+    return _filled(fields, str(path), piece.line, form)
+
+
+def _csv(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+    """Rows by the names in the first one."""
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+    csv.field_size_limit(MOST_BYTES)
+    try:
+        rows = csv.reader(text, strict=True)
+        names = _header(rows, name, form)
+        while True:
+            line = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRecord(line, f"{name}:{line}:1", f"no CSV ({error})")
+                continue
+            if row:
+                yield _row(row, names, line, name, form)
+    finally:
+        text.detach()
+
+
+def _header(rows: Iterator[list[str]], name: str, form: Form) -> list[str]:
+    try:
+        names = [field.strip() for field in next(rows, [])]
+    except csv.Error as error:
+        raise QwenctlError(f"{name}:1: no CSV ({error})", "", ExitCode.BAD_DATA) from error
+    if names:
+        check_text(names[0].encode("utf-8", "surrogateescape"), name)
+    if len(set(names)) != len(names):
+        twice = next(field for field in names if names.count(field) > 1)
+        raise QwenctlError(f"{name}:1: two columns are called {twice!r}", "", ExitCode.BAD_DATA)
+    wanted = (form.prompt.names if form.prompt else frozenset()) | (form.system.names if form.system else frozenset())
+    missing = sorted(wanted.union(form.kept) - set(names))
+    if missing and names:
+        raise QwenctlError(f"{name}:1: no column is called {missing[0]!r}", f"there are: {', '.join(names)}")
+    return names
+
+
+def _row(row: list[str], names: list[str], line: int, name: str, form: Form) -> Item:
+    if len(row) != len(names):
+        return BadRecord(line, f"{name}:{line}:1", f"{len(row)} fields where the first line has {len(names)}")
+    for number, value in enumerate(row):
+        if _SURROGATE.search(value):
+            return BadRecord(line, f"{name}:{line}:1", f"field {number + 1} ({names[number]}) is not UTF-8")
+    fields = dict(zip(names, row, strict=True))
+    try:
+        return _filled(fields, key_of(fields.get("id"), line), line, form)
+    except BadLine as error:
+        return BadRecord(line, f"{name}:{line}:{error.column}", str(error))
+
+
+def _filled(fields: Mapping[str, Any], key: str, line: int, form: Form) -> Record:
+    """The record of a template's fields. Raises BadLine for one that lacks a field."""
+    try:
+        text = form.prompt.fill(fields) if form.prompt is not None else str(fields[_TEXT_FIELD])
+        system = _system(form.system, fields)
+    except NoSuchField as error:
+        there = ", ".join(sorted(fields)[:8])
+        raise BadLine(1, f"no field {str(error)!r} for the template; there are: {there}") from error
+    if not text.strip():
+        raise BadLine(1, "the prompt is empty")
+    kept = {name: fields[name] for name in form.kept if name in fields}
+    return Record(key, line, (*system, Message("user", text)), form.wanted, kept)
+
+
+def _system(template: Template | None, fields: Mapping[str, Any]) -> tuple[Message, ...]:
+    text = template.fill(fields) if template is not None else ""
+    return (Message("system", text),) if text.strip() else ()

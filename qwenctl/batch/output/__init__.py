@@ -1,0 +1,1 @@
+"""The results of a batch: a crash-safe journal, and the output file in its order."""

@@ -1,0 +1,242 @@
+"""Where answers go: to a file that can be gone on with after any end, or to standard output.
+
+Each record is known by its number, its place in the input. Numbers are settled in any order, as answered, failed or
+known from before; lines go out in the order of the input, or as they come. What is in a line is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from qwenctl.batch.output.append_log import Appended, sync_folder
+from qwenctl.batch.output.batch_journal import Entry, Journal
+from qwenctl.batch.output.resume import Done, agree, check_settings, done_lines, header_line, line_hash
+from qwenctl.batch.records import Failure
+from qwenctl.errors import ExitCode, QwenctlError
+
+Order = Literal["input", "done"]
+Known = Literal["done", "failed"]
+_SYNC_SECONDS = 1.0
+_STANDARD_OUTPUT = 1
+
+
+class Output(Protocol):
+    """What a batch needs of the place where its answers go. Every method may raise OSError."""
+
+    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+        """Whether the record is settled from before; asked for each in the order of the input."""
+
+    def put(self, number: int, entry: Entry) -> None:
+        """Settle a record with its answer."""
+
+    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+        """Settle a record that has no answer."""
+
+    def tick(self) -> None:
+        """Called often: keep the promise that what is finished is on the disk within a second."""
+
+    def close(self, *, is_complete: bool) -> None:
+        """End; `is_complete` if every record is settled."""
+
+
+class _Sequencer:
+    """Passes on what is settled, in the order of the numbers."""
+
+    def __init__(self, pass_on: Callable[[Any], None]) -> None:
+        self._pass_on = pass_on
+        self.next = 0
+        self.waiting: dict[int, Any] = {}
+
+    def settle(self, number: int, what: Any) -> None:
+        """Pass `what` on now or when all before it are settled; None is nothing to pass on."""
+        self.waiting[number] = what
+        while self.next in self.waiting:
+            due = self.waiting.pop(self.next)
+            self.next += 1
+            if due is not None:
+                self._pass_on(due)
+
+
+class StreamOutput:
+    """Standard output, or a pipe or device, and failures on what `tell` is. Nothing can be gone on with."""
+
+    def __init__(self, order: Order, tell: Callable[[str], None], path: Path | None = None) -> None:
+        self._tell, self._is_ordered = tell, order == "input"
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if path is not None else _STANDARD_OUTPUT
+        self._sequencer = _Sequencer(self._write)
+
+    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+        """Nothing is."""
+        return None
+
+    def put(self, number: int, entry: Entry) -> None:
+        """Write the answer, now or when it is its turn."""
+        self._sequencer.settle(number, entry) if self._is_ordered else self._write(entry)
+
+    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+        """Tell it."""
+        if self._is_ordered:
+            self._sequencer.settle(number, None)
+        self._tell(f"{where or key}: {failure.message}")
+
+    def tick(self) -> None:
+        """Nothing waits."""
+
+    def close(self, *, is_complete: bool) -> None:
+        """Nothing is open."""
+
+    def _write(self, entry: Entry) -> None:
+        line = entry.line.encode() + b"\n"
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+
+class FileOutput:
+    """A file, with statistics, errors, and what waits for its turn in files beside it."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], order: Order, *, force: bool, retries: bool) -> None:
+        """Open the files and find out what is done. Raises QwenctlError where they belong to another batch."""
+        self._force, self._is_ordered = force, order == "input"
+        self._output, self._stats = Appended(path), Appended(beside(path, "stats"))
+        self._header = header_line(settings)
+        header = check_settings(self._stats, self._output, settings, force=force)
+        agree(self._stats, self._output)
+        if header:
+            self._stats.append(header)
+        self._errors, self._journal = Appended(beside(path, "errors")), Journal(path.with_name(f"{path.name}.journal"))
+        sync_folder(path)
+        self._failed = self._failed_before(retries=retries)
+        self._lines: Iterator[Done] = done_lines(self._stats)
+        self._ahead = next(self._lines, None)
+        self._done: dict[str, str] = {}
+        if not self._is_ordered:
+            self._done = {done.key: done.fingerprint for done in done_lines(self._stats)}
+        self._sequencer = _Sequencer(self._take)
+        self._synced_at = time.monotonic()
+
+    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+        """Whether an earlier run has settled it. Raises QwenctlError if it was another record by the same id."""
+        if key in self._failed:
+            self._settle(number, None)
+            return "failed"
+        if not self._is_ordered:
+            if key not in self._done:
+                return None
+            self._check(key, self._done[key], fingerprint)
+            return "done"
+        if self._ahead is not None and self._ahead.key == key:
+            self._check(key, self._ahead.fingerprint, fingerprint)
+            self._ahead = next(self._lines, None)
+            self._settle(number, None)
+            return "done"
+        if self._ahead is not None:
+            self._pull_back(self._ahead)
+        if key not in self._journal.earlier:
+            return None
+        place, before = self._journal.earlier.pop(key)
+        self._check(key, before, fingerprint)
+        self._settle(number, place)
+        return "done"
+
+    def put(self, number: int, entry: Entry) -> None:
+        """Write the answer, or keep it until it is its turn."""
+        if not self._is_ordered or number == self._sequencer.next:
+            self._write(entry)
+            self._settle(number, None)
+        else:
+            self._settle(number, self._journal.keep(entry))
+
+    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+        """Write it to the file of errors."""
+        fields = {"id": key, "where": where, "hash": fingerprint, "error": asdict(failure)}
+        self._errors.append(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+        self._settle(number, None)
+
+    def tick(self) -> None:
+        """Bring what is finished to the disk, at least once a second."""
+        if time.monotonic() - self._synced_at >= _SYNC_SECONDS:
+            self._sync()
+
+    def close(self, *, is_complete: bool) -> None:
+        """Bring all to the disk, and leave no more than is needed."""
+        self._sync()
+        self._journal.close(remove=is_complete)
+        is_empty = not self._errors.size
+        for file in (self._output, self._stats, self._errors):
+            file.close()
+        if is_empty:
+            self._errors.path.unlink(missing_ok=True)
+
+    def _settle(self, number: int, place: int | None) -> None:
+        if self._is_ordered:
+            self._sequencer.settle(number, place)
+
+    def _take(self, place: int) -> None:
+        self._write(self._journal.take(place))
+
+    def _write(self, entry: Entry) -> None:
+        """First the line, then its statistics: one that only the output has is cut off by the next run."""
+        line = entry.line.encode() + b"\n"
+        self._output.append(line)
+        fields = {"id": entry.key, "hash": entry.fingerprint, "bytes": len(line), "line_hash": line_hash(line)}
+        self._stats.append(json.dumps({**fields, **entry.stats}, ensure_ascii=True).encode() + b"\n")
+
+    def _sync(self) -> None:
+        for file in (self._output, self._stats, self._errors):
+            file.sync()
+        self._journal.sync()
+        self._journal.forget_taken()
+        self._synced_at = time.monotonic()
+
+    def _pull_back(self, first: Done) -> None:
+        """From here on another record comes first: put all later lines among those that wait for their turn."""
+        rest = [first, *self._lines]
+        for done in rest:
+            line = self._output.read(done.output_begin, done.stats["bytes"])
+            known = ("id", "hash", "bytes", "line_hash")
+            stats = {name: value for name, value in done.stats.items() if name not in known}
+            entry = Entry(done.key, done.fingerprint, line.decode().rstrip("\n"), stats)
+            self._journal.earlier[done.key] = self._journal.keep(entry), done.fingerprint
+        self._journal.sync()
+        self._output.cut(first.output_begin)
+        self._stats.cut(first.stats_begin)
+        self._stats.append(self._header)  # one that held may stand after what was cut off
+        self._ahead = None
+
+    def _check(self, key: str, before: str, now: str) -> None:
+        if before != now and not self._force:
+            raise QwenctlError(
+                f"the record {key} has changed since {self._output.path} was begun",
+                "--resume force keeps the answer it has, --overwrite begins anew",
+                ExitCode.USAGE,
+            )
+
+    def _failed_before(self, *, retries: bool) -> set[str]:
+        """The records that have failed; none if they are to be tried again."""
+        failed, end = set(), 0
+        for begin, line in self._errors.lines():
+            try:
+                failed.add(str(json.loads(line)["id"]))
+            except (ValueError, KeyError, TypeError):
+                break
+            end = begin + len(line)
+        self._errors.cut(0 if retries else end)
+        return set() if retries else failed
+
+
+def beside(path: Path, what: str) -> Path:
+    """The file for `what` beside an output: out.jsonl has out.stats.jsonl."""
+    stem = path.name.removesuffix(".jsonl")
+    return path.with_name(f"{stem}.{what}.jsonl")
+
+
+def remove_output(path: Path) -> None:
+    """Remove an output with all that stands beside it."""
+    for one in (path, beside(path, "stats"), beside(path, "errors"), path.with_name(f"{path.name}.journal")):
+        one.unlink(missing_ok=True)

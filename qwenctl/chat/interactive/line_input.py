@@ -1,0 +1,150 @@
+"""The line a person types: editing, history, completion, many lines; and the keyboard while the model answers.
+
+Keys come in, a whole input goes out. Enter sends, except inside a block that begins with three quotation marks; a
+paste never sends. This is the only module of the chat that knows prompt_toolkit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import termios
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application.current import get_app_or_none
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import clear_typeahead
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from qwenctl.chat.interactive.slash_completion import ChatCompleter
+from qwenctl.terminal.decoding import whole
+
+_QUOTES = '"""'
+
+
+def open_history(folder: Path | None) -> History:
+    """The history kept in `folder`, for its owner only; in memory without a folder or where it cannot be written."""
+    if folder is None:
+        return InMemoryHistory()
+    file = folder / "history"
+    try:
+        # prompt_toolkit would create the file with the permissions of any other.
+        os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        file.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(file)
+
+
+class LineInput:
+    """Reads inputs from the terminal, one at a time."""
+
+    def __init__(self, history: History, sessions: Callable[[], Iterable[str]] = list, *, color: bool = True) -> None:
+        self._session: PromptSession[str] = PromptSession(
+            history=history,
+            completer=ChatCompleter(sessions),
+            complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,
+            multiline=True,
+            enable_suspend=True,
+            key_bindings=_keys(),
+            prompt_continuation="  ",
+            color_depth=None if color else ColorDepth.DEPTH_1_BIT,
+        )
+
+    def __call__(self, prefill: str = "") -> str:
+        """The next input, which begins with `prefill`.
+
+        Raises KeyboardInterrupt for Ctrl-C on an empty line, EOFError for Ctrl-D on one.
+        """
+        return whole(unquoted(self._session.prompt("> ", default=prefill)))
+
+
+def ask(question: str) -> str:
+    """A short answer to `question`, of which no history is kept. What was typed before the question is no answer to it.
+
+    Raises KeyboardInterrupt for Ctrl-C, EOFError for Ctrl-D.
+    """
+    session: PromptSession[str] = PromptSession(history=InMemoryHistory())
+    clear_typeahead(session.app.input)
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    return whole(session.prompt(question))
+
+
+@contextmanager
+def quiet_keyboard() -> Iterator[None]:
+    """Keys pressed while nobody reads them are not echoed, and are what they are when the next line is read.
+
+    With the terminal's own editing on, Enter would arrive as a line feed, which begins a line instead of sending one,
+    and Ctrl-D as nothing.
+    """
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = list(before)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+
+    def go_on(*_: object) -> None:
+        # A shell that stopped the chat has set the terminal as it likes it. A prompt sets it again by itself.
+        if get_app_or_none() is None and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp():
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    earlier = signal.signal(signal.SIGCONT, go_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, earlier)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def unquoted(text: str) -> str:
+    """`text` without the three quotation marks around it, if it has them."""
+    stripped = text.strip()
+    if stripped.startswith(_QUOTES) and stripped.endswith(_QUOTES) and len(stripped) >= 2 * len(_QUOTES):
+        return stripped[len(_QUOTES) : -len(_QUOTES)].strip("\n")
+    return text
+
+
+def is_open_block(text: str) -> bool:
+    """Has a block of many lines begun in `text` and not ended?"""
+    return text.lstrip().startswith(_QUOTES) and unquoted(text) == text
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if is_open_block(buffer.text):
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    @keys.add("c-c")
+    def clear(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
+
+    @keys.add("c-g")
+    def edit(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
+    return keys

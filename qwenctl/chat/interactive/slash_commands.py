@@ -1,0 +1,210 @@
+"""The commands of a chat that begin with a slash.
+
+A line and a conversation come in; a new conversation, what to show and what to do next go out. Nothing here touches a
+terminal, a file or an engine.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from qwenctl.chat.conversation import Conversation
+from qwenctl.errors import QwenctlError
+from qwenctl.models.sampling import SAMPLING_OPTIONS, find, parse_number, parse_value
+from qwenctl.protocol.media import Media
+from qwenctl.protocol.messages import Sampling
+
+Next = Literal[
+    "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "export", "copy", "edit", "file", "new",
+    "tools", "image", "quit",
+]  # fmt: skip
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "/help": ("", "this list"),
+    "/think": ("[on|off|budget N]", "let the model think before it answers, at most N tokens"),
+    "/thinking": ("", "show what the model thought before its last answer"),
+    "/system": ("TEXT", "set the system prompt; without TEXT, take it away"),
+    "/file": ("PATH", "send a file, or the files of a folder, with the next question (also @PATH in it)"),
+    "/image": ("PATH", "send a picture or a video with the next question (also @PATH in it)"),
+    "/tools": ("", "the functions that the model may call"),
+    "/regen": ("", "answer the last question again"),
+    "/edit": ("", "change the last question and ask it again"),
+    "/undo": ("", "take back the last question and its answer"),
+    "/copy": ("", "copy the last answer to the clipboard"),
+    "/clear": ("", "begin a new conversation, keep the system prompt"),
+    "/sessions": ("", "list the conversations that are kept"),
+    "/load": ("NAME", "go on with one of them"),
+    "/save": ("NAME", "keep this one under a name of its own"),
+    "/private": ("", "keep nothing of this conversation"),
+    "/export": ("FILE", "write the conversation to a file, as Markdown or JSON"),
+    "/stats": ("", "context, memory and speed"),
+    "/show": ("", "model, session, system prompt and settings"),
+    "/set": ("[NAME VALUE]", "set a sampling parameter, or list them"),
+    "/quit": ("", "leave (also Ctrl-D)"),
+}
+_ALIASES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/reset": "/clear", "/new": "/clear"}
+_KEYS = (
+    "Enter sends, Alt-Enter or Ctrl-J begins a new line, Ctrl-G opens an editor.",
+    'Text between """ and """ may have many lines. Ctrl-C stops an answer, Ctrl-D leaves.',
+)
+
+
+_MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a slash command led to: the conversation now, lines to show, what comes next, pictures to send with it."""
+
+    conversation: Conversation
+    lines: tuple[str, ...] = ()
+    then: Next = "ask"
+    argument: str = ""
+    media: tuple[Media, ...] = ()
+
+
+_Command = Callable[[Conversation, str, Sampling], Outcome]
+
+
+def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Outcome:
+    """Do what `line` says. `sampling` is what would be used now, for `/set` to list. Raises QwenctlError."""
+    name, _, rest = line.strip().partition(" ")
+    name, rest = _ALIASES.get(name.lower(), name.lower()), rest.strip()
+    if name in _ACTIONS:
+        return _ACTIONS[name](conversation, rest, sampling)
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    raise QwenctlError(
+        f"no command is called {name}",
+        f"did you mean {near[0]}?" if near else "/help lists them; a space before the slash sends it as text",
+    )
+
+
+def _help(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    width = max(len(f"{name} {values}") for name, (values, _) in COMMANDS.items())
+    listed = [f"{f'{name} {values}':<{width}}  {what}" for name, (values, what) in COMMANDS.items()]
+    return Outcome(conversation, (*listed, "", *_KEYS))
+
+
+def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> Outcome:
+    word, _, rest = choice.lower().partition(" ")
+    if word == "budget":
+        try:
+            budget = int(parse_number(rest.strip(), 0, _MOST_TOKENS, whole=True))
+        except QwenctlError as error:
+            raise QwenctlError(f"/think budget: {error.message}", "/think budget 2000") from error
+        return Outcome(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
+    wanted = {"": not conversation.think, "on": True, "off": False}.get(choice.lower())
+    if wanted is None:
+        raise QwenctlError(f"/think is on, off or budget N, not {choice!r}", "/think on")
+    return Outcome(conversation.with_think(wanted), (f"thinking is {'on' if wanted else 'off'}",))
+
+
+def _thinking(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    thought = conversation.last_thinking.strip()
+    return Outcome(conversation, tuple(thought.split("\n")) if thought else ("nothing was thought yet",))
+
+
+def _system(conversation: Conversation, text: str, _sampling: Sampling) -> Outcome:
+    return Outcome(conversation.with_system(text), ("system prompt set" if text else "no system prompt",))
+
+
+def _clear(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    return Outcome(conversation.cleared(), ("a new conversation",), then="new")
+
+
+def _regenerate(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    before = conversation.unanswered()
+    if not before.asks:
+        raise QwenctlError("there is no question yet")
+    return Outcome(before, then="generate")
+
+
+def _undo(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    before = conversation.undone()
+    if before == conversation:
+        raise QwenctlError("there is nothing to take back")
+    asked = conversation.unanswered().messages[-1].content.strip().split("\n")[0]
+    return Outcome(before, (f"taken back: {asked[:60]}",))
+
+
+def _edit(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    if not conversation.last_question:
+        raise QwenctlError("there is no question yet")
+    undone, media = conversation.undone(), conversation.last_media
+    return Outcome(undone, then="edit", argument=conversation.last_question, media=media)
+
+
+def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+    if not conversation.last_answer:
+        raise QwenctlError("there is no answer yet")
+    return Outcome(conversation, then="copy", argument=conversation.last_answer)
+
+
+def _doing(then: Next) -> _Command:
+    """A command that leaves the conversation as it is and needs no argument."""
+    return lambda conversation, _rest, _sampling: Outcome(conversation, then=then)
+
+
+def _doing_with(then: Next, needed: str, example: str) -> _Command:
+    """A command that leaves the conversation as it is and needs an argument."""
+
+    def command(conversation: Conversation, rest: str, _sampling: Sampling) -> Outcome:
+        if not rest:
+            raise QwenctlError(f"/{then} needs {needed}", example)
+        return Outcome(conversation, then=then, argument=rest)
+
+    return command
+
+
+def _set(conversation: Conversation, rest: str, sampling: Sampling) -> Outcome:
+    if not rest:
+        return Outcome(conversation, tuple(sampling_lines(sampling)))
+    name, _, text = rest.replace("=", " ").partition(" ")
+    option = find(name)
+    if not text.strip():
+        raise QwenctlError(
+            f"/set {option.name} needs a value", f"/set {option.name} {_shown(getattr(sampling, option.field))}"
+        )
+    try:
+        value = parse_value(option, text.strip())
+    except QwenctlError as error:
+        raise QwenctlError(f"{option.name}: {error.message}") from error
+    return Outcome(conversation.with_sampling(option.field, value), (f"{option.name} is {_shown(value)}",))
+
+
+def sampling_lines(sampling: Sampling) -> list[str]:
+    """The sampling parameters with their values and meanings, a line each."""
+    values = asdict(sampling)
+    return [f"{name:<18} {_shown(values[one.field]):>8}  {one.meaning}" for name, one in SAMPLING_OPTIONS.items()]
+
+
+def _shown(value: float | int | None) -> str:
+    return "drawn" if value is None else f"{value:g}"
+
+
+_ACTIONS: Mapping[str, _Command] = {
+    "/help": _help,
+    "/think": _think,
+    "/thinking": _thinking,
+    "/system": _system,
+    "/file": _doing_with("file", "a path", "/file notes.txt"),
+    "/image": _doing_with("image", "a path", "/image photo.png"),
+    "/tools": _doing("tools"),
+    "/regen": _regenerate,
+    "/edit": _edit,
+    "/undo": _undo,
+    "/copy": _copy,
+    "/clear": _clear,
+    "/sessions": _doing("sessions"),
+    "/load": _doing_with("load", "a name", "/sessions lists them"),
+    "/save": _doing_with("save", "a name", "/save my-project"),
+    "/private": _doing("private"),
+    "/export": _doing_with("export", "a file", "/export chat.md"),
+    "/stats": _doing("stats"),
+    "/show": _doing("show"),
+    "/set": _set,
+    "/quit": _doing("quit"),
+}

@@ -1,0 +1,61 @@
+"""A conversation as a text to give away: Markdown to read, or JSON for programs.
+
+Pictures are named in Markdown; in JSON they are data URIs, so that one file holds all of it. Clips are named in both.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from qwenctl.chat.attachments import fenced
+from qwenctl.chat.conversation import Conversation
+from qwenctl.protocol.media import Media
+from qwenctl.protocol.messages import Message
+from qwenctl.tools.calls import shown
+
+Format = Literal["markdown", "json"]
+_HEADINGS = {"system": "System", "user": "You", "assistant": "Answer", "tool": "Result"}
+
+
+def exported(conversation: Conversation, form: Format) -> str:
+    """The whole conversation, thinking and calls included."""
+    if form == "json":
+        messages = [_fields(message) for message in conversation.messages]
+        return json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n"
+    parts = [part for message in conversation.messages for part in _markdown(message)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    fields = asdict(message)
+    media = [_media_fields(each) for each in message.media]
+    return {**fields, "media": media} if media else {name: value for name, value in fields.items() if name != "media"}
+
+
+def _media_fields(media: Media) -> dict[str, Any]:
+    """Without the path, which means nothing elsewhere; with what a picture holds, if it is still there."""
+    fields = {name: value for name, value in asdict(media).items() if name != "file"}
+    path = Path(media.file)
+    if media.kind == "video" or not path.is_file():
+        return fields
+    kind = mimetypes.guess_type(media.name)[0] or "image/png"
+    return {**fields, "url": f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"}
+
+
+def _markdown(message: Message) -> list[str]:
+    parts = [f"## {_HEADINGS[message.role]}"]
+    parts += [f"[{media.kind}: {' '.join(media.name.split())}]" for media in message.media]
+    if message.thinking.strip():
+        thought = message.thinking.strip().replace("\n", "\n> ")
+        parts.append(f"<details><summary>Thinking</summary>\n\n> {thought}\n\n</details>")
+    text = message.content.strip()
+    if message.role == "tool":
+        text = fenced(text)
+    if text or not message.tool_calls:
+        parts.append(text)
+    return parts + [fenced(shown(call)) for call in message.tool_calls]

@@ -1,0 +1,49 @@
+"""What `qwenctl batch` was asked for, as a value: its options, after their own checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwenctl.commands.options.load import LoadOptions
+from qwenctl.commands.options.vision_options import PictureOptions
+from qwenctl.protocol.messages import EngineSettings
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What was asked for, beside how answers are made (`wanted`) and how the model is loaded (`engine`)."""
+
+    source: str
+    output: str
+    model: Path | None
+    kind: str
+    null: bool
+    prompt: str | None
+    system: str | None
+    prefix: str | None
+    keep: tuple[str, ...]
+    style: Any
+    select: str
+    order: Any
+    parallel: int
+    seed: int
+    limit: int | None
+    sample: int | None
+    endpoints: tuple[str, ...]
+    api_key: str
+    timeout: int
+    patience: int
+    share: bool
+    force: bool
+    retry_errors: bool
+    overwrite: bool
+    dry_run: bool
+    plot: Path | None
+    json: bool
+    quiet: bool
+    wanted: dict[str, Any] = field(default_factory=dict)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    asked: LoadOptions = field(default_factory=LoadOptions)

@@ -1,0 +1,1 @@
+"""`qwenctl chat`, and the commands for what it saves."""

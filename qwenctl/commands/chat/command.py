@@ -1,0 +1,145 @@
+"""`qwenctl chat`: a conversation on a terminal, or one answer in a pipe.
+
+Options come in; they become the values that `chat.loop` and `pipe` work with. Nothing is decided here but which of the
+two runs, and nothing heavy is imported before that.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import typer
+
+from qwenctl.commands.chat.chat_job import ChatJob, chat_job, functions_of, open_model, with_functions, with_prefix
+from qwenctl.commands.chat.single_answer import answer_as_json, answer_as_text
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.load import LoadOptions, with_drafts, with_load_options
+from qwenctl.commands.options.vision_options import PictureOptions, seeing, with_picture_options
+from qwenctl.files.paths import state_folder
+from qwenctl.terminal.decoding import whole
+from qwenctl.terminal.streams import is_terminal
+
+Prompt = Annotated[
+    list[str] | None, typer.Argument(metavar="PROMPT", help="The question; none on a terminal opens a chat.")
+]
+
+
+@with_picture_options
+@with_load_options
+def chat_command(
+    prompt: Prompt = None,
+    model: options.Model = None,
+    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    predict: options.Predict = -1,
+    system_prompt: options.SystemPrompt = "",
+    images: tuple[str, ...] = (),
+    pictures: PictureOptions = PictureOptions(),  # noqa: B008 - frozen
+    think: options.Think = True,
+    think_budget: options.ThinkBudget = -1,
+    resume: options.Resume = None,
+    prefix: options.PrefixOption = None,
+    keep: options.Keep = None,
+    no_save: options.NoSave = False,
+    on_full: options.OnFullOption = "stop",
+    json_schema: options.JsonSchema = None,
+    grammar: options.GrammarFile = None,
+    tools: options.ToolsFile = None,
+    tool_timeout: options.ToolTimeout = 60,
+    yes: options.Yes = False,
+    temp: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    repeat_last_n: options.RepeatLastN = None,
+    seed: options.Seed = None,
+    draft: options.Draft = "auto",
+    draft_max: options.DraftMax = 0,
+    draft_min: options.DraftMin = 0,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    no_history: options.NoHistory = False,
+    color: options.Color = "auto",
+) -> None:
+    """Talk to a model: a chat on a terminal, one answer in a pipe.
+
+    With a PROMPT or piped input, only the answer goes to standard output. Where no sampling option is given, the
+    values published for the model are used. A chat on a terminal is kept, to go on with on another day (--resume);
+    an answer in a pipe is not, unless it goes on with one. A long text that many conversations begin with is read once
+    (--prefix FILE --keep NAME), and then never again (--prefix NAME). With -i pictures and videos go with the question,
+    if the model's mmproj file is there. With --tools the model may call functions: a chat asks before each call, a pipe
+    needs --yes, and with --json the calls are given out as data.
+    """
+    from qwenctl.chat.build_request import AnswerLimits
+    from qwenctl.chat.conversation import Conversation
+
+    given = {
+        "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
+        "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
+        "repeat_penalty": repeat_penalty, "repeat_last_n": repeat_last_n,
+    }  # fmt: skip
+    sampling = {name: value for name, value in given.items() if value is not None}
+    limits = AnswerLimits(predict, options.text_or_file(grammar, "::="), options.text_or_file(json_schema, "{"))
+    conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
+        whole(system_prompt)
+    )
+    asked = with_drafts(asked, draft, draft_max, draft_min)
+    job = chat_job(model, asked, conversation, limits, resume, on_full, keeps=not no_save)
+    job = with_prefix(job, prefix, keep)
+    with functions_of(tools, tool_timeout) as functions, seeing(job, replace(pictures, images=images)) as job:
+        job = with_functions(job, functions, allows_all=yes)
+        _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
+
+
+def _run(
+    job: ChatJob,
+    words: list[str],
+    color: Literal["auto", "always", "never"],
+    *,
+    as_json: bool,
+    verbose: bool,
+    keep_history: bool,
+) -> None:
+    """A chat on a terminal, or one answer."""
+    if not words and not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
+        _converse(job, color, keep_history=keep_history)
+    elif as_json:
+        answer_as_json(job, words)
+    else:
+        answer_as_text(job, words, verbose=verbose)
+
+
+def _converse(job: ChatJob, color: Literal["auto", "always", "never"], *, keep_history: bool) -> None:
+    from qwenctl.chat.interactive.line_input import LineInput, ask, open_history
+    from qwenctl.chat.interactive.loop import run_chat
+    from qwenctl.chat.interactive.screen import Screen, make_console
+    from qwenctl.chat.interactive.state import ChatSetup
+
+    console = make_console(color)
+    screen = Screen(console)
+    history = open_history(state_folder() if keep_history else None)
+    setup = ChatSetup(
+        open_model=lambda: open_model(
+            job, lambda events: screen.loading(job.model.name, events), screen.reading, screen.note
+        ),
+        read_line=LineInput(history, job.store.names if job.store else list, color=not console.no_color),
+        screen=screen,
+        conversation=job.conversation,
+        limits=job.limits,
+        model=job.model,
+        store=job.store,
+        resume=job.resume,
+        on_full=job.on_full,
+        ask=ask,
+        functions=job.functions,
+        allows_all=job.allows_all,
+        take=job.take,
+        media=job.images,
+    )
+    code = run_chat(setup)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,54 @@
+"""`qwenctl prefixes`: lists, shows and deletes what `qwenctl chat --prefix FILE --keep NAME` has kept."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwenctl.commands.chat.saved_list import listed
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.shell_completion import complete_prefixes
+from qwenctl.files.paths import prefixes_folder
+from qwenctl.terminal.streams import text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.chat.saved.sessions import SessionStore
+
+_HELP = "Prefixes, by the names that the list shows."
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_prefixes, help=_HELP)]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_prefixes, help=_HELP)]
+
+prefixes_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+
+@prefixes_app.callback()
+def list_command(context: typer.Context, json: options.Json = False) -> None:
+    """List the prefixes that are kept, the latest first."""
+    if context.invoked_subcommand is None:
+        text_writer(sys.stdout)(listed(_store(), as_json=json))
+
+
+@prefixes_app.command("show")
+def show_command(name: Name) -> None:
+    """Print the text of a prefix."""
+    _print(_store().load(name).conversation.system.rstrip("\n"))
+
+
+@prefixes_app.command("delete")
+def delete_command(names: Names) -> None:
+    """Delete prefixes and the states that were kept of them."""
+    store = _store()
+    for name in names:
+        store.delete(name)
+
+
+def _store() -> SessionStore:
+    from qwenctl.chat.saved.sessions import SessionStore
+
+    return SessionStore(prefixes_folder(), "prefix")
+
+
+def _print(text: str) -> None:
+    text_writer(sys.stdout)(f"{text}\n")

@@ -1,0 +1,45 @@
+"""What lists show of kept conversations and prefixes: a row of each, also of a damaged one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from qwenctl.errors import QwenctlError
+from qwenctl.terminal.sanitize import clean_line
+
+if TYPE_CHECKING:
+    from qwenctl.chat.saved.sessions import SessionStore
+
+
+def listed(store: SessionStore, *, as_json: bool) -> str:
+    """All that is kept in `store`, the latest first, in lines or as JSON."""
+    rows = [row(store, name) for name in store.names()]
+    if as_json:
+        return json.dumps(rows, ensure_ascii=False) + "\n"
+    width = max((len(one["name"]) for one in rows), default=0)
+    return "".join(f"{one['name']:<{width}}  {described(one)}\n" for one in rows)
+
+
+def row(store: SessionStore, name: str) -> dict[str, Any]:
+    """What the list shows of a session; of a damaged one that it is so."""
+    state = store.state_bytes(name)
+    try:
+        session = store.load(name)
+    except QwenctlError:
+        return {"name": name, "damaged": True, "state_bytes": state}
+    return {
+        "name": name,
+        "updated": session.updated,
+        "messages": len(session.conversation.messages),
+        "model": session.model,
+        "state_bytes": state,
+    }
+
+
+def described(row: dict[str, Any]) -> str:
+    """A row as text, but for its name."""
+    if row.get("damaged"):
+        return "damaged"
+    when = row["updated"][:16].replace("T", " ")
+    return f"{when}  {row['messages']:>3} messages  {row['state_bytes'] / 1e6:>8,.1f} MB  {clean_line(row['model'])}"

@@ -1,0 +1,90 @@
+"""`qwenctl sessions`: lists, shows, exports and deletes the conversations that are kept."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from qwenctl.commands.chat.saved_list import described, listed, row
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.shell_completion import complete_sessions
+from qwenctl.files.paths import sessions_folder
+from qwenctl.terminal.streams import text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.chat.saved.sessions import SessionStore
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=complete_sessions, help="A conversation, by the name that the list shows."
+    ),
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...", autocompletion=complete_sessions, help="Conversations, by the names that the list shows."
+    ),
+]
+Format = Annotated[Literal["markdown", "json"], typer.Option("--format", help="What to write.")]
+Target = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="File to write; without it standard output.")
+]
+
+sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+
+@sessions_app.callback()
+def list_command(context: typer.Context, json: options.Json = False) -> None:
+    """List the conversations that are kept, the latest first."""
+    if context.invoked_subcommand is None:
+        text_writer(sys.stdout)(listed(_store(), as_json=json))
+
+
+@sessions_app.command("show")
+def show_command(name: Name, json: options.Json = False) -> None:
+    """Show a conversation and what it was held with."""
+    from qwenctl.chat.saved.export import exported
+
+    store = _store()
+    session = store.load(name)
+    if json:
+        messages = json_format.loads(exported(session.conversation, "json"))
+        _print(json_format.dumps({**row(store, name), **messages}, ensure_ascii=False))
+    else:
+        _print(f"{name}  {described(row(store, name))}\n\n{exported(session.conversation, 'markdown').rstrip()}")
+
+
+@sessions_app.command("export")
+def export_command(name: Name, form: Format = "markdown", output: Target = None) -> None:
+    """Write a conversation as Markdown or JSON."""
+    from qwenctl.chat.saved.export import exported
+
+    text = exported(_store().load(name).conversation, form)
+    if output is None:
+        _print(text.rstrip("\n"))
+    else:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+
+
+@sessions_app.command("delete")
+def delete_command(names: Names) -> None:
+    """Delete conversations and all that is kept of them."""
+    store = _store()
+    for name in names:
+        store.delete(name)
+
+
+def _store() -> SessionStore:
+    from qwenctl.chat.saved.sessions import SessionStore
+
+    return SessionStore(sessions_folder())
+
+
+def _print(text: str) -> None:
+    text_writer(sys.stdout)(f"{text}\n")

@@ -1,0 +1,1 @@
+"""The commands for models: `pull`, `ls`, `show`, `verify`, `rm` and `clean`."""

@@ -1,0 +1,82 @@
+"""`qwenctl ls`: the models that are here, or what a repository of the Hub offers."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qwenctl.commands.models.pull_flow import survey
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.shell_completion import complete_published
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub
+from qwenctl.commands.quantize.result import processors, say
+from qwenctl.terminal.streams import text_writer
+
+Remote = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        autocompletion=complete_published,
+        help="OWNER/NAME of a repository, or a short name; without it what is here.",
+    ),
+]
+
+
+def ls_command(
+    name: Remote = "",
+    hf_name: hub_options.HfName = "",
+    revision: hub_options.Revision = "",
+    json: options.Json = False,
+) -> None:
+    """List the models that are here, or with NAME what a repository of the Hub offers and where it would fit."""
+    if name or hf_name:
+        _list_remote(name or hf_name, revision, as_json=json)
+    else:
+        _list_local(as_json=json)
+
+
+def _list_local(*, as_json: bool) -> None:
+    from qwenctl.hub.local.installed import local_models
+    from qwenctl.views.models import model_fields, print_models
+
+    models = local_models()
+    if as_json:
+        _print_list([model_fields(model) for model in models])
+    elif models:
+        print_models(models, sys.stdout)
+    else:
+        say("no model is here", "  hint: qwenctl pull qwen3.5-35b-a3b", quiet=False)
+
+
+def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
+    from qwenctl.hub.local.hf_cache import default_root
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.repository.model_name import parse_name
+    from qwenctl.hub.select.target import Wish, find_target
+    from qwenctl.views.models import offer_fields, print_offers
+
+    asked, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
+    job = Job(None, processors(), SPOOL_BYTES, overwrite=False, dry_run=True, json=as_json, quiet=as_json)
+
+    def tell(line: str) -> None:
+        say(line, quiet=as_json)
+
+    target = find_target(asked, Wish(), lambda repository: ask_hub(repository, revision or asked.revision, pull, tell))
+    found = survey(target.listing, pull, job, Path(default_root()), tell)
+    if as_json:
+        _print_list(offer_fields(found.offers, found.fits))
+    else:
+        say(f"{target.listing.repository}@{target.listing.commit[:12]}", quiet=False)
+        print_offers(found.offers, found.fits, sys.stdout)
+        others = asked.family.repositories if asked.family else ()
+        more = [name for name in others if name.lower() != target.listing.repository.lower()]
+        say(*([f"of the same model: {', '.join(more)}"] if more else []), quiet=False)
+
+
+def _print_list(rows: list[dict[str, object]]) -> None:
+    text_writer(sys.stdout)(json_format.dumps(rows, ensure_ascii=False) + "\n")

@@ -1,0 +1,170 @@
+"""`qwenctl pull`: a model of the Hub is brought onto this machine, ready for `qwenctl chat`.
+
+Options come in; the modules of `hub` do what they say, and what they return is shown.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwenctl import __version__
+from qwenctl.commands.models.pull_flow import Survey, pull_locked, pull_target, show_local, survey
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.confirm import ask
+from qwenctl.commands.options.shell_completion import complete_published, complete_types
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub, quantize_remote
+from qwenctl.commands.quantize.result import processors, say
+from qwenctl.errors import QwenctlError
+from qwenctl.terminal.streams import is_terminal
+
+if TYPE_CHECKING:
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.repository.model_name import ModelName
+    from qwenctl.hub.select.target import Target, Wish
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        autocompletion=complete_published,
+        help="OWNER/NAME[:QUANT] of a repository, or a short name such as qwen3.5-35b-a3b[:QUANT]. Without QUANT the "
+        "best that fits on this machine is chosen.",
+    ),
+]
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize", metavar="TYPE", autocompletion=complete_types,
+        help="Fetch a checkpoint and quantize it while it arrives, so that it never lies here as a whole.",
+    ),
+]  # fmt: skip
+Source = Annotated[bool, typer.Option("--source", help="Fetch a checkpoint as it is.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="OUT", help="With --quantize: the file to make, or the folder for it."),
+]
+Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="With the vision tower (mmproj), if there is one.")]
+Locked = Annotated[
+    Path | None,
+    typer.Option("--locked", metavar="FILE", help="Exactly what this qwenctl.lock.json lists, or nothing."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched, and stop.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Hash the files that are here, and fetch the damaged ones.")]
+
+
+def pull_command(
+    name: Name = "",
+    hf_name: hub_options.HfName = "",
+    revision: hub_options.Revision = "",
+    quantize: Quantize = "",
+    source: Source = False,
+    output: Output = None,
+    spool: hub_options.Spool = None,
+    vision: Vision = True,
+    locked: Locked = None,
+    to: hub_options.To = None,
+    repair: Repair = False,
+    dry_run: DryRun = False,
+    yes: hub_options.Yes = False,
+    offline: hub_options.Offline = False,
+    wait: hub_options.Wait = None,
+    patience: hub_options.Patience = None,
+    connections: hub_options.Connections = 8,
+    json: options.Json = False,
+    quiet: hub_options.Quiet = False,
+) -> None:
+    """Bring a model of the Hugging Face Hub onto this machine. A pull that was stopped goes on where it was.
+
+    Files lie in the Hugging Face cache, where other tools find them too. Standard output gets the path of the file to
+    load where it is no terminal.
+    """
+    from qwenctl.hub.download.downloader import Settings
+    from qwenctl.hub.local.hf_cache import default_root, is_offline
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.repository.model_name import parse_name
+    from qwenctl.hub.select.target import Wish
+
+    settings = Settings(connections) if patience is None else Settings(connections, patience)
+    pull = PullOptions(settings, wait, repair)
+    job = Job(output or to, processors(), spool or SPOOL_BYTES, False, dry_run, json, quiet, yes)
+    offline = offline or is_offline()
+    if locked:
+        if name or hf_name:
+            hint = f"qwenctl pull --locked {shlex.quote(str(locked))}"
+            raise QwenctlError("--locked says itself what is pulled", hint)
+        pull_locked(locked, to, job, pull, offline=offline)
+        return
+    asked, wish = parse_name(_one_name(name, hf_name)), Wish(quantize, source, vision)
+    _check_wish(asked, wish)
+    if offline:
+        show_local(replace(asked, quant=asked.quant or wish.label, revision=revision or asked.revision), job)
+        return
+    target = _target(asked, wish, revision, to or default_root(), job, pull)
+    if target is None:
+        return
+    if output and not target.recipe:
+        hint = "`--to DIR` keeps what is pulled in a folder"
+        raise QwenctlError(f"-o is for what is quantized here, and {target.label} is there as it is", hint)
+    if target.recipe:
+        from quantize.plan import Options
+
+        made_of = Options(target.recipe, vision=vision, tool_version=__version__)
+        quantize_remote(target.listing, made_of, job, pull)
+    else:
+        pull_target(target, to, job, pull)
+
+
+def _one_name(name: str, hf_name: str) -> str:
+    if name and hf_name:
+        raise QwenctlError(f"{name} and -hf {hf_name} are two models", f"qwenctl pull {name}")
+    if not name and not hf_name:
+        raise QwenctlError("what should be pulled?", "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]")
+    return name or hf_name
+
+
+def _check_wish(asked: ModelName, wish: Wish) -> None:
+    """Raise QwenctlError if the command line asks for two things at once."""
+    from qwenctl.hub.repository.model_name import quant_key
+
+    asks = {f"--quantize {wish.recipe}": wish.recipe, "--source": wish.source and wish.label, asked.quant: asked.quant}
+    said = {words: quant_key(value) for words, value in asks.items() if value}
+    if len(set(said.values())) > 1:
+        hint = f"qwenctl pull {asked.base} {next(iter(said))}"
+        raise QwenctlError(f"{' and '.join(said)} are two different things", hint)
+
+
+def _target(asked: ModelName, wish: Wish, revision: str, folder: Path, job: Job, pull: PullOptions) -> Target | None:
+    """What the name comes to; None if the person at the terminal does not want it."""
+    from qwenctl.hub.select.target import close_target, find_target
+    from qwenctl.views.pull import pull_progress
+
+    with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
+        target = find_target(asked, wish, lambda name: ask_hub(name, revision or asked.revision, pull, shown.tell))
+        if not target.is_open:
+            return target
+        found = survey(target.listing, pull, job, folder, shown.tell)
+    label = _chosen(target, found, job)
+    return close_target(target, label, wish) if label else None
+
+
+def _chosen(target: Target, found: Survey, job: Job) -> str:
+    """The quantization to take: the best that fits, or what the person at the terminal prefers; "" for none."""
+    from qwenctl.hub.select.fit import choose
+    from qwenctl.views.models import print_offers
+
+    asks = not (job.yes or job.dry_run or job.quiet or job.json) and is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    if asks:
+        print_offers(found.offers, found.fits, sys.stderr)
+    best, reason = choose(target.listing.repository, found.fits, found.offers.context, found.machine)
+    say(f"chosen: {reason}", quiet=job.quiet or job.json)
+    answer = (ask("pull it? [Y/n, or another quant] ") if asks else None) or "y"
+    if answer.lower() in ("n", "no"):
+        return ""
+    return best.candidate.label if answer.lower() in ("y", "yes") else answer

@@ -1,0 +1,167 @@
+"""The ways in which `qwenctl pull` gets at a model: from the Hub, exactly as locked, or as it is here already."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantize.formatting import duration, size
+from qwenctl.commands.quantize.remote import Job, ask_hub, quantize_remote
+from qwenctl.commands.quantize.result import print_json, say
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.streams import is_terminal, text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.hub.local.lock_file import LockedModel
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.pull_plan import PullPlan
+    from qwenctl.hub.repository.listing import Listing, RemoteFile
+    from qwenctl.hub.repository.model_name import ModelName
+    from qwenctl.hub.select.available_quants import Offers
+    from qwenctl.hub.select.fit import Fit
+    from qwenctl.hub.select.target import Target
+    from qwenctl.machine import Machine
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a repository offers, and where each would fit on this machine."""
+
+    offers: Offers
+    machine: Machine
+    fits: tuple[Fit, ...]
+
+
+def survey(listing: Listing, pull: PullOptions, job: Job, folder: Path, tell: Callable[[str], None]) -> Survey:
+    """Look at the repository, and at the machine with the disk of `folder`."""
+    from qwenctl.hub.select.available_quants import find_offers
+    from qwenctl.hub.select.fit import place
+    from qwenctl.machine import free_disk, read_machine
+
+    offers, machine, free = (
+        find_offers(listing, pull.settings, job.spool_bytes, tell),
+        read_machine(),
+        free_disk(folder),
+    )
+    return Survey(offers, machine, tuple(place(one, offers.context, machine, free) for one in offers.candidates))
+
+
+def pull_target(target: Target, to: Path | None, job: Job, pull: PullOptions) -> None:
+    """Bring the files of a target here, and say what to do with them."""
+    plan = _pull(target.listing, target.label, target.files, to, job, pull)
+    if plan is not None:
+        _show(plan, job)
+
+
+def pull_locked(path: Path, to: Path | None, job: Job, pull: PullOptions, *, offline: bool) -> None:
+    """Bring exactly those models here that a lock file lists; `offline` see that they are here."""
+    from qwenctl.hub.local.lock_file import check_locked, locked_files, read_lock
+
+    for model in read_lock(path):
+        if offline:
+            _show_locked(model, to, job)
+            continue
+        listing = ask_hub(model.repository, model.commit, pull, lambda line: say(line, quiet=job.quiet or job.json))
+        files = locked_files(model, listing)
+        if model.recipe:
+            _make_locked(model, listing, job, pull)
+        elif plan := _pull(listing, model.quant, files, to, job, pull):
+            check_locked(model, [plan.cache.blob(file) for file in files])
+            _show(plan, job)
+
+
+def _show_locked(model: LockedModel, to: Path | None, job: Job) -> None:
+    """The model that is locked, as it is here, with nobody asked."""
+    from qwenctl.hub.local.hf_cache import RepoCache, default_root
+    from qwenctl.hub.local.installed import CHECKPOINT
+    from qwenctl.hub.local.lock_file import check_here
+
+    made_in = job.output or Path()
+    cached = RepoCache(to or default_root(), model.repository).snapshot(model.commit)
+    path = check_here(model, (made_in if made_in.is_dir() else made_in.parent) if model.recipe else cached)
+    path = path.parent if model.quant == CHECKPOINT else path
+    if job.json:
+        print_json({"repository": model.repository, "commit": model.commit, "quant": model.quant, "path": str(path)})
+    else:
+        text_writer(sys.stdout)(f"{path}\n")
+
+
+def _make_locked(model: LockedModel, listing: Listing, job: Job, pull: PullOptions) -> None:
+    """Quantize again what was quantized; the same must come out."""
+    from qwenctl.hub.streaming.recipe_args import parse_recipe
+
+    output = job.output
+    if output is None or output.is_dir():
+        output = (output or Path()) / model.outputs[0].path
+    made = quantize_remote(listing, parse_recipe(model.recipe), replace(job, output=output), pull)
+    for was, now in zip(model.outputs, made, strict=False):
+        if was.sha256 != now.sha256:
+            raise QwenctlError(
+                f"{now.path} has the sha256 {now.sha256[:12]}.., locked is {was.sha256[:12]}..",
+                f"it was made by qwenctl {model.version}: use that version",
+                ExitCode.BAD_DATA,
+            )
+
+
+def show_local(asked: ModelName, job: Job) -> None:
+    """The model as it is here, with nobody asked."""
+    from qwenctl.hub.local.installed import local_models, matching
+    from qwenctl.views.models import model_fields
+
+    models = local_models()
+    found = [model for model in matching(asked, models) if not model.lacking]
+    if not found:
+        names = ", ".join(dict.fromkeys(model.name for model in models))
+        hint = f"here are: {names}" if names else "without --offline it can be pulled"
+        raise QwenctlError(f"{asked.text} is not on this machine", hint, ExitCode.NO_INPUT)
+    if job.json:
+        print_json(model_fields(found[-1]))
+    else:
+        text_writer(sys.stdout)(f"{found[-1].path}\n")
+
+
+def _pull(
+    listing: Listing, label: str, files: Sequence[RemoteFile], to: Path | None, job: Job, pull: PullOptions
+) -> PullPlan | None:
+    """Follow the plan, or show it."""
+    from qwenctl.hub.local.hf_cache import RepoCache, default_root
+    from qwenctl.hub.local.registry import note_root
+    from qwenctl.hub.pull import pull_files
+    from qwenctl.hub.pull_plan import plan_pull
+    from qwenctl.views.models import plan_fields, print_plan
+    from qwenctl.views.pull import pull_progress
+
+    cache = RepoCache(to or default_root(), listing.repository)
+    if job.dry_run:
+        plan = plan_pull(listing, label, files, cache, verify=pull.repair)
+        print_json(plan_fields(plan)) if job.json else print_plan(plan, sys.stdout)
+        return None
+    start = time.monotonic()
+    with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
+        plan = pull_files(listing, label, files, cache, pull, shown)
+    if to:
+        note_root(to)
+    took = f"{size(plan.needed_bytes)} of it fetched in {duration(time.monotonic() - start)}"
+    say(f"{label}: {size(plan.n_bytes)}, {took if plan.missing else 'here already'}", quiet=job.quiet or job.json)
+    return plan
+
+
+def _show(plan: PullPlan, job: Job) -> None:
+    """Where it lies, and what to do with it."""
+    from qwenctl.hub.local.installed import CHECKPOINT
+    from qwenctl.views.models import plan_fields
+
+    name = f"{plan.listing.repository}:{plan.label}"
+    is_source = plan.label == CHECKPOINT
+    path = plan.first_path.parent if is_source else plan.first_path
+    command = f"quantize {shlex.quote(str(path))}" if is_source else f"chat -m {shlex.quote(name)}"
+    say(f"next: qwenctl {command}", quiet=job.quiet or job.json)
+    if job.json:
+        print_json({**plan_fields(plan), "path": str(path), "name": name})
+    elif job.quiet or not is_terminal(sys.stdout):
+        text_writer(sys.stdout)(f"{path}\n")

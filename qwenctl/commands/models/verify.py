@@ -1,0 +1,96 @@
+"""`qwenctl verify`: reads the files of models that are here, and compares them with their hashes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantize.formatting import size
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options.local_model import AnyName, find_here
+from qwenctl.commands.quantize.result import print_json, processors, say
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import text_writer
+
+if TYPE_CHECKING:
+    from qwenctl.hub.local.installed import LocalModel
+    from qwenctl.hub.local.verification import Expected
+
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what is wrong.")]
+_REPORT_SECONDS = 0.1
+
+
+def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet = False) -> None:
+    """Read every file of a model, or of all, and compare it with the hash that it was published with."""
+    models = find_here(name)
+    rows, troubles = _check(models, quiet=quiet or json)
+    if json:
+        print_json({"files": rows})
+        if troubles:
+            raise SystemExit(troubles[0].code)
+        return
+    if not quiet:
+        text_writer(sys.stdout)("".join(f"{row['state']:<9}{row['file']}  {size(row['bytes'])}\n" for row in rows))
+    if troubles:
+        more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
+        raise QwenctlError(f"{troubles[0].message}{more}", troubles[0].hint, troubles[0].code)
+    unknown = sum(row["state"] == "no hash" for row in rows)
+    more = f"; of {unknown} no hash is known" if unknown else ""
+    say(f"{len(rows) - unknown} files are as they were published{more}", quiet=quiet)
+
+
+def _check(models: list[LocalModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:
+    """A row for each file, and what is wrong."""
+    from qwenctl.hub.download.downloader import Progress
+    from qwenctl.hub.local.verification import check_file, expected_files
+    from qwenctl.views.pull import pull_progress
+
+    files = {one.path: (one, model) for model in models for one in expected_files(model)}
+    total = sum(one.path.stat().st_size for one, _ in files.values() if one.path.exists())
+    read, lock, stop = [0], threading.Lock(), threading.Event()
+
+    def follow(n_bytes: int) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        with lock:
+            read[0] += n_bytes
+
+    with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(processors()) as pool:
+        shown.tell(f"reading {len(files)} files, {size(total)}")
+        jobs = [pool.submit(check_file, one, _mending(model), follow) for one, model in files.values()]
+        try:
+            while not all(job.done() for job in jobs):
+                shown.report(Progress((), read[0], total, 0, ""))
+                time.sleep(_REPORT_SECONDS)
+        finally:  # on Ctrl-C at once, in the middle of files
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        found = [job.result() for job in jobs]
+        shown.report(Progress((), total, total, 0, ""))
+    rows = [_row(one, trouble) for (one, _), trouble in zip(files.values(), found, strict=True)]
+    return rows, [trouble for trouble in found if trouble]
+
+
+def _row(one: Expected, trouble: QwenctlError | None) -> dict[str, Any]:
+    states = {ExitCode.BAD_DATA: "damaged", ExitCode.NO_INPUT: "missing"}
+    state = states.get(trouble.code, "damaged") if trouble else "ok" if one.etag else "no hash"
+    n_bytes = one.path.stat().st_size if one.path.exists() else 0
+    return {
+        "file": clean_line(one.name), "path": str(one.path), "bytes": n_bytes, "state": state, "expected": one.etag,
+        "message": trouble.message if trouble else None,
+    }  # fmt: skip
+
+
+def _mending(model: LocalModel) -> str:
+    """The command that fetches again what is wrong."""
+    if model.cache is None:
+        return f"qwenctl quantize {model.repository} --type {model.quant} -o {model.path} --overwrite"
+    what = f"{model.repository} --source" if model.quant == "checkpoint" else model.name
+    return f"qwenctl pull {what} --repair"

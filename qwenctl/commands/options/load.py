@@ -1,0 +1,183 @@
+"""The options that say how a model is loaded and where it shall lie, for every command that loads one.
+
+A command takes them as one argument `asked: LoadOptions`; `with_load_options` puts the options in its place. Values of
+options come in, `Wishes` go out.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from qwenctl.commands.options import common as options
+from qwenctl.errors import QwenctlError
+from qwenctl.machine.profile import memory_size
+from qwenctl.placement.constraints import ALL_EXPERTS, Wishes, parse_override
+
+_MIB = 1 << 20
+PANEL = "Placement"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What is asked of a load: wishes for a plan, or the file of a plan that is made already."""
+
+    wishes: Wishes = field(default_factory=Wishes)
+    plan: Path | None = None
+
+
+def _option(meaning: str, *names: str, metavar: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=meaning, **more)
+
+
+CpuExperts = Annotated[
+    int | None,
+    _option(
+        "Keep the routed experts of the first N layers in RAM, all others on GPUs.",
+        "-ncmoe", "--n-cpu-moe", metavar="N", min=0, show_default=False,
+    ),
+]  # fmt: skip
+CpuMoe = Annotated[bool, typer.Option("-cmoe", "--cpu-moe", help="Keep all routed experts in RAM.")]
+Overrides = Annotated[
+    list[str] | None,
+    _option(
+        "Put tensors whose name matches on this device, or on CPU; may be given again.",
+        "-ot", "--override-tensor", metavar="REGEX=DEVICE",
+    ),
+]  # fmt: skip
+FitTarget = Annotated[
+    str, _option("Memory that stays free on each GPU: MiB, or a size such as 2G.", "--fit-target", metavar="SIZE,...")
+]
+Split = Annotated[
+    str, _option("Divide the layers among the GPUs in these proportions.", "-ts", "--tensor-split", metavar="N,...")
+]
+Devices = Annotated[
+    str, _option("GPUs to use, by the names of `qwenctl doctor`; none: no GPU.", "-dev", "--device", metavar="NAME,...")
+]
+Rpc = Annotated[
+    list[str] | None,
+    _option("A machine on which `qwenctl worker` runs; may be given again.", "--rpc", metavar="HOST:PORT"),
+]
+PlanFile = Annotated[
+    Path | None, _option("Load as planned: a file that `qwenctl plan --json` wrote.", "--plan", metavar="FILE")
+]
+Paging = Annotated[bool, typer.Option("--paging", help="Read from disk, for each token, what has no room in RAM.")]
+
+
+def _declared(
+    ctx_size: options.ContextSize = 0,
+    threads: options.Threads = 0,
+    batch_size: options.BatchSize = None,
+    ubatch_size: options.MicroBatchSize = None,
+    gpu_layers: options.GpuLayers = -1,
+    n_cpu_moe: CpuExperts = None,
+    cpu_moe: CpuMoe = False,
+    override_tensor: Overrides = None,
+    fit_target: FitTarget = "",
+    tensor_split: Split = "",
+    device: Devices = "",
+    rpc: Rpc = None,
+    cache_type_k: options.CacheTypeK = "f16",
+    cache_type_v: options.CacheTypeV = "f16",
+    flash_attn: options.FlashAttention = "auto",
+    load_mode: options.LoadMode = "auto",
+    snapshot_ram: options.SnapshotRam = None,
+    paging: Paging = False,
+    plan: PlanFile = None,
+) -> LoadOptions:
+    """The options as they are declared, and what becomes of them."""
+    wishes = Wishes(
+        context=ctx_size,
+        cache_k=cache_type_k,
+        cache_v=cache_type_v,
+        flash=flash_attn,
+        threads=threads,
+        batch=batch_size or 0,
+        micro_batch=ubatch_size or 0,
+        load_mode=load_mode,
+        snapshot_bytes=snapshot_ram,
+        gpu_layers=gpu_layers,
+        cpu_experts=_cpu_experts(n_cpu_moe, everything=cpu_moe),
+        overrides=tuple(parse_override(text) for text in _list(override_tensor)),
+        fit_targets=tuple(_target(text) for text in _list([fit_target])),
+        split=tuple(_part(text) for text in _list([tensor_split])),
+        devices=tuple(_list([device])),
+        rpc=tuple(_list(rpc)),
+        paging=paging,
+    )
+    if plan is not None and wishes != Wishes():
+        raise QwenctlError("--plan and options that a plan decides contradict each other", "leave one of them out")
+    return LoadOptions(wishes, plan)
+
+
+def with_drafts(
+    asked: LoadOptions, draft: Literal["auto", "mtp", "ngram", "off"], most: int, fewest: int
+) -> LoadOptions:
+    """`asked` with drafts, for a command that answers one at a time. Raises QwenctlError."""
+    if most and fewest > most:
+        raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} contradict each other")
+    mtp = draft in ("auto", "mtp")
+    return replace(asked, wishes=replace(asked.wishes, mtp=mtp, draft=draft, draft_max=most, draft_min=fewest))
+
+
+def with_load_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which takes `asked: LoadOptions`, with the options in the place of that argument."""
+    return with_options("asked", _declared, command)
+
+
+def with_options(argument: str, declared: Callable[..., object], command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the parameters of `declared` in the place of its `argument`, which is made of them."""
+    own = inspect.signature(command, eval_str=True).parameters
+    shared = inspect.signature(declared, eval_str=True).parameters
+    together: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        together += shared.values() if name == argument else [parameter]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        made = declared(**{name: values.pop(name) for name in shared})
+        command(**values, **{argument: made})
+
+    signature = inspect.Signature(together)
+    wrapped.__dict__["__signature__"] = signature
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in together}
+    return wrapped
+
+
+def with_room_for(asked: LoadOptions, mmproj: str) -> LoadOptions:
+    """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
+    n_bytes = Path(mmproj).stat().st_size if mmproj else 0
+    return replace(asked, wishes=replace(asked.wishes, vision_bytes=n_bytes)) if n_bytes else asked
+
+
+def _cpu_experts(layers: int | None, *, everything: bool) -> int | None:
+    if everything and layers is not None:
+        raise QwenctlError("--cpu-moe and --n-cpu-moe contradict each other", "leave one of them out")
+    return ALL_EXPERTS if everything else layers
+
+
+def _list(given: Sequence[str] | None) -> list[str]:
+    """The items of options that are given again or hold several, divided by commas."""
+    return [item.strip() for text in given or () for item in re.split(r",(?![^\[({]*[\])}])", text) if item.strip()]
+
+
+def _target(text: str) -> int:
+    """Bytes; a mere number is MiB, as llama.cpp has it."""
+    return int(text) * _MIB if text.isdecimal() and len(text) < 10 else memory_size(text)
+
+
+def _part(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise QwenctlError(f"-ts: {text!r} is not a number", "-ts 3,1") from error
+    if not 0 <= number < 1e6:
+        raise QwenctlError(f"-ts: {text} is out of range", "-ts 3,1")
+    return number

@@ -1,0 +1,55 @@
+"""What the commands for models on this machine share: finding those that a name means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwenctl.commands.options.shell_completion import complete_local
+from qwenctl.errors import ExitCode, QwenctlError
+
+if TYPE_CHECKING:
+    from qwenctl.hub.local.installed import LocalModel
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=complete_local, help="A model that is here, as `qwenctl ls` lists it."
+    ),
+]
+AnyName = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=complete_local, help="A model that is here; all without it.")
+]
+
+
+def find_here(text: str) -> list[LocalModel]:
+    """The models here that `text` means; all for "". Raises QwenctlError if there is none."""
+    from qwenctl.hub.local.installed import local_models, matching
+    from qwenctl.hub.repository.model_name import parse_name
+
+    models = local_models()
+    if not text:
+        return models
+    by_file = [model for model in models if text in (model.path.stem, str(model.path), model.name)]
+    found = by_file
+    if not found:
+        with suppress(QwenctlError):  # no name of the Hub: then what is here is the better hint
+            found = matching(parse_name(text), models)
+    if not found:
+        names = ", ".join(dict.fromkeys(model.name for model in models))
+        hint = f"here are: {names}" if names else "`qwenctl ls` lists what is here"
+        raise QwenctlError(f"{text} is not on this machine", hint, ExitCode.NO_INPUT)
+    return found
+
+
+def find_one(text: str) -> LocalModel:
+    """The one model here that `text` means. Raises QwenctlError."""
+    found = find_here(text)
+    if len(found) > 1:
+        counts = Counter(model.name for model in found)
+        names = [model.name if counts[model.name] == 1 else model.exact_name for model in found]
+        raise QwenctlError(f"{text} means {len(found)} models: {', '.join(names)}", f"qwenctl show {names[-1]}")
+    return found[0]

@@ -1,0 +1,128 @@
+"""What Tab completes in a shell, beside what typer finds by itself: recipes, models, conversations, settings.
+
+The text typed so far comes in, what may stand there goes out. Nothing here may fail: a Tab that finds nothing leaves
+the shell to complete names of files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import typer
+
+from qwenctl.settings.context import Configuration
+
+# What every shell takes as one word as it stands. Other names are not offered: typer's scripts cannot quote them, and
+# what zsh gets is evaluated. Files with such names are left to the shell's own completion.
+_PLAIN = re.compile(r"[\w@%+:,./~-]+")
+
+
+def complete_types(incomplete: str) -> list[str]:
+    """Names of recipes."""
+    from quantize.recipe.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """GGUF files in the folder that `incomplete` names and one below, and names of models that are here."""
+    words = sorted({*_gguf_files(incomplete), *_models_here(checkpoints=False)})
+    return [word for word in words if word.startswith(incomplete) and _PLAIN.fullmatch(word)]
+
+
+def complete_local(incomplete: str) -> list[str]:
+    """Names of models that are here, checkpoints too."""
+    return [name for name in dict.fromkeys(_models_here(checkpoints=True)) if name.startswith(incomplete)]
+
+
+def complete_published(incomplete: str) -> list[str]:
+    """Short names of published models."""
+    from qwenctl.hub.repository.catalog import families
+
+    return [name for name in families() if name.startswith(incomplete)]
+
+
+def complete_sessions(incomplete: str) -> list[str]:
+    """Names of kept conversations, the latest first."""
+    from qwenctl.files.paths import sessions_folder
+
+    return _kept_names(sessions_folder, incomplete)
+
+
+def complete_prefixes(incomplete: str) -> list[str]:
+    """Names of kept prefixes, the latest first."""
+    from qwenctl.files.paths import prefixes_folder
+
+    return _kept_names(prefixes_folder, incomplete)
+
+
+def _kept_names(folder: Callable[[], Path], incomplete: str) -> list[str]:
+    from qwenctl.chat.saved.sessions import SessionStore
+    from qwenctl.errors import QwenctlError
+
+    try:
+        names = SessionStore(folder()).names()
+    except (OSError, QwenctlError):
+        return []
+    return [name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)]
+
+
+def complete_keys(context: typer.Context, incomplete: str) -> list[str]:
+    """Commands, their settings, and both together, as in `chat.temp`."""
+    configuration = context.find_object(Configuration)
+    commands = configuration.commands if configuration else ()
+    dotted = [f"{command.name}.{setting.name}" for command in commands for setting in command.settings]
+    names = [setting.name for command in commands for setting in command.settings]
+    words = [*(command.name for command in commands), *(dotted if "." in incomplete else names)]
+    return [word for word in dict.fromkeys(words) if word.startswith(incomplete)]
+
+
+@contextmanager
+def words_with_colons() -> Iterator[None]:
+    """Inside, typer completes names with colons in bash too, which takes what is behind a colon for another word."""
+    if os.environ.get("_QWENCTL_COMPLETE") != "complete_bash":
+        yield
+        return
+    words, ending = _joined(os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1])
+    os.environ |= {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
+    answer = io.StringIO()
+    try:
+        with redirect_stdout(answer):
+            yield
+    finally:
+        known = words[-1].removesuffix(ending)
+        sys.stdout.write("".join(f"{line.removeprefix(known)}\n" for line in answer.getvalue().splitlines()))
+
+
+def _joined(words: Sequence[str]) -> tuple[list[str], str]:
+    """`words` as they were typed, and what of the last of them bash would replace."""
+    typed: list[str] = []
+    for before, word in pairwise(["", *words]):
+        if typed and (word == ":" or before == ":"):
+            typed[-1] += word
+        else:
+            typed.append(word)
+    return typed, words[-1].removeprefix(":")
+
+
+def _models_here(*, checkpoints: bool) -> Iterator[str]:
+    from qwenctl.errors import QwenctlError
+    from qwenctl.hub.local.installed import CHECKPOINT, local_models
+
+    with suppress(OSError, QwenctlError):
+        models = local_models()
+        yield from (model.name for model in models if checkpoints or not (model.lacking or model.quant == CHECKPOINT))
+
+
+def _gguf_files(incomplete: str) -> Iterator[str]:
+    prefix = incomplete[: incomplete.rfind("/") + 1]
+    folder = Path(prefix or ".").expanduser()
+    for path in (*folder.glob("*.gguf"), *folder.glob("*/*.gguf")):
+        yield f"{prefix}{path.relative_to(folder).as_posix()}"

@@ -1,0 +1,125 @@
+"""Pictures on the command line: the options for them, and how the model is to look at them.
+
+A command takes the options as one argument `pictures: PictureOptions`; `with_picture_options` puts them in its place.
+Values of options and a job come in, a job with pictures goes out. What a picture holds is the engine's business.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qwenctl.commands.chat.chat_job import ChatJob
+from qwenctl.commands.options.load import with_options
+from qwenctl.errors import QwenctlError
+from qwenctl.files.atomic import passing_folder
+from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
+from qwenctl.models.sampling import parse_number
+from qwenctl.protocol.media import VisionSettings
+from qwenctl.terminal.streams import piped_input
+
+_MOST_TOKENS = 16_384  # of a picture, as published: 16,777,216 pixels
+_MOST_FPS, _MOST_FRAMES = 120, 100_000
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What was asked for; `vision` still without the file."""
+
+    images: tuple[str, ...] = ()
+    mmproj: Path | None = None
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    allows_urls: bool = False
+
+
+def _number(meaning: str, name: str, lowest: int, highest: int, *, whole: bool = True) -> Any:
+    def parse(text: str) -> int | float:
+        try:
+            return parse_number(text, lowest, highest, whole=whole)
+        except QwenctlError as error:
+            raise typer.BadParameter(error.message) from error
+
+    return typer.Option(name, metavar="N", parser=parse, help=meaning)
+
+
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-i", "--image", metavar="FILE", allow_from_autoenv=False,
+        help="Picture or video that goes with the question, - for standard input; may be given again.",
+    ),
+]  # fmt: skip
+Mmproj = Annotated[
+    Path | None,
+    typer.Option("--mmproj", metavar="FILE", help="The model's vision tower; without it, the one beside the model."),
+]
+LeastTokens = Annotated[
+    int, _number("Fewest tokens of a picture; smaller ones are enlarged.", "--image-min-tokens", 1, _MOST_TOKENS)
+]
+MostTokens = Annotated[
+    int, _number("Most tokens of a picture; larger ones are reduced.", "--image-max-tokens", 1, _MOST_TOKENS)
+]
+Fps = Annotated[float, _number("Frames of a video that are seen, a second.", "--fps", 0, _MOST_FPS, whole=False)]
+MaxFrames = Annotated[int, _number("Most frames of a video that are seen.", "--max-frames", 1, _MOST_FRAMES)]
+AllowUrl = Annotated[bool, typer.Option("--allow-url", help="Fetch pictures that are named by an address.")]
+
+
+def _looking(
+    mmproj: Mmproj = None,
+    image_min_tokens: LeastTokens = 64,
+    image_max_tokens: MostTokens = 4096,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 768,
+    allow_url: AllowUrl = False,
+) -> PictureOptions:
+    """The options of how pictures are looked at, and what becomes of them."""
+    least, most = image_min_tokens, image_max_tokens
+    if least > most:
+        raise QwenctlError(
+            f"--image-min-tokens {least} is more than --image-max-tokens {most}", "leave one of them out"
+        )
+    return PictureOptions((), mmproj, VisionSettings("", least, most, fps, max_frames), allow_url)
+
+
+def _sending(image: Images = None) -> tuple[str, ...]:
+    images = tuple(image or ())
+    if images.count(STANDARD_INPUT) > 1:
+        raise QwenctlError("standard input is one picture only", "give -i - once")
+    return images
+
+
+def with_looking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which takes `pictures: PictureOptions`, with the options in its place of how pictures are seen."""
+    return with_options("pictures", _looking, command)
+
+
+def with_picture_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that takes `images` too, the pictures to send."""
+    return with_options("images", _sending, with_looking_options(command))
+
+
+def vision_of(model: Path, given: PictureOptions) -> VisionSettings:
+    """How the model in the file `model` sees. Raises QwenctlError for a file that is no vision tower."""
+    from qwenctl.models.mmproj import check_mmproj, mmproj_beside
+
+    found = check_mmproj(given.mmproj.expanduser()) if given.mmproj is not None else mmproj_beside(model)
+    return replace(given.vision, mmproj=str(found.absolute()) if found is not None else "")
+
+
+@contextmanager
+def seeing(job: ChatJob, given: PictureOptions) -> Iterator[ChatJob]:
+    """`job` with pictures, which are copied into a folder that goes with the context. Raises QwenctlError."""
+    vision = vision_of(job.model, given)
+    folder = passing_folder()
+    try:
+        stdin = piped_input() if STANDARD_INPUT in given.images else None
+        source = MediaSource(folder, given.allows_urls, stdin)
+        yield replace(job, vision=vision, source=source, images=given.images)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

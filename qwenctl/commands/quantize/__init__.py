@@ -1,0 +1,1 @@
+"""`qwenctl quantize`, for checkpoints on this machine and on the Hub."""

@@ -1,0 +1,169 @@
+"""`qwenctl quantize`: a checkpoint, in a folder or of the Hub, becomes GGUF files.
+
+Options come in; they become the values that the `quantize` library works with, and what it returns is shown.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantize.recipe.recipes import RECIPES
+from qwenctl import __version__
+from qwenctl.commands.options import common as options
+from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.shell_completion import complete_types
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub, quantize_remote
+from qwenctl.commands.quantize.result import processors, show_plan, show_result, stoppable
+from qwenctl.errors import QwenctlError
+from qwenctl.models.sampling import parse_number
+
+if TYPE_CHECKING:
+    from quantize.convert import Result
+    from quantize.plan import Options, Plan
+
+
+def _threads(text: str) -> int:
+    try:
+        return int(parse_number(text, 0, 1024, whole=True))
+    except QwenctlError as error:
+        raise typer.BadParameter(error.message) from error
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="SRC", help="Folder with config.json and the safetensors, or a repository of the Hub."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT",
+        help="The file to make, or the folder for it; NAME-TYPE.gguf in the current folder by default.",
+    ),
+]  # fmt: skip
+Type = Annotated[
+    str,
+    typer.Option("--type", metavar="TYPE", autocompletion=complete_types, help=f"One of {', '.join(RECIPES)}."),
+]
+TensorType = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tensor-type", metavar="REGEX=TYPE",
+        help="Type of the tensors whose name the pattern is found in, such as 'ffn_down_exps=q6_k'; the last wins.",
+    ),
+]  # fmt: skip
+Imatrix = Annotated[
+    Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix (GGUF, made by llama-imatrix).")
+]
+Mtp = Annotated[bool, typer.Option("--mtp/--no-mtp", help="Keep the multi-token-prediction block.")]
+Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="Make an mmproj file of the vision tower.")]
+VisionType = Annotated[
+    str, typer.Option("--vision-type", metavar="TYPE", help="F16, BF16 or F32, for the vision tower.")
+]
+SplitSize = Annotated[
+    int | None,
+    typer.Option(
+        "--split-max-size",
+        metavar="SIZE",
+        parser=options.parse_size,
+        help="Several files of at most this size, such as 48G.",
+    ),
+]
+Threads = Annotated[
+    int, typer.Option("-t", "--threads", parser=_threads, metavar="N", help="Worker threads; 0: one a processor.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be made, by class of tensor, and stop.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist, when the new ones are whole.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+
+
+def quantize_command(
+    source: Source,
+    output: Output = None,
+    type_name: Type = "Q4_K_M",
+    tensor_type: TensorType = None,
+    imatrix: Imatrix = None,
+    mtp: Mtp = True,
+    vision: Vision = True,
+    vision_type: VisionType = "",
+    split_max_size: SplitSize = None,
+    threads: Threads = 0,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    spool: hub_options.Spool = None,
+    revision: hub_options.Revision = "",
+    json: options.Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a quantized GGUF of a published Qwen3.5 checkpoint, in one pass.
+
+    SRC can be a repository of the Hub, such as Qwen/Qwen3.5-35B-A3B: it is quantized while it arrives, and never lies
+    on the disk as a whole.
+
+    A run that was stopped goes on where it was with the same command. Progress goes to standard error; where standard
+    output is no terminal, it gets the paths of the files that were made, one a line, the one to load first.
+    """
+    from quantize.plan import Options
+
+    wanted = Options(
+        type_name, tuple(tensor_type or ()), imatrix, mtp, vision, vision_type, split_max_size or 0, __version__
+    )
+    workers = threads or processors()
+    if repository := _repository(source):
+        job = Job(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
+        _quantize_repository(repository, revision, wanted, job)
+        return
+    plan = _planned(source, output, wanted)
+    if dry_run:
+        show_plan(plan, workers, as_json=json)
+    else:
+        result = _convert(plan, workers, overwrite=overwrite, quiet=quiet)
+        _note(plan)
+        show_result(plan, result, as_json=json, quiet=quiet)
+
+
+def _note(plan: Plan) -> None:
+    """Have `qwenctl ls` list what was made."""
+    from qwenctl.hub.local.registry import Made, note_made
+
+    source, paths = plan.checkpoint, tuple(str(file.path.absolute()) for file in plan.files)
+    note_made(Made(paths, source.repository or source.name, source.revision, plan.recipe.name))
+
+
+def _repository(source: Path) -> str:
+    """The repository of the Hub that `source` names, if it is not here; "" if it names none."""
+    from qwenctl.hub.repository.catalog import find_family
+
+    text = str(source)
+    if source.exists():
+        return ""
+    family = find_family(text)
+    return text if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else family.source if family else ""
+
+
+def _quantize_repository(name: str, revision: str, wanted: Options, job: Job) -> None:
+    from qwenctl.hub.pull import PullOptions
+
+    pull = PullOptions()
+    quantize_remote(ask_hub(name, revision, pull, lambda _: None), wanted, job, pull)
+
+
+def _planned(source: Path, output: Path | None, wanted: Options) -> Plan:
+    from quantize.output import check_paths
+    from quantize.plan import make_plan
+
+    plan = make_plan(source, output, wanted)
+    check_paths(plan)
+    return plan
+
+
+def _convert(plan: Plan, threads: int, *, overwrite: bool, quiet: bool) -> Result:
+    from quantize.convert import convert
+    from qwenctl.views.quantization import conversion_progress, start_line
+
+    with stoppable(), conversion_progress(start_line(plan, threads), sys.stderr, quiet=quiet) as report:
+        return convert(plan, threads, report, overwrite=overwrite)

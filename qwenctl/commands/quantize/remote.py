@@ -1,0 +1,104 @@
+"""What `qwenctl pull --quantize` and `qwenctl quantize REPOSITORY` share: quantizing a checkpoint while it arrives.
+
+Values of the options come in; the modules of `hub` and `quantize` do the work, and what they return is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantize.formatting import size
+from qwenctl.commands.quantize.result import show_plan, show_result, stoppable
+from qwenctl.errors import QwenctlError
+from qwenctl.terminal.streams import text_writer
+
+if TYPE_CHECKING:
+    from quantize.plan import Options
+    from qwenctl.hub.local.lock_file import LockedFile
+    from qwenctl.hub.pull import PullOptions
+    from qwenctl.hub.repository.listing import Listing
+    from qwenctl.hub.streaming.conversion import RemoteConversion
+
+SPOOL_BYTES = 50 * 10**9
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to quantize, beside the options of the plan.
+
+    `json` and `quiet` say what is shown, `yes` that nothing is asked.
+    """
+
+    output: Path | None
+    threads: int
+    spool_bytes: int
+    overwrite: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+    yes: bool = False
+
+
+def ask_hub(repository: str, revision: str, pull: PullOptions, tell: Callable[[str], None]) -> Listing:
+    """What a repository holds. Raises QwenctlError; when nobody answers, it says what can be had without."""
+    from qwenctl.hub.download.http_errors import Unreachable
+    from qwenctl.hub.download.hub_api import describe
+    from qwenctl.hub.local.installed import local_models
+    from qwenctl.hub.repository.model_name import check_revision
+
+    try:
+        return describe(repository, check_revision(revision or "main"), pull.settings.patience, tell)
+    except Unreachable as error:
+        here = len(local_models())
+        hint = f"{error.hint}; `--offline` uses the {here} model{'s' * (here != 1)} here"
+        raise QwenctlError(error.message, hint, error.code) from error
+
+
+def quantize_remote(listing: Listing, options: Options, job: Job, pull: PullOptions) -> tuple[LockedFile, ...]:
+    """Quantize the checkpoint of a repository while it arrives, or show what that would take; the files made."""
+    from qwenctl.hub.streaming.conversion import convert_remote, plan_conversion
+    from qwenctl.views.pull import pull_progress
+
+    with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, report):
+        planned = plan_conversion(listing, job.output, options, job.spool_bytes, pull, shown)
+        with planned as remote, stoppable():
+            if job.dry_run:
+                show_plan(remote.plan, job.threads, as_json=job.json, more=_remote_fields(remote))
+                if not job.json:
+                    text_writer(sys.stdout)("".join(f"{line}\n" for line in _remote_lines(remote)))
+                return ()
+            shown.tell(_start_line(remote, job.threads))
+            result, made = convert_remote(remote, job.threads, report, pull, shown, overwrite=job.overwrite)
+    show_result(remote.plan, result, as_json=job.json, quiet=job.quiet)
+    return made
+
+
+def _start_line(remote: RemoteConversion, threads: int) -> str:
+    from qwenctl.views.quantization import start_line
+
+    most = remote.plan.n_bytes + remote.spool_bytes
+    return (
+        f"{start_line(remote.plan, threads)}, from {size(remote.source_bytes)} on the Hub; "
+        f"{size(most)} of disk at most, {size(remote.usual_bytes)} in the usual way"
+    )
+
+
+def _remote_lines(remote: RemoteConversion) -> list[str]:
+    """What it takes, and what it would take in the usual way."""
+    most = remote.plan.n_bytes + remote.spool_bytes
+    return [
+        f"from the Hub: {size(remote.source_bytes)} of {remote.listing.repository}@{remote.listing.commit[:12]}",
+        f"spool: up to {size(remote.spool_bytes)}, so {size(most)} of disk at most",
+        f"fetching all of it first and converting by way of BF16 would take {size(remote.usual_bytes)}",
+    ]
+
+
+def _remote_fields(remote: RemoteConversion) -> dict[str, object]:
+    return {
+        "repository": remote.listing.repository, "commit": remote.listing.commit,
+        "source_bytes": remote.source_bytes, "spool_bytes": remote.spool_bytes, "usual_bytes": remote.usual_bytes,
+    }  # fmt: skip

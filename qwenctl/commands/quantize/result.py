@@ -1,0 +1,124 @@
+"""What the commands that quantize share: stopping with a word about what is kept, and showing plans and results."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from quantize.errors import Interrupted
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.streams import is_terminal, text_writer
+
+if TYPE_CHECKING:
+    from quantize.convert import Result
+    from quantize.plan import Plan
+    from quantize.summary import FileSummary, Summary
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a conversion as Ctrl-C does."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGTERM stops the conversion with a word about what is kept."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except Interrupted as stopped:
+        if isinstance(stopped.__cause__, _Terminated):
+            raise QwenctlError(stopped.message, stopped.hint, ExitCode.TERMINATED) from stopped
+        raise
+    except _Terminated as before_it:
+        raise SystemExit(ExitCode.TERMINATED) from before_it
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def show_result(plan: Plan, result: Result, *, as_json: bool, quiet: bool) -> None:
+    """What was made: in words on standard error, as paths or JSON on standard output."""
+    from quantize.summary import summarize_files
+    from qwenctl.views.quantization import result_lines
+
+    files = summarize_files(plan)
+    say(*result_lines(files, result), f"next: qwenctl chat -m {shlex.quote(str(files[0].path))}", quiet=quiet)
+    if as_json:
+        print_json(
+            {
+                "type": plan.recipe.name, "files": _file_fields(files), "bytes": result.n_bytes,
+                "resumed_bytes": result.resumed_bytes, "seconds": round(result.wall_seconds, 3),
+                "kernel_seconds": round(result.kernel_seconds, 3), "threads": result.threads,
+            }
+        )  # fmt: skip
+    elif not is_terminal(sys.stdout):
+        text_writer(sys.stdout)("".join(f"{file.path}\n" for file in files))
+
+
+def show_plan(plan: Plan, threads: int, *, as_json: bool, more: Mapping[str, object] = MappingProxyType({})) -> None:
+    """What would be made, on standard output; in JSON with `more` fields."""
+    from quantize.summary import summarize
+    from qwenctl.views.quantization import print_summary
+
+    summary = summarize(plan, threads)
+    if as_json:
+        print_json({**_plan_fields(summary), **more})
+    else:
+        print_summary(summary, sys.stdout)
+
+
+def _plan_fields(summary: Summary) -> dict[str, Any]:
+    return {
+        "type": summary.recipe,
+        "files": _file_fields(summary.files),
+        "bytes": summary.n_bytes,
+        "bits_per_weight": round(summary.bits_per_weight, 4),
+        "classes": [
+            {"class": part.tensor_class, "type": part.type_name, "tensors": part.tensors, "weights": part.weights,
+             "bytes": part.n_bytes}
+            for part in summary.parts
+        ],
+        "tensors": [
+            {"name": tensor.name, "shape": tensor.shape, "type": tensor.type_name, "bytes": tensor.n_bytes}
+            for tensor in summary.tensors
+        ],
+        "disk": {
+            "folder": str(summary.room.folder), "needed_bytes": summary.room.needed, "free_bytes": summary.room.free
+        },
+        "memory_bytes": summary.memory_bytes,
+        "threads": summary.threads,
+    }  # fmt: skip
+
+
+def _file_fields(files: Iterable[FileSummary]) -> list[dict[str, Any]]:
+    return [
+        {"path": str(file.path), "bytes": file.n_bytes, "bits_per_weight": round(file.bits_per_weight, 4)}
+        for file in files
+    ]
+
+
+def say(*lines: str, quiet: bool) -> None:
+    """Lines on standard error."""
+    if not quiet and sys.stderr is not None:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+
+
+def print_json(fields: Mapping[str, object]) -> None:
+    """One JSON object on standard output."""
+    text_writer(sys.stdout)(json_format.dumps(fields, ensure_ascii=False) + "\n")

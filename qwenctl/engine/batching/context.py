@@ -1,0 +1,151 @@
+"""A context of many sequences: rows of tokens go in, the logits of those that are wanted can be read after.
+
+Each sequence has its own cells (`kv_unified` off), so that what is evaluated in one does not change another to the bit.
+Which sequence holds what is not known here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from qwenctl.engine.batching.prefix_cache import Ints
+from qwenctl.engine.kv.snapshots import put_back_whole_state, whole_state
+from qwenctl.engine.kv.state_file import Bytes
+from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount
+from qwenctl.engine.model import Model, context_params
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.machine.ggml import all_devices, library
+from qwenctl.protocol.messages import EngineSettings, Failed
+
+Part = tuple[int, int, Sequence[int] | Ints, bool]
+"""Of a batch: sequence, position of the first token, tokens, and whether the logits of the last one are wanted."""
+
+_EXACT_TYPES = ("f32", "f16", "bf16")
+_GPU_TYPES = (1, 2)  # enum ggml_backend_dev_type: GPU and integrated GPU
+
+
+class BatchContext:
+    """A context with `sequences` sequences of `size` tokens; `n_batch` tokens are computed at once."""
+
+    def __init__(self, model: Model, settings: EngineSettings, sequences: int, size: int) -> None:
+        """Raises RequestFailure if there is not the memory for it."""
+        model.log.clear()
+        params = _params(settings, sequences, size)
+        self.sequences, self.size, self.n_batch = sequences, size, params.n_ubatch
+        self.pointer: llama.llama_context_p = llama.llama_init_from_model(model.pointer, params)
+        if self.pointer is None:
+            reason = model.log.reason() or "llama.cpp gave no reason"
+            what = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
+            raise RequestFailure(Failed("memory", what, "--parallel and -c make it smaller"))
+        self._memory = llama.llama_get_memory(self.pointer)
+        self._threads = ThreadCount(
+            params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S
+        )
+        self._threads.begin()
+        self._rows = _Rows(max(params.n_batch, sequences))
+
+    def evaluate(self, parts: Sequence[Part]) -> list[int]:
+        """Evaluate all parts at once; the row of each one's last token, to read its logits by.
+
+        Raises RequestFailure if it cannot be done.
+        """
+        batch, rows = self._rows.fill(parts)
+        self.decode(batch)
+        return rows
+
+    def decode(self, batch: llama.llama_batch) -> None:
+        """Evaluate a batch. Raises RequestFailure if it cannot be done."""
+        status = llama.llama_decode(self.pointer, batch)
+        if status:
+            raise RequestFailure(Failed("memory" if status < 0 else "context", f"llama_decode failed ({status})"))
+        self._threads.step(batch.n_tokens)
+
+    def copy(self, source: int, target: int) -> None:
+        """Give the sequence `target`, which is empty, all that `source` holds, its recurrent state too."""
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def forget(self, sequence: int) -> None:
+        """Empty one sequence."""
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def state(self, sequence: int) -> Bytes:
+        """A copy of all that a sequence holds."""
+        return whole_state(self.pointer, sequence)
+
+    def put_back(self, sequence: int, state: Bytes) -> bool:
+        """Give an empty sequence what `state` has copied; whether libllama could."""
+        return put_back_whole_state(self.pointer, state, sequence)
+
+    def clear(self) -> None:
+        """Empty all sequences."""
+        llama.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Give the memory back; nothing may follow."""
+        llama.llama_free(self.pointer)
+
+    def _use_threads(self, count: int) -> None:
+        llama.llama_set_n_threads(self.pointer, count, count)
+
+
+class _Rows:
+    """The arrays of a llama_batch, made once."""
+
+    def __init__(self, most: int) -> None:
+        self._tokens, self._positions, self._sequences = (np.zeros(most, np.int32) for _ in range(3))
+        self._counts, self._wanted = np.ones(most, np.int32), np.zeros(most, np.int8)
+        # seq_id points at one list for each token; each list is one element of the array of sequences.
+        self._lists = np.uint64(self._sequences.ctypes.data) + 4 * np.arange(most, dtype=np.uint64)
+        self._batch = llama.llama_batch()
+        pointers = {
+            "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._lists,
+            "logits": self._wanted,
+        }  # fmt: skip
+        kinds: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
+        for name, array in pointers.items():
+            setattr(self._batch, name, ctypes.cast(array.ctypes.data, kinds[name]))
+
+    def fill(self, parts: Sequence[Part]) -> tuple[llama.llama_batch, list[int]]:
+        """The batch of these parts, and the row of each one's last token."""
+        end, rows = 0, []
+        for sequence, position, tokens, wanted in parts:
+            begin, end = end, end + len(tokens)
+            self._tokens[begin:end] = tokens
+            self._positions[begin:end] = range(position, position + len(tokens))
+            self._sequences[begin:end] = sequence
+            self._wanted[begin:end] = 0
+            self._wanted[end - 1] = wanted
+            rows.append(end - 1)
+        self._batch.n_tokens = end
+        return self._batch, rows
+
+
+def _params(settings: EngineSettings, sequences: int, size: int) -> llama.llama_context_params:
+    params = context_params(replace(settings, flash_attention=_flash_attention(settings)), size * sequences)
+    params.n_seq_max, params.kv_unified = sequences, False
+    params.n_outputs_max = sequences
+    params.n_ubatch = min(settings.micro_batch_tokens, size * sequences)
+    params.n_batch = max(params.n_ubatch, sequences)
+    return params
+
+
+def _flash_attention(settings: EngineSettings) -> Literal["auto", "on", "off"]:
+    """Off where it is for us to choose and the CPU does the work.
+
+    ggml's CPU kernel takes one of three ways through flash attention by the number of tokens in a batch, which round
+    differently (ggml-cpu/ops.cpp, `ggml_compute_forward_flash_attn_ext_f16`); an answer would depend, in its last bits,
+    on what else is evaluated. Without it no operation does. A quantized cache of values needs it.
+    """
+    if settings.flash_attention != "auto" or settings.cache_type_v not in _EXACT_TYPES:
+        return settings.flash_attention
+    ggml = library()
+    on_gpu = settings.gpu_layers != 0 and any(
+        ggml.ggml_backend_dev_type(device) in _GPU_TYPES for device in all_devices(ggml)
+    )
+    return "auto" if on_gpu else "off"

@@ -1,0 +1,70 @@
+"""What evaluating tokens costs: a prompt in batches, then tokens one by one, after some that do not count.
+
+As llama-bench measures: made-up tokens, no tokenizer and no sampling. The context goes back to the same depth for each
+measurement by a snapshot, as it does for a conversation, and is read again only where there is none.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import llama_cpp.llama_cpp as llama
+
+from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.model import Model
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.protocol.measure_protocol import Measure, Measured
+from qwenctl.protocol.messages import Failed
+
+
+def measure(model: Model, request: Measure, interrupt: Interrupt) -> Measured:
+    """The seconds of what is asked for. Raises RequestFailure if it does not fit, or is cancelled."""
+    sequence, wanted = model.sequence, request.depth + request.prompt + request.generate
+    if wanted > sequence.size:
+        raise RequestFailure(
+            Failed("context", f"{wanted:,} tokens, context is {sequence.size:,}", f"-c {wanted} makes room")
+        )
+    tokens = _tokens(model.vocabulary_size, wanted)
+    _read_depth(model, tokens[: request.depth])
+    start = time.perf_counter()
+    _read(model, tokens[: request.depth + request.prompt])
+    llama.llama_synchronize(model.context)
+    model.threads.decoding.begin()
+    for token in tokens[request.depth + request.prompt :]:
+        if interrupt:
+            break
+        sequence.append(token)
+        llama.llama_synchronize(model.context)
+        model.threads.decoding.step()
+    seconds = time.perf_counter() - start
+    if interrupt:
+        raise RequestFailure(Failed("cancelled", "stopped while it was measured"))
+    return Measured(seconds)
+
+
+def _read(model: Model, tokens: list[int]) -> None:
+    """Read a prompt, as for an answer."""
+    model.threads.reading.begin()
+    held = len(model.sequence.tokens)
+    for done in model.sequence.prefill(tokens, (), model.batch_tokens):
+        model.threads.reading.step(done - held)
+        held = done
+
+
+def _read_depth(model: Model, tokens: list[int]) -> None:
+    """Let the context hold these tokens and no others."""
+    sequence = model.sequence
+    if not tokens:
+        sequence.clear()
+        return
+    sequence.rewind([*tokens, -1])  # another token than any that may follow: so that it parts right there
+    for _ in sequence.prefill(tokens, {len(tokens)}, model.batch_tokens):
+        pass
+    llama.llama_synchronize(model.context)
+
+
+def _tokens(vocabulary_size: int, count: int) -> list[int]:
+    """The same for each count up to their length: one is a beginning of the other."""
+    chosen = random.Random(0)  # noqa: S311 - any token costs the same
+    return [chosen.randrange(vocabulary_size) for _ in range(count)]

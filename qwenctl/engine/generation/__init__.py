@@ -1,0 +1,1 @@
+"""One answer: prefill of the prompt, then token after token until the answer ends."""

@@ -1,0 +1,1 @@
+"""What is needed of libllama besides models and contexts: its log, devices, threads and cancellation."""

@@ -1,0 +1,120 @@
+"""Holds an answer to a JSON schema or a grammar (GBNF or Lark); the thinking before it is free.
+
+A `Generate` request comes in; which tokens may follow goes out. Mostly the token that was drawn is allowed, and only
+that one is looked at; the whole vocabulary is only held against the grammar when it is not. The work is done by
+llguidance, which refuses what it cannot use, where libllama's own grammars crash on some.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property, partial
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer, grammar_from
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+from qwenctl.engine.llama.token_tables import TokenPieces
+from qwenctl.engine.prompt.tokenizer import Tokenizer
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.protocol.messages import Failed, Generate
+
+# llama_tokenize: vocabulary, text, its size, room for tokens, how many, and two switches.
+_TOKENIZE = ctypes.CFUNCTYPE(
+    ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_bool] * 2
+)
+_SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+# White space as models write it, but no endless amount of it.
+_JSON_OPTIONS = {"whitespace_pattern": r"[ \n\t]{0,20}"}
+
+
+class Grammar:
+    """One answer's way through a grammar."""
+
+    def __init__(self, tokenizer: LLTokenizer, text: str) -> None:
+        self._matcher = LLMatcher(tokenizer, text, log_level=0)
+        self._mask = allocate_token_bitmask(1, tokenizer.vocab_size)
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may follow."""
+        return self._matcher.validate_tokens([token]) == 1
+
+    def forbid(self, logits: npt.NDArray[np.float32]) -> None:
+        """Set `logits` [vocabulary size] to minus infinity for every token that may not follow."""
+        logits[~self._allowed()[: logits.size]] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """Go on by `token`, which must be allowed."""
+        self._matcher.consume_token(token)
+
+    def is_possible(self) -> bool:
+        """Whether anything may follow."""
+        return bool(self._allowed().any()) and not self._matcher.is_error()
+
+    def _allowed(self) -> npt.NDArray[np.bool_]:
+        fill_next_token_bitmask(self._matcher, self._mask)
+        return np.unpackbits(self._mask.view(np.uint8), bitorder="little").astype(np.bool_)
+
+
+class Grammars:
+    """Makes grammars for one vocabulary."""
+
+    def __init__(self, vocabulary: llama.llama_vocab_p, tokenizer: Tokenizer, pieces: TokenPieces) -> None:
+        self._vocabulary, self._pieces = vocabulary, pieces
+        # libllama's own would make a control token of what only spells one, which the grammar then does not know.
+        self._tokenize = _TOKENIZE(partial(_write_tokens, tokenizer))
+
+    def begin(self, request: Generate) -> Grammar | None:
+        """The grammar that the answer must follow, if any. Raises RequestFailure for one that cannot be used."""
+        if not (request.json_schema or request.grammar):
+            return None
+        what = "JSON schema" if request.json_schema else "grammar"
+        try:
+            grammar = Grammar(self._tokenizer, _definition(request))
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RequestFailure(Failed("setting", f"the {what} cannot be used: {reason}")) from error
+        if not grammar.is_possible():
+            raise RequestFailure(Failed("setting", f"the {what} cannot be used: nothing can follow it"))
+        return grammar
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        """Takes a second with a large vocabulary, so it is made when it is first needed."""
+        tokens = range(llama.llama_vocab_n_tokens(self._vocabulary))
+        tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stub leaves it out
+            tokens=[self._bytes(token) for token in tokens],
+            vocab_ptr=self._vocabulary,
+            tokenize_fptr=ctypes.cast(self._tokenize, ctypes.c_void_p).value,
+            eos_token=[token for token in tokens if llama.llama_vocab_is_eog(self._vocabulary, token)],
+            slices=None,
+        )
+        return tokenizer
+
+    def _bytes(self, token: int) -> bytes:
+        """The bytes of a token; after 0xff, llguidance's mark, if it is no text but what its name says."""
+        special = llama.llama_vocab_get_attr(self._vocabulary, token) & _SPECIAL
+        return b"\xff" + llama.llama_vocab_get_text(self._vocabulary, token) if special else self._pieces[token]
+
+
+def _write_tokens(tokenizer: Tokenizer, _: int, text: int, size: int, tokens: int, room: int, *_switches: bool) -> int:
+    """What llama_tokenize does, but that all tokens are ordinary."""
+    found = tokenizer.ordinary(ctypes.string_at(text, size))
+    if len(found) > room:
+        return -len(found)
+    ctypes.memmove(tokens, (ctypes.c_int32 * len(found))(*found), 4 * len(found))
+    return len(found)
+
+
+def _definition(request: Generate) -> str:
+    """The grammar in llguidance's own form. Raises ValueError."""
+    if request.json_schema:
+        text = LLMatcher.grammar_from_json_schema(request.json_schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+    else:
+        text = grammar_from("grammar", request.grammar)
+    error = LLMatcher.validate_grammar(text)
+    if error and not error.startswith("WARNING"):
+        raise ValueError(error)
+    return text

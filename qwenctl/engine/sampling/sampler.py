@@ -1,0 +1,139 @@
+"""Choosing the next token: penalties, then llama.cpp's chain of samplers, in llama.cpp's order.
+
+A context with fresh logits comes in, a token id goes out. Penalties are applied here and not in the chain, because
+llama.cpp's sampler looks up every entry of the vocabulary in a hash table for each token (248,320 of them), where only
+the tokens used so far can change. They count the answer's own tokens, thinking included, not the prompt's: so did the
+measurements for which the model's makers publish their values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.engine.sampling.grammar import Grammar
+from qwenctl.protocol.messages import Sampling
+
+_KEEP_AT_LEAST = 1
+
+
+class LogitViews:
+    """The logits of a context as arrays in its own memory: what is written there is what a chain of samplers sees."""
+
+    def __init__(self, context: llama.llama_context_p, vocabulary_size: int) -> None:
+        self.context, self._size = context, vocabulary_size
+        self._views: dict[int, npt.NDArray[np.float32]] = {}
+
+    def row(self, number: int) -> npt.NDArray[np.float32]:
+        """The logits [vocabulary size] of the token at `number` of the last batch; -1 is the last."""
+        pointer = llama.llama_get_logits_ith(self.context, number)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+        if address not in self._views:
+            self._views[address] = np.ctypeslib.as_array(pointer, (self._size,))
+        return self._views[address]
+
+
+class Sampler:
+    """The state of one answer's sampling. Used as a context manager, or closed, which frees the chain."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        context: llama.llama_context_p,
+        vocabulary_size: int,
+        grammar: Grammar | None = None,
+        views: LogitViews | None = None,
+    ) -> None:
+        self._context, self._grammar = context, grammar
+        self._chain = _chain(sampling) if sampling.temperature > 0 else None
+        self._penalties = Penalties(sampling, vocabulary_size)
+        self._views = views or LogitViews(context, vocabulary_size)
+        self._is_plain = self._chain is not None and grammar is None and not self._penalties.are_active
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the chain; nothing may follow."""
+        if self._chain is not None:
+            llama.llama_sampler_free(self._chain)
+
+    def sample(self, *, free: bool, row: int = -1) -> int:
+        """The next token, by the logits of the token at `row` of the last batch; by the grammar too, unless `free`."""
+        if self._is_plain:
+            return int(llama.llama_sampler_sample(self._chain, self._context, row))
+        logits = self._views.row(row)
+        self._penalties.apply(logits)
+        grammar = None if free else self._grammar
+        while True:
+            chain = self._chain
+            token = int(llama.llama_sampler_sample(chain, self._context, row) if chain else logits.argmax())
+            if grammar is None or grammar.allows(token):
+                break
+            grammar.forbid(logits)  # few tokens must be drawn again, so that all are looked at only then
+            grammar = None
+        if not free and self._grammar is not None:
+            self._grammar.accept(token)
+        self._penalties.count(token)
+        return token
+
+
+class Penalties:
+    """Repeat, frequency and presence penalty over the last tokens (`llama_sampler_penalties_apply`)."""
+
+    def __init__(self, sampling: Sampling, vocabulary_size: int) -> None:
+        self._repeat = np.float32(sampling.repeat_penalty)
+        self._frequency, self._presence = np.float32(sampling.frequency_penalty), np.float32(sampling.presence_penalty)
+        self._window = sampling.repeat_last_n
+        idle = sampling.repeat_penalty == 1 and not sampling.frequency_penalty and not sampling.presence_penalty
+        self.are_active = not idle and self._window != 0
+        self._counts = np.zeros(vocabulary_size if self.are_active else 0, np.int32)
+        self._used = np.zeros(256, np.int32)  # distinct ids in the order of their first use
+        self._n_used = 0
+        self._tokens: list[int] = []
+
+    def apply(self, logits: npt.NDArray[np.float32]) -> None:
+        """Change the logits [vocabulary size] of the tokens in the window."""
+        if not self._n_used:
+            return
+        used = self._used[: self._n_used]
+        counts = self._counts[used]
+        used, counts = used[counts > 0], counts[counts > 0]
+        values = logits[used]
+        values = np.where(values <= 0, values * self._repeat, values / self._repeat)
+        logits[used] = values - (counts * self._frequency + self._presence)
+
+    def count(self, token: int) -> None:
+        """Move the window on by `token`."""
+        if not self.are_active:
+            return
+        if self._counts[token] == 0 and token not in self._used[: self._n_used]:
+            if self._n_used == self._used.size:
+                self._used = np.concatenate([self._used, np.zeros_like(self._used)])
+            self._used[self._n_used] = token
+            self._n_used += 1
+        self._counts[token] += 1
+        self._tokens.append(token)
+        if 0 < self._window < len(self._tokens):
+            self._counts[self._tokens[-1 - self._window]] -= 1
+
+
+def _chain(sampling: Sampling) -> llama.llama_sampler_p:
+    """top-k, top-p, min-p, temperature and the draw; a sampler that would change nothing is left out."""
+    chain: llama.llama_sampler_p = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    if sampling.top_k > 0:
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.top_p < 1:
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(sampling.top_p, _KEEP_AT_LEAST))
+    if sampling.min_p > 0:
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, _KEEP_AT_LEAST))
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
+    seed = llama.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed))
+    return chain

@@ -1,0 +1,124 @@
+"""Speculative decoding: several tokens are drafted, evaluated at once, and kept as far as the model says the same.
+
+Each token of an answer comes in as it was drawn, and is evaluated, unless it is the one that was drafted in its place
+and so has been evaluated already. It is drawn as it always is: from the model's own logits, with the answer's
+penalties, grammar and random numbers. Therefore the answer is distributed as without drafts, at any temperature: a
+draft is one fixed guess, which changes when logits are computed, and not what is drawn from them (rejection sampling,
+Leviathan et al. 2023, with a draft distribution that has one token). How far to draft is the governor's choice.
+"""
+
+from __future__ import annotations
+
+import time
+
+from qwenctl.engine.kv.sequence import TokenSequence
+from qwenctl.engine.speculative.controller import Governor, Step
+from qwenctl.engine.speculative.mtp_head import DraftHead
+from qwenctl.engine.speculative.ngram import NgramDrafts
+
+
+class Speculation:
+    """The drafts of a model: at most `head_tokens` of its `head`, if it has one, and `ngram_tokens` of the text."""
+
+    def __init__(
+        self, sequence: TokenSequence, governor: Governor, head: DraftHead | None, head_tokens: int, ngram_tokens: int
+    ) -> None:
+        self._sequence, self._governor, self._head = sequence, governor, head
+        self._head_tokens, self._ngram_tokens = head_tokens if head else 0, ngram_tokens
+        self._ngrams = NgramDrafts()
+        self._source, self._seconds = "", 0.0
+        self._row = 0
+        self._quiet = self._passed = 0  # steps in which the governor need not be asked, and how many of them are done
+        self._no_copies = 0  # the first of them, in which it would not have text copied either
+        self._drafted = self._accepted = 0  # of the step that is under way
+        self.drafted = self.accepted = 0  # of all
+        self._rest()
+
+    def begin(self, seconds: float) -> None:
+        """A new answer, whose prompt took `seconds` to read."""
+        self._ngrams.begin()
+        self._governor.begin(seconds)
+
+    def add(self, token: int, *, drafts: bool = True) -> int:
+        """Make `token` the next of the sequence; the row of its logits. Without `drafts`, none are made after it."""
+        if not (self._head_tokens or self._ngram_tokens):
+            return self._sequence.append(token)
+        if self._drafted and self._sequence.keep(token):
+            self._accepted += 1
+            self.accepted += 1
+            return self._row + self._accepted
+        is_foretold = self._ngram_tokens > 0 and self._follow(token)
+        if self._passed < self._quiet and not (is_foretold and self._passed >= self._no_copies):
+            self._passed += 1
+            return self._sequence.append(token)
+        self._end_step()
+        self._rest()
+        began = time.perf_counter()
+        guesses = self._draft(token) if drafts and not self._sequence.owes_much else []
+        self._row = self._sequence.append(token, guesses)
+        self._sequence.wait()  # who draws the next token would do so at once
+        self._seconds = time.perf_counter() - began
+        self._drafted, self._accepted = len(guesses), 0
+        self.drafted += len(guesses)
+        if guesses:
+            self._ngrams.lose()
+        plain = not guesses and not self._row and self._sequence.listener is None
+        self._quiet = self._governor.quiet_steps("mtp" if self._head else "") if plain else 0
+        self._no_copies = self._governor.rests("ngram")
+        return self._row
+
+    def _follow(self, token: int) -> bool:
+        """Whether there is text that may follow `token`. The governor is told how true such text has come before."""
+        is_foretold, right = self._ngrams.follow(self._sequence.tokens, token, self._ngram_tokens)
+        if right is not None and self._governor.watch("ngram", self._ngram_tokens, right):
+            self._no_copies = 0
+        return is_foretold
+
+    def use_threads(self, count: int) -> None:
+        """Let the head compute with so many threads."""
+        if self._head:
+            self._head.use_threads(count)
+
+    def settle(self) -> None:
+        """End the answer: the sequence then holds it and nothing else."""
+        self._end_step()
+        self._sequence.settle()
+
+    def _end_step(self) -> None:
+        """Take back what was drafted in vain, and let the governor learn from the step, and from quiet ones."""
+        if self._passed:
+            self._governor.record_quiet(self._passed)
+        self._quiet = self._passed = 0
+        if not self._seconds:
+            return
+        if not self._drafted and not self._row:
+            self._governor.record_plain(self._seconds)
+            self._seconds = 0.0
+            return
+        began = time.perf_counter()
+        self._sequence.drop()
+        seconds = self._seconds + time.perf_counter() - began
+        self._governor.record(Step(self._source, self._drafted, self._accepted, seconds, self._row))
+        self._source, self._seconds = "", 0.0
+
+    def _rest(self) -> None:
+        """Spare the model what only its head needs, while the head is left alone."""
+        head, listens = self._head, self._sequence.listener is not None
+        if head is None:
+            return
+        wanted = not self._governor.rests("mtp") if listens else self._governor.wants("mtp", self._head_tokens)
+        if wanted != listens:
+            head.listen(on=wanted)
+            self._sequence.listener = head if wanted else None
+
+    def _draft(self, token: int) -> list[int]:
+        held = self._sequence.tokens
+        room = self._sequence.size - len(held) - 1
+        copied = self._ngrams.draft(held, token, min(self._ngram_tokens, room)) if self._ngram_tokens else []
+        possible = {"ngram": len(copied)} if copied else {}
+        if self._head and self._head.is_ready:
+            possible["mtp"] = min(self._head_tokens, room)
+        self._source, length = self._governor.choose(possible)
+        if self._source == "mtp" and self._head:
+            return self._head.draft(token, length)
+        return copied[:length]

@@ -1,0 +1,1 @@
+"""Pictures and videos as embeddings: read, resized, encoded, and cached."""

@@ -1,0 +1,157 @@
+"""The vision tower of a model, in an mmproj file: pixels come in, embeddings go out, as libmtmd computes them.
+
+The file is loaded when a picture is first looked at. libmtmd is given pictures of the size that they are to have, and
+two frames of a clip at once, which it merges as the model was trained (`mtmd_bitmap_set_mergeable`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.llama.log import LlamaLog
+from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.vision.media_items import View
+from qwenctl.models.gguf_check import fingerprint
+from qwenctl.protocol.messages import Failed
+
+if TYPE_CHECKING:
+    from qwenctl.engine.vision.images import Pixels
+
+Embeddings = npt.NDArray[np.float32]  # [tokens of the view, width of the model]
+_IMAGE = 1  # enum mtmd_input_chunk_type
+_LARGEST_TOKENS = 16_384  # published; our own limits are below, and libmtmd must not make anything smaller again
+_KEPT_BYTES = 256 << 20
+_NO_MEMORY = ("alloc", "out of memory")  # in libmtmd's reasons
+_NODES_AT_ONCE = 4  # of the graph, after which Ctrl-C is looked for
+
+
+class VisionTower:
+    """The vision tower in the file `mmproj` ("": there is none), for a loaded model; on a GPU if `uses_gpu`."""
+
+    def __init__(
+        self,
+        mmproj: str,
+        model: llama.llama_model_p,
+        threads: int,
+        interrupt: Interrupt,
+        log: LlamaLog,
+        *,
+        uses_gpu: bool = True,
+    ) -> None:
+        self._path, self._model, self._threads, self._uses_gpu = Path(mmproj), model, threads, uses_gpu
+        self._interrupt, self._log = interrupt, log
+        self._kept: OrderedDict[str, Embeddings] = OrderedDict()
+
+    def check(self) -> None:
+        """Raises RequestFailure if there is no mmproj file."""
+        if not self._path.name:
+            hint = "put the mmproj file of the model beside it, or name it: --mmproj FILE"
+            raise RequestFailure(Failed("mmproj", "the model cannot see pictures without its mmproj file", hint))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the mmproj file. Raises RequestFailure if there is none."""
+        self.check()
+        return fingerprint(self._path)
+
+    def embeddings(self, view: View, pixels: Callable[[View], Sequence[Pixels]]) -> Embeddings | None:
+        """What `view` is to the model; None if interrupted. Raises RequestFailure."""
+        if view.identity not in self._kept:
+            found = self._encode(pixels(view), view)
+            if found is None:
+                return None
+            self._kept[view.identity] = found
+            while sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(view.identity)
+        return self._kept[view.identity]
+
+    def _encode(self, frames: Sequence[Pixels], view: View) -> Embeddings | None:
+        self._log.clear()
+        with ExitStack() as owned:
+            failed = self._mtmd.mtmd_encode_chunk(self._context, self._chunk(frames, view, owned))
+            if self._interrupt:
+                return None
+            if failed:
+                raise self._failure(view, "cannot be encoded")
+            size = view.n_tokens * llama.llama_model_n_embd_inp(self._model)
+            values = np.ctypeslib.as_array(self._mtmd.mtmd_get_output_embd(self._context), (size,))
+            return values.reshape(view.n_tokens, -1).copy()
+
+    def _chunk(self, frames: Sequence[Pixels], view: View, owned: ExitStack) -> Any:
+        """What libmtmd encodes: the frames as one picture, which goes when `owned` ends. Raises RequestFailure."""
+        mtmd, parts = self._mtmd, []
+        for frame in frames:
+            data = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            bitmap = mtmd.mtmd_bitmap_init(frame.shape[1], frame.shape[0], data)
+            owned.callback(mtmd.mtmd_bitmap_free, bitmap)
+            mtmd.mtmd_bitmap_set_mergeable(bitmap, len(frames) > 1)
+            parts.append(mtmd.mtmd_input_part(None, bitmap))
+        chunks = mtmd.mtmd_input_chunks_init()
+        owned.callback(mtmd.mtmd_input_chunks_free, chunks)
+        pointers = (ctypes.POINTER(mtmd.mtmd_input_part) * len(parts))(*map(ctypes.pointer, parts))
+        if mtmd.mtmd_tokenize_from_parts(self._context, chunks, pointers, len(parts), False):
+            raise self._failure(view, "cannot be prepared")
+        found = [mtmd.mtmd_input_chunks_get(chunks, at) for at in range(mtmd.mtmd_input_chunks_size(chunks))]
+        pictures = [chunk for chunk in found if mtmd.mtmd_input_chunk_get_type(chunk) == _IMAGE]
+        tokens = [mtmd.mtmd_input_chunk_get_n_tokens(chunk) for chunk in pictures]
+        if tokens != [view.n_tokens]:
+            raise self._failure(view, f"becomes {tokens} tokens and not {view.n_tokens}")
+        return pictures[0]
+
+    @cached_property
+    def _mtmd(self) -> Any:
+        """libmtmd, which a chat without pictures does not load; its log goes where libllama's goes."""
+        import llama_cpp.mtmd_cpp as mtmd
+
+        mtmd.mtmd_helper_log_set(self._log.callback, ctypes.c_void_p())
+        return mtmd
+
+    @cached_property
+    def _context(self) -> Any:
+        """The loaded tower. Raises RequestFailure with libmtmd's reason."""
+        mtmd = self._mtmd
+        self._log.clear()
+        params = mtmd.mtmd_context_params_default()
+        params.use_gpu = self._uses_gpu
+        params.n_threads = self._threads
+        params.print_timings = params.warmup = False
+        params.image_min_tokens, params.image_max_tokens = 1, _LARGEST_TOKENS
+        params.cb_eval = self._goes_on
+        context = mtmd.mtmd_init_from_file(os.fsencode(self._path), self._model, params)
+        if not context or not mtmd.mtmd_support_vision(context) or not mtmd.mtmd_decode_use_mrope(context):
+            reason = self._log.reason() or "it is of another kind"
+            if any(words in reason.lower() for words in _NO_MEMORY):
+                message = f"no memory for {self._path.name}: {reason}"
+                raise RequestFailure(Failed("memory", message, "a smaller context (-c) leaves room for it"))
+            message = f"{self._path.name} does not go with the model: {reason}"
+            raise RequestFailure(Failed("model", message, "--mmproj FILE"))
+        return context
+
+    @cached_property
+    def _goes_on(self) -> Any:
+        """What ggml asks before each node of the graph (whether to stop after it), and after each at which it stops."""
+        seen = 0
+
+        def goes_on(_node: int, asks: bool, _user_data: int) -> bool:
+            nonlocal seen
+            seen += asks
+            return seen % _NODES_AT_ONCE == 0 if asks else not self._interrupt
+
+        return llama.ggml_backend_sched_eval_callback(goes_on)
+
+    def _failure(self, view: View, why: str) -> RequestFailure:
+        reason = self._log.reason()
+        return RequestFailure(Failed("media", f"{view.media.name} {why}" + (f": {reason}" if reason else "")))

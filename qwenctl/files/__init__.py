@@ -1,0 +1,1 @@
+"""Files of the user: where they lie, how they are written whole, locked, and read as media."""

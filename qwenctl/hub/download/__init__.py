@@ -1,0 +1,1 @@
+"""Files of a repository, downloaded over several connections, resumed and verified."""

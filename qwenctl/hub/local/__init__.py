@@ -1,0 +1,1 @@
+"""What is on this machine: the cache, installed models, their lock files and stale downloads."""

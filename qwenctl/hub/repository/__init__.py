@@ -1,0 +1,1 @@
+"""What a repository of the Hub is and offers: names, listings and quantizations."""

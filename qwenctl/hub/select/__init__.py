@@ -1,0 +1,1 @@
+"""Which of the quantizations that a repository offers fits this machine."""

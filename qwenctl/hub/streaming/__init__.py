@@ -1,0 +1,1 @@
+"""Quantizing a checkpoint while it downloads, without ever storing it whole."""

@@ -1,0 +1,61 @@
+"""What the check of the backend lets a command use: engines, and the hardware to plan for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qwenctl.terminal.streams import StatusLine, warn
+
+if TYPE_CHECKING:
+    from qwenctl.engine.client import Engine
+    from qwenctl.machine.profile import Machine
+    from qwenctl.placement.constraints import Wishes
+
+Tell = Callable[[str], None]
+
+
+def start_engine(tell: Tell = warn) -> Engine:
+    """An engine of a llama.cpp that computes what it should. Raises QwenctlError if it does not."""
+    from qwenctl.backend_check.check import require_backend
+    from qwenctl.engine.client import Engine
+    from qwenctl.files.paths import log_folder
+
+    with _shown() as show:
+        backend = require_backend(tell=tell, show=show)
+    return Engine.start(log_folder(), backend)
+
+
+def read_usable_hardware(wishes: Wishes, tell: Tell = warn) -> Machine:
+    """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
+    from qwenctl.backend_check.check import failed_devices, require_backend
+    from qwenctl.machine.inspect import hardware_of, survey
+
+    found = survey(wishes.rpc)
+    if found.build.error:
+        return hardware_of(found)
+    with _shown() as show:
+        backend = require_backend(found.build.devices, tell=tell, show=show)
+    machine = hardware_of(found)
+    failed = failed_devices(backend, found.build.devices)
+    for name in sorted(failed & set(wishes.devices)):
+        tell(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
+    return without_devices(machine, failed - set(wishes.devices))
+
+
+@contextmanager
+def _shown() -> Iterator[Tell]:
+    """Shows on a terminal what is being checked, and leaves nothing behind."""
+    status = StatusLine(sys.stderr)
+    try:
+        yield status.show
+    finally:
+        status.clear()
+
+
+def without_devices(machine: Machine, names: Collection[str]) -> Machine:
+    """The machine without the devices of these names."""
+    return replace(machine, devices=tuple(one for one in machine.devices if one.name not in names))

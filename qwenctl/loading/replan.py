@@ -1,0 +1,103 @@
+"""Loads a model by a plan; if a device has not the memory after all, by a smaller one.
+
+A plan, and a function that starts an engine, come in; an engine with the model in it goes out. Between plan and load
+another program may take the memory: then the next plan puts fewer experts there, what has changed is said, and a new
+engine tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qwenctl.engine.interface import AnswerEngine, OpenModel
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.placement.plan import Plan, differences
+from qwenctl.protocol.messages import Loaded, LoadProgress
+from qwenctl.protocol.placement import CPU
+
+_ATTEMPTS = 8
+_ATTEMPT_SHARES = (1 / 16, 1 / 8, 1 / 4)  # a device is believed to have less by so much, then by a third each time
+# How often each failure is taken for a want of memory. A driver may end the process for it; so may much else.
+_RETRIED = {ExitCode.NO_MEMORY: _ATTEMPTS - 1, ExitCode.ENGINE_CRASHED: 2}
+Follow = Callable[[Iterator[LoadProgress | Loaded]], Loaded]
+
+
+class LoggingEngine(AnswerEngine, Protocol):
+    """An engine with a log."""
+
+    def note(self, line: str) -> None:
+        """Write a line into the log."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open: `start` an engine, `follow` its progress, `tell` a person.
+
+    `replan` makes a plan in which devices hold no more bytes than these, by name. `compares` if what is loaded is all
+    that was planned.
+    """
+
+    start: Callable[[], LoggingEngine]
+    follow: Follow
+    replan: Callable[[Mapping[str, int]], Plan]
+    tell: Callable[[str], None]
+    compares: bool = True
+
+
+def open_by_plan(path: Path, plan: Plan, opening: Opening) -> OpenModel:
+    """An engine with the model at `path` in it. Raises QwenctlError if it cannot be loaded by smaller plans either."""
+    for attempt in range(_ATTEMPTS):
+        engine = opening.start()
+        try:
+            loaded = opening.follow(engine.load(path, plan.settings))
+        except QwenctlError as error:
+            engine.close()
+            plan = _smaller(plan, error, opening, attempt)
+        except BaseException:
+            engine.close()
+            raise
+        else:
+            for line in differences(plan, loaded.memory) if opening.compares else ():
+                engine.note(f"warning: {line}")
+            return OpenModel(engine, loaded)
+    raise QwenctlError(
+        "the devices have no room for any plan", "another program may hold their memory", ExitCode.NO_MEMORY
+    )
+
+
+def _smaller(plan: Plan, error: QwenctlError, opening: Opening, attempt: int) -> Plan:
+    """The next plan to try. Raises `error` where there is none."""
+    used = [memory.name for memory in plan.memories if memory.name != CPU and memory.n_bytes]
+    if attempt >= _RETRIED.get(error.code, 0) or not used:
+        raise error
+    failed = [name for name in used if _is_named(plan, name, error.message)] or used
+    limits = {memory.name: memory.n_bytes for memory in plan.memories if memory.name in used}
+    for name in failed:
+        limits[name] = int(limits[name] * (1 - (*_ATTEMPT_SHARES, *[1 / 3] * _ATTEMPTS)[attempt]))
+    try:
+        smaller = opening.replan(limits)
+    except QwenctlError as nothing_fits:
+        raise error from nothing_fits
+    opening.tell(f"{' and '.join(failed)} had no room for the plan; {_changes(plan, smaller)}")
+    return smaller
+
+
+def _is_named(plan: Plan, name: str, message: str) -> bool:
+    """Whether llama.cpp says that a device failed; those of RPC servers it names by where they are."""
+    device = next(one for one in plan.machine.devices if one.name == name)
+    return (device.description if device.backend == "RPC" else name) in message
+
+
+def _changes(before: Plan, after: Plan) -> str:
+    """What another plan does otherwise, in words."""
+    found = []
+    for old, new in zip(before.memories, after.memories, strict=True):
+        less = old.n_bytes - new.n_bytes
+        if old.name != CPU and less:
+            found.append(f"{abs(less) >> 20:,} MiB {'less' if less > 0 else 'more'} for {old.name}")
+    layers = {one.name: next((part.layers for part in one.parts if part.layers), "none") for one in after.memories}
+    where = f", expert layers in RAM: {layers[CPU]}" if layers[CPU] != "none" else ""
+    return f"trying again with {', '.join(found) or 'the same'}{where}"

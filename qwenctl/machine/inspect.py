@@ -1,0 +1,66 @@
+"""This machine as a plan needs it: RAM, free cores and devices, with the speeds that were measured.
+
+Nothing comes in but the RPC servers whose devices count too; a `placement.hardware.Machine` goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.machine.bandwidth_cache import Kept, Speed, key_of, machine_identity, read_speeds
+from qwenctl.machine.cpu import Cpu, free_cores, read_cpu
+from qwenctl.machine.devices import Build, read_build
+from qwenctl.machine.memory import Memory, read_memory
+from qwenctl.machine.profile import Device as PlanDevice
+from qwenctl.machine.profile import Machine as PlanMachine
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that was found; `threads` are those with which the RAM's speed was measured."""
+
+    identity: str
+    cpu: Cpu
+    memory: Memory
+    build: Build
+    threads: int
+    speeds: Kept
+
+    @property
+    def ram_speed(self) -> Speed:
+        """The speed of the RAM."""
+        cpus = (device for device in self.build.devices if device.kind == "cpu")
+        return next((self.speeds.speeds.get(key_of(cpu, self.threads), Speed()) for cpu in cpus), Speed())
+
+
+def survey(rpc: Sequence[str] = (), *, again: bool = False) -> Survey:
+    """All that is here, with the devices of the RPC servers `rpc` (host:port); `again` measures anew.
+
+    The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be asked.
+    """
+    cpu, memory, build = read_cpu(), read_memory(), read_build(rpc)
+    if build.error and rpc:
+        servers = ", ".join(rpc)
+        hint = "`qwenctl worker` must run there; is it in reach from here?"
+        raise QwenctlError(f"no devices of {servers}: {build.error}", hint, ExitCode.NETWORK)
+    identity, threads = machine_identity(cpu, memory), free_cores(cpu.usable_cores)
+    speeds = read_speeds(identity, build.devices, threads, rpc, again=again)
+    return Survey(identity, cpu, memory, build, threads, speeds)
+
+
+def hardware_of(found: Survey) -> PlanMachine:
+    """The same as a plan needs it: only devices with memory of their own."""
+    devices = []
+    for device in found.build.devices:
+        if device.has_own_memory:
+            speed = found.speeds.speeds.get(key_of(device, found.threads), Speed())
+            devices.append(
+                PlanDevice(
+                    device.name, device.backend, device.description, device.total_bytes, device.free_bytes,
+                    speed.bandwidth, speed.copy_rate,
+                )
+            )  # fmt: skip
+    memory, bandwidth = found.memory, found.ram_speed.bandwidth
+    return PlanMachine(memory.total_bytes, memory.available_bytes, bandwidth, found.threads, tuple(devices))

@@ -1,0 +1,1 @@
+"""Facts about a GGUF model that its header alone tells."""

@@ -1,0 +1,202 @@
+"""What there is to place: every tensor of a model with bytes, class and layer, and the numbers that a context needs.
+
+The header of a GGUF file and its splits, or a checkpoint with the type it would be quantized to, comes in; a frozen
+`Inventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP block, whose
+routed experts are routed experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from quantize.errors import QuantizeError
+from quantize.gguf_header import read_header
+from quantize.plan import Options, tensor_sizes
+from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
+from qwenctl.errors import ExitCode, QwenctlError, from_quantize
+from qwenctl.models.gguf_check import ARCHITECTURES, split_files
+
+TOKEN_EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a model. `full_layers` are those of the trunk with full attention, the others are recurrent.
+
+    `state` counts the 32-bit numbers of one recurrent layer's state, `linear_inner` the channels of its values and
+    `linear_keys` those of its keys; `blocks` counts the MTP block too. `width` is that of an expert, in a dense model
+    that of the feed-forward network.
+    """
+
+    blocks: int
+    mtp_blocks: int
+    full_layers: tuple[int, ...]
+    hidden: int
+    kv_heads: int
+    heads: int
+    head_dim: int
+    experts: int
+    experts_used: int
+    width: int
+    state: int
+    linear_inner: int
+    linear_keys: int
+    vocabulary: int
+    context: int
+
+    @property
+    def layers(self) -> int:
+        """Layers of the trunk."""
+        return self.blocks - self.mtp_blocks
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """`layer` is the number of the block; that of what comes before the blocks is -1, of what comes after, `blocks`."""
+
+    name: str
+    n_bytes: int
+    kind: str
+    layer: int
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it holds the routed experts of a layer."""
+        return self.kind == ROUTED_EXPERTS
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A model's tensors, those of its vision tower as one number of bytes. `path` is empty if no file is here."""
+
+    name: str
+    shape: Shape
+    tensors: tuple[Tensor, ...]
+    vision_bytes: int = 0
+    path: str = ""
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors of the text model."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    @cached_property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor of a layer."""
+        return max((one.n_bytes for one in self.tensors if 0 <= one.layer < self.shape.blocks), default=0)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output is the embeddings, of which a device then gets a copy."""
+        return not any(tensor.name == OUTPUT for tensor in self.tensors)
+
+    def is_mtp(self, tensor: Tensor) -> bool:
+        """Whether it belongs to the MTP block."""
+        return self.shape.layers <= tensor.layer < self.shape.blocks
+
+    def token_fraction(self, tensor: Tensor) -> float:
+        """The part of a tensor that is read for one token: of the experts those used, of the embeddings a row."""
+        if tensor.is_expert:
+            return self.shape.experts_used / self.shape.experts
+        return 1 / self.shape.vocabulary if tensor.name == TOKEN_EMBEDDINGS else 1.0
+
+
+def of_gguf(path: Path) -> Inventory:
+    """The inventory of a GGUF file with its splits. Raises QwenctlError."""
+    try:
+        headers = [read_header(file) for file in split_files(path)]
+    except QuantizeError as error:
+        raise from_quantize(error) from error
+    sizes = {tensor.name: tensor.n_bytes for header in headers for tensor in header.tensors}
+    vocabulary = next((info.shape[-1] for one in headers for info in one.tensors if info.name == TOKEN_EMBEDDINGS), 1)
+    shape = _shape_of_metadata(path.name, headers[0].metadata, sizes, vocabulary)
+    return Inventory(path.stem, shape, _tensors(sizes, shape), path=str(path))
+
+
+def of_checkpoint(folder: Path, options: Options) -> Inventory:
+    """The inventory of what the checkpoint in `folder` would become. Raises QwenctlError."""
+    try:
+        found = tensor_sizes(folder, options)
+    except QuantizeError as error:
+        raise from_quantize(error) from error
+    config, mtp = found.config, int(found.mtp)
+    shape = Shape(
+        blocks=config.layers + mtp,
+        mtp_blocks=mtp,
+        full_layers=tuple(number for number, linear in enumerate(config.linear_layers) if not linear),
+        hidden=config.hidden,
+        kv_heads=config.kv_heads,
+        heads=config.attention_heads,
+        head_dim=config.head_dim,
+        experts=config.experts,
+        experts_used=config.experts_used,
+        width=config.expert_feed_forward if config.experts else config.feed_forward,
+        state=state_numbers(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
+        linear_inner=config.value_channels,
+        linear_keys=config.key_channels,
+        vocabulary=config.vocabulary,
+        context=config.context,
+    )
+    name = f"{folder.name}-{options.type_name.upper()}"
+    return Inventory(name, shape, _tensors(found.n_bytes, shape), found.vision_bytes)
+
+
+def _tensors(sizes: Mapping[str, int], shape: Shape) -> tuple[Tensor, ...]:
+    return tuple(Tensor(name, n_bytes, _kind(name, shape), _layer(name, shape)) for name, n_bytes in sizes.items())
+
+
+def _kind(name: str, shape: Shape) -> str:
+    kind = tensor_class(name, shape.layers)
+    return ROUTED_EXPERTS if kind == MTP and "_exps." in name else kind
+
+
+def _layer(name: str, shape: Shape) -> int:
+    if name.startswith("blk."):
+        return int(name.split(".", 2)[1])
+    return -1 if name == TOKEN_EMBEDDINGS else shape.blocks
+
+
+def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterable[str], vocabulary: int) -> Shape:
+    architecture = str(metadata.get("general.architecture"))
+    if architecture not in ARCHITECTURES:
+        hint = "Qwen3.5 models are qwen35 and qwen35moe"
+        raise QwenctlError(f"{file}: architecture {architecture!r} is not Qwen3.5", hint, ExitCode.BAD_DATA)
+
+    def number(key: str, default: int | None = None) -> int:
+        value = metadata.get(f"{architecture}.{key}", default)
+        if not isinstance(value, int) or value < 0:
+            hint = "the file is damaged: get it from its publisher again"
+            raise QwenctlError(f"{file}: {key} is {value!r:.40}, not a whole number", hint, ExitCode.BAD_DATA)
+        return value
+
+    blocks, mtp = number("block_count"), number("nextn_predict_layers", 0)
+    inner, groups, state = number("ssm.inner_size"), number("ssm.group_count"), number("ssm.state_size")
+    there = set(names)
+    return Shape(
+        blocks=blocks,
+        mtp_blocks=min(mtp, blocks),
+        full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in there),
+        hidden=number("embedding_length"),
+        kv_heads=number("attention.head_count_kv"),
+        heads=number("attention.head_count"),
+        head_dim=number("attention.key_length"),
+        experts=number("expert_count", 0),
+        experts_used=number("expert_used_count", 0),
+        width=number("expert_feed_forward_length", 0) or number("feed_forward_length", 0),
+        state=state_numbers(number("ssm.conv_kernel"), inner, groups, state),
+        linear_inner=inner,
+        linear_keys=groups * state,
+        vocabulary=vocabulary,
+        context=number("context_length", 0),
+    )
+
+
+def state_numbers(conv_kernel: int, inner: int, groups: int, state: int) -> int:
+    """Numbers of one recurrent layer's state: what the convolution remembers, and the matrix of the delta rule.
+
+    From n_embd_r and n_embd_s in llama.cpp's src/llama-hparams.cpp.
+    """
+    return (conv_kernel - 1) * (inner + 2 * groups * state) + state * inner

@@ -1,0 +1,130 @@
+"""The messages of a batch: many records that are answered together.
+
+After `OpenBatch` the engine takes `AddRecord` at any time, and sends events in whatever order they happen, until
+`EndBatch`. Records are known by the numbers that the program gives them. Like `protocol`, this module knows the shape
+of the messages alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qwenctl.protocol.messages import (
+    EngineSettings,
+    FinishReason,
+    Generate,
+    Message,
+    Sampling,
+    ThinkingEnd,
+    Timings,
+    Tools,
+    Usage,
+)
+
+RECORD_TOKENS = 8192  # the room of one record, if nothing is said
+
+
+@dataclass(frozen=True)
+class OpenBatch:
+    """Make room for `parallel` records at once (0: as many as measuring finds best, at most `most`).
+
+    `settings.context_tokens` is the room of one record. With `shares`, a beginning that several prompts have in common
+    is evaluated once. With `messages`, what all prompts that begin with them have in common is evaluated first, and its
+    state kept in the file `keep`. Answered by BatchOpened or Failed.
+    """
+
+    settings: EngineSettings
+    parallel: int = 0
+    most: int = 64
+    shares: bool = True
+    messages: tuple[Message, ...] = ()
+    keep: str = ""
+
+
+@dataclass(frozen=True)
+class AddRecord:
+    """Answer one conversation; the fields are those of `Generate`. Answered by RecordStarted, then Done or Failed."""
+
+    number: int
+    messages: tuple[Message, ...]
+    think: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = -1
+    think_budget: int = -1
+    grammar: str = ""
+    json_schema: str = ""
+    tools: Tools = ()
+
+    @property
+    def request(self) -> Generate:
+        """The same as a request of its own."""
+        return Generate(
+            self.messages, self.think, self.sampling, self.max_tokens, self.think_budget, self.grammar,
+            self.json_schema, self.tools,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EndBatch:
+    """No more records come, and those that run are no matter any more. Answered by nothing."""
+
+
+@dataclass(frozen=True)
+class BatchOpened:
+    """Room for `parallel` records of `context_tokens` each; `rates` are the tokens/s measured, by number of records."""
+
+    parallel: int
+    context_tokens: int
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RecordStarted:
+    """From here on it may be this record that the engine fails on."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class RecordDone:
+    """A whole answer: its text, what was thought before it, and its calls as the model wrote them."""
+
+    number: int
+    text: str
+    thinking: str
+    calls: str
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    thinking_end: ThinkingEnd = "model"
+
+
+@dataclass(frozen=True)
+class RecordFailed:
+    """A record that cannot be answered; the others can. `kind` is one of those of `protocol.Failed`."""
+
+    number: int
+    kind: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """What was done so far: tokens of prompts that were evaluated, or copied instead, and tokens of answers.
+
+    `prompt_s` and `answer_s` are the seconds that went into each; `active` records run, `waiting` ones do not yet.
+    """
+
+    prompt_tokens: int
+    shared_tokens: int
+    answer_tokens: int
+    prompt_s: float
+    answer_s: float
+    active: int
+    waiting: int
+
+
+BatchRequest = OpenBatch | AddRecord | EndBatch
+BatchEvent = BatchOpened | RecordStarted | RecordDone | RecordFailed | BatchProgress
+BatchMessage = BatchRequest | BatchEvent

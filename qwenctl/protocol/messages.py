@@ -1,0 +1,300 @@
+"""The messages between the program and its engine.
+
+The engine runs in a child process (see `client` and `worker`); what crosses the boundary are the frozen dataclasses
+below, as lines of JSON (see `wire`). Of pipes, of llama.cpp and of a terminal nothing is known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qwenctl.protocol.measure_protocol import Measure, Measured
+from qwenctl.protocol.media import Look, Media, See, Seen
+from qwenctl.protocol.placement import MemoryUse, Placement
+
+Channel = Literal["thinking", "answer", "call"]  # call: all from the first call of a function on
+FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]
+ThinkingEnd = Literal["model", "budget", "loop"]
+Tools = tuple[dict[str, Any], ...]  # functions in OpenAI's form: {"type": "function", "function": {"name": …, …}}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the model calls; the values of `arguments` are what JSON can hold."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `thinking` is what an assistant thought before `content`.
+
+    `tool_calls` follow an assistant's `content`; a turn of the role "tool" holds the result of one of them, in order.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    media: tuple[Media, ...] = ()  # that are seen in a user's turn
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen, with llama.cpp's names. `seed` None draws one; `temperature` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 20
+    top_p: float = 0.95
+    min_p: float = 0.0
+    presence_penalty: float = 1.5
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = -1  # the whole answer: what the published penalties were measured with
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a model is loaded. Counts of tokens, threads and layers; cache types by ggml name ("f16", "q8_0", ...)."""
+
+    context_tokens: int = 0  # 0: the smaller of the model's own and 32,768
+    threads: int = 0  # 0: physical cores
+    batch_tokens: int = 2048
+    micro_batch_tokens: int = 512
+    gpu_layers: int = -1  # -1: all that the backend's devices can take
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    load_mode: Literal["auto", "mmap", "none"] = "auto"
+    snapshot_bytes: int | None = None  # memory for snapshots of the state; None: 2 GiB or 5 % of RAM
+    placement: Placement = field(default_factory=Placement)
+    extra_buffers: bool = True  # ggml's extra buffer types: weights laid out anew for faster kernels, AMX among them
+    draft: Literal["auto", "mtp", "ngram", "off"] = "off"  # the model's draft head, the text so far, both, or none
+    draft_max: int = 0  # tokens of one draft; 0: what is good for its source
+    draft_min: int = 0  # so many are always drafted, where there are; 0: as many as pay
+    adapts_threads: bool = False  # fewer threads decode while other programs keep the processors busy
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load the model at `path`. Answered by LoadProgress, then Loaded or Failed."""
+
+    path: str
+    settings: EngineSettings = field(default_factory=EngineSettings)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue the conversation. Answered by PromptProgress, Token, then Finished or Failed."""
+
+    messages: tuple[Message, ...]
+    think: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = -1  # -1: until the model ends its turn or the context is full
+    think_budget: int = -1  # tokens of thinking after which it is closed; -1: no limit
+    grammar: str = ""  # GBNF that the answer must follow, not the thinking
+    json_schema: str = ""  # the same, as a JSON schema
+    tools: Tools = ()  # the functions that may be called
+    keep: str = ""  # the file for what has been read, of a prompt that takes long
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Read ahead what the next prompt will begin with, until the next request comes. Answered by nothing."""
+
+    messages: tuple[Message, ...]
+    think: bool = True
+    keep: str = ""  # the file for the state at its end
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class ReadPrefix:
+    """Read what all prompts have in common that begin with these messages, and keep the state in the file `keep`.
+
+    Answered by PromptProgress, then PrefixRead or Failed. It may be cancelled; what has been read is kept then too.
+    """
+
+    messages: tuple[Message, ...]
+    keep: str
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Go on from the state in the file `path`. Answered by Restored."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many tokens is `text`? Answered by Counted."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CountPrompt:
+    """How many tokens would the prompt for the next answer be? Answered by Counted."""
+
+    messages: tuple[Message, ...]
+    think: bool = True
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class Flush:
+    """Wait until all that is to be kept is on the disk. Answered by Flushed."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop what is running: a load is answered by Failed, a generation by Finished(reason="cancelled")."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Ask for an EngineStats."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """End the engine."""
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """`fraction` of the weights read, 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded. `description` is llama.cpp's own line, for example "qwen35moe 397B.A17B Q4_K - Medium"."""
+
+    name: str
+    architecture: str
+    description: str
+    size_bytes: int
+    parameters: int
+    context_tokens: int
+    training_context_tokens: int
+    generation_config: dict[str, float] = field(default_factory=dict)  # sampling values that the file carries
+    fingerprint: str = ""  # of the file's content (`model_file.fingerprint`)
+    template_sha256: str = ""
+    memory: tuple[MemoryUse, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """`done` of `total` prompt tokens evaluated in `seconds` (`total` leaves out those that the cache held)."""
+
+    done: int
+    total: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of text of at least one character, as soon as it is whole UTF-8, and how many tokens it is made of."""
+
+    text: str
+    channel: Channel
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer. `cached` of the prompt's tokens did not have to be evaluated."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    context_used: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of those that were drafted
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of one answer: reading the prompt, until the first token, and generating."""
+
+    prompt_s: float = 0.0
+    first_token_s: float = 0.0
+    generate_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer. `thinking_end` is what closed the thinking: the model, its budget, or a loop in it."""
+
+    reason: FinishReason
+    usage: Usage = field(default_factory=Usage)
+    timings: Timings = field(default_factory=Timings)
+    thinking_end: ThinkingEnd = "model"
+
+
+@dataclass(frozen=True)
+class PrefixRead:
+    """The first `tokens` of `total` are there now, and on the disk unless there was an `error`."""
+
+    tokens: int
+    total: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """`tokens` of a kept state are there again; none, and the `reason`, if it could not be used."""
+
+    tokens: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The number of tokens of a text."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """All is on the disk, or the `error` that was in the way."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The state of the engine between answers."""
+
+    context_tokens: int
+    context_used: int
+    resident_bytes: int
+    snapshots: int = 0
+    snapshot_bytes: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request that could not be done. `kind` names the row of the error table in `qwenctl.errors`."""
+
+    kind: Literal["model", "memory", "template", "context", "setting", "cancelled", "request", "media", "mmproj"]
+    message: str
+    hint: str = ""
+
+
+Answered = Load | Generate | ReadPrefix | Restore | Count | CountPrompt | Look | Measure | Flush | Stats
+Request = Answered | Prepare | See | Cancel | Close
+LastEvent = Loaded | Finished | PrefixRead | Restored | Counted | Seen | Measured | Flushed | EngineStats | Failed
+Event = LoadProgress | PromptProgress | Token | LastEvent
+AnyMessage = Request | Event

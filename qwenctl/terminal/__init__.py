@@ -1,0 +1,1 @@
+"""The terminal as a device: streams, signals, and text that is safe to show."""

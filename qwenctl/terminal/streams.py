@@ -1,0 +1,72 @@
+"""The three standard streams as a program in a pipe must treat them.
+
+Text written to a terminal is cleaned of escapes; to a file or pipe it goes unchanged, as UTF-8, whatever the locale.
+Nothing here knows what the text is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import BinaryIO, TextIO
+
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.sanitize import TerminalCleaner, clean_line
+
+_REDRAWS_PER_SECOND = 10
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Is `stream` open, and a terminal?"""
+    return stream is not None and stream.isatty()
+
+
+def piped_input() -> BinaryIO | None:
+    """Standard input as bytes; None if it is a terminal or closed."""
+    return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
+
+
+def text_writer(stream: TextIO | None) -> Callable[[str], None]:
+    """A function that writes text to `stream` at once. Raises QwenctlError if the stream is closed."""
+    if stream is None:
+        raise QwenctlError("standard output is closed", "qwenctl chat … > answer.txt", ExitCode.IO)
+    binary = stream.buffer
+    filtered = TerminalCleaner().feed if stream.isatty() else str
+
+    def write(text: str) -> None:
+        binary.write(filtered(text).encode("utf-8", "replace"))
+        binary.flush()
+
+    return write
+
+
+def warn(message: str) -> None:
+    """One line of warning on standard error."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"qwenctl: warning: {clean_line(message)}\n")
+        sys.stderr.flush()
+
+
+class StatusLine:
+    """A line that is written over and leaves nothing behind; only on a terminal."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream if is_terminal(stream) and os.environ.get("TERM") != "dumb" else None
+        self._shown_at = 0.0
+        self._visible = False
+
+    def show(self, text: str) -> None:
+        now = time.monotonic()
+        if self._stream is None or now - self._shown_at < 1 / _REDRAWS_PER_SECOND:
+            return
+        self._shown_at, self._visible = now, True
+        self._stream.write(f"\r{text}\x1b[K")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        if self._stream is not None and self._visible:
+            self._visible = False
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()

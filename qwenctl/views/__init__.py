@@ -1,0 +1,1 @@
+"""What the commands show: tables, progress lines and summaries. The only package besides `chat` that draws."""

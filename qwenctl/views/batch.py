@@ -1,0 +1,117 @@
+"""What a batch shows: one line while it runs, on a terminal written over, else now and then; a table at its end.
+
+Figures come in, text goes to the stream that is given. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from quantize.formatting import duration, rate
+from qwenctl.batch.runner import Figures
+from qwenctl.terminal.streams import StatusLine, is_terminal
+
+_LINE_SECONDS, _LINE_SHARE, _SHORTEST_SECONDS = 30.0, 0.05, 1.0
+_SETTLED_SECONDS = 2.0  # before that a rate says nothing
+
+
+def batch_progress(stream: TextIO | None, *, quiet: bool) -> tuple[Callable[[Figures], None], Callable[[], None]]:
+    """Who is told the figures again and again, and what clears the line at the end."""
+    if quiet or stream is None:
+        return lambda _: None, lambda: None
+    if is_terminal(stream):
+        status = StatusLine(stream)
+        return lambda figures: status.show(progress_line(figures)), status.clear
+    return _lines(stream), lambda: None
+
+
+def _lines(stream: TextIO) -> Callable[[Figures], None]:
+    """A line at each twentieth of the way and each half minute, but at most one a second."""
+    shown_at, shown = time.monotonic(), 0
+
+    def report(figures: Figures) -> None:
+        nonlocal shown_at, shown
+        seconds, total = time.monotonic() - shown_at, figures.total
+        moved = total is not None and figures.settled - shown >= total * _LINE_SHARE
+        if seconds >= (_SHORTEST_SECONDS if moved else _LINE_SECONDS):
+            shown_at, shown = time.monotonic(), figures.settled
+            stream.write(f"{progress_line(figures)}\n")
+            stream.flush()
+
+    return report
+
+
+def progress_line(figures: Figures) -> str:
+    """How far it is, how fast, and how long it will take yet."""
+    of = f" of {figures.total:,}" if figures.total is not None else ""
+    failed = f", {figures.failed:,} failed" if figures.failed else ""
+    parts = [f"{figures.settled - figures.failed:,}{of} done{failed}"]
+    prompts, answers = speeds(figures)
+    if answers:
+        parts.append(f"prompts {rate(prompts)}/s, answers {rate(answers)}/s")
+    if figures.work.parallel:
+        parts.append(f"{figures.work.active} at once")
+    left = seconds_left(figures)
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    return " · ".join(parts)
+
+
+def speeds(figures: Figures) -> tuple[float, float]:
+    """Tokens/s of prompts and of answers, each over the time that it took, or over all where that is not known."""
+    work, elapsed = figures.work, time.monotonic() - figures.started
+    return (
+        work.prompt_tokens / (work.prompt_s or elapsed or 1),
+        work.answer_tokens / (work.answer_s or elapsed or 1),
+    )
+
+
+def seconds_left(figures: Figures) -> float | None:
+    """By the answers of this run; None before it can be told."""
+    elapsed = time.monotonic() - figures.started
+    if figures.total is None or not figures.answered or elapsed < _SETTLED_SECONDS:
+        return None
+    return max(0, figures.total - figures.settled) * elapsed / figures.answered
+
+
+def summary_fields(figures: Figures) -> dict[str, Any]:
+    """The final figures as data."""
+    prompts, answers = speeds(figures)
+    work, latencies = figures.work, sorted(figures.seconds)
+    return {
+        "records": figures.settled,
+        "answered": figures.answered,
+        "known_before": figures.known,
+        "failed": figures.failed,
+        "cut": figures.cut,
+        "seconds": round(time.monotonic() - figures.started, 3),
+        "prompt_tokens": work.prompt_tokens,
+        "shared_tokens": work.shared_tokens,
+        "answer_tokens": work.answer_tokens,
+        "prompt_tokens_per_s": round(prompts, 1),
+        "answer_tokens_per_s": round(answers, 1),
+        "parallel": work.parallel,
+        "latency_median_s": round(latencies[len(latencies) // 2], 3) if latencies else None,
+        "latency_p99_s": round(latencies[len(latencies) * 99 // 100], 3) if latencies else None,
+    }
+
+
+def summary_lines(figures: Figures) -> list[str]:
+    """The final figures as a table."""
+    fields = summary_fields(figures)
+    known = f", {figures.known:,} were done before" if figures.known else ""
+    rows = [
+        ("records", f"{fields['answered']:,} answered, {figures.failed:,} failed{known}"),
+        ("time", f"{duration(fields['seconds'])}, {figures.work.parallel or 1} at once"),
+        ("prompts", f"{figures.work.prompt_tokens:,} tokens, {rate(fields['prompt_tokens_per_s'])}/s"),
+        ("answers", f"{figures.work.answer_tokens:,} tokens, {rate(fields['answer_tokens_per_s'])}/s"),
+    ]
+    if figures.work.shared_tokens:
+        rows.append(("shared", f"{figures.work.shared_tokens:,} tokens of prompts, copied instead of evaluated"))
+    if figures.cut:
+        rows.append(("cut", f"{figures.cut:,} answers ended at a limit (-n, -c) or in a loop: see finish_reason"))
+    if figures.seconds:
+        rows.append(("latency", f"median {fields['latency_median_s']:.1f} s, 99 % {fields['latency_p99_s']:.1f} s"))
+    return [f"{name:8} {value}" for name, value in rows]

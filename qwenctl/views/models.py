@@ -1,0 +1,132 @@
+"""Tables of models: what a repository offers, what a pull would fetch, what is here.
+
+Values of `hub` come in; text goes to the stream that is given, for a person or as JSON objects for a program.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from quantize.formatting import size
+from qwenctl.hub.download.partial_file import arrived_bytes
+from qwenctl.machine import free_disk
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import is_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qwenctl.hub.local.installed import LocalModel
+    from qwenctl.hub.pull_plan import PullPlan
+    from qwenctl.hub.select.available_quants import Offers
+    from qwenctl.hub.select.fit import Fit
+
+_NO_TERMINAL = 10_000
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines. A column whose name begins with ">" stands to the right and keeps its width."""
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        is_number = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    return table
+
+
+def _print(table: Table, stream: TextIO, *lines: str) -> None:
+    """A table as wide as the terminal, or as it needs where there is none; lines below it."""
+    width = None if is_terminal(stream) else _NO_TERMINAL
+    console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    rows = [line.rstrip() for line in captured.get().splitlines()]
+    stream.write("".join(f"{line}\n" for line in (*rows, *lines)))
+    stream.flush()
+
+
+def print_offers(offers: Offers, fits: Sequence[Fit], stream: TextIO) -> None:
+    """What a repository offers, and where each would fit."""
+    table = _table("quant", ">size", ">bits/weight", "on this machine")
+    for fit in fits:
+        bits = offers.bits_per_weight(fit.candidate)
+        where = "only ik_llama.cpp can load it" if fit.candidate.is_foreign else fit.where
+        table.add_row(
+            clean_line(fit.candidate.label), size(fit.candidate.n_bytes), f"{bits:.2f}" if bits else "-", where
+        )
+    context = f"{size(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context counted in"
+    made = "made here while the checkpoint arrives; " if offers.made else ""
+    _print(table, stream, f"{made}{context}")
+
+
+def offer_fields(offers: Offers, fits: Sequence[Fit]) -> list[dict[str, Any]]:
+    """The same for a program."""
+    return [
+        {
+            "quant": fit.candidate.label, "bytes": fit.candidate.n_bytes, "disk_bytes": fit.candidate.disk_bytes,
+            "bits_per_weight": round(offers.bits_per_weight(fit.candidate), 3), "where": fit.where,
+            "needed_bytes": fit.needed_bytes, "made_here": offers.made, "foreign": fit.candidate.is_foreign,
+        }
+        for fit in fits
+    ]  # fmt: skip
+
+
+def print_plan(plan: PullPlan, stream: TextIO) -> None:
+    """What a pull would fetch."""
+    table = _table("file", ">size", "state", "hash")
+    for file in plan.files:
+        table.add_row(clean_line(file.path), size(file.size), _state(plan, file.etag), file.etag[:12])
+    listing, folder = plan.listing, plan.cache.root
+    free, license_name = free_disk(folder), clean_line(plan.listing.license) or "not given"
+    _print(
+        table, stream,
+        f"from {clean_line(listing.repository)}@{listing.commit[:12]}, license {license_name}",
+        f"to fetch: {size(plan.needed_bytes)} of {size(plan.n_bytes)}; {size(free)} free in {clean_line(str(folder))}",
+    )  # fmt: skip
+
+
+def _state(plan: PullPlan, etag: str) -> str:
+    missing = next((file for file in plan.missing if file.etag == etag), None)
+    if missing is None:
+        return "here"
+    arrived = arrived_bytes(plan.cache.part(missing), missing.size)
+    return f"{size(arrived)} here" if arrived else "to fetch"
+
+
+def plan_fields(plan: PullPlan) -> dict[str, Any]:
+    """The same for a program."""
+    listing = plan.listing
+    return {
+        "repository": listing.repository, "commit": listing.commit, "quant": plan.label, "license": listing.license,
+        "path": str(plan.first_path), "bytes": plan.n_bytes, "needed_bytes": plan.needed_bytes,
+        "free_bytes": free_disk(plan.cache.root),
+        "files": [
+            {"path": file.path, "size": file.size, "sha256": file.sha256 or None, "git_sha1": file.git_sha1,
+             "state": _state(plan, file.etag)}
+            for file in plan.files
+        ],
+    }  # fmt: skip
+
+
+def print_models(models: Sequence[LocalModel], stream: TextIO) -> None:
+    """What is here."""
+    table = _table("model", ">size", "commit", "where")
+    for model in models:
+        name = clean_line(model.name) + (f" ({model.lacking} parts missing)" if model.lacking else "")
+        where = (
+            "made here: " + clean_line(str(model.path)) if model.cache is None else clean_line(str(model.cache.root))
+        )
+        table.add_row(name, size(model.n_bytes), model.commit[:12] or "-", where)
+    total = sum(model.n_bytes for model in models)
+    _print(table, stream, f"{len(models)} model{'s' * (len(models) != 1)}, {size(total)}")
+
+
+def model_fields(model: LocalModel) -> dict[str, Any]:
+    """A model here, for a program."""
+    return {
+        "name": model.name, "repository": model.repository, "quant": model.quant, "commit": model.commit,
+        "bytes": model.n_bytes, "path": str(model.path), "made_here": model.cache is None,
+        "missing_parts": model.lacking,
+    }  # fmt: skip

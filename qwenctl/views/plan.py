@@ -1,0 +1,104 @@
+"""A plan on a terminal or in a file: the picture, the table under it, the forecast, the reasons.
+
+A `Plan` comes in; text goes to the stream that is given, with colors on a terminal that has them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from quantize.formatting import rate, size
+from qwenctl.charts.plan import FREE, STYLES, TAKEN, bar, memory_name, speed, table
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import is_terminal
+
+if TYPE_CHECKING:
+    from qwenctl.placement.plan import MemoryPlan, Plan
+
+_WIDTH, _LEAST_BAR, _LABEL = 100, 10, 28
+
+
+def print_placement(plan: Plan, stream: TextIO) -> None:
+    """All of the plan, as wide as the terminal."""
+    console = Console(
+        file=stream, width=None if is_terminal(stream) else _WIDTH, highlight=False, markup=False, emoji=False
+    )
+    colored = console.color_system is not None and "NO_COLOR" not in os.environ
+    settings, width = plan.settings, max(_LEAST_BAR, console.width - _LABEL - 2)
+    console.print(f"{clean_line(plan.model)}, {settings.context_tokens:,} tokens of context", soft_wrap=True)
+    console.print()
+    for memory in plan.memories:
+        console.print(_line(memory, width, colored=colored), soft_wrap=True)
+    console.print(_legend(plan, width, colored=colored), soft_wrap=True)
+    console.print()
+    console.print(_table(plan))
+    console.print()
+    for line in _forecast(plan):
+        console.print(line)
+    for reason in plan.reasons:
+        console.print(f"- {clean_line(reason)}")
+
+
+def _line(memory: MemoryPlan, width: int, *, colored: bool) -> Text:
+    """A memory's name, its bar, and how much of it is used."""
+    text = Text(f"{memory_name(memory):<6}{size(memory.n_bytes):>8} of {size(memory.total_bytes):<8}")
+    text.append(" ")
+    for run in bar(memory, width):
+        text.append(*_cells(run.kind, run.cells, colored=colored))
+    return text
+
+
+def _cells(kind: str, cells: int, *, colored: bool) -> tuple[str, str]:
+    """Letters, for terminals with few colors have the same for several classes."""
+    color, letter = STYLES[kind]
+    return letter * cells, f"black on {color}" if colored and kind != FREE else ""
+
+
+def _legend(plan: Plan, width: int, *, colored: bool) -> Text:
+    """What the letters mean, in lines that are no longer than the bars."""
+    text, at = Text(), 0
+    there = {run.kind for memory in plan.memories for run in bar(memory, width)}
+    for kind in STYLES:
+        if kind in there:
+            item = f" {_word(kind)}   "
+            if at and at + len(item) > width + _LABEL:
+                text.append("\n")
+                at = 0
+            text.append(*_cells(kind, 1, colored=colored))
+            text.append(item)
+            at += 1 + len(item)
+    return text
+
+
+def _word(kind: str) -> str:
+    return {TAKEN: "taken by others", FREE: "free"}.get(kind, kind)
+
+
+def _table(plan: Plan) -> Table:
+    names, *rows = table(plan)
+    shown = Table(box=None, pad_edge=False)
+    for number, name in enumerate(names):
+        shown.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _forecast(plan: Plan) -> list[str]:
+    cast, settings = plan.forecast, plan.settings
+    lines = [
+        f"forecast: {speed(plan)}",
+        f"prompt: {rate(cast.prefill)} tokens/s, limited by {cast.prefill_limit}; loading: {cast.load_seconds:,.0f} s "
+        "from a usual NVMe disk",
+        f"settings: -c {settings.context_tokens} -t {settings.threads} -b {settings.batch_tokens} "
+        f"-ub {settings.micro_batch_tokens} -ctk {settings.cache_type_k} -ctv {settings.cache_type_v} "
+        f"--load-mode {settings.load_mode}",
+    ]
+    if not plan.exact and len(plan.memories) > 1:
+        lines.append("buffers are estimated; they are measured where the file and the GPU are at hand")
+    return lines

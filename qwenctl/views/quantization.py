@@ -1,0 +1,179 @@
+"""What `qwenctl quantize` shows: a progress bar or plain lines, the table of a dry run, the files that were made.
+
+Values of the `quantize` library come in; text goes to the stream that is given. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+from rich.table import Column, Table
+
+from quantize.formatting import duration, size
+from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import is_terminal
+
+if TYPE_CHECKING:
+    from quantize.convert import Progress, Result
+    from quantize.plan import Plan
+    from quantize.summary import FileSummary, Part, Summary
+
+Report = Callable[["Progress"], None]
+_LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
+
+
+class ErasableBars(Bar):
+    """Lines with room at their end for the ^C that a terminal shows: on a line that is full it would begin another,
+    and what is to be erased would be looked for one line too low."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The lines."""
+        yield _Narrower(self.make_tasks_table(self.tasks))
+
+
+@dataclass(frozen=True)
+class _Narrower:
+    """What it holds, with a few columns less than there are."""
+
+    inside: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """For rich."""
+        yield from console.render(self.inside, options.update(width=max(1, options.max_width - 3)))
+
+
+@contextmanager
+def conversion_progress(start: str, stream: TextIO | None, *, quiet: bool) -> Iterator[Report]:
+    """A function that shows progress on `stream`, below the line `start`: a bar on a terminal, else lines."""
+    if quiet or stream is None:
+        yield lambda _: None
+    elif is_terminal(stream) and os.environ.get("TERM") != "dumb":
+        with _bar(start, stream) as report:
+            yield report
+    else:
+        yield _lines(start, stream)
+
+
+@contextmanager
+def _bar(start: str, stream: TextIO) -> Iterator[Report]:
+    """A bar that leaves nothing behind. It is redrawn when progress is reported, without a thread of its own."""
+    columns = (
+        TextColumn("{task.description:17}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        DownloadColumn(table_column=Column(no_wrap=True)),
+        TransferSpeedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(),
+    )
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    bar = ErasableBars(*columns, console=console, transient=True, auto_refresh=False, expand=True)
+    task = bar.add_task("", total=None)
+
+    def report(progress: Progress) -> None:
+        if bar.tasks[0].total is None:
+            console.print(_start(start, progress), soft_wrap=True)
+            # Bytes of an earlier run count as done, but not for the rate.
+            bar.reset(task, total=progress.total_bytes, completed=progress.resumed_bytes)
+            bar.start()
+        bar.update(task, completed=progress.done_bytes, description=progress.tensor_class, refresh=True)
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def _lines(start: str, stream: TextIO) -> Report:
+    """A line at the start, at each twentieth of the way and each half minute, but at most one a second."""
+    began_at = shown_at = time.monotonic()
+    shown: float | None = None
+
+    def report(progress: Progress) -> None:
+        nonlocal shown_at, shown
+        now, share = time.monotonic(), progress.done_bytes / progress.total_bytes
+        if shown is None:
+            line = _start(start, progress)
+        elif now - shown_at < (_SHORTEST_SECONDS if share - shown >= _LINE_SHARE else _LINE_SECONDS):
+            return
+        else:
+            line = _progress_line(progress, now - began_at)
+        shown_at, shown = now, share
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return report
+
+
+def _start(start: str, progress: Progress) -> str:
+    return f"{start}, going on at {size(progress.resumed_bytes)}" if progress.resumed_bytes else start
+
+
+def _progress_line(progress: Progress, seconds: float) -> str:
+    rate = (progress.done_bytes - progress.resumed_bytes) / seconds
+    left = f", {duration((progress.total_bytes - progress.done_bytes) / rate)} left" if rate else ""
+    done = f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
+    share = progress.done_bytes / progress.total_bytes
+    return f"{share:4.0%}  {done}, {size(rate)}/s{left}, {progress.tensor_class}"
+
+
+def start_line(plan: Plan, threads: int) -> str:
+    """What is about to be done."""
+    name, files = clean_line(plan.checkpoint.name), len(plan.files)
+    made = f"{size(plan.n_bytes)} in {files} file{'s' * (files > 1)}"
+    return f"quantizing {name} to {plan.recipe.name}: {made}, {threads} thread{'s' * (threads > 1)}"
+
+
+def result_lines(files: Sequence[FileSummary], result: Result) -> list[str]:
+    """The files, and what they took."""
+    resumed = f", {size(result.resumed_bytes)} of it from an earlier run" if result.resumed_bytes else ""
+    return [*made_lines(files), f"done in {duration(result.wall_seconds)}{resumed}"]
+
+
+def made_lines(files: Sequence[FileSummary]) -> list[str]:
+    """A line for each file that was made."""
+    return [
+        f"{clean_line(str(file.path))}: {size(file.n_bytes)}, {file.bits_per_weight:.2f} bits per weight"
+        for file in files
+    ]
+
+
+def print_summary(summary: Summary, stream: TextIO) -> None:
+    """The table of a dry run, and below it what the conversion makes and needs."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console.print(_table(summary), no_wrap=True)
+    for line in made_lines(summary.files):
+        console.print(line, soft_wrap=True)
+    room = summary.room
+    short = "" if room.needed <= room.free else f", {size(room.needed - room.free)} short"
+    disk = f"{size(room.needed)} needed, {size(room.free)} free in {clean_line(str(room.folder))}{short}"
+    console.print(f"disk: {disk}", soft_wrap=True)
+    console.print(f"memory: up to {size(summary.memory_bytes)} with {summary.threads} threads", soft_wrap=True)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("class", "left"), ("type", "left"), ("tensors", "right"), ("size", "right"), ("", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    total = sum(part.n_bytes for part in summary.parts)
+    for _, group in groupby(summary.parts, key=lambda part: part.tensor_class):
+        _add_rows(table, list(group), total)
+    tensors = sum(part.tensors for part in summary.parts)
+    table.add_row("total", summary.recipe, f"{tensors:,}", size(total), "")
+    return table
+
+
+def _add_rows(table: Table, parts: list[Part], total: int) -> None:
+    """The types of one class; its name stands in the first row only."""
+    for number, part in enumerate(parts):
+        name = "" if number else part.tensor_class
+        share = part.n_bytes / total
+        table.add_row(name, part.type_name, f"{part.tensors:,}", size(part.n_bytes), f"{share:.1%}")
