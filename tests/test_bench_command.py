@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.bench.cases import Case, Result, all_cases, parse_counts
+from qwenctl.bench.cases import Case, Result, all_cases, expert_layers, parse_counts, steps
 from qwenctl.bench.energy import find_meter, of_watts, price_of_million
-from qwenctl.bench.expert_sweep import expert_layers, steps
 from qwenctl.charts.line_chart import Chart, Curve, Point, svg, ticks
 from qwenctl.engine.client import Engine
 from qwenctl.errors import QwenctlError

@@ -13,8 +13,7 @@ import pytest
 
 from qwenctl import __version__
 from qwenctl.doctor import findings
-from qwenctl.doctor.findings import Cache, Finding
-from qwenctl.doctor.gpu_detection import is_built_for, seen_backends
+from qwenctl.doctor.findings import Cache, Finding, is_built_for, seen_backends
 from qwenctl.hub.select.fit import Candidate, Fit
 from qwenctl.machine.devices import Build, Device
 from qwenctl.machine.disks import Disk, ReadSpeed

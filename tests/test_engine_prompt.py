@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as ReferenceTokenizer
 
-from qwenctl.engine.prompt.limits import limited
+from qwenctl.engine.prompt.chat_template import limited
 from qwenctl.engine.request_errors import RequestFailure
 from qwenctl.protocol.messages import Message
 from tests.own_process import late

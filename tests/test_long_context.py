@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from quantize.convert import convert
 from quantize.plan import Options, make_plan
 from qwenctl.machine.profile import Machine
-from qwenctl.models.context_length import longest_context, scaling_factor
+from qwenctl.models.context_memory import longest_context, scaling_factor
 from qwenctl.placement.constraints import Wishes
 from qwenctl.placement.planner import make_plan as plan_placement
 from qwenctl.placement.tensor_inventory import of_gguf

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.files.atomic import read_object, write_object
 from qwenctl.machine.bandwidth_cache import Speed, key_of, read_speeds
 from qwenctl.machine.cpu import read_cpu, usable_cores
 from qwenctl.machine.device_probe import cpu_features

@@ -11,7 +11,7 @@ import pytest
 from qwenctl.chat.pipe import MAX_PROMPT_BYTES, Answer, as_json, cut_short, follow, read_prompt
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Finished, Loaded, PromptProgress, Timings, Token, Usage
-from qwenctl.terminal.decoding import decode, whole
+from qwenctl.terminal.sanitize import decode, whole
 from qwenctl.terminal.streams import StatusLine
 
 LOADED = Loaded("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)

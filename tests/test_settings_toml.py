@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from qwenctl.settings.toml import read_toml
-from qwenctl.settings.toml_lines import deepest_key, key_lines
+from qwenctl.settings.toml import deepest_key, key_lines, read_toml
 
 BARE = st.text("abcXYZ019_-", min_size=1, max_size=4)
 QUOTED = st.sampled_from(['"a.b"', "'[x]'", '"= #"', '"\\u00e9\\""', "''", '"\\\\"'])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quantize.recipe.recipes import RECIPES
-from qwenctl.settings.files import folder_path
+from qwenctl.settings.toml import folder_path
 from tests.terminal import Terminal
 
 SCRIPTS = Path(sys.executable).parent

@@ -20,9 +20,8 @@ from qwenctl.placement.constraints import Wishes
 from qwenctl.protocol.messages import EngineSettings
 from qwenctl.tune import store as kept
 from qwenctl.tune.candidates import Ground, dimensions
-from qwenctl.tune.search import Tuning, search
+from qwenctl.tune.search import Tuning, search, verdict
 from qwenctl.tune.store import Tuned
-from qwenctl.tune.verdict import verdict
 from tests.command_line import run, said
 from tests.rpc_server import rpc_server
 

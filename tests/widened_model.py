@@ -32,8 +32,7 @@ def widen(source: Path, target: Path) -> None:
 
 def main(folder: Path) -> None:
     """Make both models in `folder`, and print the error."""
-    from qwenctl.backend_check.evaluation import Context, sequences
-    from qwenctl.backend_check.golden import GOLDEN_POSITION, golden_logits
+    from qwenctl.backend_check.evaluation import GOLDEN_POSITION, Context, golden_logits, sequences
     from qwenctl.backend_check.results import PLAIN
     from qwenctl.backend_check.tiny_model import make_tiny_model
 

@@ -26,7 +26,7 @@ from qwenctl.backend_check.results import (
     check_of,
 )
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import cache_folder
 from qwenctl.machine.devices import Device
 from qwenctl.machine.llama_build import build_command

@@ -1,9 +1,9 @@
 """The child process that computes with llama.cpp, so that what it does wrong ends this process and no other.
 
-`python -m qwenctl.backend_check.check_worker` reads a line of JSON from standard input: the subjects to check, the number of
-threads, and a folder for the model, which is made if it is not there yet. It writes lines of JSON: before each case its
-name, so that the program knows what was at work if this process ends; after it the result; and a line at the end of
-each subject. It ends when standard input does.
+`python -m qwenctl.backend_check.check_worker` reads a line of JSON from standard input: the subjects to check, the
+number of threads, and a folder for the model, which is made if it is not there yet. It writes lines of JSON: before
+each case its name, so that the program knows what was at work if this process ends; after it the result; and a line at
+the end of each subject. It ends when standard input does.
 """
 
 from __future__ import annotations

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from qwenctl.bench.energy import Meter
+from qwenctl.placement.plan import MemoryPlan, Plan
+from qwenctl.protocol.placement import CPU
 
 _MOST = 10_000_000  # tokens, more than any context holds
 _MOST_VALUES = 1000
@@ -93,3 +99,53 @@ def _range(first: int, last: int, sign: str, step: int) -> Iterator[int]:
             return
         yield value
         value = value * step if sign == "*" else value + step
+
+
+class MeasuringEngine(Protocol):
+    """What is needed of an engine; see `engine.client.Engine`."""
+
+    def measure(self, *, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
+        """The seconds that so many tokens take."""
+
+
+def run(
+    engine: MeasuringEngine, cases: Sequence[Case], repetitions: int, meter: Meter | None, tell: Callable[[str], None]
+) -> Iterator[Result]:
+    """The cases, each after one run of it that does not count, as llama-bench does it. Raises QwenctlError."""
+    for case in cases:
+        tell(f"{case.name}: warming up")
+        engine.measure(prompt=case.prompt, generate=min(case.generate, 1), depth=case.depth)
+        seconds, joules = [], []
+        for number in range(repetitions):
+            tell(f"{case.name}: {number + 1} of {repetitions}")
+            start, before = time.perf_counter(), meter.read() if meter else {}
+            seconds.append(engine.measure(prompt=case.prompt, generate=case.generate, depth=case.depth))
+            if meter:  # its power, over the time that counts: it also ran while the depth was read
+                joules.append(meter.since(before) * seconds[-1] / (time.perf_counter() - start))
+        yield Result(case, tuple(seconds), tuple(joules))
+
+
+_EXPERTS = "routed experts"
+
+
+def expert_layers(memory: MemoryPlan) -> set[int]:
+    """The layers of which experts lie in a memory, by the ranges that its plan tells."""
+    texts = ", ".join(part.layers for part in memory.parts if part.kind == _EXPERTS)
+    found: set[int] = set()
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", texts):
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def steps(plan: Plan, most: int) -> list[tuple[int, int]]:
+    """Pairs of layers with all experts on GPUs and the `--n-cpu-moe` for it, at most `most` of them, in rising order.
+
+    None where a model has no experts, or a machine no GPU.
+    """
+    in_ram = set().union(*(expert_layers(memory) for memory in plan.memories if memory.name == CPU))
+    on_devices = set().union(*(expert_layers(memory) for memory in plan.memories if memory.name != CPU))
+    every, whole = in_ram | on_devices, len(on_devices - in_ram)
+    if not on_devices:
+        return []
+    counts = sorted({round(whole * number / (most - 1)) for number in range(most)}) if most > 1 else [whole]
+    return [(count, max(every) + 1 - count) for count in counts]

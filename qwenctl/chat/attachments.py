@@ -15,7 +15,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.terminal.decoding import decode
+from qwenctl.terminal.sanitize import decode
 
 MAX_BYTES = 16 * 2**20  # of all files together: more than any context holds
 _MAX_FILES = 2000

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Finished, Loaded, LoadProgress, PrefixRead, PromptProgress, Token, ToolCall
-from qwenctl.terminal.decoding import decode, whole
+from qwenctl.terminal.sanitize import decode, whole
 from qwenctl.terminal.streams import StatusLine
 from qwenctl.views.answer import ending, figures, reading
 

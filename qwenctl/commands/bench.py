@@ -108,10 +108,10 @@ def _measured(
     path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int, meter: Meter | None, price: float | None
 ) -> Iterator[tuple[Setup, Iterator[Result]]]:
     """What is measured, and the results as they come."""
-    from qwenctl.bench.measure import run
+    from qwenctl.bench.cases import run
     from qwenctl.bench.table import Setup
     from qwenctl.chat.pipe import load
-    from qwenctl.loading.opening import opened
+    from qwenctl.loading.open_model import opened
 
     status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
     with opened(path, settings, lambda events: load(events, status)) as (engine, loaded):
@@ -172,11 +172,9 @@ def _backend(settings: EngineSettings) -> str:
 
 def _swept(path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int) -> Iterator[tuple[int, Result]]:
     """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
-    from qwenctl.bench.expert_sweep import steps
-    from qwenctl.bench.measure import run
+    from qwenctl.bench.cases import run, steps
     from qwenctl.chat.pipe import load
-    from qwenctl.loading.open_model import plan_of
-    from qwenctl.loading.opening import opened
+    from qwenctl.loading.open_model import opened, plan_of
 
     generates = [case for case in cases if case.generate]
     is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None

@@ -14,7 +14,7 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.shell_completion import complete_keys
-from qwenctl.settings.context import Configuration
+from qwenctl.settings.resolve import Configuration
 from qwenctl.terminal.streams import text_writer, warn
 
 Words = Annotated[
@@ -51,7 +51,7 @@ def show_command(
 @config_app.command("path")
 def path_command() -> None:
     """Show which files are read, the one that comes first first, and whether they are there."""
-    from qwenctl.settings.files import folder_path, user_path
+    from qwenctl.settings.toml import folder_path, user_path
 
     for path in (os.path.abspath(folder_path()), user_path()):
         _print(f"{'found' if os.path.exists(path) else 'missing'}  {path}")
@@ -60,8 +60,8 @@ def path_command() -> None:
 @config_app.command("init")
 def init_command(context: typer.Context) -> None:
     """Write a file with every setting, commented out, to the user's folder for configuration."""
-    from qwenctl.settings.example import example, write_new
-    from qwenctl.settings.files import user_path
+    from qwenctl.settings.origins import example, write_new
+    from qwenctl.settings.toml import user_path
 
     configuration: Configuration = context.obj
     path = user_path()

@@ -101,7 +101,7 @@ def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | No
 
 
 def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> Ground:
-    from qwenctl.bench.expert_sweep import expert_layers
+    from qwenctl.bench.cases import expert_layers
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.protocol.placement import CPU
     from qwenctl.tune.candidates import Ground
@@ -122,7 +122,7 @@ def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -
 def _seconds(path: Path, settings: EngineSettings, prompt: int, generate: int) -> float:
     """The seconds of a turn, in an engine of its own, after a short one that does not count."""
     from qwenctl.chat.pipe import load
-    from qwenctl.loading.opening import opened
+    from qwenctl.loading.open_model import opened
 
     with opened(path, settings, lambda events: load(events, StatusLine(None))) as (engine, _):
         engine.measure(prompt=min(prompt, 32), generate=1)

@@ -33,7 +33,7 @@ def worker_command(
     SSH, with the line that is printed. There, --rpc names the end of the tunnel.
     """
     from qwenctl.backend_check.check import require_backend
-    from qwenctl.doctor.gpu_detection import seen_backends
+    from qwenctl.doctor.findings import seen_backends
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.machine.devices import read_build
     from qwenctl.machine.llama_build import build_command

@@ -18,8 +18,7 @@ from qwenctl.backend_check.check import check_backend
 from qwenctl.backend_check.child import CheckImpossible
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor import findings
-from qwenctl.doctor.findings import Cache, Finding
-from qwenctl.doctor.gpu_detection import seen_backends
+from qwenctl.doctor.findings import Cache, Finding, seen_backends
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import cache_folder, state_folder
 from qwenctl.machine.disks import Disk, ReadSpeed, free_disk, read_disk, read_disks, read_speed

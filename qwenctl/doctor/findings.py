@@ -5,6 +5,8 @@ Nothing is looked at here but the values that are given, so that every judgment 
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,37 @@ from pathlib import Path
 from quantize.formatting import size
 from qwenctl.backend_check.check import verdict
 from qwenctl.backend_check.results import BackendCheck
-from qwenctl.doctor.gpu_detection import is_built_for
 from qwenctl.hub.select.fit import Fit
 from qwenctl.machine.devices import Build
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.memory import Memory, Swap
+
+_OTHER_NAMES = {"ROCm": ("HIP",), "MTL": ("Metal",)}
+# Vulkan drives cards of every maker.
+_ANY = ("Vulkan", "SYCL", "OpenCL")
+
+
+def seen_backends(root: Path = Path("/")) -> dict[str, str]:
+    """The backends that this machine has hardware for, each with what it was seen by.
+
+    NVIDIA's driver makes /dev/nvidia0 and on, AMD's compute driver /dev/kfd.
+    """
+    seen = {}
+    nvidia = sorted((root / "dev").glob("nvidia[0-9]*")) or sorted((root / "proc/driver/nvidia/gpus").glob("*"))
+    if nvidia:
+        seen["CUDA"] = str(Path("/") / nvidia[0].relative_to(root))
+    if (root / "dev/kfd").exists():
+        seen["ROCm"] = "/dev/kfd"
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        seen["MTL"] = "Apple silicon"
+    return seen
+
+
+def is_built_for(backend: str, built: tuple[str, ...]) -> bool:
+    """Whether a build with the backends `built` can use the hardware that `backend` is for."""
+    return any(name in built for name in (backend, *_OTHER_NAMES.get(backend, ()), *_ANY))
+
 
 _SWAP_BYTES = 64 << 20  # a system puts a few pages there that it never needs again
 _SLOW_BYTES = 400e6  # below what an SSD by SATA reads: a model of 20 GB takes a minute

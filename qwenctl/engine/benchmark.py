@@ -14,8 +14,7 @@ import llama_cpp.llama_cpp as llama
 from qwenctl.engine.llama.cancellation import Interrupt
 from qwenctl.engine.model import Model
 from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.measure_protocol import Measure, Measured
-from qwenctl.protocol.messages import Failed
+from qwenctl.protocol.messages import Failed, Measure, Measured
 
 
 def measure(model: Model, request: Measure, interrupt: Interrupt) -> Measured:

@@ -25,7 +25,6 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_process import llama_environment
 from qwenctl.protocol.batch import AddRecord, BatchEvent, BatchRequest
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.measure_protocol import Measure, Measured
 from qwenctl.protocol.media import Look, Media, See, Seen, VisionSettings
 from qwenctl.protocol.messages import (
     Answered,
@@ -45,6 +44,8 @@ from qwenctl.protocol.messages import (
     Load,
     Loaded,
     LoadProgress,
+    Measure,
+    Measured,
     Message,
     PrefixRead,
     Prepare,

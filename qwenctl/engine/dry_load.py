@@ -13,11 +13,10 @@ import sys
 import llama_cpp.llama_cpp as llama
 
 from qwenctl.engine.llama.device_params import buffer_devices
-from qwenctl.engine.llama.log import LlamaLog
-from qwenctl.engine.llama.memory_use import memory_use
+from qwenctl.engine.llama.log import LlamaLog, memory_use
 from qwenctl.engine.model import context_params, context_size, model_params
 from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.speculative.drafting import draft_limits, make_room
+from qwenctl.engine.speculative.decoder import draft_limits, make_room
 from qwenctl.protocol.codec import decode
 from qwenctl.protocol.messages import Load
 

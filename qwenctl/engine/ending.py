@@ -13,9 +13,8 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.llama_process import ending
 from qwenctl.protocol.batch import AddRecord
-from qwenctl.protocol.measure_protocol import Measure
 from qwenctl.protocol.media import Look
-from qwenctl.protocol.messages import Count, CountPrompt, Flush, Generate, Load, ReadPrefix, Restore
+from qwenctl.protocol.messages import Count, CountPrompt, Flush, Generate, Load, Measure, ReadPrefix, Restore
 
 # What the engine was doing, by the request that it was at.
 _WORK: dict[type[object], str] = {

@@ -24,23 +24,29 @@ from qwenctl.engine.kv.sequence import TokenSequence
 from qwenctl.engine.kv.snapshots import Snapshots
 from qwenctl.engine.llama.cancellation import Interrupt
 from qwenctl.engine.llama.device_params import buffer_devices, place
-from qwenctl.engine.llama.log import LlamaLog
-from qwenctl.engine.llama.memory_use import memory_use
+from qwenctl.engine.llama.log import LlamaLog, memory_use
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
 from qwenctl.engine.llama.token_tables import TokenPieces, TurnEnds
 from qwenctl.engine.prompt.chat_template import ChatTemplate
 from qwenctl.engine.prompt.tokenizer import Tokenizer
 from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.rope_scaling import scale
 from qwenctl.engine.sampling.grammar import Grammars
-from qwenctl.engine.speculative.decoder import Speculation
-from qwenctl.engine.speculative.drafting import draft_limits, make_room, speculation, wants_head
-from qwenctl.engine.vision.encoder import VisionTower
-from qwenctl.engine.vision.sight import Sight
+from qwenctl.engine.speculative.decoder import Speculation, draft_limits, make_room, speculation, wants_head
+from qwenctl.engine.vision.encoder import Sight, VisionTower
 from qwenctl.machine.cpu import usable_cores
-from qwenctl.models.context_length import longest_context, scaling_factor
+from qwenctl.models.context_memory import longest_context, scaling_factor
 from qwenctl.models.gguf_check import fingerprint
 from qwenctl.protocol.messages import EngineSettings, Failed, Load, Loaded
+
+
+def scale(params: Any, tokens: int, trained: int) -> None:
+    """Set the fields of `params` (llama_context_params) for a context of `tokens` and a model trained on `trained`."""
+    factor = scaling_factor(tokens, trained)
+    if factor > 1:
+        params.rope_scaling_type = llama.LLAMA_ROPE_SCALING_TYPE_YARN
+        params.rope_freq_scale = 1 / factor
+        params.yarn_orig_ctx = trained
+
 
 DEFAULT_CONTEXT_TOKENS = 32_768
 # What the makers of Qwen3 let a model say whose thinking budget is used up ("Thinking Budget" in its report).

@@ -32,7 +32,6 @@ from qwenctl.engine.request_errors import RequestFailure
 from qwenctl.machine.llama_process import errors_end_the_process
 from qwenctl.protocol.batch import AddRecord, BatchRequest, EndBatch, OpenBatch
 from qwenctl.protocol.codec import decode
-from qwenctl.protocol.measure_protocol import Measure
 from qwenctl.protocol.media import Look, See, Seen
 from qwenctl.protocol.messages import (
     Answered,
@@ -48,6 +47,7 @@ from qwenctl.protocol.messages import (
     Generate,
     Load,
     LoadProgress,
+    Measure,
     Message,
     PrefixRead,
     Prepare,

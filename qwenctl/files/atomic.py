@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def passing_folder() -> Path:
@@ -35,3 +36,17 @@ def write_private(path: Path, data: bytes) -> None:
     """Write `data` to `path` in the place of what was there. Raises OSError."""
     with replaced(path) as file:
         file.write(data)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object; an empty one where there is no file, or something else in it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # the last for what is nested without end
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_object(path: Path, value: Mapping[str, Any]) -> None:
+    """Put `value` in the place of what is there. Raises OSError."""
+    write_private(path, json.dumps(value, indent=1).encode())

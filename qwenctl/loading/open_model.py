@@ -6,23 +6,28 @@ Without a GPU, and without an option that needs one, nothing is asked of the mac
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwenctl.backend_check.check import require_backend
 from qwenctl.commands.options.load import LoadOptions
+from qwenctl.engine.client import Engine
 from qwenctl.engine.interface import AnswerEngine, OpenModel
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.paths import log_folder
 from qwenctl.loading.checked_backend import Tell, read_usable_hardware
 from qwenctl.placement.constraints import Wishes, check
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.messages import EngineSettings, Loaded
 from qwenctl.terminal.streams import warn
 
 if TYPE_CHECKING:
     from qwenctl.loading.replan import Follow, LoggingEngine
     from qwenctl.machine.profile import Machine
     from qwenctl.placement.plan import Plan
+
 
 _BATCH, _MICRO_BATCH = 2048, 512
 
@@ -147,3 +152,10 @@ def _wishes_of(plan: Plan) -> Wishes:
         flash=settings.flash_attention, threads=settings.threads, batch=settings.batch_tokens,
         micro_batch=settings.micro_batch_tokens, snapshot_bytes=settings.snapshot_bytes, rpc=settings.placement.rpc,
     )  # fmt: skip
+
+
+@contextmanager
+def opened(path: Path, settings: EngineSettings, follow: Follow) -> Iterator[tuple[Engine, Loaded]]:
+    """The engine and what it loaded; `follow` shows the progress. Raises QwenctlError."""
+    with Engine.start(log_folder(), require_backend(tell=warn)) as engine:
+        yield engine, follow(engine.load(path, settings))

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from qwenctl.errors import QwenctlError
-from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import cache_folder
 from qwenctl.machine.cpu import Cpu
 from qwenctl.machine.devices import Device

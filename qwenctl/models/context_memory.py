@@ -6,6 +6,7 @@ the recurrent state) and src/llama-kv-cache.cpp; only layers with full attention
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,3 +90,17 @@ def of_metadata(metadata: Mapping[str, object]) -> ContextMemory | None:
 def _state(conv_kernel: int, inner: int, groups: int, state: int) -> int:
     """The recurrent state of one layer: what the convolution remembers, and the matrix of the delta rule."""
     return _F32 * ((conv_kernel - 1) * (inner + 2 * groups * state) + state * inner)
+
+
+_PUBLISHED = {262_144: 1_010_000}
+_STEP = 0.5
+
+
+def longest_context(trained: int) -> int:
+    """The most tokens that a model trained on `trained` can be given."""
+    return _PUBLISHED.get(trained, trained)
+
+
+def scaling_factor(tokens: int, trained: int) -> float:
+    """By how much positions are scaled: 1 up to the training's length, then the next half that is enough."""
+    return 1.0 if tokens <= trained else math.ceil(tokens / trained / _STEP) * _STEP

@@ -12,8 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.models.sampling_defaults import published_sampling
 from qwenctl.protocol.messages import Loaded, Sampling
+
+# Between the 2B model and the 4B model: the cards of the two smallest give values of their own.
+_SMALL_PARAMETERS = 3_000_000_000
+
+
+def published_sampling(think: bool, model: Loaded) -> Sampling:
+    """The published values for `model`, thinking or not."""
+    if think:
+        carried: dict[str, Any] = model.generation_config
+        return replace(Sampling(temperature=1.0, top_k=20, top_p=0.95, presence_penalty=1.5), **carried)
+    if model.parameters < _SMALL_PARAMETERS:
+        return Sampling(temperature=1.0, top_k=20, top_p=1.0, presence_penalty=2.0)
+    return Sampling(temperature=0.7, top_k=20, top_p=0.8, presence_penalty=1.5)
+
 
 Number = float | int
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import Machine
-from qwenctl.models.context_length import longest_context
-from qwenctl.models.context_memory import USUAL_TOKENS
+from qwenctl.models.context_memory import USUAL_TOKENS, longest_context
 from qwenctl.placement.capacity_errors import no_device_room, no_ram
 from qwenctl.placement.constraints import Wishes, check
 from qwenctl.placement.context_budget import Context

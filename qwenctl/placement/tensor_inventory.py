@@ -1,8 +1,8 @@
 """What there is to place: every tensor of a model with bytes, class and layer, and the numbers that a context needs.
 
 The header of a GGUF file and its splits, or a checkpoint with the type it would be quantized to, comes in; a frozen
-`Inventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP block, whose
-routed experts are routed experts.
+`Inventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP block,
+whose routed experts are routed experts.
 """
 
 from __future__ import annotations

@@ -9,9 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qwenctl.protocol.measure_protocol import Measure, Measured
 from qwenctl.protocol.media import Look, Media, See, Seen
 from qwenctl.protocol.placement import MemoryUse, Placement
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Evaluate made-up tokens: `prompt` at once, then `generate` one by one; `depth` before them do not count.
+
+    Answered by Measured or Failed. What the context held is forgotten.
+    """
+
+    prompt: int = 0
+    generate: int = 0
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured took so many seconds."""
+
+    seconds: float
+
 
 Channel = Literal["thinking", "answer", "call"]  # call: all from the first call of a function on
 FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]

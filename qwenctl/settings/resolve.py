@@ -7,14 +7,17 @@ nothing is read and nothing is raised here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from qwenctl.settings.declared_options import Command
-from qwenctl.settings.sources import Problem, Said, Value
-from qwenctl.settings.tables import said_by_file
+import typer
+
+from qwenctl.settings.declared_options import Command, configurable, declared
+from qwenctl.settings.sources import Problem, Said, Value, said_by_file, said_by_variables, unused_variables
 from qwenctl.settings.toml import TomlFile
-from qwenctl.settings.variables import said_by_variables, unused_variables
 
 # A file that lies in the current folder may have come with it, from anybody: it must not say yes in a person's place,
 # have code run, choose where a token or a conversation is sent, or open a port to others. Some of these are not for any
@@ -60,3 +63,53 @@ def resolve(
         elif isinstance(one, Said):
             values.setdefault((one.command.path, one.setting.field), understood)
     return Settings(values, tuple(problems), tuple(unused_variables(environment, variables)))
+
+
+class Configuration:
+    """The program's root command with its settings; `json` says whether a setting has asked for JSON so far."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.json = False
+        for _, command in configurable(root):
+            command.context_class = _ConfiguredContext
+
+    @cached_property
+    def commands(self) -> tuple[Command, ...]:
+        """All commands that have settings."""
+        return declared(self.root)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What environment and files say."""
+        from qwenctl.settings.resolve import resolve
+        from qwenctl.settings.toml import read_files
+
+        return resolve(self.commands, *read_files(), os.environ)
+
+    def run(self, arguments: list[str]) -> Any:
+        """Run the command that `arguments` call. Raises what typer and the command raise."""
+        return self.root(arguments, prog_name="qwenctl", standalone_mode=False, obj=self)
+
+    def default(self, path: tuple[str, ...], field: str) -> Any:
+        """The value that is set for an option, None if none is. Raises QwenctlError if the settings are wrong."""
+        values = self.settings.values
+        self.json = self.json or ((path, "json") in values and values[path, "json"].parsed is True)
+        self.settings.check(path)
+        return values[path, field].given if (path, field) in values else None
+
+
+class _ConfiguredContext(typer.Context):
+    """The context of a command, in which a setting stands for an option that is not given."""
+
+    def lookup_default(self, name: str, call: bool = True) -> Any:
+        """The setting; for help and completion, which parse resiliently, there is none."""
+        configuration = self.find_object(Configuration)
+        if self.resilient_parsing or configuration is None:
+            return None
+        return configuration.default(_words(self), name)
+
+
+def _words(context: Any) -> tuple[str, ...]:
+    """The words that call the command of `context`, without the program's name."""
+    return (*_words(context.parent), context.info_name) if context.parent else ()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def _parsed(path: Path, text: str) -> TomlFile:
     """Raises QwenctlError."""
     import tomllib
 
-    from qwenctl.settings.toml_lines import deepest_key, key_lines
+    from qwenctl.settings.toml import deepest_key, key_lines
 
     parts, line = deepest_key(text)
     if parts > _MAX_KEY_PARTS:
@@ -90,3 +92,94 @@ def _syntax(path: Path, text: str, message: str) -> QwenctlError:
 
 def _problem(where: str, what: str) -> QwenctlError:
     return QwenctlError(f"{where} {what}", "qwenctl config path", ExitCode.CONFIG)
+
+
+KeyPath = tuple[str, ...]
+
+# Multi-line strings may have two more quotes before the three that end them (TOML 1.0, "String"). A string without an
+# end goes on to the end of the line or text: no alternative fails far from where it began, so nothing is read twice.
+_PIECE = re.compile(
+    r'"""(?:\\.?|[^\\])*?(?:""""{0,2}|\Z)'
+    r"|'''.*?(?:''''{0,2}|\Z)"
+    r'|"(?:\\[^\n]|[^"\\\n])*"?'
+    r"|'[^'\n]*'?"
+    r"|\#[^\n]*|\n|[\[\]{}=,.]"
+    r"|[^\s\"'#\[\]{}=,.]+",
+    re.DOTALL,
+)
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """The first line, from 1, on which each key and each table is named; of a deep one the first parts alone."""
+    found: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    for line, pieces in _statements(text):
+        if pieces[0] == "[":
+            path = table = _keys(pieces, "]")
+        else:
+            path = (*table, *_keys(pieces, "="))
+        for length in range(1, min(len(path), _MAX_KEY_PARTS) + 1):
+            found.setdefault(path[:length], line)
+    return found
+
+
+def deepest_key(text: str) -> tuple[int, int]:
+    """The greatest number of parts of a dotted key, and the first line of the statement that it is in."""
+    return max(((_longest(pieces), line) for line, pieces in _statements(text)), default=(0, 0))
+
+
+def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each statement with its first line; a value may go over several lines within brackets."""
+    line, depth, start = 1, 0, 1
+    pieces: list[str] = []
+    for piece in _PIECE.findall(text):
+        depth += (piece in ("[", "{")) - (piece in ("]", "}"))
+        if piece == "\n" and depth <= 0:
+            if pieces:
+                yield start, pieces
+            pieces, depth = [], 0
+        elif piece != "\n" and not piece.startswith("#"):
+            start = start if pieces else line
+            pieces.append(piece)
+        line += piece.count("\n")
+    if pieces:
+        yield start, pieces
+
+
+def _longest(pieces: list[str]) -> int:
+    longest = parts = 1
+    for before, piece in pairwise(pieces):
+        parts = parts + (piece == ".") if "." in (before, piece) else 1
+        longest = max(longest, parts)
+    return longest
+
+
+def _keys(pieces: list[str], end: str) -> KeyPath:
+    until = pieces.index(end) if end in pieces else len(pieces)
+    return tuple(_unquoted(piece) for piece in pieces[:until] if piece not in (".", "["))
+
+
+def _unquoted(piece: str) -> str:
+    if piece[0] not in "\"'":
+        return piece
+    try:
+        return str(tomllib.loads(f"key = {piece}")["key"])
+    except (ValueError, KeyError):
+        return piece
+
+
+def folder_path() -> Path:
+    """The file of the current folder, without the folder, as it is named in messages."""
+    return Path("qwenctl.toml")
+
+
+def user_path() -> Path:
+    """The user's file, in the platform's folder for configuration."""
+    from platformdirs import user_config_path
+
+    return user_config_path("qwenctl", appauthor=False) / "config.toml"
+
+
+def read_files() -> tuple[TomlFile, TomlFile]:
+    """Both files, the one that comes first first."""
+    return read_toml(folder_path()), read_toml(user_path())

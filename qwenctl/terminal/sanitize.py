@@ -8,6 +8,7 @@ that turn the direction of writing. Newline and tab stay. It knows nothing of wh
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Literal
 
 _State = Literal["text", "escape", "control", "string", "string end"]
@@ -84,3 +85,23 @@ def shortened(text: str, most: int = 1600) -> str:
         return text
     half = most // 2
     return f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"
+
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def decode(data: bytes, warn: Callable[[str], None]) -> str:
+    """`data` as text; what is not UTF-8 becomes U+FFFD, with one warning."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8-sig", "replace")
+        replaced = text.count(_REPLACEMENT) - data.count(_REPLACEMENT.encode())
+        warn(f"stdin byte {error.start:,} is not UTF-8; {replaced:,} characters replaced")
+        return text
+
+
+def whole(text: str) -> str:
+    """`text` with U+FFFD for each byte that Python could not decode and kept as a surrogate (PEP 383)."""
+    return _SURROGATE.sub(_REPLACEMENT, text)

@@ -25,7 +25,7 @@ import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
-from qwenctl.terminal.decoding import whole
+from qwenctl.terminal.sanitize import whole
 from qwenctl.tools.tool_set import NO_OUTPUT, failure, shortened
 
 _MODULE = "functions_for_the_model"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenctl.protocol.messages import ToolCall, Tools
-from qwenctl.terminal.decoding import whole
+from qwenctl.terminal.sanitize import whole
 
 Schema = Mapping[str, Any]
 _KINDS = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})

@@ -7,15 +7,39 @@ it ends within a time limit: what is left of it is kept for the rounds.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import Wishes
 from qwenctl.tune.candidates import Change
-from qwenctl.tune.verdict import LEAST_ROUNDS, Verdict, verdict
+
+LEAST_ROUNDS = 3
+_LEAST_GAIN, _ERRORS = 1.01, 2.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`gain` is how many times as fast the other is: the geometric mean over the rounds."""
+
+    gain: float
+    is_faster: bool
+
+
+def verdict(base: Sequence[float], other: Sequence[float]) -> Verdict:
+    """Compare the seconds of rounds. Too few rounds show nothing."""
+    logs = [math.log(one / two) for one, two in zip(base, other, strict=True)]
+    if not logs:
+        return Verdict(1.0, is_faster=False)
+    mean = statistics.fmean(logs)
+    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    enough = len(logs) >= LEAST_ROUNDS and mean >= math.log(_LEAST_GAIN) and mean > _ERRORS * error
+    return Verdict(math.exp(mean), enough)
+
 
 _MOST_ROUNDS = 7
 _WORTH_A_LOOK = 1.01  # a first measurement below this does not make a candidate the best so far

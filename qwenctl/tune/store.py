@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.files.kept_json import read_object, write_object
+from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import tuned_folder
 from qwenctl.models.gguf_check import split_files
 from qwenctl.placement.constraints import Wishes

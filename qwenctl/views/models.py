@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qwenctl.hub.local.installed import LocalModel
-    from qwenctl.hub.pull_plan import PullPlan
+    from qwenctl.hub.pull import PullPlan
     from qwenctl.hub.select.available_quants import Offers
     from qwenctl.hub.select.fit import Fit
 

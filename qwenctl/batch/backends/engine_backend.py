@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from quantize.formatting import duration
 from qwenctl.batch.backends.backend import Work
-from qwenctl.batch.backends.silence import LONGEST_S, Silence
 from qwenctl.batch.records import Answer, Failure, Record, seeded
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import MediaSource, found, no_pictures
@@ -33,6 +32,32 @@ from qwenctl.protocol.batch import (
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Loaded, Message
 from qwenctl.tools.calls import answer_with_calls
+
+LONGEST_S = 900.0  # a batch of a prompt takes minutes on a slow machine, and more where weights come from a disk
+_LEAST_WORK = 0.01  # of one core's time; even waiting for a disk takes more
+
+
+class Silence:
+    """The time since the engine said something last; `longest_s` without work mean that it hangs."""
+
+    def __init__(self, longest_s: float = LONGEST_S) -> None:
+        self._longest_s = longest_s
+        self._seconds = self._worked = 0.0
+
+    def end(self) -> None:
+        """It has said something."""
+        self._seconds = 0.0
+
+    def is_hang(self, seconds: float, work_seconds: Callable[[], float]) -> bool:
+        """Whether it hangs, now that `seconds` more have passed; `work_seconds` is its processor time so far."""
+        if not self._seconds:
+            self._worked = work_seconds()
+        self._seconds += seconds
+        if self._seconds < self._longest_s:
+            return False
+        self._seconds = 0.0
+        return work_seconds() - self._worked < _LEAST_WORK * self._longest_s
+
 
 _MOST_CRASHES = 5  # on end, without one answer between
 _CRASHES = (ExitCode.ENGINE_CRASHED, ExitCode.NO_MEMORY)

@@ -23,7 +23,7 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from qwenctl.chat.interactive.slash_completion import ChatCompleter
-from qwenctl.terminal.decoding import whole
+from qwenctl.terminal.sanitize import whole
 
 _QUOTES = '"""'
 

@@ -18,7 +18,7 @@ from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load import LoadOptions, with_drafts, with_load_options
 from qwenctl.commands.options.vision_options import PictureOptions, seeing, with_picture_options
 from qwenctl.files.paths import state_folder
-from qwenctl.terminal.decoding import whole
+from qwenctl.terminal.sanitize import whole
 from qwenctl.terminal.streams import is_terminal
 
 Prompt = Annotated[

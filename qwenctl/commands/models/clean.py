@@ -11,7 +11,7 @@ import typer
 from quantize.formatting import size
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.confirm import agreed
+from qwenctl.commands.options.common import agreed
 from qwenctl.commands.quantize.result import print_json, say
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer

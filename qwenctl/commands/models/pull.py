@@ -17,7 +17,7 @@ from qwenctl import __version__
 from qwenctl.commands.models.pull_flow import Survey, pull_locked, pull_target, show_local, survey
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.confirm import ask
+from qwenctl.commands.options.common import ask
 from qwenctl.commands.options.shell_completion import complete_published, complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub, quantize_remote
 from qwenctl.commands.quantize.result import processors, say

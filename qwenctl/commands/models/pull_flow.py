@@ -18,8 +18,7 @@ from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
     from qwenctl.hub.local.lock_file import LockedModel
-    from qwenctl.hub.pull import PullOptions
-    from qwenctl.hub.pull_plan import PullPlan
+    from qwenctl.hub.pull import PullOptions, PullPlan
     from qwenctl.hub.repository.listing import Listing, RemoteFile
     from qwenctl.hub.repository.model_name import ModelName
     from qwenctl.hub.select.available_quants import Offers
@@ -131,8 +130,7 @@ def _pull(
     """Follow the plan, or show it."""
     from qwenctl.hub.local.hf_cache import RepoCache, default_root
     from qwenctl.hub.local.registry import note_root
-    from qwenctl.hub.pull import pull_files
-    from qwenctl.hub.pull_plan import plan_pull
+    from qwenctl.hub.pull import plan_pull, pull_files
     from qwenctl.views.models import plan_fields, print_plan
     from qwenctl.views.pull import pull_progress
 

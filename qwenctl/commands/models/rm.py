@@ -5,7 +5,7 @@ from __future__ import annotations
 from quantize.formatting import size
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.confirm import agreed
+from qwenctl.commands.options.common import agreed
 from qwenctl.commands.options.local_model import Name, find_here
 from qwenctl.commands.quantize.result import print_json, say
 

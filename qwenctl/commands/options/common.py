@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,8 @@ import typer
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import QwenctlError
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
-from qwenctl.terminal.decoding import decode
+from qwenctl.terminal.sanitize import decode
+from qwenctl.terminal.streams import is_terminal
 
 _LIMIT = 2**31 - 1
 # ggml's names of the types a KV cache may have (common/arg.cpp, kv_cache_types).
@@ -207,3 +209,26 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Verbose = Annotated[bool, typer.Option("--verbose", help="Thinking and statistics on standard error.")]
 NoHistory = Annotated[bool, typer.Option("--no-history", help="Keep no history of the lines typed.")]
 Color = Annotated[Literal["auto", "always", "never"], typer.Option("--color", help="Colors in the chat.")]
+
+
+def ask(question: str) -> str | None:
+    """What was typed, without blanks around it; None where nobody can answer. The end of input is an answer: "n"."""
+    if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        return None
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise
+    if not line:
+        sys.stderr.write("\n")
+        return "n"
+    return line.strip()
+
+
+def agreed(question: str) -> bool:
+    """Whether the answer is yes, as it is where nobody can answer."""
+    answer = ask(f"{question} [y/N] ")
+    return answer is None or answer.lower() in ("y", "yes")

@@ -7,14 +7,18 @@ use it is not known here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qwenctl.engine.batching.context import BatchContext
+from qwenctl.engine.batching.prefix_cache import Ints
 from qwenctl.engine.generation.prefill import keeping_step
+from qwenctl.engine.kv.mrope import Folds, picture_batches
 from qwenctl.engine.kv.state_file import SavedState, UnusableState, read_state, write_state
 from qwenctl.engine.model import Model
 from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.vision.encoder import Sight
+from qwenctl.engine.vision.media_items import View
 from qwenctl.protocol.batch import OpenBatch
 from qwenctl.protocol.messages import Failed
 
@@ -63,3 +67,26 @@ def _keep(context: BatchContext, sequence: int, path: Path, key: dict[str, str],
         write_state(path, key, SavedState(list(tokens), context.state(sequence), {}))
     except OSError as error:
         sys.stderr.write(f"the state of the prefix is not kept: {error}\n")  # which is the log
+
+
+def read_pictures(
+    context: BatchContext, sight: Sight, sequence: int, tokens: Ints, views: Mapping[int, View], done: int
+) -> tuple[int, int]:
+    """Evaluate `tokens` from `done` to the end of the last picture; how many are done, and how many positions saved.
+
+    Raises RequestFailure for a picture that cannot be seen.
+    """
+    folds = Folds()
+    for at, view in sorted(views.items()):
+        while done < at:
+            end = min(at, done + context.n_batch)
+            context.evaluate([(sequence, folds.position(done), tokens[done:end], False)])
+            done = end
+        embeddings = sight.embeddings(view)
+        if embeddings is None:
+            raise RequestFailure(Failed("cancelled", "stopped"))
+        for batch in picture_batches(view, embeddings, folds.position(at), context.n_batch, sequence):
+            context.decode(batch)
+        done = at + view.n_tokens
+        folds.add(done, view)
+    return done, done - folds.position(done)

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qwenctl.engine.batching.batch_pictures import read_pictures
 from qwenctl.engine.batching.context import BatchContext, Part
+from qwenctl.engine.batching.pinned_prefix import read_pictures
 from qwenctl.engine.batching.prefix_cache import Ints, Prefix, Prefixes, worth_sharing
 from qwenctl.engine.batching.slot import ReadRecord, Slot, read_record
 from qwenctl.engine.model import Model

@@ -14,7 +14,7 @@ from qwenctl.engine.kv.state_file import SavedState
 from qwenctl.engine.model import Model
 from qwenctl.engine.prompt.chat_template import Prompt
 from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.models.context_length import longest_context
+from qwenctl.models.context_memory import longest_context
 from qwenctl.protocol.messages import Failed, Message, PrefixRead, Prepare, PromptProgress, ReadPrefix
 
 _AHEAD_TOKENS = 128  # few enough that a person who asks meanwhile does not wait long

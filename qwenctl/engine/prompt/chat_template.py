@@ -7,26 +7,51 @@ the template wrote.
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, NoReturn
 
 import jinja2
+import psutil
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qwenctl.engine.kv.sequence import common_length
-from qwenctl.engine.prompt.limits import limited
 from qwenctl.engine.prompt.media_tokens import PADS, Inlaid, with_times, with_views
 from qwenctl.engine.prompt.placeholders import Markers, to_json
 from qwenctl.engine.prompt.tokenizer import Tokenizer
 from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.vision.encoder import Sight
 from qwenctl.engine.vision.media_items import View
-from qwenctl.engine.vision.sight import Sight
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Failed, Message, Tools
+
+
+@contextmanager
+def limited(seconds: float, n_bytes: int) -> Iterator[None]:
+    """Allow `seconds` of CPU time and `n_bytes` more memory than now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + n_bytes
+    before = signal.signal(signal.SIGPROF, _time_is_up)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _time_is_up(_signal: int, _frame: FrameType | None) -> None:
+    raise TimeoutError
+
 
 _MOST_SECONDS, _MOST_BYTES, _HIGHEST_POWER = 2.0, 512 << 20, 64
 
