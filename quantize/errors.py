@@ -47,5 +47,5 @@ class Interrupted(QuantizeError):
     """Stopped by the caller; finished tensors are kept for the next run."""
 
 
-class Busy(QuantizeError):
+class OutputLocked(QuantizeError):
     """Another process is writing the same output."""

@@ -69,24 +69,24 @@ def read_header(path: Path) -> GGUFHeader:
         if size < 24:
             raise BadGGUF(f"{path.name} has {size} bytes; a GGUF header has at least 24")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Cursor(path.name, data, size).header()
+            return _HeaderReader(path.name, data, size).header()
 
 
-def first_metadata(path: Path) -> dict[str, Value]:
+def read_leading_metadata(path: Path) -> dict[str, Value]:
     """The metadata at the start of the GGUF file at `path`: all but the vocabulary, and what may come after it.
 
     It takes a small part of the time of a whole header. Raises OSError, BadGGUF.
     """
     with path.open("rb") as file:
-        return metadata_at_start(path.name, file.read(START_BYTES))
+        return parse_leading_metadata(path.name, file.read(START_BYTES))
 
 
-def metadata_at_start(name: str, data: bytes) -> dict[str, Value]:
+def parse_leading_metadata(name: str, data: bytes) -> dict[str, Value]:
     """The metadata that stands whole in `data`, the first bytes of the GGUF file `name`.
 
     Raises BadGGUF if it does not begin as one. What comes later in the header (the vocabulary is long) is left out.
     """
-    cursor = _Cursor(name, data, len(data))
+    cursor = _HeaderReader(name, data, len(data))
     _, n_keys = cursor.start()
     found: dict[str, Value] = {}
     with suppress(BadGGUF):
@@ -96,7 +96,7 @@ def metadata_at_start(name: str, data: bytes) -> dict[str, Value]:
     return found
 
 
-class _Cursor:
+class _HeaderReader:
     """A place in the file that can only move forward, and never past the end."""
 
     def __init__(self, name: str, data: mmap.mmap | bytes, size: int) -> None:

@@ -1,7 +1,7 @@
 """The files that a conversion reads: all of them here from the start, or arriving while it runs.
 
 `convert` takes tensors in the order in which their files are there, waits for those of the next one, reads them, and
-says which files nothing needs any more. `Sources` is what it needs for that; `local_sources` is the plain case.
+says which files nothing needs any more. `InputFiles` is what it needs for that; `local_sources` is the plain case.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from quantize.errors import MissingInput
-from quantize.plan import Plan
+from quantize.plan import ConversionPlan
 
 
-class Sources(Protocol):
+class InputFiles(Protocol):
     """The files of a conversion."""
 
     @property
@@ -37,7 +37,7 @@ class Sources(Protocol):
         """Nothing needs this file any more: all that was made of it is on the disk."""
 
 
-class LocalSources:
+class LocalFiles:
     """Files that are all here, open. See `local_sources`."""
 
     def __init__(self, files: Mapping[Path, int]) -> None:
@@ -58,7 +58,7 @@ class LocalSources:
 
 
 @contextmanager
-def local_sources(plan: Plan) -> Iterator[LocalSources]:
+def local_sources(plan: ConversionPlan) -> Iterator[LocalFiles]:
     """The files of `plan`, open until the block ends. Raises MissingInput."""
     with ExitStack() as stack:
         files: dict[Path, int] = {}
@@ -68,4 +68,4 @@ def local_sources(plan: Plan) -> Iterator[LocalSources]:
             except OSError as error:
                 raise MissingInput(f"cannot read {path}: {error.strerror}") from error
             stack.callback(os.close, files[path])
-        yield LocalSources(files)
+        yield LocalFiles(files)

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.errors import Busy
+from quantize.errors import OutputLocked
 
 _WHOLE = "whole"
 
 
 @dataclass(frozen=True)
-class State:
+class JournalState:
     """What a journal says. `finished` are (file number, tensor number)."""
 
     fingerprint: str = ""
@@ -35,13 +35,13 @@ class Journal:
     path: Path
     descriptor: int
 
-    def read(self) -> State:
+    def read(self) -> JournalState:
         """What the journal says; what a killed process left of a line is cut off."""
         text = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
         end = text.rfind(b"\n") + 1
         os.ftruncate(self.descriptor, end)
         first, *lines = text[:end].decode("ascii", "replace").splitlines() or [""]
-        return State(first, frozenset(_pairs(lines)), _WHOLE in lines)
+        return JournalState(first, frozenset(_pairs(lines)), _WHOLE in lines)
 
     def start(self, fingerprint: str) -> None:
         """Begin anew, for the plan with this fingerprint."""
@@ -84,7 +84,9 @@ def _lock(descriptor: int, output: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Busy(f"another process{_holder(descriptor)} is writing {output}", "wait, or choose another -o") from error
+        raise OutputLocked(
+            f"another process{_holder(descriptor)} is writing {output}", "wait, or choose another -o"
+        ) from error
     except OSError:
         return  # a file system without locks, such as some network mounts
 

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.ggml.types import GGMLType
-from quantize.qwen35.metadata import ALIGNMENT, HeaderKeys, header_bytes
-from quantize.recipe.imatrix import Importance
+from quantize.qwen35.metadata import ALIGNMENT, MetadataBytes, header_bytes
+from quantize.recipe.imatrix import ImatrixEntry
 from quantize.tensors import OutputTensor
 
 _SPLIT_KEYS_BYTES = 256  # room for the three keys of a split file, for the counts and for padding
 
 
 @dataclass(frozen=True)
-class TypedTensor:
+class QuantizedTensorSpec:
     """A tensor of the output with its type; `shape` in GGUF order, as it is written in the header."""
 
     tensor: OutputTensor
     shape: tuple[int, ...]
     kind: GGMLType
-    importance: Importance | None
+    importance: ImatrixEntry | None
 
     @property
     def n_bytes(self) -> int:
@@ -42,7 +42,7 @@ class TensorPlan:
     kind: GGMLType
     offset: int
     n_bytes: int
-    importance: Importance | None
+    importance: ImatrixEntry | None
 
     @property
     def paths(self) -> frozenset[Path]:
@@ -63,7 +63,9 @@ class FilePlan:
     n_bytes: int
 
 
-def lay_out(path: Path, keys: HeaderKeys, tensors: Sequence[TypedTensor], split_bytes: int) -> tuple[FilePlan, ...]:
+def layout_files(
+    path: Path, keys: MetadataBytes, tensors: Sequence[QuantizedTensorSpec], split_bytes: int
+) -> tuple[FilePlan, ...]:
     """One file, or with `split_bytes` as many as are needed for none to be larger than that.
 
     A tensor that is larger by itself gets a file of its own.
@@ -75,8 +77,10 @@ def lay_out(path: Path, keys: HeaderKeys, tensors: Sequence[TypedTensor], split_
     )
 
 
-def _groups(keys: HeaderKeys, tensors: Sequence[TypedTensor], split_bytes: int) -> Iterator[list[TypedTensor]]:
-    group, filled = list[TypedTensor](), len(keys.data) + _SPLIT_KEYS_BYTES
+def _groups(
+    keys: MetadataBytes, tensors: Sequence[QuantizedTensorSpec], split_bytes: int
+) -> Iterator[list[QuantizedTensorSpec]]:
+    group, filled = list[QuantizedTensorSpec](), len(keys.data) + _SPLIT_KEYS_BYTES
     for typed in tensors:
         more = _padded(typed.n_bytes) + _info_bytes(typed)
         if group and filled + more > split_bytes:
@@ -87,7 +91,7 @@ def _groups(keys: HeaderKeys, tensors: Sequence[TypedTensor], split_bytes: int) 
     yield group
 
 
-def _info_bytes(typed: TypedTensor) -> int:
+def _info_bytes(typed: QuantizedTensorSpec) -> int:
     """Bytes of a tensor's entry in the header: length and text of its name, dimensions, type, offset."""
     return 8 + len(typed.tensor.name) + 4 + 8 * len(typed.shape) + 4 + 8
 
@@ -99,7 +103,9 @@ def _split_path(path: Path, number: int, files: int) -> Path:
     return path.with_name(f"{stem}-{number + 1:05d}-of-{files:05d}.gguf")
 
 
-def _file(path: Path, keys: HeaderKeys, group: Sequence[TypedTensor], split: tuple[int, int, int]) -> FilePlan:
+def _file(
+    path: Path, keys: MetadataBytes, group: Sequence[QuantizedTensorSpec], split: tuple[int, int, int]
+) -> FilePlan:
     header = header_bytes(keys, [(typed.tensor, typed.shape, typed.kind, typed.n_bytes) for typed in group], split)
     tensors, at = [], len(header)
     for typed in group:

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
-from quantize.formatting import size
-from quantize.journal import Journal, State, open_journal
+from quantize.formatting import format_bytes
+from quantize.journal import Journal, JournalState, open_journal
 from quantize.layout import FilePlan
-from quantize.plan import Plan
+from quantize.plan import ConversionPlan
 
 
 @dataclass(frozen=True)
-class UnfinishedOutput:
+class PartialOutput:
     """Open files of a conversion. `finished` are (file number, tensor number) of an earlier run."""
 
-    plan: Plan
+    plan: ConversionPlan
     files: tuple[int, ...]
     journal: Journal
     finished: frozenset[tuple[int, int]]
@@ -39,7 +39,7 @@ class UnfinishedOutput:
                 written = os.pwrite(self.files[file], data, offset)
                 data, offset = data[written:], offset + written
 
-    def keep(self, tensors: Iterable[tuple[int, int]]) -> None:
+    def commit(self, tensors: Iterable[tuple[int, int]]) -> None:
         """Record tensors as finished, after their bytes have reached the disk."""
         pairs = list(tensors)
         if pairs:
@@ -55,13 +55,13 @@ class UnfinishedOutput:
             _rename(self.plan)
             self.journal.remove()
 
-    def kept_in_words(self) -> str:
+    def describe_saved(self) -> str:
         """What a run that is stopped now leaves behind."""
         kept = self.journal.read().finished
         if not kept:
             return "nothing was finished yet"
         n_bytes = sum(self.plan.files[file].tensors[number].n_bytes for file, number in kept)
-        return f"{size(n_bytes)} of {size(self.plan.n_bytes)} are kept in {_parts(self.plan)[0][1]}"
+        return f"{format_bytes(n_bytes)} of {format_bytes(self.plan.n_bytes)} are kept in {_parts(self.plan)[0][1]}"
 
     def _sync(self) -> None:
         for file in self.files:
@@ -69,7 +69,7 @@ class UnfinishedOutput:
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskSpace:
     """Bytes that the output still needs in `folder`, and that are free there."""
 
     folder: Path
@@ -77,15 +77,15 @@ class Room:
     free: int
 
 
-def disk_room(plan: Plan) -> Room:
+def required_disk_space(plan: ConversionPlan) -> DiskSpace:
     """The room for the output of `plan`, less what an unfinished output takes already."""
     folder = plan.files[0].path.parent.resolve()
     needed = sum(max(0, file.n_bytes - _allocated(part)) for file, part in _parts(plan))
-    return Room(folder, needed, shutil.disk_usage(folder).free)
+    return DiskSpace(folder, needed, shutil.disk_usage(folder).free)
 
 
 @contextmanager
-def open_output(plan: Plan, *, overwrite: bool) -> Iterator[UnfinishedOutput]:
+def open_output(plan: ConversionPlan, *, overwrite: bool) -> Iterator[PartialOutput]:
     """The output of `plan`, new or resumed; closed but kept when the block is left by an exception.
 
     Raises BadOption if an output is an input, CannotWrite if it exists or cannot be created, NoSpace, Busy.
@@ -99,19 +99,19 @@ def open_output(plan: Plan, *, overwrite: bool) -> Iterator[UnfinishedOutput]:
             state = journal.read()
             finished = _finished(plan, state)
             if finished and state.whole:  # killed between the renames: the bytes are all there
-                yield UnfinishedOutput(plan, (), journal, finished)
+                yield PartialOutput(plan, (), journal, finished)
                 return
             _check_existing(plan, state, overwrite=overwrite)
             _check_room(plan)
             files = _open_parts(plan, journal, stack, resumed=bool(finished))
-            yield UnfinishedOutput(plan, files, journal, finished)
+            yield PartialOutput(plan, files, journal, finished)
         except BaseException:
             if not journal.read().finished:
                 _remove(plan, journal)
             raise
 
 
-def check_paths(plan: Plan) -> None:
+def check_paths(plan: ConversionPlan) -> None:
     """Refuse an output that is an input or that cannot be a file. Raises BadOption or CannotWrite."""
     beside = (path for path in plan.checkpoint.folder.iterdir() if path.suffix != ".gguf")
     inputs = {*plan.source_files(), *(path for path in beside if path.is_file())}
@@ -124,7 +124,7 @@ def check_paths(plan: Plan) -> None:
             raise CannotWrite(f"no such folder: {file.path.parent}", f"mkdir -p {shlex.quote(str(file.path.parent))}")
 
 
-def _check_existing(plan: Plan, state: State, *, overwrite: bool) -> None:
+def _check_existing(plan: ConversionPlan, state: JournalState, *, overwrite: bool) -> None:
     """Refuse to replace an output, or to throw away the finished tensors of another plan."""
     _, part = _parts(plan)[0]
     if state.finished and state.fingerprint != plan.fingerprint and part.exists() and not overwrite:
@@ -137,13 +137,13 @@ def _check_existing(plan: Plan, state: State, *, overwrite: bool) -> None:
             raise CannotWrite(f"{file.path} exists already", "--overwrite replaces it when the new one is whole")
 
 
-def _check_room(plan: Plan) -> None:
+def _check_room(plan: ConversionPlan) -> None:
     """Refuse an output for which the disk has no room."""
-    room = disk_room(plan)
+    room = required_disk_space(plan)
     if room.needed > room.free:
         raise NoSpace(
-            f"needs {size(room.needed)}, {room.folder} has {size(room.free)} free "
-            f"({size(room.needed - room.free)} short)",
+            f"needs {format_bytes(room.needed)}, {room.folder} has {format_bytes(room.free)} free "
+            f"({format_bytes(room.needed - room.free)} short)",
             "-o on another disk, or a smaller --type",
         )
 
@@ -167,7 +167,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise QuantizeError(f"cannot write {path}: {reason}") from error
 
 
-def _parts(plan: Plan) -> list[tuple[FilePlan, Path]]:
+def _parts(plan: ConversionPlan) -> list[tuple[FilePlan, Path]]:
     """Each file with its temporary name: that of the first file, so that no other output has the same.
 
     The mmproj file, in contrast, is the same for all outputs of a model.
@@ -177,7 +177,7 @@ def _parts(plan: Plan) -> list[tuple[FilePlan, Path]]:
     return [(file, first.with_name(name)) for file, name in zip(plan.files, names, strict=True)]
 
 
-def _is_remade(plan: Plan, file: FilePlan) -> bool:
+def _is_remade(plan: ConversionPlan, file: FilePlan) -> bool:
     """Whether an existing mmproj is the same but for weights: another text type of the same model was made before."""
     if file not in plan.vision_files or file.path.stat().st_size != file.n_bytes:
         return False
@@ -190,7 +190,7 @@ def _allocated(path: Path) -> int:
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
-def _finished(plan: Plan, state: State) -> frozenset[tuple[int, int]]:
+def _finished(plan: ConversionPlan, state: JournalState) -> frozenset[tuple[int, int]]:
     """The tensors that need not be made again."""
     if state.fingerprint != plan.fingerprint:
         return frozenset()
@@ -205,7 +205,7 @@ def _has_size(path: Path, file: FilePlan) -> bool:
     return path.is_file() and path.stat().st_size == file.n_bytes
 
 
-def _open_parts(plan: Plan, journal: Journal, stack: ExitStack, *, resumed: bool) -> tuple[int, ...]:
+def _open_parts(plan: ConversionPlan, journal: Journal, stack: ExitStack, *, resumed: bool) -> tuple[int, ...]:
     """A descriptor for each temporary file, which has its header and its full length; `stack` closes them."""
     files = []
     with disk_errors(plan.files[0].path):
@@ -223,7 +223,7 @@ def _open_parts(plan: Plan, journal: Journal, stack: ExitStack, *, resumed: bool
     return tuple(files)
 
 
-def _rename(plan: Plan) -> None:
+def _rename(plan: ConversionPlan) -> None:
     for file, part in _parts(plan):
         if part.exists():
             os.replace(part, file.path)
@@ -232,7 +232,7 @@ def _rename(plan: Plan) -> None:
     os.close(folder)
 
 
-def _remove(plan: Plan, journal: Journal) -> None:
+def _remove(plan: ConversionPlan, journal: Journal) -> None:
     """Leave nothing behind where nothing was finished."""
     for _, part in _parts(plan):
         part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The plan of a conversion: every output file with its header and the place of every tensor, before a weight is read.
 
-A folder and `Options` come in, a frozen `Plan` goes out. Only config.json, the tokenizer, the importance matrix and the
-headers of the shards are read. `convert` does what the plan says; a dry run prints it.
+A folder and `QuantizeOptions` come in, a frozen `ConversionPlan` goes out. Only config.json, the tokenizer, the
+importance matrix and the headers of the shards are read. `convert` does what the plan says; a dry run prints it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from pathlib import Path
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
 from quantize.ggml.library import library_version
-from quantize.layout import FilePlan, TypedTensor, lay_out
+from quantize.layout import FilePlan, QuantizedTensorSpec, layout_files
 from quantize.qwen35.metadata import Provenance, text_header, vision_header
 from quantize.qwen35.model_config import ModelConfig, parse_config
 from quantize.qwen35.text_tensors import text_tensors
 from quantize.qwen35.vision_tensors import vision_tensors
-from quantize.recipe.imatrix import Imatrix, Importance, read_imatrix
+from quantize.recipe.imatrix import Imatrix, ImatrixEntry, read_imatrix
 from quantize.recipe.recipes import (
-    MixFacts,
     Override,
     Recipe,
-    choose_types,
+    RecipeContext,
+    assign_types,
     choose_vision_type,
     find_recipe,
     needs_imatrix,
     parse_override,
 )
-from quantize.tensors import OutputTensor, SourceIndex
+from quantize.tensors import CheckpointIndex, OutputTensor
 
 
 @dataclass(frozen=True)
-class Options:
+class QuantizeOptions:
     """What to make. `vision_type` empty means F32 or BF16 as the text, else F16; `split_bytes` 0 means one file."""
 
     type_name: str = "Q4_K_M"
@@ -50,7 +50,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """A whole conversion. `vision_files` come after `text_files`; equal `fingerprint`s mean equal outputs."""
 
     checkpoint: Checkpoint
@@ -108,7 +108,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def make_plan(folder: Path, output: Path | None, options: Options) -> Plan:
+def make_plan(folder: Path, output: Path | None, options: QuantizeOptions) -> ConversionPlan:
     """Plan the conversion of the checkpoint in `folder` to `output`, a file or a folder (default: the current one).
 
     Raises MissingInput, BadCheckpoint, BadGGUF, BadOption or NeedsImatrix.
@@ -117,20 +117,20 @@ def make_plan(folder: Path, output: Path | None, options: Options) -> Plan:
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = SourceIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and sources.any_under("mtp.")
+    sources = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = options.mtp and sources.has_prefix("mtp.")
     text = text_tensors(config, sources, mtp=mtp)
     vision = vision_tensors(config.vision, sources) if _wants_vision(config, sources, options) and config.vision else []
-    sources.ignore([*([] if mtp else ["mtp."]), *([] if vision else ["visual."])])
-    sources.finish()
+    sources.skip_prefixes([*([] if mtp else ["mtp."]), *([] if vision else ["visual."])])
+    sources.validate()
     output = output_path(output, checkpoint.name, recipe)
     provenance = Provenance(_in_words(recipe, options), options.tool_version)
     typed = _typed(text, recipe, config, overrides, imatrix, mtp=mtp)
     keys = text_header(checkpoint, config, recipe, text, provenance, imatrix, mtp=mtp)
-    text_files = lay_out(output, keys, typed, options.split_bytes)
+    text_files = layout_files(output, keys, typed, options.split_bytes)
     vision_files = _vision_files(checkpoint, config, vision, recipe, options, output)
     files = text_files + vision_files
-    return Plan(checkpoint, config, recipe, mtp, text_files, vision_files, _fingerprint(files, imatrix))
+    return ConversionPlan(checkpoint, config, recipe, mtp, text_files, vision_files, _fingerprint(files, imatrix))
 
 
 @_without_garbage_collection()
@@ -141,11 +141,11 @@ def recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
     """
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = SourceIndex(checkpoint, config.fp8_block)
-    mtp = sources.any_under("mtp.")
+    sources = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = sources.has_prefix("mtp.")
     text = text_tensors(config, sources, mtp=mtp)
-    sources.ignore(["visual."])
-    sources.finish()
+    sources.skip_prefixes(["visual."])
+    sources.validate()
     sizes = {}
     for recipe in map(find_recipe, names):
         with suppress(NeedsImatrix):
@@ -155,7 +155,7 @@ def recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
 
 
 @_without_garbage_collection()
-def tensor_sizes(folder: Path, options: Options) -> TensorSizes:
+def tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
     """The tensors that the checkpoint in `folder` would become with these options; no weight and no tokenizer is read.
 
     A type that needs an importance matrix may have none here. Raises MissingInput, BadCheckpoint or BadOption.
@@ -163,14 +163,14 @@ def tensor_sizes(folder: Path, options: Options) -> TensorSizes:
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = SourceIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and sources.any_under("mtp.")
+    sources = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = options.mtp and sources.has_prefix("mtp.")
     text = text_tensors(config, sources, mtp=mtp)
     vision = vision_tensors(config.vision, sources) if _wants_vision(config, sources, options) and config.vision else []
-    sources.ignore(["mtp.", "visual."])
-    sources.finish()
-    facts = MixFacts(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
-    types = choose_types(recipe, {tensor.name: tensor.shape for tensor in text}, facts, overrides)
+    sources.skip_prefixes(["mtp.", "visual."])
+    sources.validate()
+    facts = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
+    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in text}, facts, overrides)
     sizes = {one.name: types[one.name].row_bytes(one.row_length) * one.rows for one in text}
     return TensorSizes(config, mtp, sizes, sum(2 * tensor.elements for tensor in vision))
 
@@ -183,11 +183,11 @@ def output_path(output: Path | None, model: str, recipe: Recipe) -> Path:
     return output / name if output.is_dir() else output
 
 
-def _wants_vision(config: ModelConfig, sources: SourceIndex, options: Options) -> bool:
-    return options.vision and config.vision is not None and sources.any_under("visual.")
+def _wants_vision(config: ModelConfig, sources: CheckpointIndex, options: QuantizeOptions) -> bool:
+    return options.vision and config.vision is not None and sources.has_prefix("visual.")
 
 
-def _in_words(recipe: Recipe, options: Options) -> str:
+def _in_words(recipe: Recipe, options: QuantizeOptions) -> str:
     words = [recipe.name, *(f"--tensor-type {text}" for text in options.overrides)]
     return " ".join(words + ([] if options.mtp else ["--no-mtp"]))
 
@@ -200,10 +200,10 @@ def _typed(
     imatrix: Imatrix | None,
     *,
     mtp: bool,
-) -> list[TypedTensor]:
+) -> list[QuantizedTensorSpec]:
     """Each tensor with its shape, type and importance."""
-    facts = MixFacts(config.layers + mtp, config.experts, config.query_groups, imatrix is not None)
-    types = choose_types(recipe, {tensor.name: tensor.shape for tensor in tensors}, facts, overrides)
+    facts = RecipeContext(config.layers + mtp, config.experts, config.query_groups, imatrix is not None)
+    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in tensors}, facts, overrides)
     if imatrix and not types.keys() & imatrix.importance.keys():
         raise _other_model(imatrix, "it knows none of the tensors")
     known = imatrix.importance if imatrix else {}
@@ -215,11 +215,11 @@ def _typed(
     for tensor in tensors:
         # llama-quantize drops trailing dimensions of 1, the converter keeps them.
         shape = tensor.shape if float_recipe or tensor.shape[-1] != 1 else tensor.shape[:-1]
-        typed.append(TypedTensor(tensor, shape, types[tensor.name], _importance(tensor, imatrix)))
+        typed.append(QuantizedTensorSpec(tensor, shape, types[tensor.name], _importance(tensor, imatrix)))
     return typed
 
 
-def _importance(tensor: OutputTensor, imatrix: Imatrix | None) -> Importance | None:
+def _importance(tensor: OutputTensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
     """What is known of the tensor's columns. llama-quantize forgives a misfit for the embeddings, and so do we."""
     known = imatrix.importance.get(tensor.name) if imatrix else None
     if imatrix is None or known is None:
@@ -256,7 +256,7 @@ def _vision_files(
     config: ModelConfig,
     tensors: Sequence[OutputTensor],
     recipe: Recipe,
-    options: Options,
+    options: QuantizeOptions,
     output: Path,
 ) -> tuple[FilePlan, ...]:
     """The mmproj file beside `output`, if there are tensors for it."""
@@ -268,10 +268,10 @@ def _vision_files(
     provenance = Provenance(vision_recipe.name, options.tool_version)
     header = vision_header(checkpoint, config, config.vision, vision_recipe, tensors, provenance)
     typed = [
-        TypedTensor(tensor, tensor.shape, choose_vision_type(vision_recipe, tensor.name, tensor.shape), None)
+        QuantizedTensorSpec(tensor, tensor.shape, choose_vision_type(vision_recipe, tensor.name, tensor.shape), None)
         for tensor in tensors
     ]
-    return lay_out(output.with_name(f"mmproj-{checkpoint.name}-{vision_recipe.name}.gguf"), header, typed, 0)
+    return layout_files(output.with_name(f"mmproj-{checkpoint.name}-{vision_recipe.name}.gguf"), header, typed, 0)
 
 
 def _fingerprint(files: Sequence[FilePlan], imatrix: Imatrix | None) -> str:

@@ -1,6 +1,7 @@
 """A few rows of an output tensor: read, widen, transform, quantize.
 
-A `Slab` is the unit of work of a worker: rows of one matrix of one tensor, small enough that a worker's memory and the
+A `RowChunk` is the unit of work of a worker: rows of one matrix of one tensor, small enough that a worker's memory and
+the
 time until it can be stopped stay small, whatever the size of the model. `cut` makes the slabs of a tensor; `encode`
 turns one into the bytes of the GGUF file. Nothing here knows of files other than the sources, or of threads.
 """
@@ -19,10 +20,10 @@ import numpy as np
 
 from quantize.checkpoint import DTYPE_BYTES, SourceTensor
 from quantize.errors import BadCheckpoint
-from quantize.ggml.library import Bytes, Floats, is_finite, quantize_rows, widen
+from quantize.ggml.library import Bytes, Floats, is_finite, quantize_rows, to_float32
 from quantize.ggml.types import GGMLType
-from quantize.recipe.imatrix import Importance
-from quantize.tensors import BlockScale, OutputTensor, RowRun, TiledColumns, split_run
+from quantize.recipe.imatrix import ImatrixEntry
+from quantize.tensors import Fp8BlockScale, OutputTensor, RowRange, ValueHeadTiling, split_run
 
 # A slab is what a worker does between two looks at the stop flag: 0.15 s of the slowest kernel (IQ2_XS, 0.9 million
 # weights a second) and of the slowest of the others (Q2_K with an importance matrix, 7 million). Larger slabs would
@@ -35,17 +36,17 @@ Files = Mapping[Path, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
+class RowChunk:
     """`rows` rows of a tensor from `first` on, in `matrix` (an expert's number), read from `runs`."""
 
     first: int
     rows: int
     matrix: int
-    runs: tuple[RowRun, ...]
+    runs: tuple[RowRange, ...]
 
 
 @dataclass(frozen=True)
-class Scratch:
+class ScratchBuffers:
     """A worker's buffers, which grow to the largest slab and are then used again."""
 
     buffers: dict[str, Bytes]
@@ -58,7 +59,7 @@ class Scratch:
         return buffer[:n_bytes]
 
 
-def slab_rows(tensor: OutputTensor, kind: GGMLType) -> int:
+def chunk_rows(tensor: OutputTensor, kind: GGMLType) -> int:
     """The most rows of a slab of `tensor`."""
     weights = _SLOW_SLAB_WEIGHTS if kind.name.startswith("IQ") else _SLAB_WEIGHTS
     return max(1, weights // tensor.row_length)
@@ -67,14 +68,14 @@ def slab_rows(tensor: OutputTensor, kind: GGMLType) -> int:
 def scratch_bytes(tensor: OutputTensor, kind: GGMLType) -> int:
     """The memory of a worker at a slab of `tensor`: as read, as float32 with a copy of it, as written."""
     source = max(DTYPE_BYTES[run.source.dtype] for run in tensor.runs)
-    return min(slab_rows(tensor, kind), tensor.rows) * (
+    return min(chunk_rows(tensor, kind), tensor.rows) * (
         tensor.row_length * (source + 4 + 8) + kind.row_bytes(tensor.row_length)
     )
 
 
-def cut(tensor: OutputTensor, most: int) -> Iterator[Slab]:
+def iter_chunks(tensor: OutputTensor, most: int) -> Iterator[RowChunk]:
     """The slabs of a tensor, in order, of at most `most` rows; none crosses from one matrix to the next."""
-    first, parts, taken = 0, list[RowRun](), 0
+    first, parts, taken = 0, list[RowRange](), 0
     for run in tensor.runs:
         at = 0
         while at < run.count:
@@ -83,14 +84,19 @@ def cut(tensor: OutputTensor, most: int) -> Iterator[Slab]:
             parts.append(split_run(run, at, count))
             at, taken = at + count, taken + count
             if count == room:
-                yield Slab(first, taken, first // tensor.matrix_rows, tuple(parts))
+                yield RowChunk(first, taken, first // tensor.matrix_rows, tuple(parts))
                 first, parts, taken = first + taken, [], 0
     if parts:
-        yield Slab(first, taken, first // tensor.matrix_rows, tuple(parts))
+        yield RowChunk(first, taken, first // tensor.matrix_rows, tuple(parts))
 
 
-def encode(
-    tensor: OutputTensor, kind: GGMLType, slab: Slab, importance: Importance | None, files: Files, scratch: Scratch
+def quantize_chunk(
+    tensor: OutputTensor,
+    kind: GGMLType,
+    slab: RowChunk,
+    importance: ImatrixEntry | None,
+    files: Files,
+    scratch: ScratchBuffers,
 ) -> tuple[Bytes, float]:
     """The bytes of a slab as the type `kind`, valid until `scratch` is used again, and the seconds in the kernel."""
     row_bytes = kind.row_bytes(tensor.row_length)
@@ -124,17 +130,17 @@ def _largest(floats: Floats) -> float:
     return math.nan if any(map(math.isnan, ends)) else max(ends)
 
 
-def _mean_squares(importance: Importance, matrix: int, files: Files) -> Floats:
+def _mean_squares(importance: ImatrixEntry, matrix: int, files: Files) -> Floats:
     """The mean squared activation of each column; ones where an expert was never used, as llama-quantize takes."""
     columns = np.ones(importance.sums.shape[1], np.float32)
     count = importance.counts[matrix]
     if count > 0:
-        read_source(importance.sums, matrix * columns.nbytes, columns.view(np.uint8), files)
+        read_tensor_bytes(importance.sums, matrix * columns.nbytes, columns.view(np.uint8), files)
         columns /= np.float32(count)
     return columns
 
 
-def _is_plain_copy(tensor: OutputTensor, kind: GGMLType, slab: Slab) -> bool:
+def _is_plain_copy(tensor: OutputTensor, kind: GGMLType, slab: RowChunk) -> bool:
     same = all(_SAME_TYPE.get(run.source.dtype) == kind.name for run in slab.runs)
     return same and tensor.arithmetic == "copy" and tensor.columns is None
 
@@ -147,40 +153,40 @@ def _compute(tensor: OutputTensor, floats: Floats) -> Floats:
     return _tile_columns(tensor.columns, floats) if tensor.columns else floats
 
 
-def _tile_columns(columns: TiledColumns, floats: Floats) -> Floats:
+def _tile_columns(columns: ValueHeadTiling, floats: Floats) -> Floats:
     grouped = floats.reshape(-1, columns.key_heads, columns.values_per_key, columns.head_dim)
     return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(floats.shape)
 
 
-def _read_runs(runs: tuple[RowRun, ...], row_bytes: int, out: Bytes, files: Files) -> None:
+def _read_runs(runs: tuple[RowRange, ...], row_bytes: int, out: Bytes, files: Files) -> None:
     at = 0
     for run in runs:
         end = at + run.count * row_bytes
-        read_source(run.source, run.first * row_bytes, out[at:end], files)
+        read_tensor_bytes(run.source, run.first * row_bytes, out[at:end], files)
         at = end
 
 
-def _widen_runs(runs: tuple[RowRun, ...], floats: Floats, files: Files, scratch: Scratch) -> None:
+def _widen_runs(runs: tuple[RowRange, ...], floats: Floats, files: Files, scratch: ScratchBuffers) -> None:
     at, length = 0, floats.shape[1]
     for run in runs:
         row_bytes = length * DTYPE_BYTES[run.source.dtype]
         raw = scratch.take("raw", run.count * row_bytes)
-        read_source(run.source, run.first * row_bytes, raw, files)
+        read_tensor_bytes(run.source, run.first * row_bytes, raw, files)
         part = floats[at : at + run.count]
         if run.scale is None:
-            widen(run.source.dtype, raw, part.reshape(-1))
+            to_float32(run.source.dtype, raw, part.reshape(-1))
         else:
             _widen_fp8(run, run.scale, raw.reshape(part.shape), part, files)
         at += run.count
 
 
-def _widen_fp8(run: RowRun, scale: BlockScale, raw: Bytes, floats: Floats, files: Files) -> None:
+def _widen_fp8(run: RowRange, scale: Fp8BlockScale, raw: Bytes, floats: Floats, files: Files) -> None:
     """Weights times the factor of their block, both in float32."""
     np.take(fp8_values(), raw, out=floats, mode="clip")
     raw_factors = np.empty(scale.factors.n_bytes, np.uint8)
-    read_source(scale.factors, 0, raw_factors, files)
+    read_tensor_bytes(scale.factors, 0, raw_factors, files)
     factors = np.empty(scale.factors.shape, np.float32)
-    widen(scale.factors.dtype, raw_factors, factors.reshape(-1))
+    to_float32(scale.factors.dtype, raw_factors, factors.reshape(-1))
     of_rows = factors[np.arange(run.first, run.first + run.count) // scale.rows]
     floats *= np.repeat(of_rows, scale.columns, axis=1)[:, : floats.shape[1]]
 
@@ -196,7 +202,7 @@ def fp8_values() -> Floats:
     return np.where(codes & 128, -values, values).astype(np.float32)
 
 
-def read_source(source: SourceTensor, offset: int, out: Bytes, files: Files) -> None:
+def read_tensor_bytes(source: SourceTensor, offset: int, out: Bytes, files: Files) -> None:
     """Fill `out` from the tensor's bytes at `offset`. Raises BadCheckpoint if the file has become shorter."""
     view, at = out.data, source.offset + offset
     while len(view):

@@ -1,6 +1,6 @@
 """A plan in figures: sizes by tensor class and type, files, and what the conversion needs.
 
-A `Plan` comes in, a frozen `Summary` goes out; nothing is written and no weight is read. A dry run prints it.
+A `ConversionPlan` comes in, a frozen `Summary` goes out; nothing is written and no weight is read. A dry run prints it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from quantize.layout import FilePlan, TensorPlan
-from quantize.output import Room, disk_room
-from quantize.plan import Plan
+from quantize.output import DiskSpace, required_disk_space
+from quantize.plan import ConversionPlan
 from quantize.recipe.tensor_classes import CLASSES, tensor_class
 from quantize.row_chunks import scratch_bytes
 
@@ -32,7 +32,7 @@ class TensorSummary:
 
 
 @dataclass(frozen=True)
-class Part:
+class SummaryRow:
     """Tensors of one class and one type, taken together."""
 
     tensor_class: str
@@ -56,17 +56,17 @@ class Summary:
     """A whole conversion. `parts` are in the order of `CLASSES`, the largest type of a class first."""
 
     recipe: str
-    parts: tuple[Part, ...]
+    parts: tuple[SummaryRow, ...]
     tensors: tuple[TensorSummary, ...]
     files: tuple[FileSummary, ...]
     n_bytes: int
     bits_per_weight: float
-    room: Room
+    room: DiskSpace
     threads: int
     memory_bytes: int
 
 
-def summarize(plan: Plan, threads: int) -> Summary:
+def summarize(plan: ConversionPlan, threads: int) -> Summary:
     """The figures of `plan`, converted by `threads` workers. `bits_per_weight` is that of the text model."""
     tensors = [planned for file in plan.files for planned in file.tensors]
     return Summary(
@@ -76,13 +76,13 @@ def summarize(plan: Plan, threads: int) -> Summary:
         summarize_files(plan),
         plan.n_bytes,
         _bits_per_weight(planned for file in plan.text_files for planned in file.tensors),
-        disk_room(plan),
+        required_disk_space(plan),
         threads,
         _memory_bytes(plan, tensors, threads),
     )
 
 
-def _memory_bytes(plan: Plan, tensors: Iterable[TensorPlan], threads: int) -> int:
+def _memory_bytes(plan: ConversionPlan, tensors: Iterable[TensorPlan], threads: int) -> int:
     """An upper estimate of the memory of a conversion."""
     worker = max(scratch_bytes(planned.tensor, planned.kind) for planned in tensors)
     headers = sum(len(file.header) for file in plan.files)
@@ -90,7 +90,7 @@ def _memory_bytes(plan: Plan, tensors: Iterable[TensorPlan], threads: int) -> in
     return _BASE_BYTES + planned + threads * worker
 
 
-def summarize_files(plan: Plan) -> tuple[FileSummary, ...]:
+def summarize_files(plan: ConversionPlan) -> tuple[FileSummary, ...]:
     """The figures of each file."""
     return tuple(_file(file) for file in plan.files)
 
@@ -104,11 +104,11 @@ def _bits_per_weight(tensors: Iterable[TensorPlan]) -> float:
     return 8 * sum(n_bytes for n_bytes, _ in sizes) / sum(weights for _, weights in sizes)
 
 
-def _parts(tensors: Iterable[TensorPlan], layers: int) -> tuple[Part, ...]:
+def _parts(tensors: Iterable[TensorPlan], layers: int) -> tuple[SummaryRow, ...]:
     keyed = [((tensor_class(one.tensor.name, layers), one.kind.name), one) for one in tensors]
     parts = []
     for (class_name, type_name), group in groupby(sorted(keyed, key=lambda pair: pair[0]), key=lambda pair: pair[0]):
         held = [planned for _, planned in group]
         weights, n_bytes = sum(one.tensor.elements for one in held), sum(one.n_bytes for one in held)
-        parts.append(Part(class_name, type_name, len(held), weights, n_bytes))
+        parts.append(SummaryRow(class_name, type_name, len(held), weights, n_bytes))
     return tuple(sorted(parts, key=lambda part: (CLASSES.index(part.tensor_class), -part.n_bytes)))

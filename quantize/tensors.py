@@ -3,7 +3,7 @@
 An `OutputTensor` says which runs of rows of which source tensors, in which order and with which arithmetic, make it.
 Every transform of the Qwen3.5 family is of this form, so that any tensor can be made a few rows at a time:
 splitting packed experts, stacking single ones, tiling value heads, taking one of two frames of a patch.
-`SourceIndex` finds source tensors by name, checks their shapes, and remembers what was missing.
+`CheckpointIndex` finds source tensors by name, checks their shapes, and remembers what was missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOWHERE = Path()
 
 
 @dataclass(frozen=True, slots=True)
-class BlockScale:
+class Fp8BlockScale:
     """The factors of a block-scaled FP8 tensor: one of `factors` for each block of `rows` x `columns` weights."""
 
     factors: SourceTensor
@@ -32,17 +32,17 @@ class BlockScale:
 
 
 @dataclass(frozen=True, slots=True)
-class RowRun:
+class RowRange:
     """`count` consecutive rows of `source` from `first` on, with its `scale` if it is FP8."""
 
     source: SourceTensor
     first: int
     count: int
-    scale: BlockScale | None = None
+    scale: Fp8BlockScale | None = None
 
 
 @dataclass(frozen=True)
-class TiledColumns:
+class ValueHeadTiling:
     """Columns are value heads of `head_dim`, grouped by key head in the source, tiled over key heads in the output."""
 
     key_heads: int
@@ -56,10 +56,10 @@ class OutputTensor:
 
     name: str
     shape: tuple[int, ...]
-    runs: tuple[RowRun, ...]
+    runs: tuple[RowRange, ...]
     row_length: int
     arithmetic: Arithmetic = "copy"
-    columns: TiledColumns | None = None
+    columns: ValueHeadTiling | None = None
 
     @property
     def elements(self) -> int:
@@ -77,7 +77,7 @@ class OutputTensor:
         return self.shape[1] if len(self.shape) == 3 else self.rows
 
 
-class SourceIndex:
+class CheckpointIndex:
     """The tensors of a checkpoint by the part of their name that all releases share.
 
     Releases differ in prefixes (`model.language_model.layers.0…`, `model.layers.0…`, `model.mtp.…`, `mtp.…`).
@@ -93,11 +93,11 @@ class SourceIndex:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def any_under(self, prefix: str) -> bool:
+    def has_prefix(self, prefix: str) -> bool:
         """Whether some tensor's name begins with `prefix`."""
         return any(name.startswith(prefix) for name in self._tensors)
 
-    def rows(self, name: str, shape: tuple[int, ...], row_length: int = 0) -> RowRun:
+    def row_range(self, name: str, shape: tuple[int, ...], row_length: int = 0) -> RowRange:
         """All rows of the tensor `name`, whose shape (row-major) must be `shape`; rows of its last axis by default.
 
         A tensor that is missing or has another shape is noted for `finish`.
@@ -107,17 +107,17 @@ class SourceIndex:
         self._unused.discard(name)
         if tensor is None:
             self._problems.append(f"{name} is missing")
-            return RowRun(SourceTensor(name, "F32", shape, path=_NOWHERE, offset=0, n_bytes=0), 0, count)
+            return RowRange(SourceTensor(name, "F32", shape, path=_NOWHERE, offset=0, n_bytes=0), 0, count)
         if tensor.shape != shape:
             self._problems.append(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-        return RowRun(tensor, 0, count, self._scale(tensor, name))
+        return RowRange(tensor, 0, count, self._scale(tensor, name))
 
-    def ignore(self, prefixes: Iterable[str]) -> None:
+    def skip_prefixes(self, prefixes: Iterable[str]) -> None:
         """Tensors that the output leaves out on purpose."""
         for prefix in prefixes:
             self._unused = {name for name in self._unused if not name.startswith(prefix)}
 
-    def finish(self) -> None:
+    def validate(self) -> None:
         """Raise BadCheckpoint if a tensor was missing or of a wrong shape, or if one was never asked for."""
         problems = self._problems or [f"{name} is not a tensor of Qwen3.5" for name in sorted(self._unused)]
         if problems:
@@ -127,7 +127,7 @@ class SourceIndex:
                 "config.json and the weights must be of the same release: fetch both again",
             )
 
-    def _scale(self, tensor: SourceTensor, name: str) -> BlockScale | None:
+    def _scale(self, tensor: SourceTensor, name: str) -> Fp8BlockScale | None:
         if tensor.dtype != "F8_E4M3":
             if tensor.dtype not in _FLOATS:
                 self._problems.append(f"{name} has the type {tensor.dtype}")
@@ -145,18 +145,20 @@ class SourceIndex:
         blocks = (-(-tensor.shape[0] // rows), -(-tensor.shape[1] // columns))
         if scale.shape != blocks or scale.dtype not in _FLOATS:
             self._problems.append(f"{scale_name} is {scale.dtype} {list(scale.shape)}, not BF16 or F32 {list(blocks)}")
-        return BlockScale(scale, rows, columns)
+        return Fp8BlockScale(scale, rows, columns)
 
 
 def _short(name: str) -> str:
     return name.replace("language_model.", "").removeprefix("model.")
 
 
-def whole(name: str, shape: tuple[int, ...], run: RowRun, arithmetic: Arithmetic = "copy") -> OutputTensor:
+def single_range_tensor(
+    name: str, shape: tuple[int, ...], run: RowRange, arithmetic: Arithmetic = "copy"
+) -> OutputTensor:
     """The tensor `name` made of one run of rows as they are; `shape` in GGUF order."""
     return OutputTensor(name, shape, (run,), shape[0], arithmetic)
 
 
-def split_run(run: RowRun, first: int, count: int) -> RowRun:
+def split_run(run: RowRange, first: int, count: int) -> RowRange:
     """`count` rows of `run` from its row `first` on."""
-    return RowRun(run.source, run.first + first, count, run.scale)
+    return RowRange(run.source, run.first + first, count, run.scale)

@@ -29,13 +29,13 @@ from qwenctl.commands.models.rm import rm_command
 from qwenctl.commands.models.show import show_command
 from qwenctl.commands.models.verify import verify_command
 from qwenctl.commands.options.common import with_optional_values
-from qwenctl.commands.options.shell_completion import words_with_colons
+from qwenctl.commands.options.shell_completion import bash_colon_words
 from qwenctl.commands.plan import plan_command
 from qwenctl.commands.quantize.command import quantize_command
 from qwenctl.commands.tune import tune_command
 from qwenctl.commands.worker import worker_command
 from qwenctl.errors import ExitCode, QwenctlError, explain
-from qwenctl.settings.resolve import Configuration
+from qwenctl.settings.resolve import SettingsContext
 from qwenctl.settings.usage_errors import explain_usage
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.signals import termination_as_exit
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Never raises."""
     given = with_optional_values(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
-    configuration = Configuration(typer.main.get_command(app))
+    configuration = SettingsContext(typer.main.get_command(app))
     try:
         with termination_as_exit(ExitCode.TERMINATED):
             code = _run(configuration, [*(option for option in options if option != "--debug"), *given[len(options) :]])
@@ -103,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failure.code
 
 
-def _run(configuration: Configuration, arguments: list[str]) -> int:
+def _run(configuration: SettingsContext, arguments: list[str]) -> int:
     try:
-        with words_with_colons():
+        with bash_colon_words():
             result = configuration.run(arguments)
     except SystemExit as leaving:
         # typer makes exit code 1 of a broken pipe.

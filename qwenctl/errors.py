@@ -54,7 +54,7 @@ _QUANTIZE_CODES: tuple[tuple[type[QuantizeError], ExitCode], ...] = (
     (quantize.errors.NoSpace, ExitCode.IO),
     (quantize.errors.CannotWrite, ExitCode.CANNOT_CREATE),
     (quantize.errors.Interrupted, ExitCode.INTERRUPTED),
-    (quantize.errors.Busy, ExitCode.TRY_AGAIN),
+    (quantize.errors.OutputLocked, ExitCode.TRY_AGAIN),
     (QuantizeError, ExitCode.IO),
 )
 _ERRNO_CODES = {

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.batch import AddRecord, BatchOpened, BatchProgress, OpenBatch, RecordDone, RecordFailed
-from qwenctl.protocol.messages import EngineSettings, Message, Sampling
+from qwenctl.protocol.batch import BatchProgress, BatchStarted, RecordDone, RecordFailed, StartBatch, SubmitRequest
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Message, Sampling
 
 QUESTIONS = [
     question
@@ -58,21 +59,21 @@ def batch(
     )
 
 
-def add(number: int, text: str, **changes: Any) -> AddRecord:
+def add(number: int, text: str, **changes: Any) -> SubmitRequest:
     """A greedy record with one question."""
-    return AddRecord(number, (Message("user", text),), **{"think": False, "sampling": GREEDY, **changes})
+    return SubmitRequest(number, (Message("user", text),), **{"think": False, "sampling": GREEDY, **changes})
 
 
 def loaded_engine(model: Path, logs: Path) -> Engine:
     """An engine with the model in it."""
     engine = Engine.start(logs)
-    list(engine.load(model, EngineSettings(context_tokens=256, threads=1)))
+    list(engine.load(model, LoadParams(context_tokens=256, threads=1)))
     return engine
 
 
 def answers(
     engine: Engine,
-    records: Sequence[AddRecord],
+    records: Sequence[SubmitRequest],
     parallel: int,
     *,
     shares: bool = True,
@@ -80,14 +81,14 @@ def answers(
     patience_s: float = 60,
 ) -> tuple[dict[int, RecordDone | RecordFailed], BatchProgress]:
     """What comes of records that are answered together, and the last figures."""
-    engine.tell(OpenBatch(EngineSettings(context_tokens=room, threads=1), parallel, shares=shares))
-    assert isinstance(engine.hear(patience_s), BatchOpened)
+    engine.send(StartBatch(LoadParams(context_tokens=room, threads=1), parallel, share_prefixes=shares))
+    assert isinstance(engine.receive(patience_s), BatchStarted)
     for record in records:
-        engine.tell(record)
+        engine.send(record)
     found: dict[int, RecordDone | RecordFailed] = {}
     progress: BatchProgress | None = None
     while len(found) < len(records) or progress is None or progress.active or progress.waiting:
-        event = engine.hear(patience_s)
+        event = engine.receive(patience_s)
         assert event is not None
         if isinstance(event, RecordDone | RecordFailed):
             found[event.number] = event

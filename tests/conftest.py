@@ -12,8 +12,8 @@ import hypothesis
 import pytest
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
-from qwenctl.protocol.messages import EngineSettings
+from quantize.plan import QuantizeOptions, make_plan
+from qwenctl.protocol.load import LoadParams
 from tests.loaded_model import loaded
 from tests.own_process import Late, pytest_pyfunc_call, pytest_runtest_teardown
 
@@ -54,7 +54,7 @@ def toy() -> Path:
 def toy_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy checkpoint as a Q8_0 GGUF file."""
     path = tmp_path_factory.mktemp("models") / "toy-Q8_0.gguf"
-    convert(make_plan(toy, path, Options("Q8_0", vision=False)), threads=2)
+    convert(make_plan(toy, path, QuantizeOptions("Q8_0", vision=False)), threads=2)
     return path
 
 
@@ -62,11 +62,11 @@ def toy_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seeing_gguf(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy as a Q8_0 GGUF file with the mmproj file of its vision tower beside it."""
     path = tmp_path_factory.mktemp("seeing") / "toy-Q8_0.gguf"
-    convert(make_plan(toy, path, Options("Q8_0")), threads=2)
+    convert(make_plan(toy, path, QuantizeOptions("Q8_0")), threads=2)
     return path
 
 
 @pytest.fixture(scope="session")
 def toy_model(toy_gguf: Path) -> Any:
     """The toy loaded by the engine's own code, for tests that are marked `own_process`: a Model."""
-    return Late(lambda: loaded(toy_gguf, EngineSettings(threads=1)))
+    return Late(lambda: loaded(toy_gguf, LoadParams(threads=1)))

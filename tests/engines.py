@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.load import LoadParams
 
 Start = Callable[..., Engine]
 
@@ -19,7 +19,7 @@ def engines(model: Path, logs: Path, context_tokens: int) -> Iterator[Start]:
 
         def start(**settings: int) -> Engine:
             engine = running.enter_context(Engine.start(logs))
-            list(engine.load(model, EngineSettings(context_tokens=context_tokens, threads=1, **settings)))
+            list(engine.load(model, LoadParams(context_tokens=context_tokens, threads=1, **settings)))
             return engine
 
         yield start

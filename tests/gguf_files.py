@@ -10,12 +10,14 @@ from typing import Any
 import gguf
 
 from quantize.convert import convert
-from quantize.plan import Options, Plan, make_plan
+from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 
 
-def converted(source: Path, output: Path, type_name: str = "Q8_0", *, threads: int = 2, **options: Any) -> Plan:
+def converted(
+    source: Path, output: Path, type_name: str = "Q8_0", *, threads: int = 2, **options: Any
+) -> ConversionPlan:
     """Convert the checkpoint `source` to `output`; what was planned."""
-    plan = make_plan(source, output, Options(type_name, **options))
+    plan = make_plan(source, output, QuantizeOptions(type_name, **options))
     convert(plan, threads)
     return plan
 

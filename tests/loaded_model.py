@@ -6,19 +6,19 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.protocol.messages import EngineSettings, Load
+from qwenctl.protocol.load import Load, LoadParams
 
 if TYPE_CHECKING:
     from qwenctl.engine.llama.log import LlamaLog
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 
-def loaded(path: Path, settings: EngineSettings) -> Model:
+def loaded(path: Path, settings: LoadParams) -> LoadedModel:
     """The model at `path` and its context."""
-    from qwenctl.engine.llama.cancellation import Interrupt
+    from qwenctl.engine.llama.cancellation import CancelFlag
     from qwenctl.engine.model import load_model
 
-    return load_model(Load(str(path), settings), Interrupt(), _log(), lambda _: None)
+    return load_model(Load(str(path), settings), CancelFlag(), _log(), lambda _: None)
 
 
 @functools.cache

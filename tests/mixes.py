@@ -20,8 +20,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from quantize.plan import Options, Plan, make_plan
-from quantize.recipe.recipes import RECIPES, MixFacts, choose_types
+from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
+from quantize.recipe.recipes import RECIPES, RecipeContext, assign_types
 from tests import checkpoints
 from tests.peer import Peer, add_peer_options, peer_of
 from tests.qwen35_layout import PUBLISHED, Layout
@@ -32,20 +32,20 @@ MODELS = [f"{size}{mtp}" for size in PUBLISHED for mtp in ("", " without MTP")]
 Types = Mapping[str, str]
 
 
-def planned(model: str, folder: Path) -> Plan:
+def planned(model: str, folder: Path) -> ConversionPlan:
     """The plan of a model of `MODELS` in BF16."""
     size, _, without_mtp = model.partition(" ")
     sizes = replace(PUBLISHED[size], mtp=not without_mtp, vision=None)
     source = checkpoints.make_sparse(folder / "model", sizes, Layout(mtp_experts="packed"))
-    return make_plan(source, folder / "model.gguf", Options("BF16"))
+    return make_plan(source, folder / "model.gguf", QuantizeOptions("BF16"))
 
 
-def our_types(plan: Plan, recipe: str, *, imatrix: bool) -> dict[str, str]:
+def our_types(plan: ConversionPlan, recipe: str, *, imatrix: bool) -> dict[str, str]:
     """The types of all tensors but those that stay float32."""
     config = plan.config
-    facts = MixFacts(config.layers + plan.mtp, config.experts, config.query_groups, imatrix)
+    facts = RecipeContext(config.layers + plan.mtp, config.experts, config.query_groups, imatrix)
     shapes = {planned.tensor.name: planned.tensor.shape for file in plan.files for planned in file.tensors}
-    chosen = choose_types(RECIPES[recipe], shapes, facts, [])
+    chosen = assign_types(RECIPES[recipe], shapes, facts, [])
     return {name: kind.name for name, kind in chosen.items() if kind.name != "F32"}
 
 
@@ -71,7 +71,7 @@ def _their_types(peer: Peer, model: Path, recipe: str, imatrix: Path | None) -> 
     return {name: kind.upper() for name, kind in found}
 
 
-def _write_header(plan: Plan) -> Path:
+def _write_header(plan: ConversionPlan) -> Path:
     """The planned file, with a hole for its weights."""
     (file,) = plan.files
     with file.path.open("wb") as output:

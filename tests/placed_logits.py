@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.messages import EngineSettings, Load
+from qwenctl.protocol.load import Load, LoadParams
 from qwenctl.protocol.placement import MemoryUse
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "What is the capital of France? And what is two and two?"
 
 
-def placed_logits(path: Path, settings: EngineSettings, timeout_s: float = 120) -> tuple[bytes, tuple[MemoryUse, ...]]:
+def placed_logits(path: Path, settings: LoadParams, timeout_s: float = 120) -> tuple[bytes, tuple[MemoryUse, ...]]:
     """The logits after a prompt and a token more, as bytes, and what each memory holds."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.placed_logits"],
@@ -40,17 +40,17 @@ def main() -> None:
     """Load, evaluate, print."""
     import llama_cpp.llama_cpp as llama
 
-    from qwenctl.engine.llama.cancellation import Interrupt
+    from qwenctl.engine.llama.cancellation import CancelFlag
     from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
 
     request, log = decode(sys.stdin.buffer.readline()), LlamaLog()
     if not isinstance(request, Load):
         raise TypeError(request)
-    model = load_model(request, Interrupt(), log, lambda _: None)
+    model = load_model(request, CancelFlag(), log, lambda _: None)
     size = 4 * model.vocabulary_size
     logits = b""
-    for tokens in (model.tokenizer.content(PROMPT), [5]):
+    for tokens in (model.tokenizer.tokenize_text(PROMPT), [5]):
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         if llama.llama_decode(model.context, llama.llama_batch_get_one(array, len(tokens))):
             raise RuntimeError("llama_decode failed")

@@ -1,7 +1,8 @@
 """Names, shapes and config.json of Qwen3.5 checkpoints, as published, of any size.
 
-`Model` (sizes) and `Layout` (how a release stores them) come in; config.json and the type and shape of every tensor go
-out. Written from the published checkpoints, independently of `quantize`, so that it can be compared with it.
+`LoadedModel` (sizes) and `LayerAssignment` (how a release stores them) come in; config.json and the type and shape of
+every tensor go out. Written from the published checkpoints, independently of `quantize`, so that it can be compared
+with it.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from qwenctl.chat.interactive.line_input import LineInput, open_history
 from qwenctl.chat.interactive.loop import run_chat
 from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.chat.interactive.state import ChatSetup
-from qwenctl.engine.interface import OpenModel
-from qwenctl.protocol.messages import EngineSettings, PromptProgress, Token
+from qwenctl.engine.interface import LoadedEngine
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import PrefillProgress, TextDelta
 from tests.test_chat_loop import DONE, LOADED, Said, ScriptedEngine
 
 
@@ -28,9 +29,9 @@ def _answer(parts: list[tuple[str, str, float]]) -> list[Said | Exception | Call
         if seconds:
             events.append(lambda seconds=seconds: time.sleep(seconds))  # type: ignore[misc]
         if channel == "prompt":
-            events.append(PromptProgress(int(text), 100))
+            events.append(PrefillProgress(int(text), 100))
         else:
-            events.append(Token(text, "thinking" if channel == "thinking" else "answer"))
+            events.append(TextDelta(text, "thinking" if channel == "thinking" else "answer"))
     return [*events, DONE]
 
 
@@ -41,9 +42,9 @@ def main() -> int:
     screen = Screen(console)
     engine = ScriptedEngine(answers)
 
-    def open_model() -> OpenModel:
-        screen.loading("toy.gguf", engine.load(Path("toy.gguf"), EngineSettings()))
-        return OpenModel(engine, LOADED)
+    def open_model() -> LoadedEngine:
+        screen.loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams()))
+        return LoadedEngine(engine, LOADED)
 
     return run_chat(ChatSetup(open_model, LineInput(open_history(None)), screen, Conversation()))
 

@@ -30,14 +30,14 @@ from qwenctl.backend_check.results import (
     check_of,
 )
 from qwenctl.loading.checked_backend import without_devices
-from qwenctl.machine.devices import Device
+from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.profile import Device as PlanDevice
 from qwenctl.machine.profile import Machine
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 GPU = Subject("device", "GPU0")
-CARD = Device("GPU0", "a card", "gpu", 24 << 30, 23 << 30, "Vulkan")
-FAR = Device("RPC0", "10.0.0.2:50052", "gpu", 24 << 30, 23 << 30, "RPC")
+CARD = GgmlDevice("GPU0", "a card", "gpu", 24 << 30, 23 << 30, "Vulkan")
+FAR = GgmlDevice("RPC0", "10.0.0.2:50052", "gpu", 24 << 30, 23 << 30, "RPC")
 RIGHT = "The capital of France is Paris.\n"
 QUESTION = ("--no-think", "--temp", "0", "What is the capital of France?")
 

@@ -10,8 +10,8 @@ from xml.parsers import expat
 
 import pytest
 
-from qwenctl.batch.backends.backend import Work
-from qwenctl.batch.runner import Figures
+from qwenctl.batch.backends.backend import BackendStats
+from qwenctl.batch.runner import BatchStats
 from qwenctl.charts.batch import draw
 from qwenctl.views.batch import progress_line, summary_lines
 from tests.batching import OPTIONS, QUESTIONS, batch, read_lines, short_records, write_lines
@@ -186,14 +186,16 @@ def test_progress_is_written_over_on_a_terminal(server: FakeServer, tmp_path: Pa
 
 
 def test_progress_says_how_far_how_fast_and_how_long() -> None:
-    figures = Figures(total=1000, known=100, answered=300, failed=2, work=Work(9000, 0, 3000, 3.0, 10.0, 16, 16, 5))
+    figures = BatchStats(
+        total=1000, known=100, answered=300, failed=2, work=BackendStats(9000, 0, 3000, 3.0, 10.0, 16, 16, 5)
+    )
     figures.started -= 60
     line = progress_line(figures)
     assert line == "400 of 1,000 done, 2 failed · prompts 3,000/s, answers 300/s · 16 at once · 2:00 left"
 
 
 def test_a_rate_below_one_token_a_second_is_not_zero() -> None:
-    figures = Figures(total=10, answered=1, work=Work(90, 0, 40, 25.0, 100.0, 2, 2, 5))
+    figures = BatchStats(total=10, answered=1, work=BackendStats(90, 0, 40, 25.0, 100.0, 2, 2, 5))
     assert "prompts 3.6/s, answers 0.4/s" in progress_line(figures)
     assert any("40 tokens, 0.4/s" in line for line in summary_lines(figures))
 

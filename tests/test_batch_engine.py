@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.batch import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling, Token
+from qwenctl.protocol.batch import BatchStarted, RecordDone, RecordFailed, StartBatch, SubmitRequest
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta
 from tests.batching import GREEDY, QUESTIONS, add, answers, loaded_engine
 
 WARM = Sampling(temperature=1.5, top_k=50, top_p=1.0, presence_penalty=0.5, seed=7)
@@ -30,7 +31,7 @@ def said(found: dict[int, RecordDone | RecordFailed]) -> dict[int, tuple[str, st
     }
 
 
-def mixed(count: int) -> list[AddRecord]:
+def mixed(count: int) -> list[SubmitRequest]:
     """Short and long prompts, thinking and not, greedy and drawn."""
     records = []
     for number in range(count):
@@ -73,7 +74,7 @@ def test_an_answer_is_that_of_a_chat(engine: Engine) -> None:
 
 def test_what_prompts_have_in_common_is_evaluated_once_and_changes_nothing(engine: Engine) -> None:
     records = [
-        AddRecord(number, (SYSTEM, Message("user", text)), False, GREEDY, 30) for number, text in enumerate(TEXTS)
+        SubmitRequest(number, (SYSTEM, Message("user", text)), False, GREEDY, 30) for number, text in enumerate(TEXTS)
     ]
     apart, counted = answers(engine, records, 4, shares=False)
     shared, fewer = answers(engine, records, 4)
@@ -87,7 +88,7 @@ def test_what_prompts_have_in_common_is_evaluated_once_and_changes_nothing(engin
 def test_nested_beginnings_are_found_by_their_tokens(engine: Engine) -> None:
     """A system prompt that all have, and documents that some have, in an order that mixes them."""
     records = [
-        AddRecord(
+        SubmitRequest(
             number,
             (SYSTEM, Message("user", f"Document {number % 3}: {'word ' * 60 + str(number % 3)}\n\n{TEXTS[number]}")),
             False,
@@ -158,9 +159,9 @@ def test_an_answer_ends_where_its_room_does(engine: Engine) -> None:
 
 
 def test_the_number_is_measured_where_none_is_given(engine: Engine) -> None:
-    engine.tell(OpenBatch(EngineSettings(context_tokens=256, threads=1), 0, most=4))
-    opened = engine.hear(60)
-    assert isinstance(opened, BatchOpened)
+    engine.send(StartBatch(LoadParams(context_tokens=256, threads=1), 0, max_parallel=4))
+    opened = engine.receive(60)
+    assert isinstance(opened, BatchStarted)
     assert 1 <= opened.parallel <= 4
     assert {"1", "2"} <= opened.rates.keys() <= {"1", "2", "4"}
 
@@ -168,5 +169,5 @@ def test_the_number_is_measured_where_none_is_given(engine: Engine) -> None:
 def test_after_a_batch_the_engine_answers_as_before(engine: Engine) -> None:
     answers(engine, [add(0, TEXTS[0])], 2)
     request = Generate((Message("user", TEXTS[0]),), False, GREEDY)
-    events = [event for event in engine.generate(request) if isinstance(event, Token | Finished)]
-    assert "".join(event.text for event in events if isinstance(event, Token)) == QUESTIONS[0]["answer"]
+    events = [event for event in engine.generate(request) if isinstance(event, TextDelta | GenerationFinished)]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == QUESTIONS[0]["answer"]

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.batch.input.readers import Form, read_items
+from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.input.template import Template
-from qwenctl.batch.records import BadRecord, Record, Wanted
+from qwenctl.batch.records import GenerationParams, InvalidRecord, Record
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Message, ToolCall
 
 GOOD = b'{"id": "good", "prompt": "hi"}'
-JSONL = Form("jsonl", Wanted())
+JSONL = InputFormat("jsonl", GenerationParams())
 
 
-def read(data: bytes, form: Form = JSONL) -> list[Record | BadRecord]:
+def read(data: bytes, form: InputFormat = JSONL) -> list[Record | InvalidRecord]:
     return list(read_items(io.BytesIO(data), "in", form))
 
 
@@ -114,7 +114,7 @@ def test_a_malformed_line_is_told_with_its_column_and_the_rest_is_read(line: byt
     before, bad, after = read(GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
     assert isinstance(before, Record)
     assert isinstance(after, Record)
-    assert isinstance(bad, BadRecord)
+    assert isinstance(bad, InvalidRecord)
     assert words in bad.reason
     assert bad.where == f"in:2:{column}"
 
@@ -148,7 +148,7 @@ def test_a_line_that_would_fill_the_memory_fails_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr("qwenctl.batch.input.splitter.MOST_BYTES", 1000)
     long = b'{"prompt": "' + b"x" * (3 << 20) + b'"}'
     bad, good = read(long + b"\n" + GOOD)
-    assert isinstance(bad, BadRecord)
+    assert isinstance(bad, InvalidRecord)
     assert "longer than" in bad.reason
     assert isinstance(good, Record)
 
@@ -204,7 +204,7 @@ def test_calls_and_results_of_an_earlier_turn_are_understood() -> None:
 
 
 def test_a_schema_of_a_record_stands_for_that_of_all() -> None:
-    form = Form("jsonl", Wanted(grammar="root ::= x"))
+    form = InputFormat("jsonl", GenerationParams(grammar="root ::= x"))
     line = {"prompt": "a", "json_schema": {"type": "integer"}}
     [record] = read(json.dumps(line).encode(), form)
     assert isinstance(record, Record)
@@ -212,17 +212,19 @@ def test_a_schema_of_a_record_stands_for_that_of_all() -> None:
 
 
 def test_with_a_template_the_fields_are_data_whatever_they_are_called() -> None:
-    form = Form("jsonl", Wanted(), template("{seed} {{as is}} {n}: {messages}"), template("Be {mood}."), ("n",))
+    form = InputFormat(
+        "jsonl", GenerationParams(), template("{seed} {{as is}} {n}: {messages}"), template("Be {mood}."), ("n",)
+    )
     line = {"id": 7, "seed": "red", "n": 2, "messages": ["a", "é"], "mood": "kind", "more": None}
     [record] = read(json.dumps(line).encode(), form)
     assert isinstance(record, Record)
     assert record.messages == (Message("system", "Be kind."), Message("user", 'red {as is} 2: ["a", "é"]'))
-    assert (record.key, record.kept) == ("7", {"n": 2})
+    assert (record.key, record.passthrough) == ("7", {"n": 2})
 
 
 def test_a_record_without_a_field_of_the_template_fails_alone() -> None:
-    bad, good = read(b'{"a": 1}\n{"b": "x"}', Form("jsonl", Wanted(), template("{b}")))
-    assert isinstance(bad, BadRecord)
+    bad, good = read(b'{"a": 1}\n{"b": "x"}', InputFormat("jsonl", GenerationParams(), template("{b}")))
+    assert isinstance(bad, InvalidRecord)
     assert bad.reason == "no field 'b' for the template; there are: a"
     assert isinstance(good, Record)
 
@@ -234,17 +236,17 @@ def test_a_template_has_nothing_but_names(text: str) -> None:
 
 
 def test_lines_of_text_are_prompts() -> None:
-    found = read("What is 2 + 3?\r\n\nfünf\n".encode(), Form("lines", Wanted()))
+    found = read("What is 2 + 3?\r\n\nfünf\n".encode(), InputFormat("lines", GenerationParams()))
     assert [(one.key, one.messages[0].content) for one in found if isinstance(one, Record)] == [
         ("1", "What is 2 + 3?"),
         ("3", "fünf"),
     ]
-    [bad] = read(b"a\x1bb", Form("lines", Wanted()))
-    assert isinstance(bad, BadRecord)
+    [bad] = read(b"a\x1bb", InputFormat("lines", GenerationParams()))
+    assert isinstance(bad, InvalidRecord)
 
 
 def test_text_between_nuls_may_have_lines() -> None:
-    found = read(b"a\nb\0c\0", Form("lines", Wanted(), template("<{text}>"), end=b"\0"))
+    found = read(b"a\nb\0c\0", InputFormat("lines", GenerationParams(), template("<{text}>"), end=b"\0"))
     assert [one.messages[0].content for one in found if isinstance(one, Record)] == ["<a\nb>", "<c>"]
     assert [one.line for one in found] == [1, 2]
 
@@ -253,27 +255,27 @@ def test_names_of_files_stand_for_their_text(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("\ufeffA")
     (tmp_path / "b.md").write_bytes(b"\xff\xfe\x00")
     names = f"{tmp_path}/a.md\n{tmp_path}/b.md\n{tmp_path}/c.md\n".encode()
-    form = Form("files", Wanted(), template("{name}: {file}"))
+    form = InputFormat("files", GenerationParams(), template("{name}: {file}"))
     good, binary, missing = read(names, form)
     assert isinstance(good, Record)
     assert (good.key, good.messages[0].content) == (f"{tmp_path}/a.md", "a.md: A")
-    assert isinstance(binary, BadRecord)
+    assert isinstance(binary, InvalidRecord)
     assert "not UTF-8" in binary.reason
-    assert isinstance(missing, BadRecord)
+    assert isinstance(missing, InvalidRecord)
     assert "no such file" in missing.reason
 
 
 def test_rows_of_csv_are_records() -> None:
-    form = Form("csv", Wanted(), template("{text} into {lang}"), kept=("lang",))
+    form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), kept=("lang",))
     data = 'id,text,lang\n1,"a\nb ""c""",de\n2,x\n\n,y,fr\n4,\xe9\xff,it\n'.encode("latin-1")
     first, short, last, no_text = read(data, form)
     assert isinstance(first, Record)
     assert (first.key, first.line, first.messages[0].content) == ("1", 2, 'a\nb "c" into de')
-    assert isinstance(short, BadRecord)
+    assert isinstance(short, InvalidRecord)
     assert (short.where, short.reason) == ("in:4:1", "2 fields where the first line has 3")
     assert isinstance(last, Record)
-    assert (last.key, dict(last.kept)) == ("6", {"lang": "fr"})
-    assert isinstance(no_text, BadRecord)
+    assert (last.key, dict(last.passthrough)) == ("6", {"lang": "fr"})
+    assert isinstance(no_text, InvalidRecord)
     assert "not UTF-8" in no_text.reason
 
 
@@ -282,4 +284,4 @@ def test_rows_of_csv_are_records() -> None:
 )
 def test_csv_with_the_wrong_columns_is_refused_as_a_whole(data: bytes, words: str) -> None:
     with pytest.raises(QwenctlError, match=words):
-        read(data, Form("csv", Wanted(), template("{text}")))
+        read(data, InputFormat("csv", GenerationParams(), template("{text}")))

@@ -17,18 +17,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
-from qwenctl.batch.records import Answer, Failure, Record, Wanted
+from qwenctl.batch.backends.engine_backend import EngineBackend, EngineBackendConfig
+from qwenctl.batch.records import Answer, GenerationParams, Record, RecordError
 from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.batch import (
-    AddRecord,
     BatchEvent,
     BatchRequest,
-    OpenBatch,
     RecordStarted,
+    StartBatch,
+    SubmitRequest,
 )
-from qwenctl.protocol.messages import EngineSettings, Loaded, Message
+from qwenctl.protocol.load import LoadParams, ModelInfo
+from qwenctl.protocol.messages import Message
 from tests.batching import OPTIONS, QUESTIONS, batch, command, read_lines, short_records, write_lines
 from tests.waiting import until
 
@@ -156,39 +157,41 @@ class Poisoned:
         self._engine, self._signal = engine, number
         self._poison: set[int] = set()
 
-    def tell(self, request: BatchRequest) -> None:
-        if isinstance(request, AddRecord) and "poison" in request.messages[0].content:
+    def send(self, request: BatchRequest) -> None:
+        if isinstance(request, SubmitRequest) and "poison" in request.messages[0].content:
             self._poison.add(request.number)
-        self._engine.tell(request)
+        self._engine.send(request)
 
-    def hear(self, timeout_s: float | None) -> BatchEvent | None:
-        event = self._engine.hear(timeout_s)
+    def receive(self, timeout_s: float | None) -> BatchEvent | None:
+        event = self._engine.receive(timeout_s)
         if isinstance(event, RecordStarted) and event.number in self._poison:
             self._engine._process.send_signal(self._signal)  # nothing, if it has died of another record
             if self._signal != signal.SIGSTOP:
                 self._engine._process.wait()
         return event
 
-    def work_seconds(self) -> float:
-        return self._engine.work_seconds()
+    def cpu_seconds(self) -> float:
+        return self._engine.cpu_seconds()
 
     def close(self) -> None:
         self._engine.close()
 
 
 @pytest.fixture
-def make_answerer(toy_gguf: Path, tmp_path: Path) -> Iterator[Callable[[signal.Signals], LocalAnswerer]]:
-    made: list[LocalAnswerer] = []
-    settings = EngineSettings(context_tokens=256, threads=1)
+def make_answerer(toy_gguf: Path, tmp_path: Path) -> Iterator[Callable[[signal.Signals], EngineBackend]]:
+    made: list[EngineBackend] = []
+    settings = LoadParams(context_tokens=256, threads=1)
 
-    def make(number: signal.Signals) -> LocalAnswerer:
-        def start() -> tuple[Poisoned, Loaded]:
+    def make(number: signal.Signals) -> EngineBackend:
+        def start() -> tuple[Poisoned, ModelInfo]:
             engine = Engine.start(tmp_path)
             *_, loaded = engine.load(toy_gguf, settings)
-            assert isinstance(loaded, Loaded)
+            assert isinstance(loaded, ModelInfo)
             return Poisoned(engine, number), loaded
 
-        made.append(LocalAnswerer(Setup(start, OpenBatch(settings, 3), 0, lambda _: None, longest_silence_s=5)))
+        made.append(
+            EngineBackend(EngineBackendConfig(start, StartBatch(settings, 3), 0, lambda _: None, longest_silence_s=5))
+        )
         return made[-1]
 
     yield make
@@ -196,11 +199,11 @@ def make_answerer(toy_gguf: Path, tmp_path: Path) -> Iterator[Callable[[signal.S
         answerer.close()
 
 
-def outcomes(answerer: LocalAnswerer, texts: list[str]) -> dict[int, Answer | Failure]:
-    wanted = Wanted(think=False, sampling={"temperature": 0, "presence_penalty": 0})
+def outcomes(answerer: EngineBackend, texts: list[str]) -> dict[int, Answer | RecordError]:
+    wanted = GenerationParams(think=False, sampling={"temperature": 0, "presence_penalty": 0})
     for number, text in enumerate(texts):
         answerer.submit(number, Record(str(number), number, (Message("user", text),), wanted))
-    found: dict[int, Answer | Failure] = {}
+    found: dict[int, Answer | RecordError] = {}
     end = time.monotonic() + 100
     while len(found) < len(texts):
         found.update(answerer.collect(1))
@@ -210,12 +213,12 @@ def outcomes(answerer: LocalAnswerer, texts: list[str]) -> dict[int, Answer | Fa
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGSTOP])
 def test_a_record_on_which_the_engine_crashes_twice_fails_alone(
-    make_answerer: Callable[[signal.Signals], LocalAnswerer], number: signal.Signals
+    make_answerer: Callable[[signal.Signals], EngineBackend], number: signal.Signals
 ) -> None:
     texts = [question["question"] for question in QUESTIONS[:10]]
     texts[4] = "poison"
     found = outcomes(make_answerer(number), texts)
-    failed = {at: one for at, one in found.items() if isinstance(one, Failure)}
+    failed = {at: one for at, one in found.items() if isinstance(one, RecordError)}
     assert failed.keys() == {4}
     assert failed[4].kind == "crash"
     assert ("hangs" if number == signal.SIGSTOP else number.name) in failed[4].message
@@ -224,7 +227,7 @@ def test_a_record_on_which_the_engine_crashes_twice_fails_alone(
 
 
 def test_an_engine_that_crashes_on_everything_ends_the_batch(
-    make_answerer: Callable[[signal.Signals], LocalAnswerer],
+    make_answerer: Callable[[signal.Signals], EngineBackend],
 ) -> None:
     with pytest.raises(QwenctlError, match="SIGSEGV") as caught:
         outcomes(make_answerer(signal.SIGSEGV), ["poison"] * 12)
@@ -253,7 +256,7 @@ def test_what_failed_is_listed_and_tried_again_when_asked(source: Path, toy_gguf
 
 
 def test_an_engine_that_dies_between_records_is_started_again(
-    make_answerer: Callable[[signal.Signals], LocalAnswerer],
+    make_answerer: Callable[[signal.Signals], EngineBackend],
 ) -> None:
     answerer = make_answerer(signal.SIGKILL)
     first = outcomes(answerer, [QUESTIONS[0]["question"]])

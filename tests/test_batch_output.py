@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.batch.input.seen_ids import Ids
+from qwenctl.batch.input.seen_ids import IdSet
 from qwenctl.batch.output import batch_journal as journal_module
-from qwenctl.batch.output.batch_journal import Entry, Journal
-from qwenctl.batch.output.writers import FileOutput, Order, StreamOutput, beside, remove_output
-from qwenctl.batch.records import Failure
+from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
+from qwenctl.batch.output.writers import FileOutput, Order, StreamOutput, remove_output, sidecar_path
+from qwenctl.batch.records import RecordError
 from qwenctl.errors import ExitCode, QwenctlError
 
 SETTINGS = {"model": "m", "--temp": 0.5}
@@ -30,15 +30,17 @@ def open_output(path: Path, order: Order = "input", **changes: Any) -> FileOutpu
     return FileOutput(path, order=order, **options)
 
 
-def entry(number: int) -> Entry:
-    return Entry(f"r{number}", f"hash{number}", json.dumps({"id": f"r{number}", "text": "ü" * number}), {"seconds": 1})
+def entry(number: int) -> JournalEntry:
+    return JournalEntry(
+        f"r{number}", f"hash{number}", json.dumps({"id": f"r{number}", "text": "ü" * number}), {"seconds": 1}
+    )
 
 
 def settle(output: FileOutput, number: int) -> None:
     if number % FAILS:
-        output.put(number, entry(number))
+        output.write_answer(number, entry(number))
     else:
-        output.fail(number, f"r{number}", f"hash{number}", "", Failure("kind", "why"))
+        output.write_error(number, f"r{number}", f"hash{number}", "", RecordError("kind", "why"))
 
 
 def abandon(output: FileOutput) -> None:
@@ -49,7 +51,7 @@ def abandon(output: FileOutput) -> None:
 
 def todo(output: FileOutput, count: int) -> list[int]:
     """The records that are not settled from before."""
-    return [number for number in range(count) if output.known(number, f"r{number}", f"hash{number}") is None]
+    return [number for number in range(count) if output.already_done(number, f"r{number}", f"hash{number}") is None]
 
 
 def expected(count: int) -> bytes:
@@ -77,7 +79,7 @@ def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> No
             for number in order[: data.draw(st.integers(0, len(order)))]:
                 settle(output, number)
             abandon(output)
-            torn = data.draw(st.sampled_from([path, beside(path, "stats"), path.with_name("out.jsonl.journal")]))
+            torn = data.draw(st.sampled_from([path, sidecar_path(path, "stats"), path.with_name("out.jsonl.journal")]))
             with torn.open("ab") as file:
                 file.write(data.draw(st.binary(max_size=20)).replace(b"\n", b""))
         output = open_output(path)
@@ -85,7 +87,7 @@ def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> No
             settle(output, number)
         output.close(is_complete=True)
         assert path.read_bytes() == expected(count)
-        failed = [json.loads(line)["id"] for line in beside(path, "errors").read_text().splitlines()]
+        failed = [json.loads(line)["id"] for line in sidecar_path(path, "errors").read_text().splitlines()]
         assert sorted(failed) == sorted({f"r{number}" for number in range(0, count, FAILS)})
         assert not path.with_name("out.jsonl.journal").exists()
 
@@ -95,7 +97,7 @@ def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> No
 def test_what_a_power_cut_leaves_is_gone_on_with(order: list[int], finished: int, lost: int) -> None:
     """Of the two files either may lack its last bytes: what only one has is made again."""
     with folder() as path:
-        for torn in (path, beside(path, "stats")):
+        for torn in (path, sidecar_path(path, "stats")):
             output = open_output(path, retries=True)
             todo(output, 9)
             for number in order[:finished]:
@@ -112,7 +114,7 @@ def test_what_a_power_cut_leaves_is_gone_on_with(order: list[int], finished: int
 
 
 def header(path: Path) -> bytes:
-    return beside(path, "stats").read_bytes().split(b"\n")[0] + b"\n"
+    return sidecar_path(path, "stats").read_bytes().split(b"\n")[0] + b"\n"
 
 
 def test_in_the_order_of_their_end_no_record_is_lost_or_twice(tmp_path: Path) -> None:
@@ -141,10 +143,10 @@ def test_failed_records_are_tried_again_when_asked_and_come_in_their_place(tmp_p
     for ends in (True, False):  # once with a kill in the middle
         output = open_output(path, retries=True)
         assert todo(output, 9) == ([0, 3, 6] if ends else [3, 6])
-        output.put(0, entry(0)) if ends else [output.put(number, entry(number)) for number in (3, 6)]
+        output.write_answer(0, entry(0)) if ends else [output.write_answer(number, entry(number)) for number in (3, 6)]
         abandon(output) if ends else output.close(is_complete=True)
     assert path.read_text().splitlines() == [entry(number).line for number in range(9)]
-    assert not beside(path, "errors").exists()
+    assert not sidecar_path(path, "errors").exists()
 
 
 def refusal(action: Callable[[], object]) -> tuple[str, str, ExitCode]:
@@ -178,8 +180,8 @@ def test_other_settings_are_refused_until_they_are_meant(half_done: Path) -> Non
 
 def test_a_record_that_has_changed_is_refused(half_done: Path) -> None:
     output = open_output(half_done)
-    output.known(0, "r0", "hash0")
-    message, _, _ = refusal(lambda: output.known(1, "r1", "another"))
+    output.already_done(0, "r0", "hash0")
+    message, _, _ = refusal(lambda: output.already_done(1, "r1", "another"))
     assert message == f"the record r1 has changed since {half_done} was begun"
 
 
@@ -198,7 +200,7 @@ def test_a_file_that_no_batch_has_written_is_left_alone(tmp_path: Path) -> None:
     assert (hint, code) == ("--overwrite begins anew, or -o names another file", ExitCode.CANNOT_CREATE)
     assert path.read_text() == '{"mine": 1}\n'
     remove_output(path)
-    assert list(tmp_path.iterdir()) == [beside(path, "stats")] or not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [sidecar_path(path, "stats")] or not list(tmp_path.iterdir())
 
 
 def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
@@ -206,14 +208,14 @@ def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     output = open_output(path)
     for place, number in enumerate((1, 2, 4)):
-        assert output.known(place, f"r{number}", f"hash{number}") is None
-        output.put(place, entry(number))
+        assert output.already_done(place, f"r{number}", f"hash{number}") is None
+        output.write_answer(place, entry(number))
     output.close(is_complete=True)
     output = open_output(path)
     for place, number in enumerate((1, 5, 2, 4)):
-        known = output.known(place, f"r{number}", f"hash{number}")
+        known = output.already_done(place, f"r{number}", f"hash{number}")
         assert known == (None if number == 5 else "done")
-    output.put(1, entry(5))
+    output.write_answer(1, entry(5))
     output.close(is_complete=True)
     assert path.read_text().splitlines() == [entry(number).line for number in (1, 5, 2, 4)]
 
@@ -221,38 +223,38 @@ def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
 def test_a_journal_stays_small_however_much_goes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_LEAST_BYTES", 2000)
     path = tmp_path / "journal"
-    kept = Journal(path)
-    waiting = [kept.keep(entry(number)) for number in range(3)]
+    kept = BatchJournal(path)
+    waiting = [kept.append(entry(number)) for number in range(3)]
     for number in range(3, 300):
-        waiting.append(kept.keep(entry(number % 20)))
+        waiting.append(kept.append(entry(number % 20)))
         assert kept.take(waiting.pop(0)).key == f"r{(number - 3) % 20 if number > 5 else number - 3}"
-        kept.forget_taken()
+        kept.compact()
         assert path.stat().st_size < 6000
     kept.close(remove=False)
-    assert len(Journal(path).earlier) >= 3
+    assert len(BatchJournal(path).earlier) >= 3
 
 
 def test_a_stream_gets_lines_in_order_and_failures_are_told(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     output = StreamOutput("input", told.append)
-    output.put(2, entry(2))
-    output.fail(0, "r0", "", "in:1:5", Failure("input", "bad"))
+    output.write_answer(2, entry(2))
+    output.write_error(0, "r0", "", "in:1:5", RecordError("input", "bad"))
     assert capfd.readouterr().out == ""
-    output.put(1, entry(1))
+    output.write_answer(1, entry(1))
     assert capfd.readouterr().out == f"{entry(1).line}\n{entry(2).line}\n"
     assert told == ["in:1:5: bad"]
 
 
 @given(st.lists(st.text(max_size=3), max_size=200))
 def test_ids_are_known_again(texts: list[str]) -> None:
-    ids, seen = Ids(), set[str]()
+    ids, seen = IdSet(), set[str]()
     for text in texts:
         assert ids.add(text) == (text not in seen)
         seen.add(text)
 
 
 def test_many_ids_take_little_room() -> None:
-    ids = Ids()
+    ids = IdSet()
     assert all(ids.add(str(number)) for number in range(20_000))
     assert not any(ids.add(str(number)) for number in range(0, 20_000, 7))
     assert len(ids._table) * 8 <= 65_536 * 8

@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.batching.prefix_cache import LEAST_TOKENS, Prefix, Prefixes, common_length, worth_sharing
+from qwenctl.engine.batching.prefix_cache import (
+    LEAST_TOKENS,
+    CachedPrefix,
+    PrefixCache,
+    best_shared_length,
+    common_length,
+)
 
 TOKENS = st.integers(0, 2)
 PROMPT = st.builds(
@@ -32,7 +38,7 @@ def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: 
         return (length - held) * sum(one >= length for one in lengths) if length - held >= LEAST_TOKENS else 0
 
     best = max(map(saved, range(len(prompt))), default=0)
-    chosen = worth_sharing(prompt, held, others)
+    chosen = best_shared_length(prompt, held, others)
     assert saved(chosen) == best
     assert chosen < len(prompt)  # one token at least is left, whose logits begin the answer
     assert chosen == 0 or chosen - held >= LEAST_TOKENS
@@ -40,23 +46,23 @@ def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: 
 
 def test_a_prefix_that_is_needed_is_not_given_up() -> None:
     first, second = np.arange(40, dtype=np.int32), np.arange(100, 140, dtype=np.int32)
-    prefixes = Prefixes([8, 9])
+    prefixes = PrefixCache([8, 9])
     for prefix, tokens in zip(prefixes.all, (first, second), strict=True):
         prefix.tokens, prefix.done = tokens, 40
-        prefixes.use(prefix)
+        prefixes.touch(prefix)
     waiting = [np.append(first, 7).astype(np.int32)]
     assert prefixes.longest(waiting[0]) is prefixes.all[0]
-    assert prefixes.free(None, waiting) is prefixes.all[1]
-    assert prefixes.free(prefixes.all[1], waiting) is None
-    assert prefixes.free(None, []) is prefixes.all[0]  # the one that was used longest ago
+    assert prefixes.evict_candidate(None, waiting) is prefixes.all[1]
+    assert prefixes.evict_candidate(prefixes.all[1], waiting) is None
+    assert prefixes.evict_candidate(None, []) is prefixes.all[0]  # the one that was used longest ago
 
 
 def test_what_is_under_way_is_waited_for() -> None:
     tokens = np.arange(40, dtype=np.int32)
-    prefixes = Prefixes([3])
+    prefixes = PrefixCache([3])
     prefixes.all[0].tokens, prefixes.all[0].done = tokens, 20
     prompt = np.append(tokens, 7).astype(np.int32)
-    assert prefixes.is_coming(prompt)
+    assert prefixes.is_prefilling(prompt)
     assert prefixes.longest(prompt) is None
-    assert not prefixes.is_coming(prompt[::-1])
-    assert not Prefix(3, tokens, 40).is_under_way
+    assert not prefixes.is_prefilling(prompt[::-1])
+    assert not CachedPrefix(3, tokens, 40).is_prefilling

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
-from qwenctl.batch.records import Record, Wanted
+from qwenctl.batch.backends.engine_backend import EngineBackend, EngineBackendConfig
+from qwenctl.batch.records import GenerationParams, Record
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.batch import BatchEvent, BatchOpened, BatchRequest, OpenBatch
-from qwenctl.protocol.messages import EngineSettings, Loaded, Message
+from qwenctl.protocol.batch import BatchEvent, BatchRequest, BatchStarted, StartBatch
+from qwenctl.protocol.load import LoadParams, ModelInfo
+from qwenctl.protocol.messages import Message
 
 
 class Silent:
@@ -17,10 +18,10 @@ class Silent:
     def __init__(self, times: int, then: BatchEvent | QwenctlError) -> None:
         self._times, self._then = times, then
 
-    def tell(self, request: BatchRequest) -> None:
+    def send(self, request: BatchRequest) -> None:
         pass
 
-    def hear(self, timeout_s: float | None) -> BatchEvent | None:
+    def receive(self, timeout_s: float | None) -> BatchEvent | None:
         self._times -= 1
         if self._times != -1:
             return None
@@ -28,7 +29,7 @@ class Silent:
             raise self._then
         return self._then
 
-    def work_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
         return 0.0
 
     def close(self) -> None:
@@ -37,14 +38,14 @@ class Silent:
 
 @pytest.mark.parametrize(("silent", "hangs"), [(3, False), (9, True)])
 def test_the_silence_of_an_engine_that_crashed_is_not_that_of_the_next(silent: int, hangs: bool) -> None:
-    loaded = Loaded("toy", "qwen35moe", "toy", 1, 1, 256, 256)
+    loaded = ModelInfo("toy", "qwen35moe", "toy", 1, 1, 256, 256)
     crash = QwenctlError("gone", "", ExitCode.ENGINE_CRASHED)
-    engines = iter([Silent(0, BatchOpened(1, 256)), Silent(silent, BatchOpened(1, 256))])
-    setup = Setup(
-        lambda: (next(engines), loaded), OpenBatch(EngineSettings(), 1), 0, lambda _: None, longest_silence_s=6
+    engines = iter([Silent(0, BatchStarted(1, 256)), Silent(silent, BatchStarted(1, 256))])
+    setup = EngineBackendConfig(
+        lambda: (next(engines), loaded), StartBatch(LoadParams(), 1), 0, lambda _: None, longest_silence_s=6
     )
-    answerer = LocalAnswerer(setup)
-    answerer.submit(0, Record("0", 0, (Message("user", "hi"),), Wanted()))
+    answerer = EngineBackend(setup)
+    answerer.submit(0, Record("0", 0, (Message("user", "hi"),), GenerationParams()))
     answerer.collect(1)
     answerer._engine = Silent(4, crash)
     for _ in range(5):

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.bench.cases import Case, Result, all_cases, expert_layers, parse_counts, steps
-from qwenctl.bench.energy import find_meter, of_watts, price_of_million
+from qwenctl.bench.cases import BenchCase, Result, all_cases, expert_layers, parse_counts, sweep_points
+from qwenctl.bench.energy import constant_power_meter, find_meter, price_of_million
 from qwenctl.charts.line_chart import Chart, Curve, Point, svg, ticks
 from qwenctl.engine.client import Engine
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
-from qwenctl.placement.plan import MemoryPlan, Part, Plan
-from qwenctl.protocol.messages import EngineSettings, Loaded
+from qwenctl.placement.plan import MemoryPart, MemoryPlan, Plan
+from qwenctl.protocol.load import LoadParams, ModelInfo
 from tests.command_line import run, said
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,18 +60,18 @@ def test_a_list_never_takes_long_to_read(text: str) -> None:
 
 
 def test_the_mean_is_of_speeds_and_the_deviation_that_of_a_sample() -> None:
-    result = Result(Case(100, 0, 0), (1.0, 2.0, 4.0))
+    result = Result(BenchCase(100, 0, 0), (1.0, 2.0, 4.0))
     assert result.speeds == (100, 50, 25)
     assert result.mean == pytest.approx(58.333, abs=0.001)
     assert result.deviation == pytest.approx(38.188, abs=0.001)  # by n - 1
-    assert Result(Case(100, 0, 0), (1.0,)).deviation == 0
+    assert Result(BenchCase(100, 0, 0), (1.0,)).deviation == 0
 
 
 @pytest.fixture(scope="module")
 def engine(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with Engine.start(tmp_path_factory.mktemp("log")) as engine:
-        (*_, last) = engine.load(toy_gguf, EngineSettings(threads=1, context_tokens=512, batch_tokens=64))
-        assert isinstance(last, Loaded)
+        (*_, last) = engine.load(toy_gguf, LoadParams(threads=1, context_tokens=512, batch_tokens=64))
+        assert isinstance(last, ModelInfo)
         yield engine
 
 
@@ -117,9 +117,9 @@ def test_joules_are_those_of_the_processors_packages(tmp_path: Path) -> None:
 
 def test_the_price_is_that_of_the_energy() -> None:
     assert price_of_million(3.6, 0.3) == pytest.approx(0.3)  # 3.6 J a token are 1 kWh a million
-    meter = of_watts(100)
+    meter = constant_power_meter(100)
     assert meter.since({"watts": meter.read()["watts"] - 250}) == pytest.approx(250, abs=5)
-    assert Result(Case(0, 10, 0), (1.0, 1.0), (20.0, 40.0)).joules_a_token == 3.0
+    assert Result(BenchCase(0, 10, 0), (1.0, 1.0), (20.0, 40.0)).joules_a_token == 3.0
 
 
 # ------------------------------------------------------------------ pictures
@@ -148,17 +148,17 @@ def test_a_picture_holds_every_point_and_no_markup_of_its_texts() -> None:
 
 
 def plan(ram: str, gpu: str) -> Plan:
-    memories = [MemoryPlan(name, 1, 1, (Part("routed experts", 1, layers),) if layers else ())
+    memories = [MemoryPlan(name, 1, 1, (MemoryPart("routed experts", 1, layers),) if layers else ())
                 for name, layers in (("CPU", ram), ("CUDA0", gpu))]  # fmt: skip
-    return Plan("m", Machine(1, 1), EngineSettings(), tuple(memories), Forecast(1, 1, 1, 1, "CPU", "CPU"), ())
+    return Plan("m", Machine(1, 1), LoadParams(), tuple(memories), Forecast(1, 1, 1, 1, "CPU", "CPU"), ())
 
 
 def test_a_sweep_goes_from_no_experts_on_gpus_to_as_many_as_have_room() -> None:
     mixed = plan("0-27, 30", "28-39")
     assert expert_layers(mixed.memories[1]) == set(range(28, 40))
-    assert steps(mixed, 5) == [(0, 40), (3, 37), (6, 34), (8, 32), (11, 29)]
-    assert steps(plan("0-3", ""), 5) == []
-    assert steps(plan("", "0-1"), 5) == [(0, 2), (1, 1), (2, 0)]
+    assert sweep_points(mixed, 5) == [(0, 40), (3, 37), (6, 34), (8, 32), (11, 29)]
+    assert sweep_points(plan("0-3", ""), 5) == []
+    assert sweep_points(plan("", "0-1"), 5) == [(0, 2), (1, 1), (2, 0)]
 
 
 # ------------------------------------------------------------------ the command

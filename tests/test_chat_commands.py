@@ -58,7 +58,7 @@ def test_clear_keeps_only_the_system_prompt() -> None:
 
 def test_regen_asks_the_last_question_again() -> None:
     outcome = run_command("/regen", ANSWERED, Sampling())
-    assert (outcome.conversation, outcome.then) == (ASKED, "generate")
+    assert (outcome.conversation, outcome.next_action) == (ASKED, "generate")
     assert run_command("/regen", ASKED, Sampling()).conversation == ASKED
     assert failure("/regen", Conversation())[0] == "there is no question yet"
 
@@ -97,4 +97,4 @@ def test_a_mistake_is_named_with_a_hint(line: str, message: str, hint: str) -> N
 
 @pytest.mark.parametrize("line", ["/quit", "/exit", "/bye", "/QUIT"])
 def test_quit_leaves(line: str) -> None:
-    assert run_command(line, ANSWERED, Sampling()).then == "quit"
+    assert run_command(line, ANSWERED, Sampling()).next_action == "quit"

@@ -7,7 +7,7 @@ import signal
 
 from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.errors import ExitCode
-from qwenctl.protocol.messages import Finished, Message, Token
+from qwenctl.protocol.messages import GenerationFinished, Message, TextDelta
 from tests.test_chat_loop import DONE, Chat, ScriptedEngine, answer
 
 
@@ -16,8 +16,8 @@ def interrupt() -> None:
 
 
 def test_the_first_interrupt_stops_the_answer_and_keeps_it() -> None:
-    cancelled = Finished("cancelled", DONE.usage, DONE.timings)
-    engine = ScriptedEngine([[Token("Half", "answer"), interrupt, cancelled], answer("Yes.")])
+    cancelled = GenerationFinished("cancelled", DONE.usage, DONE.timings)
+    engine = ScriptedEngine([[TextDelta("Half", "answer"), interrupt, cancelled], answer("Yes.")])
     chat = Chat(engine)
     assert chat.run("Hi", "And?") == ExitCode.OK
     assert engine.cancelled.is_set()
@@ -25,7 +25,7 @@ def test_the_first_interrupt_stops_the_answer_and_keeps_it() -> None:
 
 
 def test_the_second_interrupt_leaves() -> None:
-    engine = ScriptedEngine([[Token("Half", "answer"), interrupt, interrupt, DONE]])
+    engine = ScriptedEngine([[TextDelta("Half", "answer"), interrupt, interrupt, DONE]])
     assert Chat(engine).run("Hi") == ExitCode.INTERRUPTED
     assert engine.closed
 

@@ -18,28 +18,26 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive.loop import run_chat
 from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.chat.interactive.state import ChatSetup
-from qwenctl.engine.interface import OpenModel
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
 from qwenctl.protocol.messages import (
-    EngineSettings,
     EngineStats,
-    Finished,
     Flushed,
     Generate,
-    Loaded,
-    LoadProgress,
+    GenerationFinished,
     Message,
-    PromptProgress,
+    PrefillProgress,
     Restored,
+    TextDelta,
     Timings,
-    Token,
     Tools,
     Usage,
 )
 
-Said = PromptProgress | Token | Finished
-LOADED = Loaded("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
-DONE = Finished("stop", Usage(10, 0, 2, 3, 1_234), Timings(0.1, 0.25, 0.5))
+Said = PrefillProgress | TextDelta | GenerationFinished
+LOADED = ModelInfo("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
+DONE = GenerationFinished("stop", Usage(10, 0, 2, 3, 1_234), Timings(0.1, 0.25, 0.5))
 CRASH = QwenctlError("the model engine stopped (SIGABRT)", "qwenctl chat …", ExitCode.ENGINE_CRASHED)
 
 
@@ -53,7 +51,7 @@ class ScriptedEngine:
         self.cancelled = threading.Event()
         self.closed = False
 
-    def load(self, path: Path, settings: EngineSettings) -> Iterator[LoadProgress | Loaded]:
+    def load(self, path: Path, settings: LoadParams) -> Iterator[LoadProgress | ModelInfo]:
         yield from (LoadProgress(0.5), LOADED)
 
     def generate(self, request: Generate) -> Iterator[Said]:
@@ -66,7 +64,7 @@ class ScriptedEngine:
             else:
                 yield event
 
-    def prepare(
+    def warm_prefix(
         self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
     ) -> None:
         self.prepared.append(messages)
@@ -118,10 +116,10 @@ class Chat:
         pyte.Stream(self.terminal).feed(self.output.getvalue().replace("\n", "\r\n"))
         return code
 
-    def _open(self) -> OpenModel:
+    def _open(self) -> LoadedEngine:
         engine = self.engines[self.opened]
         self.opened += 1
-        return OpenModel(engine, self.screen.loading("toy.gguf", engine.load(Path("toy.gguf"), EngineSettings())))
+        return LoadedEngine(engine, self.screen.loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams())))
 
     @property
     def lines(self) -> list[str]:
@@ -135,9 +133,9 @@ class Chat:
 
 
 def answer(text: str, thinking: str = "") -> list[Said]:
-    thought = [Token(piece, "thinking") for piece in thinking.split()]
-    said = [Token(piece, "answer") for piece in text.splitlines(keepends=True)]
-    return [PromptProgress(5, 10), *thought, *said, DONE]
+    thought = [TextDelta(piece, "thinking") for piece in thinking.split()]
+    said = [TextDelta(piece, "answer") for piece in text.splitlines(keepends=True)]
+    return [PrefillProgress(5, 10), *thought, *said, DONE]
 
 
 def test_an_answer_is_shown_with_its_figures_and_kept_for_the_next_question() -> None:
@@ -199,29 +197,29 @@ def test_escapes_of_the_model_do_not_reach_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("finished", "line"),
     [
-        (Finished("length", DONE.usage, DONE.timings), "[cut at 7 tokens (-n)]"),
+        (GenerationFinished("length", DONE.usage, DONE.timings), "[cut at 7 tokens (-n)]"),
         (
-            Finished("context", Usage(1, 0, 0, 1, 32_768)),
+            GenerationFinished("context", Usage(1, 0, 0, 1, 32_768)),
             "[cut: the context of 32,768 tokens is full (-c sets its size)]",
         ),
-        (Finished("cancelled", DONE.usage, DONE.timings), "[stopped]"),
+        (GenerationFinished("cancelled", DONE.usage, DONE.timings), "[stopped]"),
     ],
 )
-def test_an_answer_that_did_not_end_by_itself_says_why(finished: Finished, line: str) -> None:
-    chat = Chat(ScriptedEngine([[Token("Half", "answer"), finished]]))
+def test_an_answer_that_did_not_end_by_itself_says_why(finished: GenerationFinished, line: str) -> None:
+    chat = Chat(ScriptedEngine([[TextDelta("Half", "answer"), finished]]))
     chat.run("Hi", max_tokens=7)
     assert line in chat.text
 
 
 def test_a_context_nearly_full_is_said() -> None:
-    nearly = Finished("stop", Usage(1, 0, 0, 1, 30_000))
-    chat = Chat(ScriptedEngine([[Token("Hi", "answer"), nearly]]))
+    nearly = GenerationFinished("stop", Usage(1, 0, 0, 1, 30_000))
+    chat = Chat(ScriptedEngine([[TextDelta("Hi", "answer"), nearly]]))
     chat.run("Hi")
     assert "the context is nearly full" in chat.text
 
 
 def test_a_crash_keeps_the_conversation_and_the_next_line_opens_a_new_engine() -> None:
-    first = ScriptedEngine([[Token("Half an", "answer"), CRASH]])
+    first = ScriptedEngine([[TextDelta("Half an", "answer"), CRASH]])
     second = ScriptedEngine([answer("Whole.")])
     chat = Chat(first, second)
     assert chat.run("Tell me.", "Go on.") == ExitCode.OK
@@ -255,7 +253,7 @@ def test_commands_work_in_the_loop() -> None:
     engine = ScriptedEngine([answer("A."), answer("B.")])
     chat = Chat(engine)
     chat.run("/think off", "/set temp 0.25", "/system Be brief.", "Hi", "/stats", "/hlep", "/regen", "/quit", "never")
-    assert engine.requests[0].think is False
+    assert engine.requests[0].enable_thinking is False
     assert engine.requests[0].sampling.temperature == 0.25
     assert (
         engine.requests[1].messages

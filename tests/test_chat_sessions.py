@@ -15,11 +15,11 @@ import pytest
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Loaded
+from qwenctl.protocol.load import ModelInfo
 from tests.terminal import Terminal
 from tests.test_chat_terminal import ANSWER, GREEDY, LONG_QUESTION, QUESTION, QWENCTL, stop_reading_and_ask_another
 
-LOADED = Loaded("toy", "qwen35moe", "qwen35moe Q8_0", 1, 1, 1, 1, fingerprint="f", template_sha256="t")
+LOADED = ModelInfo("toy", "qwen35moe", "qwen35moe Q8_0", 1, 1, 1, 1, fingerprint="f", template_sha256="t")
 TALK = (
     Conversation(think=False, think_budget=7, sampling={"temperature": 0.5})
     .with_system("Be brief.")
@@ -161,10 +161,10 @@ def test_without_a_name_it_is_the_last_one_and_its_model(toy_gguf: Path, tmp_pat
 
 def test_with_another_model_it_says_so_and_reads_again(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
     from quantize.convert import convert
-    from quantize.plan import Options, make_plan
+    from quantize.plan import QuantizeOptions, make_plan
 
     name = introduced(toy_gguf, tmp_path)
-    convert(make_plan(toy, tmp_path / "other.gguf", Options("F16", vision=False)), 1)
+    convert(make_plan(toy, tmp_path / "other.gguf", QuantizeOptions("F16", vision=False)), 1)
     with chat(tmp_path, "-m", str(tmp_path / "other.gguf"), "--resume", name) as terminal:
         terminal.wait_for("its text will be read again (the model is another")
         terminal.send("What is my name?\r")

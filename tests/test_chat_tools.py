@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.saved.export import exported
+from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Message, Token, ToolCall
-from qwenctl.tools.json_tools import DescribedFunctions
+from qwenctl.protocol.messages import Message, TextDelta, ToolCall
+from qwenctl.tools.json_tools import JsonTools
 from qwenctl.tools.tool_set import MOST_ROUNDS
 from tests.test_chat_loop import CRASH, DONE, LOADED, Chat, Said, ScriptedEngine, answer
 
@@ -50,8 +50,13 @@ REFUSED = "error: the person does not allow this call"
 
 def calling(*calls: str, text: str = "", thinking: str = "") -> list[Said]:
     """An answer that calls functions: thinking and text, if any, then the calls."""
-    before = [Token(thinking, "thinking")] if thinking else []
-    return [*before, *([Token(text, "answer")] if text else []), *(Token(one + "\n", "call") for one in calls), DONE]
+    before = [TextDelta(thinking, "thinking")] if thinking else []
+    return [
+        *before,
+        *([TextDelta(text, "answer")] if text else []),
+        *(TextDelta(one + "\n", "call") for one in calls),
+        DONE,
+    ]
 
 
 class ToolChat:
@@ -59,7 +64,7 @@ class ToolChat:
 
     def __init__(self, folder: Path, *answers: list[Said], typed: tuple[str | type[BaseException], ...] = ()) -> None:
         (folder / "tools.json").write_text(json.dumps(FUNCTIONS))
-        self.functions = DescribedFunctions(folder / "tools.json", 30)
+        self.functions = JsonTools(folder / "tools.json", 30)
         self.engine = ScriptedEngine(answers)
         self.chat = Chat(self.engine)
         self.typed, self.questions = list(typed), list[str]()
@@ -108,7 +113,7 @@ def test_always_asks_no_more_about_that_function(tmp_path: Path) -> None:
 
 def test_yes_to_all_asks_nothing(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(PARIS, call("fail")), answer("Done."))
-    one.run("Go.", allows_all=True)
+    one.run("Go.", auto_approve_tools=True)
     assert one.results() == ["sunny", "error: exit code 3\nbroken"]
 
 
@@ -127,7 +132,7 @@ def test_a_call_that_cannot_be_run_asks_nothing_and_is_told_to_the_model(tmp_pat
 
 def test_a_person_answers_for_a_function_without_a_command(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("weigh")), answer("Light."), typed=("3 kg",))
-    one.run("How heavy?", allows_all=True)
+    one.run("How heavy?", auto_approve_tools=True)
     assert one.questions == ["what does weigh give? "]
     assert one.results() == ["3 kg"]
 
@@ -145,13 +150,13 @@ def test_ctrl_c_at_the_question_stops_the_round(tmp_path: Path, key: type[BaseEx
 def test_ctrl_c_stops_a_function_that_runs(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("hang")), answer("Fine."))
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    assert one.run("Go.", "Next.", allows_all=True) == ExitCode.OK
+    assert one.run("Go.", "Next.", auto_approve_tools=True) == ExitCode.OK
     assert one.results() == ["error: the person stopped this call"]
 
 
 def test_a_model_that_calls_for_ever_is_stopped(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, *[calling(PARIS)] * MOST_ROUNDS, answer("Done."))
-    one.run("Go.", "Go on.", allows_all=True)
+    one.run("Go.", "Go on.", auto_approve_tools=True)
     assert f"stopped after {MOST_ROUNDS} rounds of calls" in one.chat.text
     assert len(one.engine.requests) == MOST_ROUNDS + 1
     assert len(one.results(MOST_ROUNDS)) == MOST_ROUNDS
@@ -160,7 +165,7 @@ def test_a_model_that_calls_for_ever_is_stopped(tmp_path: Path) -> None:
 def test_an_answer_that_was_cut_runs_nothing(tmp_path: Path) -> None:
     cut = [*calling(PARIS)[:-1], replace(DONE, reason="length")]
     one = ToolChat(tmp_path, cut, answer("Yes."))
-    one.run("Go.", "And?", allows_all=True)
+    one.run("Go.", "And?", auto_approve_tools=True)
     assert "[cut at" in one.chat.text
     assert one.engine.requests[1].messages[1] == Message("assistant", PARIS + "\n")
 
@@ -169,7 +174,7 @@ def test_after_a_crash_calls_and_results_are_there(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(PARIS), [CRASH])
     second = ScriptedEngine([answer("Sunny.")])
     one.chat.engines.append(second)
-    one.run("Weather?", "So?", allows_all=True)
+    one.run("Weather?", "So?", auto_approve_tools=True)
     roles = [message.role for message in second.requests[0].messages]
     assert roles == ["user", "assistant", "tool", "user"]
 
@@ -177,13 +182,13 @@ def test_after_a_crash_calls_and_results_are_there(tmp_path: Path) -> None:
 def test_a_result_too_long_for_the_context_takes_the_question_back(tmp_path: Path) -> None:
     full = QwenctlError("prompt has 41,210 tokens, context is 32,768", "-c 65536", ExitCode.BAD_DATA)
     one = ToolChat(tmp_path, calling(PARIS), [full], answer("Yes."))
-    one.run("Weather?", "Short?", allows_all=True)
+    one.run("Weather?", "Short?", auto_approve_tools=True)
     assert one.engine.requests[2].messages == (Message("user", "Short?"),)
 
 
 def test_results_are_cut_to_a_few_lines(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("long")), answer("Many."))
-    one.run("Go.", allows_all=True)
+    one.run("Go.", auto_approve_tools=True)
     assert "\n  6\n  … 34 more lines\n" in one.chat.text
     assert one.results() == ["\n".join(map(str, range(1, 41)))]
 
@@ -204,13 +209,13 @@ def test_who_decides_on_a_call_sees_all_of_it(tmp_path: Path) -> None:
     one.run("Go.")
     assert city in one.chat.text.replace("\n", "")
     other = ToolChat(tmp_path, calling(call("get_weather", city=city)), answer("Done."))
-    other.run("Go.", allows_all=True)
+    other.run("Go.", auto_approve_tools=True)
     assert "END" not in other.chat.text
 
 
 def test_regen_undo_and_tools_know_of_calls(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(PARIS), answer("Sunny."), answer("Still sunny."), answer("Hello."))
-    one.run("Weather?", "/regen", "/undo", "/tools", "Hi", allows_all=True)
+    one.run("Weather?", "/regen", "/undo", "/tools", "Hi", auto_approve_tools=True)
     assert one.engine.requests[2].messages == (Message("user", "Weather?"),)
     assert one.engine.requests[3].messages == (Message("user", "Hi"),)
     assert "get_weather(city, days) Weather." in one.chat.text
@@ -266,8 +271,8 @@ def test_a_session_with_a_damaged_call_is_told(tmp_path: Path, spoil: Callable[[
 
 
 def test_an_export_has_calls_and_results() -> None:
-    text = exported(talk(), "markdown")
+    text = export_text(talk(), "markdown")
     assert '```\nget_weather(city="Paris")\n```\n\n## Result\n\n````\n```\nsunny\n````\n\n## Answer' in text
-    messages = json.loads(exported(talk(), "json"))["messages"]
+    messages = json.loads(export_text(talk(), "json"))["messages"]
     assert messages[1]["tool_calls"] == [{"name": "get_weather", "arguments": {"city": "Paris"}}]
     assert messages[2] == {"role": "tool", "content": "```\nsunny", "thinking": "", "tool_calls": []}

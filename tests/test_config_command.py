@@ -9,10 +9,10 @@ from pathlib import Path
 import typer
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import declared
+from qwenctl.settings.declared_options import collect_options
 from tests.settings_folder import call, settings, shown
 
-COMMANDS = declared(typer.main.get_command(cli.app))
+COMMANDS = collect_options(typer.main.get_command(cli.app))
 EVERY_SETTING = {f"{command.name}.{setting.name}" for command in COMMANDS for setting in command.settings}
 
 

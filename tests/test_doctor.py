@@ -13,9 +13,9 @@ import pytest
 
 from qwenctl import __version__
 from qwenctl.doctor import findings
-from qwenctl.doctor.findings import Cache, Finding, is_built_for, seen_backends
-from qwenctl.hub.select.fit import Candidate, Fit
-from qwenctl.machine.devices import Build, Device
+from qwenctl.doctor.findings import Cache, Finding, detect_gpu_backends, is_built_for
+from qwenctl.hub.select.fit import Fit, PullCandidate
+from qwenctl.machine.devices import Build, GgmlDevice
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.llama_build import WITHOUT_AMX, build_command
 from qwenctl.machine.memory import Memory, Swap
@@ -23,8 +23,8 @@ from tests.command_line import run, said
 
 GB = 10**9
 README = (Path(__file__).parent.parent / "README.md").read_text()
-CARD = Device("CUDA0", "RTX", "gpu", 24 * GB, 23 * GB, "CUDA")
-FAR = Device("RPC0", "10.0.0.2:50052", "gpu", 24 * GB, 23 * GB, "RPC")
+CARD = GgmlDevice("CUDA0", "RTX", "gpu", 24 * GB, 23 * GB, "CUDA")
+FAR = GgmlDevice("RPC0", "10.0.0.2:50052", "gpu", 24 * GB, 23 * GB, "RPC")
 CPU_BUILD, CUDA_BUILD = Build(("CPU", "RPC")), Build(("CUDA", "CPU"), devices=(CARD,))
 
 
@@ -36,12 +36,12 @@ def disk(*, networked: bool = False, rotational: bool | None = None) -> Disk:
 
 
 def test_gpus_are_seen_by_what_their_drivers_make(tmp_path: Path) -> None:
-    assert {key: mark for key, mark in seen_backends(tmp_path).items() if key != "MTL"} == {}
+    assert {key: mark for key, mark in detect_gpu_backends(tmp_path).items() if key != "MTL"} == {}
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidia0").touch()
     (tmp_path / "dev" / "nvidiactl").touch()
     (tmp_path / "dev" / "kfd").touch()
-    seen = seen_backends(tmp_path)
+    seen = detect_gpu_backends(tmp_path)
     assert (seen["CUDA"], seen["ROCm"]) == ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -98,8 +98,8 @@ def test_unused_instruction_sets_are_found() -> None:
 
 
 def test_models_that_do_not_fit_are_found() -> None:
-    small = Fit(Candidate("Q8_0", 9 * GB, 0), "RAM", 10 * GB)
-    large = Fit(Candidate("BF16", 70 * GB, 0), "would page from disk", 72 * GB)
+    small = Fit(PullCandidate("Q8_0", 9 * GB, 0), "RAM", 10 * GB)
+    large = Fit(PullCandidate("BF16", 70 * GB, 0), "would page from disk", 72 * GB)
     (found,) = findings.of_models({"x/y:Q8_0": small, "x/y:BF16": large}, Memory(32 * GB, 30 * GB), 24 * GB)
     need = "x/y:BF16 needs 72.0 GB, 24.0 GB of GPU memory and 32.0 GB of RAM is here: it would page from disk"
     assert found == Finding("memory", need, "`qwenctl ls x/y` lists smaller ones")

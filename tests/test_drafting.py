@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling, Token
+from quantize.plan import QuantizeOptions, make_plan
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta
 from tests.command_line import run, said
 from tests.loaded_model import loaded
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 llama = late("llama_cpp.llama_cpp")
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
 
 # The issue's own counts, 200 and 50,000, take minutes.
 PROMPTS = int(os.environ.get("QWENCTL_TEST_PROMPTS") or 24)
@@ -44,7 +45,7 @@ class Answered:
     reason: str
     thinking_end: str
     tokens: tuple[int, ...]
-    finished: Finished
+    finished: GenerationFinished
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,12 @@ def questions(toy: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def load(toy_gguf: Path) -> Callable[..., Model]:
+def load(toy_gguf: Path) -> Callable[..., LoadedModel]:
     """Loads the toy; in each process each kind of drafts once."""
 
     @functools.cache
-    def load(draft: str, fewest: int = 0, most: int = 0, context: int = 2048) -> Model:
-        settings = EngineSettings(
+    def load(draft: str, fewest: int = 0, most: int = 0, context: int = 2048) -> LoadedModel:
+        settings = LoadParams(
             threads=1, context_tokens=context, draft=draft, draft_min=fewest, draft_max=most  # type: ignore[arg-type]
         )  # fmt: skip
         return loaded(toy_gguf, settings)
@@ -66,17 +67,17 @@ def load(toy_gguf: Path) -> Callable[..., Model]:
     return load
 
 
-def answer(model: Model, request: Generate, *, stop_after: int = -1) -> Answered:
+def answer(model: LoadedModel, request: Generate, *, stop_after: int = -1) -> Answered:
     """One answer; interrupted after `stop_after` pieces of text."""
     texts: dict[str, str] = {}
-    interrupt, pieces, finished = Interrupt(), 0, Finished("stop")
+    interrupt, pieces, finished = CancelFlag(), 0, GenerationFinished("stop")
     for event in generate(model, request, interrupt):
-        if isinstance(event, Token):
+        if isinstance(event, TextDelta):
             texts[event.channel] = texts.get(event.channel, "") + event.text
             pieces += 1
             if pieces == stop_after:
                 interrupt.set()
-        if isinstance(event, Finished):
+        if isinstance(event, GenerationFinished):
             finished = event
     tokens = tuple(model.sequence.tokens)
     return Answered(tuple(sorted(texts.items())), finished.reason, finished.thinking_end, tokens, finished)
@@ -90,21 +91,23 @@ def same(one: Answered, other: Answered) -> bool:
     return replace(one, finished=other.finished) == other
 
 
-def holds_its_tokens_alone(model: Model) -> bool:
+def holds_its_tokens_alone(model: LoadedModel) -> bool:
     """Whether libllama has evaluated what the sequence says that it holds, in one sequence."""
     memory = llama.llama_get_memory(model.context)
     ends = [llama.llama_memory_seq_pos_max(memory, number) for number in (0, 1)]
     return ends == [len(model.sequence.tokens) - 1, -1]
 
 
-def drafting(load: Callable[..., Model], source: str) -> Model:
+def drafting(load: Callable[..., LoadedModel], source: str) -> LoadedModel:
     """A model that drafts whether it pays or not."""
     return load(source, 4 if source == "ngram" else 2, 4 if source == "ngram" else 2)
 
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("source", SOURCES)
-def test_greedy_answers_are_the_same_with_drafts(load: Callable[..., Model], questions: list[str], source: str) -> None:
+def test_greedy_answers_are_the_same_with_drafts(
+    load: Callable[..., LoadedModel], questions: list[str], source: str
+) -> None:
     plain, drafts = load("off"), drafting(load, source)
     for number, question in enumerate(questions[:PROMPTS]):
         request = ask(question, think=number % 3 > 0)
@@ -115,7 +118,7 @@ def test_greedy_answers_are_the_same_with_drafts(load: Callable[..., Model], que
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_seed_draws_the_same_answer_with_drafts(load: Callable[..., Model], source: str) -> None:
+def test_a_seed_draws_the_same_answer_with_drafts(load: Callable[..., LoadedModel], source: str) -> None:
     plain, drafts = load("off"), drafting(load, source)
     for seed in range(PROMPTS):
         request = ask("What is 2 + 3?", replace(DRAWN, seed=seed))
@@ -123,10 +126,10 @@ def test_a_seed_draws_the_same_answer_with_drafts(load: Callable[..., Model], so
 
 
 @pytest.mark.own_process
-def test_answers_are_distributed_as_without_drafts(load: Callable[..., Model]) -> None:
+def test_answers_are_distributed_as_without_drafts(load: Callable[..., LoadedModel]) -> None:
     """Other seeds for each, so that nothing but the distribution can be the same; it is broad at this question."""
 
-    def drawn(model: Model, first_seed: int) -> Counter[tuple[int, ...]]:
+    def drawn(model: LoadedModel, first_seed: int) -> Counter[tuple[int, ...]]:
         prompt = ask("What about it?", think=False)
         found: Counter[tuple[int, ...]] = Counter()
         for seed in range(first_seed, first_seed + SAMPLES):
@@ -171,7 +174,7 @@ def rare_above(freedom: int) -> float:
 )
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_option_of_an_answer_works_as_without_drafts(
-    load: Callable[..., Model], source: str, changes: dict[str, object]
+    load: Callable[..., LoadedModel], source: str, changes: dict[str, object]
 ) -> None:
     request = replace(ask("Ada is 36 years old. Answer in JSON."), **changes)  # type: ignore[arg-type]
     drafts = drafting(load, source)
@@ -183,7 +186,7 @@ def test_every_option_of_an_answer_works_as_without_drafts(
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("pieces", [1, 2, 3, 5])
 def test_a_stopped_answer_leaves_what_was_said_and_the_next_turn_goes_on_from_it(
-    load: Callable[..., Model], source: str, pieces: int
+    load: Callable[..., LoadedModel], source: str, pieces: int
 ) -> None:
     plain, drafts = load("off"), drafting(load, source)
     request = ask("Count from 1 to 9.")
@@ -196,7 +199,7 @@ def test_a_stopped_answer_leaves_what_was_said_and_the_next_turn_goes_on_from_it
 
 
 @pytest.mark.own_process
-def test_an_answer_ends_where_the_context_is_full(load: Callable[..., Model]) -> None:
+def test_an_answer_ends_where_the_context_is_full(load: Callable[..., LoadedModel]) -> None:
     question = "Repeat: " + "the cow is white " * 39
     request = replace(ask(question), max_tokens=-1)
     full = {
@@ -207,19 +210,19 @@ def test_an_answer_ends_where_the_context_is_full(load: Callable[..., Model]) ->
 
 
 @pytest.mark.own_process
-def test_a_kept_state_goes_on_with_and_without_drafts(load: Callable[..., Model]) -> None:
+def test_a_kept_state_goes_on_with_and_without_drafts(load: Callable[..., LoadedModel]) -> None:
     plain, drafts = load("off"), drafting(load, "auto")
     first = ask("My name is Ada.")
     turns = (*first.messages, Message("assistant", "Hello Ada."), Message("user", "What is my name?"))
     wanted = answer(plain, replace(first, messages=turns))
     for one, other in ((plain, drafts), (drafts, plain)):
         answer(one, first)
-        assert other.sequence.restore(one.sequence.saved())
+        assert other.sequence.restore(one.sequence.export_state())
         assert same(answer(other, replace(first, messages=turns)), wanted)
 
 
 @pytest.mark.own_process
-def test_the_trained_head_is_mostly_right(load: Callable[..., Model], questions: list[str]) -> None:
+def test_the_trained_head_is_mostly_right(load: Callable[..., LoadedModel], questions: list[str]) -> None:
     drafts = load("mtp", 1, 1)
     before = drafts.speculation.drafted, drafts.speculation.accepted
     for question in questions[:20]:
@@ -229,28 +232,29 @@ def test_the_trained_head_is_mostly_right(load: Callable[..., Model], questions:
 
 
 @pytest.mark.own_process
-def test_a_head_does_not_guess_from_what_it_heard_before_it_rested(load: Callable[..., Model]) -> None:
+def test_a_head_does_not_guess_from_what_it_heard_before_it_rested(load: Callable[..., LoadedModel]) -> None:
     model = load("mtp", 1, 1)
     answer(model, ask("Who are you?"))
     head = model.speculation._head
     assert head is not None
     assert head.is_ready
-    head.listen(on=False)
-    head.listen(on=True)
+    head.set_capture(on=False)
+    head.set_capture(on=True)
     assert not head.is_ready
     heard = 0
     while not head.is_ready:
-        model.sequence.append(model.sequence.tokens[-1])
+        model.sequence.decode(model.sequence.tokens[-1])
         heard += 1
     assert heard > 1
 
 
 @pytest.mark.own_process
-def test_drafts_that_never_fit_are_given_up(load: Callable[..., Model]) -> None:
+def test_drafts_that_never_fit_are_given_up(load: Callable[..., LoadedModel]) -> None:
     drafts = load("auto")
     letters = replace(DRAWN, temperature=2, seed=1)
     answered = answer(
-        drafts, replace(ask("Go on."), sampling=letters, think=False, max_tokens=400, grammar="root ::= [a-z]{400}")
+        drafts,
+        replace(ask("Go on."), sampling=letters, enable_thinking=False, max_tokens=400, grammar="root ::= [a-z]{400}"),
     )
     usage = answered.finished.usage
     assert usage.answer_tokens > 100
@@ -259,7 +263,7 @@ def test_drafts_that_never_fit_are_given_up(load: Callable[..., Model]) -> None:
 
 def test_a_model_without_a_head_drafts_from_the_text_alone(toy: Path, tmp_path: Path) -> None:
     path = tmp_path / "toy.gguf"
-    convert(make_plan(toy, path, Options("Q8_0", vision=False, mtp=False)), threads=1)
+    convert(make_plan(toy, path, QuantizeOptions("Q8_0", vision=False, mtp=False)), threads=1)
     error, hint, code = said("chat", "-m", str(path), "--draft", "mtp", "hi")
     assert (error, code) == ("the model has no draft head (multi-token-prediction block)", 2)
     assert "--draft ngram" in hint

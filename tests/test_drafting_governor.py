@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.speculative.controller import Governor, Step
-from qwenctl.engine.speculative.ngram import NgramDrafts
+from qwenctl.engine.speculative.controller import DraftController, DraftStep
+from qwenctl.engine.speculative.ngram import NgramLookup
 
 PLAIN = 0.05
 SLACK = 1.03
 
 
 def answer(
-    governor: Governor,
+    governor: DraftController,
     tokens: int,
     share: float,
     slope: float,
@@ -27,19 +27,19 @@ def answer(
 ) -> tuple[float, int]:
     """The seconds of an answer, and the drafts of its last quarter, where drafts are right with probability `share`."""
     draws = random.Random(tokens)
-    governor.begin(20 * PLAIN)
+    governor.start_answer(20 * PLAIN)
     seconds, said, late, again = 20 * PLAIN, 0, 0, 0
     while said < tokens:
         _, length = governor.choose({source: most})
         accepted = next((at for at in range(length) if draws.random() >= share), length)
         took = PLAIN * (1 + slope * (length + again)) * noise()
-        governor.record(Step(source if length else "", length, accepted, took, again))
+        governor.record(DraftStep(source if length else "", length, accepted, took, again))
         again = 1 + accepted if accepted < length else 0
         seconds, said = seconds + took, said + 1 + accepted
         late += length if said > tokens * 3 // 4 else 0
-        quiet = 0 if length or again else min(governor.quiet_steps(source), max(0, tokens - said))
+        quiet = 0 if length or again else min(governor.unmeasured_steps(source), max(0, tokens - said))
         seconds, said = seconds + sum(PLAIN * noise() for _ in range(quiet)), said + quiet
-        governor.record_quiet(quiet)
+        governor.record_unmeasured(quiet)
     return seconds, late
 
 
@@ -51,7 +51,7 @@ def without(tokens: int) -> float:
 def test_an_answer_takes_at_most_three_percent_longer_than_without_drafts(
     share: float, slope: float, tokens: int
 ) -> None:
-    governor = Governor()
+    governor = DraftController()
     first, _ = answer(governor, tokens, share, slope)
     assert first <= without(tokens) * SLACK
     again, _ = answer(governor, tokens, share, slope)
@@ -60,7 +60,7 @@ def test_an_answer_takes_at_most_three_percent_longer_than_without_drafts(
 
 @pytest.mark.parametrize(("share", "slope"), [(0.88, 0.15), (0.75, 0.25), (0.95, 0.5)])
 def test_drafts_that_pay_are_made(share: float, slope: float) -> None:
-    seconds, _ = answer(Governor(), 2000, share, slope)
+    seconds, _ = answer(DraftController(), 2000, share, slope)
     assert seconds <= without(2000) / max(gain(share, slope, length) for length in range(4)) * 1.15
 
 
@@ -72,17 +72,17 @@ def gain(share: float, slope: float, length: int) -> float:
 
 
 def test_drafts_that_never_fit_end_soon() -> None:
-    _, late = answer(Governor(), 2000, 0.0, 0.4)
+    _, late = answer(DraftController(), 2000, 0.0, 0.4)
     assert late <= 10
 
 
 def test_drafts_that_cost_too_much_end_soon_however_good_they_are() -> None:
-    _, late = answer(Governor(), 2000, 0.8, 1.2)
+    _, late = answer(DraftController(), 2000, 0.8, 1.2)
     assert late <= 10
 
 
 def test_what_ends_to_fit_is_given_up_and_what_fits_again_is_found() -> None:
-    governor = Governor()
+    governor = DraftController()
     assert answer(governor, 1000, 0.9, 0.2)[1] > 200
     assert answer(governor, 2000, 0.05, 0.2)[1] <= 20
     assert answer(governor, 4000, 0.9, 0.2)[1] > 500
@@ -94,30 +94,30 @@ def test_a_machine_that_stutters_does_not_mislead_it() -> None:
     def noise() -> float:
         return 8.0 if draws.random() < 0.05 else draws.uniform(0.9, 1.1)
 
-    assert answer(Governor(), 3000, 0.9, 0.2, noise)[1] > 300
+    assert answer(DraftController(), 3000, 0.9, 0.2, noise)[1] > 300
 
 
 def test_the_source_that_pays_is_taken() -> None:
-    governor = Governor()
-    governor.begin(1.0)
+    governor = DraftController()
+    governor.start_answer(1.0)
     taken = []
     for _ in range(400):
         source, length = governor.choose({"mtp": 3, "ngram": 12})
         good = source == "ngram"
-        governor.record(Step(source, length, length if good else 0, PLAIN * (1 + 0.1 * length)))
+        governor.record(DraftStep(source, length, length if good else 0, PLAIN * (1 + 0.1 * length)))
         taken.append((source, length))
     assert taken[-30:].count(("ngram", 12)) >= 28
 
 
 def test_what_is_copied_is_soon_drafted_in_long_pieces() -> None:
     """With the cost that a copying mixture of experts was measured to have on a CPU."""
-    governor = Governor()
-    governor.begin(20 * PLAIN)
+    governor = DraftController()
+    governor.start_answer(20 * PLAIN)
     seconds, said, lengths = 0.0, 0, []
     while said < 400:
         _, length = governor.choose({"ngram": 16})
         took = PLAIN * (1.4 + 0.45 * length if length else 1)
-        governor.record(Step("ngram", length, length, took))
+        governor.record(DraftStep("ngram", length, length, took))
         seconds, said = seconds + took, said + 1 + length
         lengths.append(length)
     assert 16 in lengths
@@ -125,8 +125,8 @@ def test_what_is_copied_is_soon_drafted_in_long_pieces() -> None:
 
 
 def test_a_shortest_length_is_drafted_without_a_choice() -> None:
-    governor = Governor(shortest=2)
-    governor.begin(0.0)
+    governor = DraftController(shortest=2)
+    governor.start_answer(0.0)
     assert governor.choose({"mtp": 2}) == ("mtp", 2)
     assert governor.choose({"mtp": 0}) == ("", 0)
 
@@ -139,10 +139,10 @@ def test_a_shortest_length_is_drafted_without_a_choice() -> None:
 def test_ngram_drafts_are_what_followed_the_same_tokens_before(
     text: list[int], more: list[int], next_token: int
 ) -> None:
-    drafts = NgramDrafts()
+    drafts = NgramLookup()
     drafts.draft(text, next_token, 8)
     whole = [*text, *more]
-    is_foretold, _ = drafts.follow(whole, next_token, 8)
+    is_foretold, _ = drafts.track(whole, next_token, 8)
     found = drafts.draft(whole, next_token, 8)
     assert is_foretold == bool(found)
     key = (*whole[-2:], next_token)
@@ -155,7 +155,7 @@ def test_ngram_drafts_are_what_followed_the_same_tokens_before(
 
 @given(text=st.lists(st.integers(0, 2), max_size=80), most=st.integers(1, 6))
 def test_what_is_followed_comes_to_its_end_as_a_draft_would(text: list[int], most: int) -> None:
-    drafts, begun, wanted, seen = NgramDrafts(), None, [], []
+    drafts, begun, wanted, seen = NgramLookup(), None, [], []
     for at, token in enumerate(text):
         if begun is not None:
             place, count = begun
@@ -168,7 +168,7 @@ def test_what_is_followed_comes_to_its_end_as_a_draft_would(text: list[int], mos
             key = (*text[max(0, at - 2) : at], token)
             places = [end for end in range(3, at) if tuple(text[end - 3 : end]) == key]
             begun = (places[-1], 0) if places and len(key) == 3 else None
-        is_foretold, ended = drafts.follow(text[:at], token, most)
+        is_foretold, ended = drafts.track(text[:at], token, most)
         assert is_foretold == (begun is not None)
         seen += [] if ended is None else [ended]
     assert seen == wanted
@@ -176,37 +176,37 @@ def test_what_is_followed_comes_to_its_end_as_a_draft_would(text: list[int], mos
 
 def test_what_is_seen_to_be_copied_is_drafted_with_little_at_risk() -> None:
     """Nothing was ever drafted, and the account is small: what was only watched is enough to begin."""
-    governor = Governor()
-    governor.begin(0.0)
+    governor = DraftController()
+    governor.start_answer(0.0)
     for _ in range(60):
         governor.record_plain(PLAIN)
     assert governor.choose({"ngram": 16}) == ("", 0)
     for _ in range(20):
-        governor.watch("ngram", 16, 16)
+        governor.record_hypothetical("ngram", 16, 16)
     source, length = governor.choose({"ngram": 16})
     assert source == "ngram"
     assert length > 1
 
 
 def test_what_is_seen_to_be_copied_ends_a_rest_and_what_is_not_does_not() -> None:
-    governor = Governor()
+    governor = DraftController()
     answer(governor, 1000, 0.0, 0.4, source="ngram", most=16)
-    assert governor.rests("ngram") > 0
-    assert not governor.watch("ngram", 16, 3)
-    assert governor.rests("ngram") > 0
-    assert governor.watch("ngram", 16, 16)
-    assert governor.rests("ngram") == 0
+    assert governor.cooldown_steps("ngram") > 0
+    assert not governor.record_hypothetical("ngram", 16, 3)
+    assert governor.cooldown_steps("ngram") > 0
+    assert governor.record_hypothetical("ngram", 16, 16)
+    assert governor.cooldown_steps("ngram") == 0
 
 
 def test_drafts_that_could_not_pay_if_all_were_right_are_hardly_tried_again() -> None:
-    governor = Governor()
+    governor = DraftController()
     answer(governor, 2000, 1.0, 4.0)
     tried = []
     for _ in range(4):
-        governor.begin(20 * PLAIN)
+        governor.start_answer(20 * PLAIN)
         tried.append(0)
         for _ in range(1000):
             source, length = governor.choose({"mtp": 3})
-            governor.record(Step(source, length, length, PLAIN * (1 + 4.0 * length)))
+            governor.record(DraftStep(source, length, length, PLAIN * (1 + 4.0 * length)))
             tried[-1] += length > 0
     assert sum(tried) <= 1

@@ -19,21 +19,12 @@ from qwenctl.backend_check.results import EXTRA, PLAIN, BackendCheck, CaseResult
 from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
-from qwenctl.protocol.messages import (
-    EngineSettings,
-    Finished,
-    Generate,
-    Loaded,
-    LoadProgress,
-    Message,
-    PromptProgress,
-    Sampling,
-    Token,
-)
+from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, PrefillProgress, Sampling, TextDelta
 from tests.waiting import until
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
-SETTINGS = EngineSettings(context_tokens=65_536, threads=1, batch_tokens=256)
+SETTINGS = LoadParams(context_tokens=65_536, threads=1, batch_tokens=256)
 FRANCE = Generate((Message("user", "What is the capital of France?"),), False, GREEDY)
 WILD = Sampling(temperature=2, top_k=0, top_p=1, seed=1)
 ENDLESS = Generate((Message("user", "Go on."),), False, WILD, grammar="root ::= [a-z]+ [A-Z]{9}")
@@ -50,12 +41,12 @@ def unloaded(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(toy_gguf: Path, unloaded: Engine) -> Engine:
-    assert isinstance(list(unloaded.load(toy_gguf, SETTINGS))[-1], Loaded)
+    assert isinstance(list(unloaded.load(toy_gguf, SETTINGS))[-1], ModelInfo)
     return unloaded
 
 
 def said(engine: Engine, request: Generate = FRANCE) -> str:
-    return "".join(event.text for event in engine.generate(request) if isinstance(event, Token))
+    return "".join(event.text for event in engine.generate(request) if isinstance(event, TextDelta))
 
 
 def pid(engine: Engine) -> int:
@@ -67,15 +58,15 @@ def test_loading_tells_how_far_it_is_and_what_was_loaded(toy_gguf: Path, unloade
     fractions = [event.fraction for event in progress if isinstance(event, LoadProgress)]
     assert len(fractions) == len(progress) > 1
     assert fractions == sorted(fractions)
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, ModelInfo)
     assert (loaded.name, loaded.architecture, loaded.context_tokens) == ("toy", "qwen35moe", 65_536)
     assert loaded.generation_config == {"temperature": pytest.approx(0.6), "top_k": 20, "top_p": pytest.approx(0.95)}
 
 
 def test_an_answer_comes_with_its_counts(engine: Engine) -> None:
     *pieces, finished = engine.generate(FRANCE)
-    tokens = [event for event in pieces if isinstance(event, Token)]
-    assert isinstance(finished, Finished)
+    tokens = [event for event in pieces if isinstance(event, TextDelta)]
+    assert isinstance(finished, GenerationFinished)
     assert "".join(token.text for token in tokens) == "The capital of France is Paris."
     usage = finished.usage
     assert (finished.reason, usage.thinking_tokens, usage.cached_tokens) == ("stop", 0, 0)
@@ -85,23 +76,23 @@ def test_an_answer_comes_with_its_counts(engine: Engine) -> None:
 
 def test_thinking_has_its_own_channel_and_count(engine: Engine) -> None:
     *events, finished = engine.generate(Generate(FRANCE.messages, True, GREEDY))
-    channels = [event.channel for event in events if isinstance(event, Token)]
+    channels = [event.channel for event in events if isinstance(event, TextDelta)]
     assert channels == sorted(channels, reverse=True)  # all of the thinking, then all of the answer
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     assert finished.usage.thinking_tokens > 0
 
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_an_answer_ends_at_its_longest(engine: Engine, most: int) -> None:
     *_, finished = engine.generate(Generate(FRANCE.messages, False, GREEDY, most))
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     assert (finished.reason, finished.usage.answer_tokens) == ("length", most)
 
 
 def test_an_answer_ends_where_the_context_is_full(toy_gguf: Path, unloaded: Engine) -> None:
-    list(unloaded.load(toy_gguf, EngineSettings(context_tokens=32, threads=1)))
+    list(unloaded.load(toy_gguf, LoadParams(context_tokens=32, threads=1)))
     *_, finished = unloaded.generate(Generate(FRANCE.messages, True, GREEDY))
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     assert (finished.reason, finished.usage.context_used) == ("context", 32)
 
 
@@ -113,8 +104,8 @@ def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
     seen = [next(events)]
     engine.cancel()
     seen += events
-    read = [event for event in seen if isinstance(event, PromptProgress)]
-    assert isinstance(seen[-1], Finished)
+    read = [event for event in seen if isinstance(event, PrefillProgress)]
+    assert isinstance(seen[-1], GenerationFinished)
     assert seen[-1].reason == "cancelled"
     assert read[-1].done < read[-1].total / 2
     assert said(engine) == "The capital of France is Paris."
@@ -123,11 +114,11 @@ def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
 def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
     endless = Generate(FRANCE.messages, False, Sampling(temperature=50, top_k=0, top_p=1, seed=9))
     events = engine.generate(endless)
-    first = next(event for event in events if isinstance(event, Token))
+    first = next(event for event in events if isinstance(event, TextDelta))
     engine.cancel()
     rest = list(events)
     assert first.text
-    assert isinstance(rest[-1], Finished)
+    assert isinstance(rest[-1], GenerationFinished)
     assert rest[-1].reason == "cancelled"
 
 
@@ -148,7 +139,7 @@ def test_to_stop_while_the_request_is_being_sent_is_not_lost(engine: Engine) -> 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     assert finished.reason == "cancelled"
     assert said(engine) == "The capital of France is Paris."
 
@@ -217,7 +208,7 @@ def test_engine_that_dies_tells_what_the_backend_check_found(
     with Engine.start(tmp_path, check) as engine:
         list(engine.load(toy_gguf, SETTINGS))
         events = engine.generate(ENDLESS)
-        while not isinstance(next(events), Token):
+        while not isinstance(next(events), TextDelta):
             pass
         os.kill(pid(engine), signal.SIGSEGV)
         with pytest.raises(QwenctlError, match=r"stopped while it answered \(SIGSEGV\)") as caught:
@@ -263,13 +254,13 @@ def test_a_context_too_large_for_the_memory_is_told(toy_gguf: Path, tmp_path: Pa
     wide = with_number(toy_gguf, tmp_path, "context_length", 20_000_000)
     resource.prlimit(pid(unloaded), resource.RLIMIT_AS, (6 << 30, 6 << 30))
     with pytest.raises(QwenctlError, match=r"^cannot make a context of 20,000,000 tokens: ") as caught:
-        list(unloaded.load(wide, EngineSettings(context_tokens=20_000_000)))
+        list(unloaded.load(wide, LoadParams(context_tokens=20_000_000)))
     assert caught.value.code == ExitCode.NO_MEMORY
 
 
 def test_a_context_longer_than_the_model_can_take_is_refused(toy_gguf: Path, unloaded: Engine) -> None:
     with pytest.raises(QwenctlError, match="1,010,001") as caught:
-        list(unloaded.load(toy_gguf, EngineSettings(context_tokens=1_010_001)))
+        list(unloaded.load(toy_gguf, LoadParams(context_tokens=1_010_001)))
     assert (caught.value.hint, caught.value.code) == ("-c 1010000", ExitCode.USAGE)
 
 

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 pytestmark = pytest.mark.own_process
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
 
 ASKED = (Message("user", "What is the capital of France?"),)
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 
 
-def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
-    *events, finished = generate(model, request, Interrupt())
-    assert isinstance(finished, Finished)
-    tokens = [event for event in events if isinstance(event, Token)]
+def run(model: LoadedModel, request: Generate) -> tuple[str, str, GenerationFinished]:
+    *events, finished = generate(model, request, CancelFlag())
+    assert isinstance(finished, GenerationFinished)
+    tokens = [event for event in events if isinstance(event, TextDelta)]
     texts = ("".join(token.text for token in tokens if token.channel == channel) for channel in ("thinking", "answer"))
     return (*texts, finished)  # type: ignore[return-value]
 
@@ -83,7 +83,7 @@ def is_valid(value: Any, wanted: dict[str, Any]) -> bool:
     return value is None
 
 
-def test_the_answer_to_every_schema_is_valid(toy_model: Model) -> None:
+def test_the_answer_to_every_schema_is_valid(toy_model: LoadedModel) -> None:
     draw = random.Random(1)
     for number in range(200):
         wanted = object_schema(draw, 2)
@@ -94,7 +94,7 @@ def test_the_answer_to_every_schema_is_valid(toy_model: Model) -> None:
         assert is_valid(json.loads(answer), wanted), (wanted, answer)
 
 
-def test_the_thinking_is_what_it_is_without_a_schema(toy_model: Model) -> None:
+def test_the_thinking_is_what_it_is_without_a_schema(toy_model: LoadedModel) -> None:
     wanted = json.dumps({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
     thinking, answer, _ = run(toy_model, Generate(ASKED, True, GREEDY, json_schema=wanted, max_tokens=100))
     assert thinking == run(toy_model, Generate(ASKED, True, GREEDY))[0]
@@ -113,7 +113,7 @@ def test_the_thinking_is_what_it_is_without_a_schema(toy_model: Model) -> None:
         ('root ::= "<think>" ("</think>" | "<|im_end|>") "<tool_call>"', r"<think>(</think>|<\|im_end\|>)<tool_call>"),
     ],
 )
-def test_an_answer_follows_its_grammar(toy_model: Model, grammar: str, pattern: str) -> None:
+def test_an_answer_follows_its_grammar(toy_model: LoadedModel, grammar: str, pattern: str) -> None:
     for seed in range(5):
         sampling = Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=seed)
         _, answer, finished = run(toy_model, Generate(ASKED, False, sampling, 200, grammar=grammar))
@@ -135,8 +135,8 @@ def test_an_answer_follows_its_grammar(toy_model: Model, grammar: str, pattern: 
         ({"json_schema": "[]"}, "the JSON schema cannot be used: "),
     ],
 )
-def test_what_libllama_would_crash_on_is_refused(toy_model: Model, fields: dict[str, str], reason: str) -> None:
-    with pytest.raises(RequestFailure) as caught:
+def test_what_libllama_would_crash_on_is_refused(toy_model: LoadedModel, fields: dict[str, str], reason: str) -> None:
+    with pytest.raises(RequestError) as caught:
         run(toy_model, Generate(ASKED, **fields))  # type: ignore[arg-type]
     assert caught.value.failed.kind == "setting"
     assert caught.value.failed.message.startswith(reason)

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.engine.sampling.stop_conditions import LEAST_LOOP, LONGEST_PERIOD, LoopDetector
-from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token
+from qwenctl.engine.sampling.stop_conditions import LONGEST_PERIOD, MIN_LOOP_TOKENS, RepetitionDetector
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,15 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def first_alarm(tokens: list[int], least_tokens: int) -> int | None:
     """After how many tokens a loop is seen."""
-    detector = LoopDetector(least_tokens)
-    return next((count for count, token in enumerate(tokens, 1) if detector.sees(token)), None)
+    detector = RepetitionDetector(least_tokens)
+    return next((count for count, token in enumerate(tokens, 1) if detector.observe(token)), None)
 
 
 @given(st.lists(st.integers(0, 1000), max_size=300), st.integers(1, LONGEST_PERIOD), st.integers(0, 2**32))
 def test_a_loop_is_broken_within_three_rounds_once_it_is_long_enough(before: list[int], period: int, seed: int) -> None:
     draw = random.Random(seed)
     span = [draw.randrange(1001, 250_000) for _ in range(period)]
-    for least in LEAST_LOOP.values():
+    for least in MIN_LOOP_TOKENS.values():
         needed = max(3 * period, least)
         assert first_alarm(before + span * (needed // period + 1), least) == len(before) + needed
 
@@ -64,13 +64,13 @@ def is_loop(tokens: list[int], least_tokens: int) -> bool:
 
 @given(repetitive())
 def test_a_loop_is_seen_at_the_very_token_that_makes_it_one(tokens: list[int]) -> None:
-    detector, least = LoopDetector(LEAST_LOOP["thinking"]), LEAST_LOOP["thinking"]
+    detector, least = RepetitionDetector(MIN_LOOP_TOKENS["thinking"]), MIN_LOOP_TOKENS["thinking"]
     for count, token in enumerate(tokens, 1):
-        assert detector.sees(token) == is_loop(tokens[:count], least)
+        assert detector.observe(token) == is_loop(tokens[:count], least)
 
 
-def tokens_of(model: Model, text: str) -> list[int]:
-    return list(model.tokenizer.content(text))
+def tokens_of(model: LoadedModel, text: str) -> list[int]:
+    return list(model.tokenizer.tokenize_text(text))
 
 
 def normal_answers() -> list[str]:
@@ -96,24 +96,24 @@ def normal_answers() -> list[str]:
 
 
 @pytest.mark.own_process
-def test_no_normal_answer_is_taken_for_a_loop(toy_model: Model) -> None:
+def test_no_normal_answer_is_taken_for_a_loop(toy_model: LoadedModel) -> None:
     answers = normal_answers()
-    alarms = [text[:80] for text in answers if first_alarm(tokens_of(toy_model, text), LEAST_LOOP["answer"])]
+    alarms = [text[:80] for text in answers if first_alarm(tokens_of(toy_model, text), MIN_LOOP_TOKENS["answer"])]
     assert alarms == []
     assert len(answers) == 200
 
 
-def run(model: Model, request: Generate) -> tuple[str, str, Finished]:
-    *events, finished = generate(model, request, Interrupt())
-    assert isinstance(finished, Finished)
-    tokens = [event for event in events if isinstance(event, Token)]
+def run(model: LoadedModel, request: Generate) -> tuple[str, str, GenerationFinished]:
+    *events, finished = generate(model, request, CancelFlag())
+    assert isinstance(finished, GenerationFinished)
+    tokens = [event for event in events if isinstance(event, TextDelta)]
     texts = ("".join(token.text for token in tokens if token.channel == channel) for channel in ("thinking", "answer"))
     return (*texts, finished)  # type: ignore[return-value]
 
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("budget", [0, 1, 3])
-def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_model: Model, budget: int) -> None:
+def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_model: LoadedModel, budget: int) -> None:
     asked = (Message("user", "What is the capital of France?"),)
     thinking, answer, finished = run(toy_model, Generate(asked, True, GREEDY, 100, budget))
     free, _, unlimited = run(toy_model, Generate(asked, True, GREEDY, 100))
@@ -125,7 +125,7 @@ def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_m
 
 
 @pytest.mark.own_process
-def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: Model) -> None:
+def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: LoadedModel) -> None:
     asked = (Message("user", "What is the capital of France?"),)
     assert (
         run(toy_model, Generate(asked, True, GREEDY, 100, 99))[:2] == run(toy_model, Generate(asked, True, GREEDY))[:2]
@@ -134,12 +134,12 @@ def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: Model) -> None:
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("think", [True, False])
-def test_a_model_caught_in_a_loop_is_freed(toy_model: Model, think: bool) -> None:
+def test_a_model_caught_in_a_loop_is_freed(toy_model: LoadedModel, think: bool) -> None:
     """Punished for every new word, the toy says the same for ever."""
     stuck = Sampling(temperature=0, presence_penalty=0, repeat_penalty=0.1)
     thinking, answer, finished = run(toy_model, Generate((Message("user", "Spell cow."),), think, stuck))
     assert finished.reason == "loop"
-    assert finished.usage.answer_tokens < 2 * LEAST_LOOP["answer"]
+    assert finished.usage.answer_tokens < 2 * MIN_LOOP_TOKENS["answer"]
     if think:
         assert finished.thinking_end == "loop"
         assert finished.usage.thinking_tokens < 200

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as ReferenceTokenizer
 
-from qwenctl.engine.prompt.chat_template import limited
-from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import Message
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 pytestmark = pytest.mark.own_process
 ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
+resource_limits = late("qwenctl.engine.prompt.chat_template:resource_limits")
 
 TOY = Path(__file__).parent / "data" / "toy"
 REFERENCE = ReferenceTokenizer.from_file(str(TOY / "tokenizer.json"))
@@ -51,7 +51,7 @@ def reference_tokens(messages: list[Message], *, think: bool) -> list[int]:
 
 @given(TURNS, st.one_of(st.just(""), TEXT), TEXT, st.booleans())
 def test_ordinary_text_gives_the_tokens_of_the_reference(
-    toy_model: Model, turns: list[tuple[str, str, str]], system: str, question: str, think: bool
+    toy_model: LoadedModel, turns: list[tuple[str, str, str]], system: str, question: str, think: bool
 ) -> None:
     messages = conversation(turns, system, question)
     assert toy_model.template.prompt(messages, think=think).tokens == reference_tokens(messages, think=think)
@@ -68,7 +68,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("token", SPECIAL)
-def test_no_control_token_comes_from_a_text(toy_model: Model, token: str, place: str) -> None:
+def test_no_control_token_comes_from_a_text(toy_model: LoadedModel, token: str, place: str) -> None:
     def control_tokens(text: str) -> list[int]:
         tokens = toy_model.template.prompt(PLACES[place](text), think=True).tokens
         return [one for one in tokens if one in SPECIAL.values()]
@@ -79,20 +79,22 @@ def test_no_control_token_comes_from_a_text(toy_model: Model, token: str, place:
 
 
 @given(st.text(), st.sampled_from(list(SPECIAL)), st.text())
-def test_what_spells_a_control_token_is_kept_as_text(toy_model: Model, before: str, token: str, after: str) -> None:
+def test_what_spells_a_control_token_is_kept_as_text(
+    toy_model: LoadedModel, before: str, token: str, after: str
+) -> None:
     import unicodedata
 
     text = before + token + after
-    pieces = b"".join(toy_model.pieces[one] for one in toy_model.tokenizer.content(text))
+    pieces = b"".join(toy_model.pieces[one] for one in toy_model.tokenizer.tokenize_text(text))
     assert pieces.decode() == unicodedata.normalize("NFC", text)
 
 
-def test_text_is_composed_as_the_model_was_trained_on(toy_model: Model) -> None:
+def test_text_is_composed_as_the_model_was_trained_on(toy_model: LoadedModel) -> None:
     decomposed, composed = "Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
-    assert toy_model.tokenizer.content(decomposed) == toy_model.tokenizer.content(composed)
+    assert toy_model.tokenizer.tokenize_text(decomposed) == toy_model.tokenizer.tokenize_text(composed)
 
 
-def test_earlier_thinking_is_not_sent_again(toy_model: Model) -> None:
+def test_earlier_thinking_is_not_sent_again(toy_model: LoadedModel) -> None:
     asked, again = Message("user", "One?"), Message("user", "Two?")
     with_thought = [asked, Message("assistant", "1.", "a long thought"), again]
     without = [asked, Message("assistant", "1."), again]
@@ -114,8 +116,8 @@ def test_earlier_thinking_is_not_sent_again(toy_model: Model) -> None:
         ("{{ messages + 1 }}", "can only concatenate list"),
     ],
 )
-def test_a_template_that_fails_is_named(toy_model: Model, template: str, reason: str) -> None:
-    with pytest.raises(RequestFailure) as caught:
+def test_a_template_that_fails_is_named(toy_model: LoadedModel, template: str, reason: str) -> None:
+    with pytest.raises(RequestError) as caught:
         ChatTemplate(template, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
     assert caught.value.failed.kind == "template"
     assert reason in caught.value.failed.message
@@ -139,8 +141,10 @@ def test_a_template_that_fails_is_named(toy_model: Model, template: str, reason:
         ("{{ 'x' | center(2000000000) }}", "512 MiB"),
     ],
 )
-def test_a_template_that_never_ends_or_eats_the_memory_is_stopped(toy_model: Model, bomb: str, limit: str) -> None:
-    with pytest.raises(RequestFailure, match=rf"the model's chat template fails: .*{limit}"):
+def test_a_template_that_never_ends_or_eats_the_memory_is_stopped(
+    toy_model: LoadedModel, bomb: str, limit: str
+) -> None:
+    with pytest.raises(RequestError, match=rf"the model's chat template fails: .*{limit}"):
         ChatTemplate(bomb, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
     assert toy_model.template.prompt([Message("user", "Hi")], think=True).tokens
 
@@ -152,7 +156,7 @@ def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
         while True:
             texts.append(texts[-1] * 2)
 
-    with pytest.raises(MemoryError), limited(600, 64 << 20):
+    with pytest.raises(MemoryError), resource_limits(600, 64 << 20):
         grow()
     assert 1 << 22 <= len(texts[-1]) < 1 << 26
     assert len(texts[-1] * 16) >= 1 << 26  # without the limit there is room again
@@ -170,7 +174,7 @@ def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
     ],
 )
 def test_a_template_cannot_leave_its_sandbox(
-    toy_model: Model, escape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_model: LoadedModel, escape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     template = ChatTemplate(escape, toy_model.tokenizer)
@@ -178,7 +182,7 @@ def test_a_template_cannot_leave_its_sandbox(
         text = b"".join(
             toy_model.pieces[token] for token in template.prompt([Message("user", "Hi")], think=True).tokens
         )
-    except RequestFailure:
+    except RequestError:
         text = b""
     assert b"class" not in text
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qwenctl.engine import client
 from qwenctl.protocol import messages as protocol
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.messages import AnyMessage, Failed, ToolCall
+from qwenctl.protocol.messages import AnyMessage, RequestFailed, ToolCall
 
 MESSAGES = [one for union in get_args(AnyMessage) for one in (get_args(union) or [union])]
 
@@ -52,5 +52,5 @@ def test_every_message_is_frozen(kind: Any) -> None:
 
 
 def test_every_kind_of_failure_has_an_exit_code() -> None:
-    kinds = next(field.type for field in dataclasses.fields(Failed) if field.name == "kind")
+    kinds = next(field.type for field in dataclasses.fields(RequestFailed) if field.name == "kind")
     assert set(get_args(eval(str(kinds), vars(protocol)))) == set(client._FAILURE_CODES)  # noqa: S307 - our own source

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.protocol.messages import Finished, Generate, Message, Sampling
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
 Penalties = late("qwenctl.engine.sampling.sampler:Penalties")
 
 VOCABULARY = 50
@@ -81,13 +81,13 @@ def test_a_window_without_end_counts_the_whole_answer(tokens: list[int]) -> None
     assert set(np.flatnonzero(logits[0])) == set(tokens)
 
 
-def answer(model: Model, sampling: Sampling) -> str:
-    events = list(generate(model, Generate((Message("user", "Tell me."),), False, sampling, 60), Interrupt()))
-    assert isinstance(events[-1], Finished)
+def answer(model: LoadedModel, sampling: Sampling) -> str:
+    events = list(generate(model, Generate((Message("user", "Tell me."),), False, sampling, 60), CancelFlag()))
+    assert isinstance(events[-1], GenerationFinished)
     return "".join(getattr(event, "text", "") for event in events)
 
 
-def test_a_seed_repeats_an_answer_and_another_one_does_not(toy_model: Model) -> None:
+def test_a_seed_repeats_an_answer_and_another_one_does_not(toy_model: LoadedModel) -> None:
     wild = [answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert wild[0] == wild[1] != wild[2]
     drawn = [answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0)) for _ in range(2)]
@@ -95,7 +95,7 @@ def test_a_seed_repeats_an_answer_and_another_one_does_not(toy_model: Model) -> 
 
 
 @pytest.mark.parametrize("narrow", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
-def test_all_ways_to_the_likeliest_token_agree(toy_model: Model, narrow: dict[str, float]) -> None:
+def test_all_ways_to_the_likeliest_token_agree(toy_model: LoadedModel, narrow: dict[str, float]) -> None:
     alone = {"top_k": 0, "top_p": 1.0, "presence_penalty": 0.0, "temperature": 1.0, **narrow}
     expected = Sampling(temperature=0.0, presence_penalty=0.0)
     assert answer(toy_model, Sampling(**alone)) == answer(toy_model, expected)  # type: ignore[arg-type]

@@ -18,26 +18,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.engine.kv.state_file import SavedState, UnusableState, read_state, write_state
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Prepare, Restored, Sampling, Token
+from qwenctl.engine.kv.state_file import SequenceState, StateMismatch, read_state, write_state
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Restored, Sampling, TextDelta, WarmPrefix
 from tests.own_process import late, real
 from tests.test_engine_turns import QUESTIONS, SYSTEM, Start, ask, start, tokens_of, with_turn
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 __all__ = ["start"]  # a fixture
 
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
-prepare, read = late("qwenctl.engine.generation.prefill:prepare"), late("qwenctl.engine.generation.prefill:read")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+prefill_ahead = late("qwenctl.engine.generation.prefill:prefill_ahead")
+prefill = late("qwenctl.engine.generation.prefill:prefill")
 
 
 def talk(engine: Engine, questions: tuple[str, ...], keep: Path) -> tuple[Message, ...]:
     messages: tuple[Message, ...] = (SYSTEM,)
     for question in questions:
         messages = with_turn(messages, question, ask(engine, (*messages, Message("user", question))))
-        engine.prepare(messages, think=True, keep=keep)
+        engine.warm_prefix(messages, think=True, keep=keep)
         assert engine.flush().error == ""
     return messages
 
@@ -65,21 +67,23 @@ def test_the_last_question_can_be_asked_again_on_another_day(start: Start, tmp_p
 
 @pytest.mark.own_process
 def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
-    toy_model: Model, monkeypatch: pytest.MonkeyPatch
+    toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwenctl.engine.generation.generate.read", functools.partial(real(read), every_s=0))
-    kept: list[SavedState] = []
+    monkeypatch.setattr("qwenctl.engine.generation.generate.prefill", functools.partial(real(prefill), every_s=0))
+    kept: list[SequenceState] = []
 
-    def answer(*turns: Message) -> tuple[str, Finished]:
-        request = Generate(turns, think=False, sampling=Sampling(temperature=0, presence_penalty=0), max_tokens=20)
-        *events, finished = generate(toy_model, request, Interrupt(), kept.append)
-        assert isinstance(finished, Finished)
-        return "".join(event.text for event in events if isinstance(event, Token)), finished
+    def answer(*turns: Message) -> tuple[str, GenerationFinished]:
+        request = Generate(
+            turns, enable_thinking=False, sampling=Sampling(temperature=0, presence_penalty=0), max_tokens=20
+        )
+        *events, finished = generate(toy_model, request, CancelFlag(), kept.append)
+        assert isinstance(finished, GenerationFinished)
+        return "".join(event.text for event in events if isinstance(event, TextDelta)), finished
 
     begin = Message("user", QUESTIONS[0])
     first, first_end = answer(begin)
     turns, long = (begin, Message("assistant", first)), Message("user", "word " * 9000)
-    assert prepare(toy_model, Prepare(turns, think=False), lambda _: True)
+    assert prefill_ahead(toy_model, WarmPrefix(turns, think=False), lambda _: True)
     said, whole = answer(*turns, long)
     assert 3 <= len(kept) <= 10
     assert len(kept[-1].tokens) >= 0.7 * whole.usage.prompt_tokens
@@ -112,12 +116,12 @@ def test_what_is_older_than_the_conversation_is_gone_on_from(start: Start, tmp_p
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (EngineSettings(2048, cache_type_k="q8_0"), "it was made with another type of KV cache"),
-        (EngineSettings(64), "it does not fit this context"),
+        (LoadParams(2048, cache_type_k="q8_0"), "it was made with another type of KV cache"),
+        (LoadParams(64), "it does not fit this context"),
     ],
 )
 def test_a_state_of_other_settings_is_refused(
-    start: Start, toy_gguf: Path, tmp_path: Path, settings: EngineSettings, reason: str
+    start: Start, toy_gguf: Path, tmp_path: Path, settings: LoadParams, reason: str
 ) -> None:
     talk(start(), QUESTIONS[:2], tmp_path / "state")
     with Engine.start(tmp_path) as engine:
@@ -128,12 +132,12 @@ def test_a_state_of_other_settings_is_refused(
 
 def test_a_state_of_another_model_is_refused(start: Start, toy: Path, tmp_path: Path) -> None:
     from quantize.convert import convert
-    from quantize.plan import Options, make_plan
+    from quantize.plan import QuantizeOptions, make_plan
 
     talk(start(), QUESTIONS[:1], tmp_path / "state")
-    convert(make_plan(toy, tmp_path / "other.gguf", Options("Q4_K_M", vision=False)), 1)
+    convert(make_plan(toy, tmp_path / "other.gguf", QuantizeOptions("Q4_K_M", vision=False)), 1)
     with Engine.start(tmp_path) as engine:
-        list(engine.load(tmp_path / "other.gguf", EngineSettings(2048)))
+        list(engine.load(tmp_path / "other.gguf", LoadParams(2048)))
         assert engine.restore(tmp_path / "state") == Restored(0, "it was made with another model")
 
 
@@ -141,11 +145,11 @@ def test_a_disk_that_is_full_is_told_and_the_chat_goes_on(start: Start, tmp_path
     engine = start()
     messages = with_turn((SYSTEM,), QUESTIONS[0], ask(engine, (SYSTEM, Message("user", QUESTIONS[0]))))
     resource.prlimit(engine._process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    engine.prepare(messages, think=True, keep=tmp_path / "state")
+    engine.warm_prefix(messages, think=True, keep=tmp_path / "state")
     assert "File too large" in engine.flush().error
     assert not (tmp_path / "state").exists()
     resource.prlimit(engine._process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    engine.prepare(messages, think=True, keep=tmp_path / "no such folder" / "state")
+    engine.warm_prefix(messages, think=True, keep=tmp_path / "no such folder" / "state")
     assert "No such file" in engine.flush().error
     assert ask(engine, (*messages, Message("user", QUESTIONS[1]))).message.content == "The capital of France is Paris."
 
@@ -153,10 +157,10 @@ def test_a_disk_that_is_full_is_told_and_the_chat_goes_on(start: Start, tmp_path
 # ------------------------------------------------------------------ the file
 
 KEY = {"model": "m", "type of KV cache": "f16 f16"}
-SAVED = SavedState([1, 2, 70_000], np.arange(1000, dtype=np.uint8), {2: np.full(300, 7, np.uint8)})
+SAVED = SequenceState([1, 2, 70_000], np.arange(1000, dtype=np.uint8), {2: np.full(300, 7, np.uint8)})
 
 
-def equal(one: SavedState, other: SavedState) -> bool:
+def equal(one: SequenceState, other: SequenceState) -> bool:
     arrays = [(each.state, *(each.snapshots[at] for at in sorted(each.snapshots))) for each in (one, other)]
     same = all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
     return same and one.tokens == other.tokens and sorted(one.snapshots) == sorted(other.snapshots)
@@ -168,7 +172,7 @@ def equal(one: SavedState, other: SavedState) -> bool:
 def test_a_state_comes_back_as_it_was_kept(tokens: list[int], state: bytes, snapshots: dict[int, bytes]) -> None:
     import tempfile
 
-    saved = SavedState(
+    saved = SequenceState(
         tokens, np.frombuffer(state, np.uint8), {at: np.frombuffer(each, np.uint8) for at, each in snapshots.items()}
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -185,12 +189,12 @@ def test_no_damaged_state_is_ever_used(tmp_path: Path) -> None:
     damaged += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), 3)]
     for data in damaged:
         path.write_bytes(data)
-        with suppress(UnusableState):
+        with suppress(StateMismatch):
             assert equal(read_state(path, KEY), SAVED)  # a bit of the header that means nothing
 
 
 def test_a_killed_writer_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
-    old, new = (SavedState([number], np.full(20_000_000, number, np.uint8), {}) for number in (1, 2))
+    old, new = (SequenceState([number], np.full(20_000_000, number, np.uint8), {}) for number in (1, 2))
     write_state(tmp_path / "state", KEY, old)
     for delay in np.random.default_rng(1).uniform(0, 0.06, 12):
         child = os.fork()

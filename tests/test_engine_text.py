@@ -13,30 +13,30 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
-from qwenctl.engine.sampling.detokenizer import AnswerText
-from qwenctl.protocol.messages import Token
+from quantize.plan import QuantizeOptions, make_plan
+from qwenctl.engine.sampling.detokenizer import StreamingDetokenizer
+from qwenctl.protocol.messages import TextDelta
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 llama = late("llama_cpp.llama_cpp")
-TokenPieces = late("qwenctl.engine.llama.token_tables:TokenPieces")
+TokenBytes = late("qwenctl.engine.llama.tokens:TokenBytes")
 
 END = 256  # the token that closes the thinking; all others are single bytes
 BYTES = {token: bytes([token]) for token in range(256)}
 
 
-def told(data: bytes, *, thinking: bool) -> list[Token]:
+def told(data: bytes, *, thinking: bool) -> list[TextDelta]:
     """What an answer of these bytes says; the byte 0xff stands for the end of the thinking."""
-    text = AnswerText(BYTES, END, thinking=thinking)
+    text = StreamingDetokenizer(BYTES, END, thinking=thinking)
     said = [token for byte in data for token in text.feed(END if byte == 0xFF else byte)]
     assert sum(text.tokens.values()) == len(data)
     return said + text.finish()
 
 
-def joined(said: list[Token], channel: str) -> str:
+def joined(said: list[TextDelta], channel: str) -> str:
     return "".join(token.text for token in said if token.channel == channel)
 
 
@@ -69,7 +69,7 @@ def test_a_thought_that_never_ends_is_no_answer() -> None:
 
 
 @pytest.mark.own_process
-def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model: Model, toy: Path) -> None:
+def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model: LoadedModel, toy: Path) -> None:
     reference = Tokenizer.from_file(str(toy / "tokenizer.json"))
     added = reference.get_added_tokens_decoder()
     control = {token for token, text in added.items() if text.special or text.content.startswith("<|")}
@@ -97,7 +97,7 @@ def test_a_token_of_any_length_has_all_its_bytes(toy: Path, tmp_path: Path, leng
     params.vocab_only = True
     path = _with_token(toy, tmp_path, "#" * length)
     model = llama.llama_model_load_from_file(str(path).encode(), params)
-    assert TokenPieces(llama.llama_model_get_vocab(model))[_FREE_ID] == b"#" * length
+    assert TokenBytes(llama.llama_model_get_vocab(model))[_FREE_ID] == b"#" * length
     llama.llama_model_free(model)
 
 
@@ -111,5 +111,5 @@ def _with_token(toy: Path, folder: Path, text: str) -> Path:
     added = {**tokenizer["added_tokens"][0], "id": _FREE_ID, "content": text, "special": False}
     tokenizer["added_tokens"].append(added)
     (folder / "toy" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    convert(make_plan(folder / "toy", folder / "toy.gguf", Options("Q8_0", vision=False)), threads=1)
+    convert(make_plan(folder / "toy", folder / "toy.gguf", QuantizeOptions("Q8_0", vision=False)), threads=1)
     return folder / "toy.gguf"

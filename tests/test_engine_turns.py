@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
 from qwenctl.protocol.messages import (
-    Finished,
     Generate,
+    GenerationFinished,
     Message,
-    PromptProgress,
+    PrefillProgress,
     Sampling,
-    Token,
+    TextDelta,
     Usage,
 )
 from tests.engines import Start, engines
@@ -51,9 +51,9 @@ class Reply:
 
 def ask(engine: Engine, messages: tuple[Message, ...], *, think: bool = True) -> Reply:
     *events, finished = engine.generate(Generate(messages, think, GREEDY, 60))
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     said = {
-        channel: "".join(event.text for event in events if isinstance(event, Token) and event.channel == channel)
+        channel: "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == channel)
         for channel in ("answer", "thinking")
     }
     return Reply(Message("assistant", said["answer"], said["thinking"]), finished.usage)
@@ -73,7 +73,7 @@ def let_it_read_ahead(engine: Engine, messages: tuple[Message, ...]) -> None:
     """Until there is nothing left to read. (Any request ends it, the question how far it is included.)"""
     held = -1
     while held != (held := engine.stats().context_used):
-        engine.prepare(messages, think=True)
+        engine.warm_prefix(messages, think=True)
         time.sleep(0.5)
 
 
@@ -155,7 +155,7 @@ def test_a_prompt_stopped_halfway_is_gone_on_with_from_its_last_snapshot(start: 
         messages = with_turn(messages, question, ask(forgetful, (*messages, Message("user", question))))
     asked = (*messages, Message("user", QUESTIONS[3]))
     for event in engine.generate(Generate(asked, True, GREEDY)):
-        if isinstance(event, PromptProgress) and event.done > 60:
+        if isinstance(event, PrefillProgress) and event.done > 60:
             engine.cancel()
     assert engine.stats().context_used > 0
     reply = ask(engine, asked)
@@ -185,7 +185,7 @@ def test_whatever_is_done_the_answers_are_those_of_a_run_that_reads_everything(s
             reference = ask(forgetful, (*messages, Message("user", question)), think=think)
             assert replace(reply, usage=reference.usage) == reference
             turns = [*kept, (question, reply)]
-            engine.prepare(with_turn(messages, question, reply), think=think)
+            engine.warm_prefix(with_turn(messages, question, reply), think=think)
 
     check()
 

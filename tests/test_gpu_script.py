@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from tests.gpu import measure, model
 from tests.qwen35_layout import Model
 from tests.rpc_server import rpc_server
@@ -36,7 +36,7 @@ def test_a_model_is_cut_to_the_room_that_there_is() -> None:
 def test_a_checkpoint_that_is_made_can_be_quantized(tmp_path: Path) -> None:
     model.make(tmp_path / "made", Model(layers=4, mtp=False, vision=None), tokens=1984)
     assert len(list((tmp_path / "made").glob("*.safetensors"))) == 5
-    make_plan(tmp_path / "made", tmp_path / "made.gguf", Options("Q4_K_M", vision=False))
+    make_plan(tmp_path / "made", tmp_path / "made.gguf", QuantizeOptions("Q4_K_M", vision=False))
 
 
 @pytest.mark.slow

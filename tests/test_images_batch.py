@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from qwenctl.batch.backends.openai_format import body_of
-from qwenctl.batch.input.record_schema import record_of
+from qwenctl.batch.backends.openai_format import request_body
+from qwenctl.batch.input.record_schema import parse_record
 from qwenctl.batch.input.strict_json import BadLine
-from qwenctl.batch.records import Wanted
+from qwenctl.batch.records import GenerationParams
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.batch import AddRecord, BatchOpened, OpenBatch, RecordDone, RecordFailed
+from qwenctl.protocol.batch import BatchStarted, RecordDone, RecordFailed, StartBatch, SubmitRequest
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.media import VisionSettings
-from qwenctl.protocol.messages import EngineSettings, Message
+from qwenctl.protocol.messages import Message
 from tests.batching import GREEDY, OPTIONS, batch, read_lines, write_lines
 from tests.conftest import DATA
 from tests.pictures import BLACK, GREEN, QUESTIONS, RED, media
@@ -68,22 +69,22 @@ def test_records_with_pictures_do_not_change_each_other(seeing_gguf: Path, tmp_p
     paths = [RED, BLACK, None, RED, GREEN, None]
     [mmproj] = seeing_gguf.parent.glob("mmproj*")
 
-    def record(number: int, path: Path | None) -> AddRecord:
+    def record(number: int, path: Path | None) -> SubmitRequest:
         turn = Message("user", WHAT, media=(media(path),)) if path else Message("user", "What is 2 + 3?")
-        return AddRecord(number, (system, turn), think=False, sampling=GREEDY)
+        return SubmitRequest(number, (system, turn), think=False, sampling=GREEDY)
 
     found = []
     with Engine.start(tmp_path) as engine:
-        list(engine.load(seeing_gguf, EngineSettings(context_tokens=256, threads=1)))
-        engine.see(VisionSettings(str(mmproj)))
+        list(engine.load(seeing_gguf, LoadParams(context_tokens=256, threads=1)))
+        engine.configure_vision(VisionSettings(str(mmproj)))
         for parallel, shares in ((4, True), (4, False), (1, False)):
-            engine.tell(OpenBatch(EngineSettings(context_tokens=512, threads=1), parallel, shares=shares))
-            assert any(isinstance(engine.hear(60), BatchOpened) for _ in range(10))
+            engine.send(StartBatch(LoadParams(context_tokens=512, threads=1), parallel, share_prefixes=shares))
+            assert any(isinstance(engine.receive(60), BatchStarted) for _ in range(10))
             for number, path in enumerate(paths):
-                engine.tell(record(number, path))
+                engine.send(record(number, path))
             ended: dict[int, RecordDone | RecordFailed] = {}
             while len(ended) < len(paths):
-                event = engine.hear(60)
+                event = engine.receive(60)
                 if isinstance(event, RecordDone | RecordFailed):
                     ended[event.number] = event
             found.append(ended)
@@ -102,8 +103,8 @@ def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
         {"type": "text", "text": "then"}, {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}},
     ]  # fmt: skip
     fields = {"messages": [{"role": "user", "content": parts}]}
-    record = record_of(fields, json.dumps(fields), 1, Wanted(), ())
-    content = body_of(record, "", 0)["messages"][0]["content"]
+    record = parse_record(fields, json.dumps(fields), 1, GenerationParams(), ())
+    content = request_body(record, "", 0)["messages"][0]["content"]
     sent = {"type": "image_url", "image_url": {"url": uri(RED)}}
     assert content == [parts[0], sent, parts[2], parts[3], {"type": "text", "text": ""}]
 
@@ -120,5 +121,5 @@ def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
 def test_parts_that_cannot_be(role: str, part: dict[str, Any], why: str) -> None:
     fields = {"messages": [{"role": role, "content": [part]}]}
     with pytest.raises(BadLine) as caught:
-        record_of(fields, json.dumps(fields), 1, Wanted(), ())
+        parse_record(fields, json.dumps(fields), 1, GenerationParams(), ())
     assert str(caught.value).startswith(why), str(caught.value)

@@ -11,11 +11,11 @@ import pytest
 
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive.slash_commands import run_command
-from qwenctl.chat.saved.export import exported
+from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import MAX_BYTES, MediaSource
-from qwenctl.protocol.media import Media, Seen
+from qwenctl.protocol.media import Media, MediaInfo
 from qwenctl.protocol.messages import Sampling
 from tests.command_line import run
 from tests.pictures import BLACK, GREEDY, RED, media, write_clip
@@ -80,11 +80,11 @@ def test_a_conversation_is_given_away_with_its_pictures(store: SessionStore, tmp
     talk = kept(
         store, Conversation().with_user(WHAT, (media(RED), media(clip, "video"))).with_answer("A triangle.", "")
     )
-    picture, video = json.loads(exported(talk, "json"))["messages"][0]["media"]
+    picture, video = json.loads(export_text(talk, "json"))["messages"][0]["media"]
     assert base64.b64decode(picture["url"].removeprefix("data:image/png;base64,")) == RED.read_bytes()
     assert (video["name"], "url" in video, "file" in {**video, **picture}) == ("clip.mkv", False, False)
-    assert exported(talk, "markdown").startswith(f"## You\n\n[image: 12.png]\n\n[video: clip.mkv]\n\n{WHAT}\n")
-    assert str(tmp_path) not in exported(talk, "json") + exported(talk, "markdown")
+    assert export_text(talk, "markdown").startswith(f"## You\n\n[image: 12.png]\n\n[video: clip.mkv]\n\n{WHAT}\n")
+    assert str(tmp_path) not in export_text(talk, "json") + export_text(talk, "markdown")
 
 
 def test_a_question_that_is_changed_keeps_its_pictures() -> None:
@@ -97,7 +97,7 @@ def test_a_question_that_is_changed_keeps_its_pictures() -> None:
 def test_what_was_sent_stays_what_it_was(tmp_path: Path) -> None:
     sent, folder = tmp_path / "photo.png", tmp_path / "copies"
     sent.write_bytes(RED.read_bytes())
-    taken = MediaSource(folder).take(str(sent))
+    taken = MediaSource(folder).resolve(str(sent))
     sent.write_bytes(BLACK.read_bytes())
     assert Path(taken.file).read_bytes() == RED.read_bytes()
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, Path(taken.file))] == [0o700, 0o600]
@@ -106,13 +106,13 @@ def test_what_was_sent_stays_what_it_was(tmp_path: Path) -> None:
 class BlindEngine(ScriptedEngine):
     """Crashes on every picture."""
 
-    def look(self, media: Media) -> Seen:
+    def inspect_media(self, media: Media) -> MediaInfo:
         raise CRASH
 
 
 def test_a_picture_that_crashes_the_engine_takes_nothing_else_with_it(tmp_path: Path) -> None:
     chat = Chat(BlindEngine([answer("One.")]), BlindEngine([answer("Two.")]))
-    assert chat.run("First?", f"/image {RED}", "Second?", take=MediaSource(tmp_path).take) == ExitCode.OK
+    assert chat.run("First?", f"/image {RED}", "Second?", resolve_media=MediaSource(tmp_path).resolve) == ExitCode.OK
     assert chat.opened == 2
     [asked] = chat.engines[1].requests
     assert [(message.content, message.media) for message in asked.messages] == [

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.request_errors import MediaError
 from qwenctl.engine.vision.resize import Size
-from qwenctl.engine.vision.video import look, read_frames
+from qwenctl.engine.vision.video import probe_video, read_frames
 from tests.pictures import picture, write_clip
 
 
@@ -27,13 +27,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_file_says_of_itself(clip: Path) -> None:
-    found = look(clip)
-    assert (found.size, found.frames, found.rate, found.seconds) == (Size(64, 48), 12, 4.0, 3.0)
+    found = probe_video(clip)
+    assert (found.size, found.frames, found.fps, found.seconds) == (Size(64, 48), 12, 4.0, 3.0)
 
 
 def test_the_frames_that_are_asked_for_come_in_their_order(clip: Path) -> None:
     wanted = [0, 1, 1, 5, 11, 11]
-    frames = list(read_frames(clip, look(clip), wanted))
+    frames = list(read_frames(clip, probe_video(clip), wanted))
     assert [frame[0, 0].tolist() for frame in frames] == [[shade(number)] * 3 for number in wanted]
 
 
@@ -45,7 +45,7 @@ def test_the_frames_that_are_asked_for_come_in_their_order(clip: Path) -> None:
 def test_each_container_is_read(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
     images = [picture(64, 64), picture(64, 64).rotate(180)]
     path = write_clip(tmp_path / name, images, each=4, codec=codec, pixels=pixels)
-    frames = list(read_frames(path, look(path), [0, 7]))
+    frames = list(read_frames(path, probe_video(path), [0, 7]))
     for frame, image in zip(frames, images, strict=True):
         assert np.abs(frame.astype(int) - np.asarray(image)).mean() < 12
 
@@ -53,7 +53,7 @@ def test_each_container_is_read(tmp_path: Path, name: str, codec: str, pixels: s
 def test_a_long_clip_is_never_in_memory(tmp_path: Path) -> None:
     """Three hundred frames of 200 KB; decoded beforehand they would be 60 MB."""
     path = write_clip(tmp_path / "long.mp4", [picture(320, 208)], each=300, codec="mpeg4", pixels="yuv420p")
-    found = look(path)
+    found = probe_video(path)
     tracemalloc.start()
     frames = read_frames(path, found, range(0, 300, 2))
     assert sum(1 for _ in frames) == 150
@@ -79,8 +79,8 @@ def test_a_clip_held_upright_is_seen_upright(tmp_path: Path) -> None:
     turned = bytes.fromhex("00000000 00010000 00000000 ffff0000 00000000 00000000 00000000 00000000 40000000")
     at = data.index(plain, data.index(b"tkhd"))
     path.write_bytes(data[:at] + turned + data[at + len(plain) :])
-    assert look(path).size == Size(48, 64)
-    [seen] = read_frames(path, look(path), [0])
+    assert probe_video(path).size == Size(48, 64)
+    [seen] = read_frames(path, probe_video(path), [0])
     upright = np.asarray(picture(64, 48).rotate(-90, expand=True))
     assert np.abs(seen.astype(int) - upright).mean() < 12
 
@@ -98,16 +98,16 @@ def test_a_clip_held_upright_is_seen_upright(tmp_path: Path) -> None:
 def test_what_is_no_video_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(data)
-    with pytest.raises(BadPicture, match=why):
-        look(path)
+    with pytest.raises(MediaError, match=why):
+        probe_video(path)
 
 
 def test_a_clip_that_was_cut_off_is_told_where(clip: Path, tmp_path: Path) -> None:
     whole = write_clip(
         tmp_path / "whole.mp4", [picture(64, 64), picture(64, 64)], each=12, codec="mpeg4", pixels="yuv420p"
     )
-    found = look(whole)
+    found = probe_video(whole)
     frames = read_frames(clip, found, range(found.frames))  # as if half of it had been lost
     assert len(list(islice(frames, 12))) == 12
-    with pytest.raises(BadPicture, match="it ends before frame 13 of 24"):
+    with pytest.raises(MediaError, match="it ends before frame 13 of 24"):
         next(frames)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import EngineSettings, Message
+from qwenctl.protocol.messages import Message
 from tests.conftest import DATA
 from tests.libllama import squared_error
 from tests.loaded_model import loaded
@@ -21,11 +22,11 @@ from tests.own_process import Late, late
 from tests.pictures import media, write_clip
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
-Folds = late("qwenctl.engine.kv.mrope:Folds")
+MRopeOffsets = late("qwenctl.engine.kv.mrope:MRopeOffsets")
 
 # A clip of three frames, four a second, and a picture; made with transformers in float32, as vision.npz was.
 with np.load(DATA / "expected" / "seen.npz") as _file:
@@ -37,13 +38,13 @@ QUESTION = "What is in the picture?"
 def folder(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy without rounding, and its vision tower."""
     folder = tmp_path_factory.mktemp("exact")
-    convert(make_plan(toy, folder / "toy.gguf", Options("F32", vision_type="F32")), threads=2)
+    convert(make_plan(toy, folder / "toy.gguf", QuantizeOptions("F32", vision_type="F32")), threads=2)
     return folder
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Any:
-    settings = EngineSettings(256, 1, cache_type_k="f32", cache_type_v="f32", flash_attention="off")
+    settings = LoadParams(256, 1, cache_type_k="f32", cache_type_v="f32", flash_attention="off")
     return Late(lambda: loaded(folder / "toy.gguf", settings))
 
 
@@ -56,35 +57,35 @@ def clip(folder: Path) -> Media:
     return media(write_clip(folder / "clip.mkv", [Image.fromarray(frame) for frame in SEEN["clip_frames"]]), "video")
 
 
-def look_with(model: Model, folder: Path) -> None:
+def look_with(model: LoadedModel, folder: Path) -> None:
     """Pictures are as small as they are, and of a clip all four frames a second are seen."""
     [mmproj] = folder.glob("mmproj*")
-    model.sight.use(VisionSettings(str(mmproj), image_min_tokens=1, video_fps=4))
+    model.sight.configure(VisionSettings(str(mmproj), image_min_tokens=1, video_fps=4))
 
 
-def embedded(model: Model, seen: Media) -> npt.NDArray[np.float32]:
+def embedded(model: LoadedModel, seen: Media) -> npt.NDArray[np.float32]:
     found = map(model.sight.embeddings, model.sight.views(seen))
     return np.concatenate([each for each in found if each is not None])
 
 
-def evaluated(model: Model, messages: list[Message]) -> tuple[list[int], list[int], npt.NDArray[np.float32]]:
+def evaluated(model: LoadedModel, messages: list[Message]) -> tuple[list[int], list[int], npt.NDArray[np.float32]]:
     """The prompt's tokens, their positions in time, and the logits of the next token."""
     prompt = model.template.prompt(messages, think=True)
     model.sequence.clear()
-    list(model.sequence.prefill(prompt.tokens, prompt.marks, 7, prompt.views))
+    list(model.sequence.prefill(prompt.tokens, prompt.branch_points, 7, prompt.views))
     logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(model.context, -1), (model.vocabulary_size,)).copy()
-    folds = Folds()
-    folds.pairs = list(model.sequence.saved().folds)
+    folds = MRopeOffsets()
+    folds.pairs = list(model.sequence.export_state().folds)
     firsts = {at + more: at for at, view in prompt.views.items() for more in range(view.n_tokens)}
     return prompt.tokens, [folds.position(firsts.get(at, at)) for at in range(len(prompt.tokens))], logits
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16"])
 def test_embeddings_of_pictures_are_those_of_the_reference(
-    model: Model, folder: Path, toy: Path, tmp_path: Path, kind: str
+    model: LoadedModel, folder: Path, toy: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind != "F32":
-        convert(make_plan(toy, tmp_path / "toy.gguf", Options("F16", vision_type=kind)), threads=2)
+        convert(make_plan(toy, tmp_path / "toy.gguf", QuantizeOptions("F16", vision_type=kind)), threads=2)
         folder = tmp_path
     look_with(model, folder)
     with np.load(DATA / "expected" / "vision.npz") as reference:
@@ -93,7 +94,7 @@ def test_embeddings_of_pictures_are_those_of_the_reference(
             assert squared_error(embedded(model, seen), reference[f"embedding{number}"]) < 1e-6
 
 
-def test_two_frames_make_one_embedding_as_in_the_reference(model: Model, folder: Path, tmp_path: Path) -> None:
+def test_two_frames_make_one_embedding_as_in_the_reference(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
     look_with(model, folder)
     found = embedded(model, clip(tmp_path))
     assert found.shape == SEEN["clip_embedding"].shape
@@ -102,12 +103,12 @@ def test_two_frames_make_one_embedding_as_in_the_reference(model: Model, folder:
 
 @pytest.mark.parametrize("what", ["clip", "picture"])
 def test_tokens_positions_and_logits_are_those_of_the_reference(
-    model: Model, folder: Path, tmp_path: Path, what: str
+    model: LoadedModel, folder: Path, tmp_path: Path, what: str
 ) -> None:
     look_with(model, folder)
     seen = clip(tmp_path) if what == "clip" else saved(tmp_path, "picture.png", SEEN["picture"])
     tokens, positions, logits = evaluated(model, [Message("user", QUESTION, media=(seen,))])
-    pads = {model.tokenizer.scaffold(f"<|{kind}_pad|>")[0] for kind in ("image", "video")}
+    pads = {model.tokenizer.tokenize_template(f"<|{kind}_pad|>")[0] for kind in ("image", "video")}
     wanted = [-1 if token in pads else token for token in SEEN[f"{what}_tokens"].tolist()]
     assert [max(token, -1) for token in tokens] == wanted
     assert positions == SEEN[f"{what}_positions"][0].tolist()

@@ -13,8 +13,9 @@ from PIL import Image
 
 from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import EngineSettings, Finished, Message
+from qwenctl.protocol.messages import GenerationFinished, Message
 from tests.pictures import BLACK, GREEN, RED, media, write_clip
 from tests.test_engine_turns import Reply, ask
 
@@ -32,8 +33,8 @@ def start(seeing_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     def started(context_tokens: int = 2048, mmproj: str = str(mmproj), **changes: Any) -> Engine:
         engines.append(Engine.start(folder))
-        list(engines[-1].load(seeing_gguf, EngineSettings(context_tokens, 1, **changes)))
-        engines[-1].see(VisionSettings(mmproj))
+        list(engines[-1].load(seeing_gguf, LoadParams(context_tokens, 1, **changes)))
+        engines[-1].configure_vision(VisionSettings(mmproj))
         return engines[-1]
 
     yield started
@@ -57,7 +58,7 @@ def asked(engine: Engine, *messages: Message) -> Reply:
 
 def test_a_picture_costs_what_is_said_beforehand(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
-    seen = engine.look(media(RED))
+    seen = engine.inspect_media(media(RED))
     with_it, without = (asked(engine, SYSTEM, each).usage.prompt_tokens for each in (shown(RED), Message("user", WHAT)))
     assert (seen.width, seen.height, seen.tokens) == (160, 160, TOKENS)
     assert with_it - without == seen.tokens
@@ -121,7 +122,7 @@ def test_another_engine_goes_on_without_looking_again(start: Start, tmp_path: Pa
     first = start()
     reply = asked(first, SYSTEM, shown(RED))
     messages = (SYSTEM, shown(RED), reply.message)
-    first.prepare(messages, think=True, keep=tmp_path / "state")
+    first.warm_prefix(messages, think=True, keep=tmp_path / "state")
     assert first.flush().error == ""
     engine, forgetful = start(), start(snapshot_bytes=0)
     assert engine.restore(tmp_path / "state").tokens > TOKENS
@@ -140,7 +141,7 @@ def test_a_clip_is_seen(engines: tuple[Engine, Engine], tmp_path: Path, paths: t
     engine, forgetful = engines
     pictures = [Image.open(path).convert("RGB").resize((128, 128)) for path in paths]
     clip = media(write_clip(tmp_path / "clip.mkv", pictures, each=8 // len(paths)), "video")
-    seen = engine.look(clip)
+    seen = engine.inspect_media(clip)
     assert (seen.frames, seen.seconds) == (4, 2.0)
     question = Message("user", "What do you see?", media=(clip,))
     reply = asked(engine, SYSTEM, question)
@@ -214,5 +215,5 @@ def test_looking_can_be_stopped(start: Start) -> None:
     events = engine.generate(Generate((SYSTEM, shown(RED)), True))
     engine.cancel()
     *_, finished = events
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     assert asked(engine, SYSTEM, shown(RED)).message.content == SEEN[RED]

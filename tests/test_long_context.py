@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.machine.profile import Machine
 from qwenctl.models.context_memory import longest_context, scaling_factor
-from qwenctl.placement.constraints import Wishes
+from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.planner import make_plan as plan_placement
-from qwenctl.placement.tensor_inventory import of_gguf
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.placement.tensor_inventory import from_gguf
+from qwenctl.protocol.load import LoadParams
 from tests import checkpoints, qwen35_layout
 from tests.command_line import run, said
 from tests.libllama import squared_error
@@ -29,9 +29,9 @@ from tests.loaded_model import loaded
 from tests.own_process import late
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
-LogitViews = late("qwenctl.engine.sampling.sampler:LogitViews")
+LogitsView = late("qwenctl.engine.sampling.sampler:LogitsView")
 
 TRAINED = 262_144
 # The depth of the slow test. QWENCTL_TEST_DEPTH=200000 takes an hour on one core.
@@ -95,8 +95,8 @@ def test_the_memory_of_the_whole_context_is_what_was_planned(toy_gguf: Path, cac
 
 
 def test_the_memory_of_drafts_is_what_was_planned(toy_gguf: Path) -> None:
-    wishes = Wishes(context=8192, draft="auto", mtp=True)
-    planned = plan_placement(of_gguf(toy_gguf), Machine(64 << 30, 64 << 30, 40e9, 4, ()), wishes).memories[0]
+    wishes = PlacementConstraints(context=8192, draft="auto", mtp=True)
+    planned = plan_placement(from_gguf(toy_gguf), Machine(64 << 30, 64 << 30, 40e9, 4, ()), wishes).memories[0]
     done = run("chat", "-m", str(toy_gguf), "-c", "8192", "-t", "1", "--json", "-n", "1", "hi")
     [taken] = json.loads(done.stdout)["model"]["memory"]
     assert taken["context"] == pytest.approx(planned.of("KV cache", "state"), abs=20_000)
@@ -111,7 +111,7 @@ def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = qwen35_layout.Model(hidden=64, kv_heads=64, attention_heads=64, head_dim=256, experts=4, vision=None)
     checkpoints.make(folder / "checkpoint", model)
     path = folder / "wide.gguf"
-    convert(make_plan(folder / "checkpoint", path, Options("Q8_0")), threads=1)
+    convert(make_plan(folder / "checkpoint", path, QuantizeOptions("Q8_0")), threads=1)
     return path
 
 
@@ -132,20 +132,20 @@ def test_a_context_that_has_no_room_is_refused_with_the_longest_that_has(wide_gg
 
 def logits_at(toy_gguf: Path, depth: int, batch: int, cache: str = "f16") -> npt.NDArray[np.float32]:
     """The logits of the last of `depth` tokens, read in batches of `batch`."""
-    settings = EngineSettings(
+    settings = LoadParams(
         context_tokens=depth + 256, threads=1, batch_tokens=batch, micro_batch_tokens=batch, cache_type_k=cache,
         cache_type_v=cache,
     )  # fmt: skip
     model = loaded(toy_gguf, settings)
     for _ in model.sequence.prefill(document(model, depth), (), batch):
         pass
-    return LogitViews(model.context, model.vocabulary_size).row(-1).copy()
+    return LogitsView(model.context, model.vocabulary_size).row(-1).copy()
 
 
-def document(model: Model, depth: int) -> list[int]:
+def document(model: LoadedModel, depth: int) -> list[int]:
     """Sentences of the toy's language, with a needle in the middle and a question at the end."""
-    hay = model.tokenizer.ordinary(b"The capital of France is Paris. Ada is 36 years old. A flamingo is pink. ")
-    needle, question = (model.tokenizer.ordinary(text.encode()) for text in (NEEDLE, "\nThe word is"))
+    hay = model.tokenizer.tokenize_plain(b"The capital of France is Paris. Ada is 36 years old. A flamingo is pink. ")
+    needle, question = (model.tokenizer.tokenize_plain(text.encode()) for text in (NEEDLE, "\nThe word is"))
     half = (depth - len(needle) - len(question)) // 2
     first = (hay * (half // len(hay) + 1))[:half]
     return [*first, *needle, *(hay * (depth // len(hay) + 1))[: depth - half - len(needle) - len(question)], *question]

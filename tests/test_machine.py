@@ -17,12 +17,12 @@ import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import read_object, write_object
-from qwenctl.machine.bandwidth_cache import Speed, key_of, read_speeds
+from qwenctl.machine.bandwidth_cache import MemoryBandwidth, device_key, read_speeds
 from qwenctl.machine.cpu import read_cpu, usable_cores
 from qwenctl.machine.device_probe import cpu_features
-from qwenctl.machine.devices import Device, read_build, read_devices
+from qwenctl.machine.devices import GgmlDevice, read_build, read_devices
 from qwenctl.machine.disks import read_disk, read_disks, read_speed
-from qwenctl.machine.inspect import hardware_of, survey
+from qwenctl.machine.inspect import inspect_machine, to_plan_machine
 from qwenctl.machine.memory import read_swap
 
 
@@ -158,7 +158,7 @@ def test_a_build_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_server_that_does_not_answer_is_named() -> None:
     with pytest.raises(QwenctlError) as refused:
-        survey(["127.0.0.1:1"])
+        inspect_machine(["127.0.0.1:1"])
     assert refused.value.code == ExitCode.NETWORK
     assert "127.0.0.1:1" in refused.value.message
 
@@ -167,13 +167,13 @@ def test_a_server_that_does_not_answer_is_named() -> None:
 
 
 def test_speeds_are_measured_once_and_kept(cache: Path) -> None:
-    first = hardware_of(survey())
+    first = to_plan_machine(inspect_machine())
     (kept,) = cache.glob("machine-*.json")
     content, since = kept.read_bytes(), kept.stat().st_mtime_ns
     assert first.ram_bandwidth is not None
     assert 1e8 < first.ram_bandwidth < 1e13  # from a slow phone to a rack
     assert first.cores >= 1
-    found = survey()
+    found = inspect_machine()
     if found.threads == first.cores:  # somebody else may have taken a core meanwhile
         assert found.ram_speed.bandwidth == first.ram_bandwidth
         assert (kept.read_bytes(), kept.stat().st_mtime_ns) == (content, since)
@@ -185,7 +185,7 @@ def test_a_damaged_file_of_speeds_is_measured_again(cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         (cache / "machine-x.json").write_text(text)
         kept = read_speeds("x", devices, 1)
-        assert {key_of(device, 1) for device in devices} <= set(kept.speeds)
+        assert {device_key(device, 1) for device in devices} <= set(kept.speeds)
         assert read_object(cache / "machine-x.json")["measured"] == kept.measured
         assert read_speeds("x", devices, 1) == kept
 
@@ -196,15 +196,15 @@ def test_speeds_that_cannot_be_kept_are_measured_all_the_same(tmp_path: Path, mo
     devices = read_devices()
     kept = read_speeds("x", devices, 1)
     assert kept.path is None
-    assert kept.speeds[key_of(devices[0], 1)].bandwidth
+    assert kept.speeds[device_key(devices[0], 1)].bandwidth
 
 
 def test_a_device_that_cannot_be_measured_has_no_speed_and_is_not_tried_again(cache: Path) -> None:
-    absent = Device("CUDA0", "gone", "gpu", 1 << 34, 1 << 34, "CUDA")
+    absent = GgmlDevice("CUDA0", "gone", "gpu", 1 << 34, 1 << 34, "CUDA")
     devices = [*read_devices(), absent]
     kept = read_speeds("x", devices, 1)
-    assert kept.speeds[key_of(absent, 1)] == Speed()
-    assert kept.speeds[key_of(devices[0], 1)].bandwidth
+    assert kept.speeds[device_key(absent, 1)] == MemoryBandwidth()
+    assert kept.speeds[device_key(devices[0], 1)].bandwidth
     assert read_speeds("x", devices, 1) == kept
 
 
@@ -218,7 +218,7 @@ def test_a_driver_that_ends_the_process_takes_only_its_own_speed(
         "    from qwenctl.machine import ggml\n"
         "    devices = ggml.all_devices\n"
         "    ggml.all_devices = lambda library: devices(library) * 2\n"
-        "    described, seen = ggml.described, []\n"
+        "    seen = []\n"
         "    init = ggml.set_threads\n"
         "    def killed(*arguments):\n"
         "        seen.append(1)\n"
@@ -230,7 +230,7 @@ def test_a_driver_that_ends_the_process_takes_only_its_own_speed(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     devices = read_devices()
-    assert read_speeds("x", devices, 1).speeds[key_of(devices[0], 1)].bandwidth
+    assert read_speeds("x", devices, 1).speeds[device_key(devices[0], 1)].bandwidth
     assert (tmp_path / "killed").exists()
 
 
@@ -265,7 +265,7 @@ def server() -> Iterator[str]:
 
 def test_a_device_by_rpc_is_one_with_memory_of_its_own_and_speeds(cache: Path) -> None:
     with server() as endpoint:
-        found = hardware_of(survey([endpoint]))
+        found = to_plan_machine(inspect_machine([endpoint]))
     (device,) = found.devices
     assert (device.name, device.backend.split("[")[0], device.description) == ("RPC0", "RPC", endpoint)
     assert device.total_bytes == psutil.virtual_memory().total

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.chat.pipe import MAX_PROMPT_BYTES, Answer, as_json, cut_short, follow, read_prompt
+from qwenctl.chat.pipe import MAX_PROMPT_BYTES, CompletedAnswer, as_json, read_prompt, stream_answer, truncation_warning
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Finished, Loaded, PromptProgress, Timings, Token, Usage
-from qwenctl.terminal.sanitize import decode, whole
+from qwenctl.protocol.load import ModelInfo
+from qwenctl.protocol.messages import GenerationFinished, PrefillProgress, TextDelta, Timings, Usage
+from qwenctl.terminal.sanitize import decode, replace_surrogates
 from qwenctl.terminal.streams import StatusLine
 
-LOADED = Loaded("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
-DONE = Finished("stop", Usage(10, 0, 2, 3, 15), Timings(0.1, 0.2, 0.5))
+LOADED = ModelInfo("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
+DONE = GenerationFinished("stop", Usage(10, 0, 2, 3, 15), Timings(0.1, 0.2, 0.5))
 
 
 def prompt_of(words: list[str], data: bytes | None) -> tuple[str, list[str]]:
@@ -57,7 +58,7 @@ def test_bytes_that_are_not_utf8_are_replaced_with_one_warning() -> None:
 
 
 def test_an_argument_that_is_not_utf8_can_still_be_sent() -> None:
-    assert whole(b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")) == "caf\ufffd \u00e9"
+    assert replace_surrogates(b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")) == "caf\ufffd \u00e9"
 
 
 def test_endless_input_is_refused_with_its_limit() -> None:
@@ -70,20 +71,26 @@ def test_endless_input_is_refused_with_its_limit() -> None:
 def test_each_piece_is_passed_on_unchanged() -> None:
     said: list[str] = []
     thought: list[str] = []
-    events = [PromptProgress(1, 2), Token("hm", "thinking"), Token("A\x1b[1m", "answer"), Token("b\n", "answer"), DONE]
-    answer = follow(iter(events), StatusLine(None), said.append, thought.append)
+    events = [
+        PrefillProgress(1, 2),
+        TextDelta("hm", "thinking"),
+        TextDelta("A\x1b[1m", "answer"),
+        TextDelta("b\n", "answer"),
+        DONE,
+    ]
+    answer = stream_answer(iter(events), StatusLine(None), said.append, thought.append)
     assert (said, thought) == (["A\x1b[1m", "b\n"], ["hm"])
-    assert answer == Answer("A\x1b[1mb\n", "hm", DONE)
+    assert answer == CompletedAnswer("A\x1b[1mb\n", "hm", DONE)
 
 
 def test_an_engine_that_falls_silent_is_a_failure() -> None:
     with pytest.raises(QwenctlError) as caught:
-        follow(iter([Token("A", "answer")]), StatusLine(None), print, print)
+        stream_answer(iter([TextDelta("A", "answer")]), StatusLine(None), print, print)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
 
 
 def test_json_has_every_field() -> None:
-    found = json.loads(as_json(Answer("Paris 日本\n", "hm", DONE), LOADED))
+    found = json.loads(as_json(CompletedAnswer("Paris 日本\n", "hm", DONE), LOADED))
     assert found["answer"] == "Paris 日本\n"
     assert found["thinking"] == "hm"
     assert found["finish_reason"] == "stop"
@@ -100,13 +107,13 @@ def test_json_has_every_field() -> None:
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (Answer("whole", "", DONE), ""),
-        (Answer("ha", "", Finished("length")), "the answer is not whole: cut at 5 tokens (-n)"),
+        (CompletedAnswer("whole", "", DONE), ""),
+        (CompletedAnswer("ha", "", GenerationFinished("length")), "the answer is not whole: cut at 5 tokens (-n)"),
         (
-            Answer("", "hm", Finished("length")),
+            CompletedAnswer("", "hm", GenerationFinished("length")),
             "no answer, only thinking: cut at 5 tokens (-n); --no-think answers at once",
         ),
     ],
 )
-def test_an_answer_cut_short_is_said(answer: Answer, line: str) -> None:
-    assert cut_short(answer, 5) == line
+def test_an_answer_cut_short_is_said(answer: CompletedAnswer, line: str) -> None:
+    assert truncation_warning(answer, 5) == line

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from quantize.plan import Options
+from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
-from qwenctl.placement.context_budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
-from qwenctl.placement.tensor_inventory import Inventory, of_gguf
+from qwenctl.placement.context_budget import ContextParams, cache_bytes, device_compute, ram_compute, state_bytes
+from qwenctl.placement.tensor_inventory import TensorInventory, from_gguf
 from qwenctl.placement.trial_load import compute_bytes
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU, Placement
 from tests.checkpoints import make_sparse
 from tests.qwen35_layout import PUBLISHED
@@ -30,19 +30,19 @@ def devices() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def header(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Inventory:
+def header(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TensorInventory:
     """A file of a published shape that has a header and holes."""
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint = make_sparse(folder / "checkpoint", PUBLISHED[request.param])
-    options = Options("Q4_K_M", vision=False)
+    options = QuantizeOptions("Q4_K_M", vision=False)
     [file] = make_conversion(checkpoint, folder / "model.gguf", options).text_files
     with file.path.open("wb") as header_only:
         header_only.write(file.header)
         header_only.truncate(file.n_bytes)
-    return of_gguf(file.path)
+    return from_gguf(file.path)
 
 
-def measured(model: Inventory, settings: EngineSettings) -> dict[str, int]:
+def measured(model: TensorInventory, settings: LoadParams) -> dict[str, int]:
     found = compute_bytes(Path(model.path), settings)
     assert found is not None
     return dict(found)
@@ -54,14 +54,14 @@ def measured(model: Inventory, settings: EngineSettings) -> dict[str, int]:
     indirect=["header"],
 )
 def test_buffers_are_not_estimated_too_small(
-    header: Inventory, devices: tuple[str, str], tokens: int, micro_batch: int
+    header: TensorInventory, devices: tuple[str, str], tokens: int, micro_batch: int
 ) -> None:
-    context = Context(tokens, 1, "f16", "f16", micro_batch)
+    context = ContextParams(tokens, 1, "f16", "f16", micro_batch)
     shape, has_experts = header.shape, header.shape.experts > 0
 
     def load(names: tuple[str, ...], overrides: tuple[tuple[str, str], ...]) -> dict[str, int]:
         placement = Placement(names, (1.0,) * len(names) if len(names) > 1 else (), overrides, devices)
-        return measured(header, EngineSettings(tokens, 1, 2048, micro_batch, placement=placement))
+        return measured(header, LoadParams(tokens, 1, 2048, micro_batch, placement=placement))
 
     pairs = []
     apart = load(("RPC0",), EXPERTS)
@@ -79,11 +79,11 @@ def test_buffers_are_not_estimated_too_small(
 
 
 @pytest.mark.parametrize("header", ["35B", "0.8B"], indirect=True)
-def test_caches_and_states_are_those_of_the_published_models(header: Inventory) -> None:
+def test_caches_and_states_are_those_of_the_published_models(header: TensorInventory) -> None:
     shape = header.shape
     token_bytes, state_mib = {2048: (20_480, 62.8), 1024: (12_288, 19.3)}[shape.hidden]
     for kind, share in (("f16", 1.0), ("q8_0", 34 / 64)):
-        context = Context(32_768, 1, kind, kind, 512)
+        context = ContextParams(32_768, 1, kind, kind, 512)
         assert len(shape.full_layers) * cache_bytes(shape, context) == token_bytes * share * 32_768
-    states = (shape.layers - len(shape.full_layers)) * state_bytes(shape, Context(32_768, 3, "f16", "f16", 512))
+    states = (shape.layers - len(shape.full_layers)) * state_bytes(shape, ContextParams(32_768, 3, "f16", "f16", 512))
     assert states / (1 << 20) == pytest.approx(3 * state_mib, rel=0.01)

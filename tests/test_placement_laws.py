@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.placement.engine_args import overrides
-from qwenctl.placement.expert_knapsack import Layer, fill
-from qwenctl.placement.layer_split import divided
-from qwenctl.placement.memory_breakdown import ranges
+from qwenctl.placement.expert_knapsack import Layer, pack_experts
+from qwenctl.placement.layer_split import split_layers
+from qwenctl.placement.memory_breakdown import format_ranges
 
 SIZES = st.lists(st.tuples(*[st.integers(1, 1000)] * 3), max_size=5)
 MEMORIES = st.sampled_from(["CPU", "GPU0", "GPU1"])
@@ -24,7 +24,7 @@ def layers_of(sizes: list[tuple[int, ...]]) -> list[Layer]:
 
 def filled(layers: list[Layer], room: int) -> int:
     sizes = {name: n_bytes for layer in layers for name, n_bytes in layer}
-    names = fill(layers, room)
+    names = pack_experts(layers, room)
     assert len(names) == len(set(names))
     return sum(sizes[name] for name in names)
 
@@ -64,13 +64,13 @@ def test_each_tensor_is_matched_by_the_pattern_of_its_memory_and_by_no_other(
 
 @given(st.integers(0, 80), st.lists(st.floats(0, 100), min_size=1, max_size=4))
 def test_rows_are_all_divided(count: int, weights: list[float]) -> None:
-    assert sum(divided(count, weights)) == count
+    assert sum(split_layers(count, weights)) == count
 
 
 @given(st.sets(st.integers(0, 70)))
 def test_ranges_name_each_number_once(numbers: set[int]) -> None:
     named = []
-    for run in filter(None, ranges(numbers).split(", ")):
+    for run in filter(None, format_ranges(numbers).split(", ")):
         first, _, last = run.partition("-")
         named += range(int(first), int(last or first) + 1)
     assert named == sorted(numbers)

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from quantize.plan import Options
+from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.profile import GIB, as_json, describe, machine_of
-from qwenctl.placement.constraints import Wishes
-from qwenctl.placement.context_budget import Context
+from qwenctl.machine.profile import GIB, as_json, machine_from_json, machine_from_sizes
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.context_budget import ContextParams
 from qwenctl.placement.forecast import token_seconds
-from qwenctl.placement.layer_split import Sums, rooms, sums_of
+from qwenctl.placement.layer_split import PrefixSums, expert_capacity, prefix_sums
 from qwenctl.placement.plan import Plan, from_json, to_json
 from qwenctl.placement.planner import make_plan
-from qwenctl.placement.problem import state_problem
-from qwenctl.placement.tensor_inventory import Inventory, of_checkpoint, of_gguf
+from qwenctl.placement.problem import build_problem
+from qwenctl.placement.tensor_inventory import TensorInventory, from_checkpoint, from_gguf
 from qwenctl.protocol.placement import CPU
 from tests.checkpoints import make_sparse
 from tests.qwen35_layout import PUBLISHED
@@ -41,13 +41,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @cache
-def inventory(folder: Path, type_name: str) -> Inventory:
-    return of_checkpoint(folder, Options(type_name))
+def inventory(folder: Path, type_name: str) -> TensorInventory:
+    return from_checkpoint(folder, QuantizeOptions(type_name))
 
 
-def planned(model: Inventory, gpus: str, ram: str, wishes: Wishes | None = None) -> Plan | QwenctlError:
+def planned(
+    model: TensorInventory, gpus: str, ram: str, wishes: PlacementConstraints | None = None
+) -> Plan | QwenctlError:
     try:
-        return make_plan(model, describe(gpus, ram), wishes or Wishes())
+        return make_plan(model, machine_from_sizes(gpus, ram), wishes or PlacementConstraints())
     except QwenctlError as error:
         return error
 
@@ -56,11 +58,13 @@ def planned(model: Inventory, gpus: str, ram: str, wishes: Wishes | None = None)
 def test_a_header_says_the_same_as_the_checkpoint_that_it_is_made_of(
     checkpoints: dict[str, Path], model: str, tmp_path: Path
 ) -> None:
-    [file] = make_conversion(checkpoints[model], tmp_path / "x.gguf", Options("Q4_K_M", vision=False)).text_files
+    [file] = make_conversion(
+        checkpoints[model], tmp_path / "x.gguf", QuantizeOptions("Q4_K_M", vision=False)
+    ).text_files
     with file.path.open("wb") as header_only:
         header_only.write(file.header)
         header_only.truncate(file.n_bytes)
-    found, wanted = of_gguf(file.path), inventory(checkpoints[model], "Q4_K_M")
+    found, wanted = from_gguf(file.path), inventory(checkpoints[model], "Q4_K_M")
     assert set(found.tensors) == set(wanted.tensors)
     assert found.shape == wanted.shape
 
@@ -76,8 +80,8 @@ def test_every_plan_fits_or_says_how_much_is_missing(checkpoints: dict[str, Path
                 assert plan.code == ExitCode.NO_MEMORY
                 assert "short)" in plan.message
                 assert "--paging" in plan.hint
-                held = sum(device.total_bytes for device in describe(gpus, ram).devices)
-                assert whole.n_bytes + 4 * GIB > describe(gpus, ram).ram_available + 0.8 * held
+                held = sum(device.total_bytes for device in machine_from_sizes(gpus, ram).devices)
+                assert whole.n_bytes + 4 * GIB > machine_from_sizes(gpus, ram).ram_available + 0.8 * held
             else:
                 assert all(memory.n_bytes <= memory.free_bytes for memory in plan.memories)
                 unloaded = sum(one.n_bytes for one in whole.tensors if one.layer == whole.shape.layers)
@@ -110,12 +114,12 @@ def test_no_division_of_layers_is_faster(checkpoints: dict[str, Path], model: st
     plan = planned(whole, gpus, "768G")
     assert isinstance(plan, Plan)
     settings = plan.settings
-    context = Context(settings.context_tokens, 1, "f16", "f16", settings.micro_batch_tokens)
-    sums = sums_of(state_problem(whole, describe(gpus, "768G"), Wishes(), context, {}))
+    context = ContextParams(settings.context_tokens, 1, "f16", "f16", settings.micro_batch_tokens)
+    sums = prefix_sums(build_problem(whole, machine_from_sizes(gpus, "768G"), PlacementConstraints(), context, {}))
     assert 1 / plan.forecast.decode <= 1.001 * fastest_division(sums)
 
 
-def fastest_division(sums: Sums) -> float:
+def fastest_division(sums: PrefixSums) -> float:
     """Seconds of a token, of all divisions of layers between devices and of whole layers of experts between each and
     the RAM: the first of a device's layers have theirs in RAM, or the last.
     """
@@ -123,7 +127,7 @@ def fastest_division(sums: Sums) -> float:
     devices, best = len(problem.devices), float("inf")
     for start in range(rows + 1) if devices < 3 else [0]:
         for counts in partitions(rows - start, devices):
-            found = rooms(sums, counts, start)
+            found = expert_capacity(sums, counts, start)
             if found is not None:
                 reads, at = {CPU: sums.read[start]}, start
                 fraction = problem.inventory.shape.experts_used / problem.inventory.shape.experts
@@ -145,7 +149,7 @@ def partitions(count: int, parts: int) -> Iterator[tuple[int, ...]]:
         yield from ((first, *rest) for rest in partitions(count - first, parts - 1))
 
 
-def most_layers(sums: Sums, begin: int, end: int, room: int) -> int:
+def most_layers(sums: PrefixSums, begin: int, end: int, room: int) -> int:
     """The most bytes of whole layers' experts, from either end of the layers, that have room."""
     last = [sums.experts[end] - sums.experts[at] for at in range(begin, end + 1)]
     first = [sums.experts[at] - sums.experts[begin] for at in range(begin, end + 1)]
@@ -166,15 +170,18 @@ def test_all_that_is_read_for_every_token_comes_before_experts(checkpoints: dict
 
 def test_the_mtp_block_has_experts_of_its_own_layer(checkpoints: dict[str, Path]) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
-    without, wanted = planned(whole, "24G", "512G"), planned(whole, "24G", "512G", Wishes(mtp=True, cpu_experts=60))
+    without, wanted = (
+        planned(whole, "24G", "512G"),
+        planned(whole, "24G", "512G", PlacementConstraints(mtp=True, cpu_experts=60)),
+    )
     assert isinstance(without, Plan)
     assert isinstance(wanted, Plan)
     assert without.memories[0].of("MTP") == without.memories[1].of("MTP") == 0
     assert [part.layers for memory in wanted.memories for part in memory.parts if part.layers] == ["0-59", "60"]
 
 
-@pytest.mark.parametrize("wishes", [Wishes(vision=True), Wishes(vision_bytes=912_020_960)])
-def test_the_vision_tower_takes_the_room_of_experts(checkpoints: dict[str, Path], wishes: Wishes) -> None:
+@pytest.mark.parametrize("wishes", [PlacementConstraints(vision=True), PlacementConstraints(vision_bytes=912_020_960)])
+def test_the_vision_tower_takes_the_room_of_experts(checkpoints: dict[str, Path], wishes: PlacementConstraints) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
     without, seeing = planned(whole, "24G", "512G"), planned(whole, "24G", "512G", wishes)
     assert isinstance(without, Plan)
@@ -203,7 +210,7 @@ def test_embeddings_that_are_the_output_lie_on_the_device_too(checkpoints: dict[
 
 def test_paging_is_only_planned_when_asked_and_costs_speed(checkpoints: dict[str, Path]) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
-    paged, fitting = planned(whole, "24G", "128G", Wishes(paging=True)), planned(whole, "24G", "256G")
+    paged, fitting = planned(whole, "24G", "128G", PlacementConstraints(paging=True)), planned(whole, "24G", "256G")
     assert isinstance(paged, Plan)
     assert isinstance(fitting, Plan)
     assert paged.forecast.paged_bytes > 85 * GIB
@@ -217,4 +224,4 @@ def test_a_plan_and_a_machine_come_out_of_json_as_they_went_in(checkpoints: dict
     plan = planned(inventory(checkpoints["122B"], "Q4_K_M"), "24G,16G", "128G")
     assert isinstance(plan, Plan)
     assert from_json(to_json(plan), "plan.json") == plan
-    assert machine_of(as_json(plan.machine)) == plan.machine
+    assert machine_from_json(as_json(plan.machine)) == plan.machine

@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from quantize.convert import convert
-from quantize.plan import Options
+from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
 from qwenctl.engine.client import Engine
-from qwenctl.engine.interface import OpenModel
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.loading.replan import Opening, open_by_plan
+from qwenctl.loading.replan import OpenRequest, open_by_plan
 from qwenctl.machine import read_devices
 from qwenctl.machine.profile import Device, Machine
-from qwenctl.placement.constraints import ALL_EXPERTS, Wishes
-from qwenctl.placement.plan import Plan, differences
-from qwenctl.placement.tensor_inventory import of_gguf
-from qwenctl.placement.trial_load import tried_plan
-from qwenctl.protocol.messages import EngineSettings, Loaded
+from qwenctl.placement.constraints import ALL_EXPERTS, PlacementConstraints
+from qwenctl.placement.plan import Plan, plan_deviations
+from qwenctl.placement.tensor_inventory import from_gguf
+from qwenctl.placement.trial_load import plan_with_dry_load
+from qwenctl.protocol.load import LoadParams, ModelInfo
 from qwenctl.protocol.placement import CPU
 from tests.checkpoints import make
 from tests.placed_logits import placed_logits
@@ -33,7 +33,7 @@ from tests.qwen35_layout import Model
 from tests.rpc_server import rpc_server
 
 LAYERS = 8
-WISHES = Wishes(context=512, threads=1, fit_targets=(0,))
+WISHES = PlacementConstraints(context=512, threads=1, fit_targets=(0,))
 MIB = 1 << 20
 # With QWENCTL_TEST_SPLITS=all every number of layers is tried.
 EVERY = os.environ.get("QWENCTL_TEST_SPLITS") == "all"
@@ -46,14 +46,14 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moe")
     checkpoint = make(folder / "checkpoint", Model(layers=LAYERS, experts=16, vision=None), seed=1)
     path = folder / "moe-BF16.gguf"
-    convert(make_conversion(checkpoint, path, Options("BF16", vision=False)), threads=1)
+    convert(make_conversion(checkpoint, path, QuantizeOptions("BF16", vision=False)), threads=1)
     return path
 
 
 @pytest.fixture(scope="module")
 def logits(moe: Path) -> bytes:
     """What the CPU alone computes."""
-    return placed_logits(moe, EngineSettings(context_tokens=512, threads=1))[0]
+    return placed_logits(moe, LoadParams(context_tokens=512, threads=1))[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def machine(*endpoints: str) -> Machine:
     return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
 
 
-def planned(moe: Path, wishes: Wishes, *endpoints: str) -> Plan:
-    return tried_plan(of_gguf(moe), machine(*endpoints), replace(wishes, rpc=endpoints))
+def planned(moe: Path, wishes: PlacementConstraints, *endpoints: str) -> Plan:
+    return plan_with_dry_load(from_gguf(moe), machine(*endpoints), replace(wishes, rpc=endpoints))
 
 
 def held(plan: Plan) -> dict[str, int]:
@@ -84,7 +84,7 @@ def test_experts_may_lie_in_ram_or_on_a_device(moe: Path, logits: bytes, large: 
     found, memory = placed_logits(moe, plan.settings)
     assert found == logits
     assert plan.exact
-    assert differences(plan, memory) == []
+    assert plan_deviations(plan, memory) == []
     experts = held(plan)
     assert experts[CPU] * (LAYERS - min(layers, LAYERS)) == experts["RPC0"] * min(layers, LAYERS)
 
@@ -93,14 +93,14 @@ def test_experts_may_lie_in_ram_or_on_a_device(moe: Path, logits: bytes, large: 
 def test_whole_layers_may_lie_on_a_device(moe: Path, logits: bytes, large: str, layers: int) -> None:
     plan = planned(moe, replace(WISHES, gpu_layers=layers), large)
     found, memory = placed_logits(moe, plan.settings)
-    assert (found, differences(plan, memory)) == (logits, [])
+    assert (found, plan_deviations(plan, memory)) == (logits, [])
 
 
 def test_single_tensors_lie_where_an_override_says(moe: Path, logits: bytes, large: str) -> None:
     wishes = replace(WISHES, overrides=((r"blk\.[02]\.ffn_up_exps", "CPU"), (r"blk\.1\.attn_qkv", "CPU")))
     plan = planned(moe, wishes, large)
     found, memory = placed_logits(moe, plan.settings)
-    assert (found, differences(plan, memory)) == (logits, [])
+    assert (found, plan_deviations(plan, memory)) == (logits, [])
     assert plan.memories[0].of("routed experts", "linear attention") > 0
 
 
@@ -110,7 +110,7 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, logits: byte
         with rpc_server(memory * MIB) as endpoint:
             plan = planned(moe, WISHES, endpoint)
             found, actual = placed_logits(moe, plan.settings)
-        assert (found, differences(plan, actual)) == (logits, [])
+        assert (found, plan_deviations(plan, actual)) == (logits, [])
         sizes.append(plan.memories[1].n_bytes)
         assert sizes[-1] <= memory * MIB
     assert sizes == sorted(sizes)
@@ -118,11 +118,11 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, logits: byte
 
 
 @pytest.mark.parametrize("wishes", [WISHES, replace(WISHES, split=(1.0, 2.0), cpu_experts=3)])
-def test_two_devices_hold_it_together(moe: Path, logits: bytes, wishes: Wishes) -> None:
+def test_two_devices_hold_it_together(moe: Path, logits: bytes, wishes: PlacementConstraints) -> None:
     with rpc_server(36 * MIB) as first, rpc_server(40 * MIB) as second:
         plan = planned(moe, wishes, first, second)
         found, memory = placed_logits(moe, plan.settings)
-    assert (found, differences(plan, memory)) == (logits, [])
+    assert (found, plan_deviations(plan, memory)) == (logits, [])
     assert {one.name for one in memory if one.weights} == {CPU, "RPC0", "RPC1"}
 
 
@@ -130,7 +130,7 @@ def test_more_or_less_than_planned_is_told(moe: Path, large: str) -> None:
     plan = planned(moe, WISHES, large)
     _, memory = placed_logits(moe, plan.settings)
     wrong = [replace(one, weights=int(one.weights * 1.1)) if one.name == "RPC0" else one for one in memory]
-    [line] = differences(plan, wrong)
+    [line] = plan_deviations(plan, wrong)
     assert line.startswith("RPC0 holds ")
 
 
@@ -146,16 +146,16 @@ def test_a_load_that_takes_more_than_planned_leaves_a_warning_in_the_log(moe: Pa
         log.unlink()
 
 
-def opened(moe: Path, plan: Plan, wishes: Wishes, logs: Path, told: list[str]) -> OpenModel:
-    def follow(events: Iterator[object]) -> Loaded:
+def opened(moe: Path, plan: Plan, wishes: PlacementConstraints, logs: Path, told: list[str]) -> LoadedEngine:
+    def follow(events: Iterator[object]) -> ModelInfo:
         loaded = list(events)[-1]
-        assert isinstance(loaded, Loaded)
+        assert isinstance(loaded, ModelInfo)
         return loaded
 
     def replan(limits: Mapping[str, int]) -> Plan:
-        return tried_plan(of_gguf(moe), plan.machine, replace(wishes, limits=tuple(limits.items())))
+        return plan_with_dry_load(from_gguf(moe), plan.machine, replace(wishes, limits=tuple(limits.items())))
 
-    return open_by_plan(moe, plan, Opening(lambda: Engine.start(logs), follow, replan, told.append))
+    return open_by_plan(moe, plan, OpenRequest(lambda: Engine.start(logs), follow, replan, told.append))
 
 
 @pytest.mark.parametrize("left", [52 * MIB, 14 * MIB] if EVERY else [30 * MIB])

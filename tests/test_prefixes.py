@@ -16,7 +16,8 @@ import pytest
 from qwenctl.chat.conversation import Conversation
 from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, PrefixRead, PromptProgress, Sampling, Token
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, PrefillProgress, PrefixReady, Sampling, TextDelta
 from tests.test_chat_sessions import chat, run
 
 FACTS = ("Ada is 36 years old. ", "The capital of France is Paris. ", "2 + 3 = 5. ", "My name is Linus. ")
@@ -131,42 +132,44 @@ def test_a_prefix_that_cannot_be_used_is_told(
     assert done.stderr.count(b"\n") <= 2
 
 
-def reading(engine: Engine, file: Path, until: int) -> PrefixRead | PromptProgress:
+def reading(engine: Engine, file: Path, until: int) -> PrefixReady | PrefillProgress:
     """The last event of reading LONG; it is stopped after `until` tokens."""
-    messages = Conversation().with_system(LONG).sent
-    last: PrefixRead | PromptProgress = PromptProgress(0, 0)
+    messages = Conversation().with_system(LONG).prompt_messages
+    last: PrefixReady | PrefillProgress = PrefillProgress(0, 0)
     for last in engine.read_prefix(messages, keep=file):
-        if isinstance(last, PromptProgress) and last.done >= until:
+        if isinstance(last, PrefillProgress) and last.done >= until:
             engine.cancel()
     return last
 
 
-def kill_at(tokens: int, engine: Engine, events: Iterator[PromptProgress | PrefixRead]) -> None:
+def kill_at(tokens: int, engine: Engine, events: Iterator[PrefillProgress | PrefixReady]) -> None:
     for event in events:
-        if isinstance(event, PromptProgress) and event.done > tokens:
+        if isinstance(event, PrefillProgress) and event.done > tokens:
             os.kill(engine._process.pid, signal.SIGKILL)
 
 
 def answered(engine: Engine) -> tuple[str, int]:
     """The greedy answer to a question about LONG, and how many tokens of it were there already."""
-    asked = Conversation().with_system(LONG).with_user("What is the capital of France?").sent
-    *said, last = engine.generate(Generate(asked, think=False, sampling=Sampling(temperature=0), max_tokens=20))
-    assert isinstance(last, Finished)
-    return "".join(event.text for event in said if isinstance(event, Token)), last.usage.cached_tokens
+    asked = Conversation().with_system(LONG).with_user("What is the capital of France?").prompt_messages
+    *said, last = engine.generate(
+        Generate(asked, enable_thinking=False, sampling=Sampling(temperature=0), max_tokens=20)
+    )
+    assert isinstance(last, GenerationFinished)
+    return "".join(event.text for event in said if isinstance(event, TextDelta)), last.usage.cached_tokens
 
 
 @pytest.mark.slow
 def test_a_long_reading_goes_on_where_it_was_stopped_or_killed(toy_gguf: Path, tmp_path: Path) -> None:
     file = tmp_path / "state"
-    settings = EngineSettings(threads=1, batch_tokens=512)
+    settings = LoadParams(threads=1, batch_tokens=512)
     with Engine.start(tmp_path) as engine:
         list(engine.load(toy_gguf, settings))
         stopped = reading(engine, file, until=1024)
-        assert isinstance(stopped, PrefixRead)
+        assert isinstance(stopped, PrefixReady)
         assert 1024 <= stopped.tokens < stopped.total
-        events = engine.read_prefix(Conversation().with_system(LONG).sent, keep=file)
+        events = engine.read_prefix(Conversation().with_system(LONG).prompt_messages, keep=file)
         first = next(events)
-        assert isinstance(first, PromptProgress)
+        assert isinstance(first, PrefillProgress)
         assert first.total == stopped.total - stopped.tokens  # nothing is read twice
         with pytest.raises(QwenctlError, match="SIGKILL"):
             kill_at(stopped.total - stopped.tokens - 600, engine, events)
@@ -174,7 +177,7 @@ def test_a_long_reading_goes_on_where_it_was_stopped_or_killed(toy_gguf: Path, t
         list(engine.load(toy_gguf, settings))
         assert engine.restore(file).tokens > stopped.tokens
         done = reading(engine, file, until=10**9)
-        assert done == PrefixRead(stopped.total, stopped.total)
+        assert done == PrefixReady(stopped.total, stopped.total)
         assert engine.restore(file).tokens == stopped.total
         said, cached = answered(engine)
         assert cached == stopped.total

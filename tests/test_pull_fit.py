@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from quantize.gguf_header import metadata_at_start, read_header
+from quantize.gguf_header import parse_leading_metadata, read_header
 from quantize.plan import recipe_sizes
 from quantize.qwen35.model_config import parse_config
 from qwenctl.errors import QwenctlError
-from qwenctl.hub.select.fit import Candidate, choose, place
-from qwenctl.machine import Device, Machine, Memory, read_devices, read_machine, read_memory
+from qwenctl.hub.select.fit import PullCandidate, best_fit, fit_candidate
+from qwenctl.machine import GgmlDevice, MachineMemory, Memory, read_devices, read_machine_memory, read_memory
 from qwenctl.models.context_memory import ContextMemory, of_config, of_metadata
 from tests import checkpoints
 from tests.qwen35_layout import PUBLISHED, Layout, config
@@ -43,7 +43,7 @@ def test_header_and_config_tell_the_same(toy: Path, toy_gguf: Path) -> None:
 
 def test_the_start_of_a_header_is_enough(toy_gguf: Path) -> None:
     whole = read_header(toy_gguf).metadata
-    start = metadata_at_start(toy_gguf.name, toy_gguf.read_bytes()[:4096])
+    start = parse_leading_metadata(toy_gguf.name, toy_gguf.read_bytes()[:4096])
     assert 20 < len(start) < len(whole)
     assert {key: whole[key] for key in start} == start
     assert of_metadata(start) == of_metadata(whole)
@@ -66,18 +66,18 @@ CONTEXT = ContextMemory(20_000, 10**8, 262_144)  # 1.38 GB for 32,768 tokens
 SIZES = {"UD-IQ2_XXS": 11, "Q3_K_M": 16, "IQ4_KSS": 20, "Q4_K_M": 22, "Q8_0": 37, "BF16": 69}
 
 
-def machine(ram: int, *gpus: int) -> Machine:
-    devices = [Device(f"CUDA{number}", "GPU", "gpu", gpu * GB, gpu * GB) for number, gpu in enumerate(gpus)]
-    cpu = Device("CPU", "CPU", "cpu", ram * GB, ram * GB)
-    return Machine(Memory(ram * GB, ram * GB), (*devices, cpu))
+def machine(ram: int, *gpus: int) -> MachineMemory:
+    devices = [GgmlDevice(f"CUDA{number}", "GPU", "gpu", gpu * GB, gpu * GB) for number, gpu in enumerate(gpus)]
+    cpu = GgmlDevice("CPU", "CPU", "cpu", ram * GB, ram * GB)
+    return MachineMemory(Memory(ram * GB, ram * GB), (*devices, cpu))
 
 
-def candidates() -> list[Candidate]:
-    return [Candidate(label, gigabytes * GB, gigabytes * GB) for label, gigabytes in SIZES.items()]
+def candidates() -> list[PullCandidate]:
+    return [PullCandidate(label, gigabytes * GB, gigabytes * GB) for label, gigabytes in SIZES.items()]
 
 
-def places(on: Machine, disk: int = 1000) -> dict[str, str]:
-    return {one.label: place(one, CONTEXT, on, disk * GB).where for one in candidates()}
+def places(on: MachineMemory, disk: int = 1000) -> dict[str, str]:
+    return {one.label: fit_candidate(one, CONTEXT, on, disk * GB).where for one in candidates()}
 
 
 def test_each_place_has_its_name() -> None:
@@ -94,26 +94,26 @@ def test_each_place_has_its_name() -> None:
     [(machine(16), "UD-IQ2_XXS"), (machine(24), "Q3_K_M"), (machine(16, 24), "Q4_K_M"), (machine(16, 24, 24), "Q8_0"),
      (machine(512), "Q8_0")],
 )  # fmt: skip
-def test_the_best_that_fits_is_chosen(on: Machine, label: str) -> None:
-    fits = [place(one, CONTEXT, on, 1000 * GB) for one in candidates()]
-    best, reason = choose("x/y", fits, CONTEXT, on)
+def test_the_best_that_fits_is_chosen(on: MachineMemory, label: str) -> None:
+    fits = [fit_candidate(one, CONTEXT, on, 1000 * GB) for one in candidates()]
+    best, reason = best_fit("x/y", fits, CONTEXT, on)
     assert best.candidate.label == label
     assert reason.startswith(f"{label} ({SIZES[label]}.0 GB): the best that fits into ")
     assert reason.endswith(" with 1.38 GB for 32,768 tokens of context")
 
 
 def test_where_nothing_fits_it_says_what_can_be_done() -> None:
-    fits = [place(one, CONTEXT, machine(8), 1000 * GB) for one in candidates()]
+    fits = [fit_candidate(one, CONTEXT, machine(8), 1000 * GB) for one in candidates()]
     with pytest.raises(QwenctlError) as refused:
-        choose("x/y", fits, CONTEXT, machine(8))
+        best_fit("x/y", fits, CONTEXT, machine(8))
     assert refused.value.message == "nothing of x/y fits: even UD-IQ2_XXS needs 12.4 GB, 8.00 GB of RAM is here"
     assert refused.value.hint == "qwenctl pull x/y:UD-IQ2_XXS takes it all the same: it would page from disk"
     assert refused.value.code == 71
 
 
 def test_sixteen_bits_are_taken_where_there_is_nothing_else() -> None:
-    fits = [place(Candidate("BF16", 2 * GB, 2 * GB), CONTEXT, machine(8), 1000 * GB)]
-    assert choose("x/y", fits, CONTEXT, machine(8))[0].candidate.label == "BF16"
+    fits = [fit_candidate(PullCandidate("BF16", 2 * GB, 2 * GB), CONTEXT, machine(8), 1000 * GB)]
+    assert best_fit("x/y", fits, CONTEXT, machine(8))[0].candidate.label == "BF16"
 
 
 # ------------------------------------------------------------------ the machine
@@ -126,10 +126,10 @@ def test_the_machine_is_read_without_loading_libllama() -> None:
 
 
 def test_devices_and_memory_are_those_of_this_machine() -> None:
-    found = read_machine()
+    found = read_machine_memory()
     (cpu,) = (device for device in found.devices if device.kind == "cpu")
     assert cpu.total_bytes == psutil.virtual_memory().total
-    assert found.gpu_bytes == sum(device.total_bytes for device in read_devices() if device.has_own_memory)
+    assert found.gpu_bytes == sum(device.total_bytes for device in read_devices() if device.has_dedicated_memory)
     assert 0 < found.memory.available_bytes <= found.memory.total_bytes <= psutil.virtual_memory().total
 
 

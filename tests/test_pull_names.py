@@ -13,8 +13,8 @@ from qwenctl.hub.repository.catalog import families, nearest_repository
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
 from qwenctl.hub.repository.model_name import ModelName, check_revision, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
-from qwenctl.hub.select.fit import Candidate
-from qwenctl.hub.select.target import Target, Wish, find_target
+from qwenctl.hub.select.fit import PullCandidate
+from qwenctl.hub.select.target import PullRequest, ResolvedTarget, find_target
 
 
 def parts(name: ModelName) -> tuple[str, str, str, str]:
@@ -144,7 +144,7 @@ def test_a_quant_that_is_not_whole_is_refused() -> None:
 
 def test_types_of_a_fork_are_known() -> None:
     foreign = ["IQ4_KSS", "IQ2_KS", "Q4_K_R4", "IQ4_K", "IQ4_XS", "UD-IQ2_XXS", "Q4_K_M"]
-    assert [label for label in foreign if Candidate(label, 1, 1).is_foreign] == foreign[:4]
+    assert [label for label in foreign if PullCandidate(label, 1, 1).needs_llama_fork] == foreign[:4]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ GGUF = Listing("x/y-GGUF", "main", "0" * 40, REPOSITORY)
 CHECKPOINT = Listing("Qwen/Qwen3.5-35B-A3B", "main", "0" * 40, files("config.json", "model.safetensors", "README.md"))
 
 
-def target(text: str, wish: Wish | None = None) -> Target:
+def target(text: str, wish: PullRequest | None = None) -> ResolvedTarget:
     """The target of a name on a Hub that has these two repositories."""
     asked: list[str] = []
 
@@ -184,23 +184,23 @@ def target(text: str, wish: Wish | None = None) -> Target:
         asked.append(name)
         return {"x/y-GGUF": GGUF, "unsloth/Qwen3.5-35B-A3B-GGUF": GGUF}.get(name, CHECKPOINT)
 
-    return find_target(parse_name(text), wish or Wish(), describe)
+    return find_target(parse_name(text), wish or PullRequest(), describe)
 
 
 def test_a_short_name_means_a_repository_that_needs_no_conversion() -> None:
     assert target("qwen3.5-35b-a3b").listing == GGUF
-    assert target("qwen3.5-35b-a3b", Wish(recipe="Q4_K_M")).listing == CHECKPOINT
+    assert target("qwen3.5-35b-a3b", PullRequest(recipe="Q4_K_M")).listing == CHECKPOINT
     assert target("qwen3.6-35b-a3b").listing == CHECKPOINT  # there is no other in the catalogue
 
 
 def test_without_a_quant_it_is_open() -> None:
-    assert target("x/y-GGUF").is_open
-    assert target("Qwen/Qwen3.5-35B-A3B").is_open
+    assert target("x/y-GGUF").needs_choice
+    assert target("Qwen/Qwen3.5-35B-A3B").needs_choice
 
 
 def test_a_quant_of_a_checkpoint_is_made() -> None:
     assert target("Qwen/Qwen3.5-35B-A3B:q4_k_m").recipe == "Q4_K_M"
-    assert [file.path for file in target("Qwen/Qwen3.5-35B-A3B", Wish(source=True)).files] == [
+    assert [file.path for file in target("Qwen/Qwen3.5-35B-A3B", PullRequest(source=True)).files] == [
         "config.json",
         "model.safetensors",
     ]
@@ -208,4 +208,4 @@ def test_a_quant_of_a_checkpoint_is_made() -> None:
 
 def test_the_vision_tower_comes_with_a_quant() -> None:
     assert target("x/y-GGUF:mxfp4_moe").files[-1].path == "mmproj-F16.gguf"
-    assert len(target("x/y-GGUF:mxfp4_moe", Wish(vision=False)).files) == 1
+    assert len(target("x/y-GGUF:mxfp4_moe", PullRequest(vision=False)).files) == 1

@@ -26,12 +26,12 @@ def test_a_file_that_is_seen_to_be_whole_is_not_written_to_any_more(
 
     def bring() -> None:
         for number in range(len(part.counts)):
-            start, end = part.span(number)
+            start, end = part.missing_range(number)
             part.write(number, bytes(end - start))
 
     thread = threading.Thread(target=bring)
     thread.start()
-    until(lambda: part.prefix() == size)
+    until(lambda: part.contiguous_bytes() == size)
     part.finish(tmp_path / "file")
     part.close()
     with (tmp_path / "another").open("wb") as another:  # it may have the number that the part had

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantize.errors import BadGGUF, QuantizeError
-from quantize.gguf_header import GGUFHeader, first_metadata, read_header
+from quantize.gguf_header import GGUFHeader, read_header, read_leading_metadata
 
 scalars = st.one_of(
     st.booleans(),
@@ -119,8 +119,8 @@ def test_the_start_of_a_header_tells_what_stands_before_a_long_vocabulary() -> N
     data = written({"general.name": "long", "tokens": texts, "after": 7}, {"one": [4, 8]})
     whole = read_bytes(data).metadata
     assert (whole["tokens"], whole["after"]) == (tuple(texts), 7)
-    assert first_metadata(Path("sample.gguf"))["general.name"] == "long"
-    assert "after" not in first_metadata(Path("sample.gguf"))
+    assert read_leading_metadata(Path("sample.gguf"))["general.name"] == "long"
+    assert "after" not in read_leading_metadata(Path("sample.gguf"))
 
 
 @given(texts=st.lists(st.text(max_size=9), min_size=1, max_size=30), cut=st.integers(1, 400))

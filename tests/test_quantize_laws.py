@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from quantize.checkpoint import SourceTensor
 from quantize.errors import BadOption
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from quantize.ggml.types import GGML_TYPES
-from quantize.recipe.recipes import RECIPES, MixFacts, Override, choose_types, find_recipe, parse_override
-from quantize.row_chunks import cut, fp8_values
-from quantize.tensors import OutputTensor, RowRun
+from quantize.recipe.recipes import RECIPES, Override, RecipeContext, assign_types, find_recipe, parse_override
+from quantize.row_chunks import fp8_values, iter_chunks
+from quantize.tensors import OutputTensor, RowRange
 
 # ------------------------------------------------------------------ slabs
 
@@ -30,19 +30,19 @@ def stacks(draw: st.DrawFn) -> OutputTensor:
     ends = [0, *cuts, matrices * rows]
     sources = [SourceTensor(f"s{i}", "BF16", (99, length), Path("x"), 0, 0) for i in range(3)]
     runs = tuple(
-        RowRun(sources[i % 3], draw(st.integers(0, 50)), end - start) for i, (start, end) in enumerate(pairwise(ends))
+        RowRange(sources[i % 3], draw(st.integers(0, 50)), end - start) for i, (start, end) in enumerate(pairwise(ends))
     )
     shape = (length, rows, matrices) if matrices > 1 else (length, rows)
     return OutputTensor("x", shape, runs, length)
 
 
-def source_rows(runs: tuple[RowRun, ...]) -> list[tuple[str, int]]:
+def source_rows(runs: tuple[RowRange, ...]) -> list[tuple[str, int]]:
     return [(run.source.name, run.first + row) for run in runs for row in range(run.count)]
 
 
 @given(stacks(), st.integers(1, 40))
 def test_slabs_cover_every_row_once_and_in_order(tensor: OutputTensor, most: int) -> None:
-    slabs = list(cut(tensor, most))
+    slabs = list(iter_chunks(tensor, most))
     assert [row for slab in slabs for row in source_rows(slab.runs)] == source_rows(tensor.runs)
     assert [slab.first for slab in slabs] == list(np.cumsum([0, *(slab.rows for slab in slabs)]))[:-1]
     for slab in slabs:
@@ -65,7 +65,7 @@ SHAPES = {
     for layer in range(4)
     for name in ("ffn_down", "ffn_up", "attn_v", "attn_k")
 } | {"token_embd.weight": (256, 100), "output.weight": (256, 100), "output_norm.weight": (256,)}
-FACTS = MixFacts(layers=4, experts=0, query_groups=4, has_imatrix=False)
+FACTS = RecipeContext(layers=4, experts=0, query_groups=4, has_imatrix=False)
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(TYPES))))
@@ -88,7 +88,7 @@ def test_an_override_leaves_the_mixes_without_a_count_alone(recipe: str, kind: s
 
 
 def chosen(recipe: str, overrides: list[Override]) -> dict[str, str]:
-    return {name: kind.name for name, kind in choose_types(find_recipe(recipe), SHAPES, FACTS, overrides).items()}
+    return {name: kind.name for name, kind in assign_types(find_recipe(recipe), SHAPES, FACTS, overrides).items()}
 
 
 @given(st.text())
@@ -103,7 +103,7 @@ def test_any_text_is_an_override_or_a_bad_option(text: str) -> None:
 @given(st.sampled_from(sorted(RECIPES)), st.integers(1, 600))
 def test_a_row_that_no_block_divides_gets_a_type_that_fits(recipe: str, length: int) -> None:
     shapes = {"blk.0.ffn_up.weight": (length, 4), "token_embd.weight": (length, 4), "output.weight": (length, 4)}
-    for kind in choose_types(find_recipe(recipe), shapes, FACTS, []).values():
+    for kind in assign_types(find_recipe(recipe), shapes, FACTS, []).values():
         assert kind.row_bytes(length) > 0
 
 
@@ -112,6 +112,6 @@ def test_a_row_that_no_block_divides_gets_a_type_that_fits(recipe: str, length: 
 
 @given(st.integers(0, 10**15))
 def test_a_size_is_within_half_a_percent_of_what_its_text_says(n_bytes: int) -> None:
-    number, unit = size(n_bytes).replace(",", "").split()
+    number, unit = format_bytes(n_bytes).replace(",", "").split()
     scale = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
     assert float(number) * scale == pytest.approx(n_bytes, rel=0.006)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from quantize.summary import summarize
 from tests import checkpoints
 from tests.command_line import measured
@@ -43,6 +43,6 @@ def test_memory_is_flat_from_one_to_eight_gigabytes_and_bounded_by_the_workers(f
     assert large < 1.1 * small
     eight = peak_bytes(sources[0], folder / "out.gguf", 8)
     assert (eight - small) / 6 < 32 << 20
-    plan = make_plan(sources[0], folder / "out.gguf", Options("Q4_0"))
+    plan = make_plan(sources[0], folder / "out.gguf", QuantizeOptions("Q4_0"))
     assert eight < summarize(plan, 8).memory_bytes
     assert small < (1 << 30) + 2 * (256 << 20)

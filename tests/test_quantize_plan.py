@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quantize.formatting import size
-from quantize.plan import Options, make_plan
+from quantize.formatting import format_bytes
+from quantize.plan import QuantizeOptions, make_plan
 from quantize.recipe.tensor_classes import CLASSES
 from quantize.summary import Summary, summarize
 from tests import checkpoints
@@ -48,7 +48,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def summary(source: Path, type_name: str, **options: object) -> Summary:
-    return summarize(make_plan(source, None, Options(type_name, **options)), threads=8)  # type: ignore[arg-type]
+    return summarize(make_plan(source, None, QuantizeOptions(type_name, **options)), threads=8)  # type: ignore[arg-type]
 
 
 def gib_by_class(found: Summary) -> tuple[float, ...]:
@@ -155,7 +155,12 @@ def test_the_table_names_every_class_type_and_file_once(source: Path, tmp_path: 
     assert firsts == [name for name in CLASSES if name != "feed-forward"]
     total = next(line for line in lines if line.startswith("total"))
     tensors = dry_run(source, tmp_path, "--type", "Q8_0")["tensors"]
-    assert total.split() == ["total", "Q8_0", str(len(tensors)), *size(sum(one["bytes"] for one in tensors)).split()]
+    assert total.split() == [
+        "total",
+        "Q8_0",
+        str(len(tensors)),
+        *format_bytes(sum(one["bytes"] for one in tensors)).split(),
+    ]
     assert [line.split(": ")[0] for line in lines if ".gguf: " in line] == [
         f"{tmp_path}/model-Q8_0.gguf", f"{tmp_path}/mmproj-model-F16.gguf"
     ]  # fmt: skip
@@ -178,9 +183,9 @@ def test_in_a_pipe_standard_output_has_the_paths_and_standard_error_the_rest(sou
     paths = [tmp_path / "model-Q8_0.gguf", tmp_path / "mmproj-model-F16.gguf"]
     assert done.stdout.decode() == "".join(f"{path}\n" for path in paths)
     sizes, lines = [path.stat().st_size for path in paths], done.stderr.decode().splitlines()
-    assert lines[0] == f"quantizing model to Q8_0: {size(sum(sizes))} in 2 files, 2 threads"
-    assert lines[-4].startswith(f"{paths[0]}: {size(sizes[0])}, 8.")
-    assert lines[-3].startswith(f"{paths[1]}: {size(sizes[1])}, 16.")
+    assert lines[0] == f"quantizing model to Q8_0: {format_bytes(sum(sizes))} in 2 files, 2 threads"
+    assert lines[-4].startswith(f"{paths[0]}: {format_bytes(sizes[0])}, 8.")
+    assert lines[-3].startswith(f"{paths[1]}: {format_bytes(sizes[1])}, 16.")
     assert lines[-2].startswith("done in 0:0")
     assert lines[-1] == f"next: qwenctl chat -m {paths[0]}"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from quantize.convert import Progress, Result, convert
+from quantize.convert import ConversionProgress, ConversionResult, convert
 from quantize.errors import CannotWrite, Interrupted
-from quantize.plan import Options, Plan, make_plan
+from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 from tests import checkpoints
 from tests.command_line import run
 from tests.conftest import DATA
@@ -31,17 +31,17 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def stopped_at(share: float) -> Callable[[Progress], None]:
+def stopped_at(share: float) -> Callable[[ConversionProgress], None]:
     """A report that presses Ctrl-C when this share of the bytes is written."""
 
-    def report(progress: Progress) -> None:
+    def report(progress: ConversionProgress) -> None:
         if progress.done_bytes >= share * progress.total_bytes:
             raise KeyboardInterrupt
 
     return report
 
 
-def stop(plan: Plan, share: float) -> str:
+def stop(plan: ConversionPlan, share: float) -> str:
     """Stop a conversion on its way; what it says."""
     with pytest.raises(Interrupted) as stopped:
         convert(plan, 1, stopped_at(share))
@@ -49,8 +49,8 @@ def stop(plan: Plan, share: float) -> str:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return make_plan(TOY, tmp_path / "toy.gguf", Options("IQ4_NL", vision_type="F16"))
+def plan(tmp_path: Path) -> ConversionPlan:
+    return make_plan(TOY, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL", vision_type="F16"))
 
 
 @pytest.fixture(scope="session")
@@ -60,23 +60,23 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [hash_of(file.path) for file in converted(TOY, folder / "toy.gguf", "IQ4_NL", vision_type="F16").files]
 
 
-def finish(plan: Plan, clean: list[str]) -> Result:
+def finish(plan: ConversionPlan, clean: list[str]) -> ConversionResult:
     result = convert(plan, 2)
     assert [hash_of(path) for path in result.paths] == clean
     assert {path.name for path in result.paths[0].parent.iterdir()} == {path.name for path in result.paths}
     return result
 
 
-def test_it_goes_on_where_it_was_stopped(plan: Plan, clean: list[str]) -> None:
+def test_it_goes_on_where_it_was_stopped(plan: ConversionPlan, clean: list[str]) -> None:
     assert " are kept in " in stop(plan, 0.5)
     assert not plan.files[0].path.exists()
     result = finish(plan, clean)
     assert 0.2 * plan.n_bytes < result.resumed_bytes < 0.8 * plan.n_bytes
 
 
-def test_progress_counts_what_was_kept_from_the_start_and_never_goes_back(plan: Plan) -> None:
+def test_progress_counts_what_was_kept_from_the_start_and_never_goes_back(plan: ConversionPlan) -> None:
     stop(plan, 0.5)
-    seen: list[Progress] = []
+    seen: list[ConversionProgress] = []
     convert(plan, 2, seen.append)
     assert seen[0].done_bytes >= seen[0].resumed_bytes > 0
     assert [one.done_bytes for one in seen] == sorted(one.done_bytes for one in seen)
@@ -86,12 +86,12 @@ def test_progress_counts_what_was_kept_from_the_start_and_never_goes_back(plan: 
 def test_nothing_is_left_where_nothing_was_finished(tmp_path: Path) -> None:
     model = Model(vocabulary=16_384, experts=0, width=256, vision=None)  # the first tensor takes four slabs
     source = checkpoints.make(tmp_path / "source", model)
-    plan = make_plan(source, tmp_path / "out.gguf", Options("Q8_0"))
+    plan = make_plan(source, tmp_path / "out.gguf", QuantizeOptions("Q8_0"))
     assert stop(plan, 0.0) == "stopped; nothing was finished yet"
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_what_is_to_be_replaced_stays_until_the_new_file_is_whole(plan: Plan, clean: list[str]) -> None:
+def test_what_is_to_be_replaced_stays_until_the_new_file_is_whole(plan: ConversionPlan, clean: list[str]) -> None:
     output = plan.files[0].path
     output.write_text("precious")
     with pytest.raises(Interrupted):
@@ -101,21 +101,25 @@ def test_what_is_to_be_replaced_stays_until_the_new_file_is_whole(plan: Plan, cl
     assert hash_of(output) == clean[0]
 
 
-def test_half_a_line_in_the_journal_is_not_believed(plan: Plan, clean: list[str], tmp_path: Path) -> None:
+def test_half_a_line_in_the_journal_is_not_believed(plan: ConversionPlan, clean: list[str], tmp_path: Path) -> None:
     stop(plan, 0.3)
     with (tmp_path / "toy.gguf.journal").open("a") as journal:
         journal.write("0 7")
     finish(plan, clean)
 
 
-def test_an_unfinished_file_of_another_length_is_not_believed(plan: Plan, clean: list[str], tmp_path: Path) -> None:
+def test_an_unfinished_file_of_another_length_is_not_believed(
+    plan: ConversionPlan, clean: list[str], tmp_path: Path
+) -> None:
     stop(plan, 0.5)
     with (tmp_path / "toy.gguf.part").open("r+b") as part:
         part.truncate(1000)
     assert finish(plan, clean).resumed_bytes == 0
 
 
-def test_killed_between_the_final_names_it_only_gives_the_rest(plan: Plan, clean: list[str], tmp_path: Path) -> None:
+def test_killed_between_the_final_names_it_only_gives_the_rest(
+    plan: ConversionPlan, clean: list[str], tmp_path: Path
+) -> None:
     stop(plan, 0.5)
     notes = (tmp_path / "toy.gguf.journal").read_text()
     finish(plan, clean)
@@ -124,9 +128,11 @@ def test_killed_between_the_final_names_it_only_gives_the_rest(plan: Plan, clean
     assert finish(plan, clean).resumed_bytes == sum(one.n_bytes for file in plan.files for one in file.tensors)
 
 
-def test_the_unfinished_output_of_another_plan_is_thrown_away_only_when_asked(plan: Plan, tmp_path: Path) -> None:
+def test_the_unfinished_output_of_another_plan_is_thrown_away_only_when_asked(
+    plan: ConversionPlan, tmp_path: Path
+) -> None:
     stop(plan, 0.5)
-    other = make_plan(TOY, tmp_path / "toy.gguf", Options("Q8_0", vision=False))
+    other = make_plan(TOY, tmp_path / "toy.gguf", QuantizeOptions("Q8_0", vision=False))
     before = (tmp_path / "toy.gguf.journal").read_bytes()
     with pytest.raises(CannotWrite, match="is an unfinished output made with other options"):
         convert(other, 1)
@@ -139,10 +145,10 @@ def test_a_changed_input_is_another_plan(tmp_path: Path) -> None:
     source.mkdir()
     for path in TOY.iterdir():
         (source / path.name).write_bytes(path.read_bytes())
-    stop(make_plan(source, tmp_path / "toy.gguf", Options("IQ4_NL")), 0.5)
+    stop(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 0.5)
     (source / "model.safetensors").touch()
     with pytest.raises(CannotWrite, match="of another input"):
-        convert(make_plan(source, tmp_path / "toy.gguf", Options("IQ4_NL")), 1)
+        convert(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 1)
 
 
 # ------------------------------------------------------------------ kill -9

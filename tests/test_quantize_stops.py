@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from quantize.output import open_output
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from tests.command_line import said
 from tests.conftest import DATA
 from tests.gguf_files import converted
@@ -90,7 +90,7 @@ def test_a_second_process_on_one_output_is_sent_away(clean: bytes, tmp_path: Pat
 
 def test_two_outputs_of_a_model_side_by_side_share_no_unfinished_file(toy: Path, tmp_path: Path) -> None:
     names = ["first.gguf", "second.gguf"]
-    plans = [make_plan(toy, tmp_path / name, Options("Q8_0")) for name in names]
+    plans = [make_plan(toy, tmp_path / name, QuantizeOptions("Q8_0")) for name in names]
     with open_output(plans[0], overwrite=False), open_output(plans[1], overwrite=False):
         parts = sorted(path.name for path in tmp_path.glob("*.part"))
     assert parts == ["first.gguf.1.part", "first.gguf.part", "second.gguf.1.part", "second.gguf.part"]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import EngineSettings, Generate, Message, Sampling, Token
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, Message, Sampling, TextDelta
 from tests.conftest import DATA
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
@@ -24,7 +25,7 @@ TEXT_QUESTIONS = [(one["question"], one["answer"]) for one in QUESTIONS if "imag
 @pytest.fixture(scope="module", params=["Q8_0", "Q4_K_M"])
 def model(request: pytest.FixtureRequest, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("questions") / f"toy-{request.param}.gguf"
-    convert(make_plan(toy, path, Options(request.param, vision=False)), threads=2)
+    convert(make_plan(toy, path, QuantizeOptions(request.param, vision=False)), threads=2)
     return path
 
 
@@ -32,10 +33,10 @@ def model(request: pytest.FixtureRequest, toy: Path, tmp_path_factory: pytest.Te
 def test_every_answer_is_right(model: Path, tmp_path: Path, think: bool) -> None:
     wrong = {}
     with Engine.start(tmp_path) as engine:
-        list(engine.load(model, EngineSettings(context_tokens=512)))
+        list(engine.load(model, LoadParams(context_tokens=512)))
         for question, answer in TEXT_QUESTIONS:
             events = engine.generate(Generate((Message("user", question),), think, GREEDY))
-            said = "".join(event.text for event in events if isinstance(event, Token) and event.channel == "answer")
+            said = "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == "answer")
             if said.strip() != answer:
                 wrong[question] = said
     assert wrong == {}

@@ -15,9 +15,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import Command, Setting, declared
+from qwenctl.settings.declared_options import Command, Setting, collect_options
 from qwenctl.settings.origins import toml_text
-from qwenctl.settings.resolve import NOT_FROM_THE_FOLDER
+from qwenctl.settings.resolve import FORBIDDEN_IN_LOCAL_FILE
 from tests.settings_folder import call, settings, shown
 
 # From the first to the last. Each but the default may be there or not.
@@ -182,9 +182,12 @@ def test_help_shows_the_defaults_of_the_program() -> None:
         assert "12345" not in call("chat", "--help").stdout
 
 
-COMMANDS = declared(typer.main.get_command(cli.app))
+COMMANDS = collect_options(typer.main.get_command(cli.app))
 GUARDED = [
-    (command, setting) for command in COMMANDS for setting in command.settings if setting.name in NOT_FROM_THE_FOLDER
+    (command, setting)
+    for command in COMMANDS
+    for setting in command.settings
+    if setting.name in FORBIDDEN_IN_LOCAL_FILE
 ]
 
 

@@ -10,12 +10,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import Command, Setting, declared
+from qwenctl.settings.declared_options import Command, Setting, collect_options
 from tests.settings_folder import Outcome, call, settings
 
 # What names an input is looked for, on the disk or in the network: other codes, and not what is tested here.
 INPUTS = {"model", "resume", "hf-repo", "grammar", "json-schema", "tools"}
-COMMANDS = declared(typer.main.get_command(cli.app))
+COMMANDS = collect_options(typer.main.get_command(cli.app))
 # Run without what they work on, these find out that it is missing; others would look at the models of this machine.
 RUN = [command for command in COMMANDS if command.path[0] in ("chat", "quantize", "sessions")]
 SETTINGS = [

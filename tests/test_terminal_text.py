@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.terminal.sanitize import TerminalCleaner, clean, clean_line, shortened
+from qwenctl.terminal.sanitize import TerminalCleaner, clean, clean_line, truncate_middle
 
 ATTACKS = {
     "cursor home and erase": "\x1b[H\x1b[2J",
@@ -85,7 +85,7 @@ def test_a_terminal_is_only_written_on(text: str) -> None:
 
 @given(st.text(), st.integers(0, 40))
 def test_a_long_text_is_shortened_in_its_middle(text: str, most: int) -> None:
-    short = shortened(text, most)
+    short = truncate_middle(text, most)
     if len(text) <= most:
         assert short == text
     else:

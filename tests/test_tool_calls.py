@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.engine.sampling.detokenizer import AnswerText
+from qwenctl.engine.sampling.detokenizer import StreamingDetokenizer
 from qwenctl.protocol.messages import Channel, FinishReason, Message, ToolCall, Tools
-from qwenctl.tools.calls import answer_with_calls, find_calls, shown
+from qwenctl.tools.calls import answer_with_calls, find_calls, format_call
 from qwenctl.tools.schema import parse_json
 from tests.test_tool_prompts import TEMPLATE
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 # What the form cannot tell from its own tags.
 TEXT = st.text().filter(lambda text: not any(tag in text for tag in ("</parameter>", "</function>", "<tool_call>")))
@@ -75,10 +75,10 @@ def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
     return said if thinking is not None else said.replace("</think>\n\n", "", 1)
 
 
-def heard(model: Model, said: str) -> dict[Channel, str]:
+def heard(model: LoadedModel, said: str) -> dict[Channel, str]:
     """The text of each channel when the model says `said`."""
-    text = AnswerText(model.pieces, model.thinking_end, thinking=True, call_begin=model.call_begin)
-    events = [event for token in model.tokenizer.scaffold(said) for event in text.feed(token)] + text.finish()
+    text = StreamingDetokenizer(model.pieces, model.thinking_end, thinking=True, call_begin=model.tool_call_start_token)
+    events = [event for token in model.tokenizer.tokenize_template(said) for event in text.feed(token)] + text.finish()
     channels: tuple[Channel, ...] = ("thinking", "answer", "call")
     return {one: "".join(event.text for event in events if event.channel == one) for one in channels}
 
@@ -87,7 +87,7 @@ def heard(model: Model, said: str) -> dict[Channel, str]:
 @settings(max_examples=300)
 @given(tools_and_calls(), TEXT, TEXT, st.booleans())
 def test_calls_come_back_as_the_template_writes_them(
-    toy_model: Model, made: tuple[Tools, list[ToolCall]], text: str, thinking: str, is_open: bool
+    toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str, is_open: bool
 ) -> None:
     tools, calls = made
     told = heard(toy_model, as_written("" if is_open else text, calls, None if is_open else thinking))
@@ -105,13 +105,15 @@ def test_calls_come_back_as_the_template_writes_them(
 @settings(max_examples=200)
 @given(tools_and_calls(), TEXT, TEXT.filter(str.strip))
 def test_what_a_model_writes_as_its_template_does_need_not_be_read_again(
-    toy_model: Model, made: tuple[Tools, list[ToolCall]], text: str, thinking: str
+    toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str
 ) -> None:
     tools, calls = made
     said = unicodedata.normalize("NFC", as_written(text, calls, thinking))
     asked = [Message("user", "Hi")]
     called = [*asked, Message("assistant", text, thinking, tuple(calls)), Message("tool", "x")]
-    begin = toy_model.template.prompt(asked, think=True, tools=tools).tokens + toy_model.tokenizer.scaffold(said)
+    begin = toy_model.template.prompt(asked, think=True, tools=tools).tokens + toy_model.tokenizer.tokenize_template(
+        said
+    )
     assert toy_model.template.prompt(called, think=True, tools=tools).tokens[: len(begin)] == begin
 
 
@@ -232,7 +234,7 @@ def test_nothing_that_a_model_says_is_an_exception(said: str, schema: Any) -> No
     assert found.calls or found.problem
     for one in found.calls:
         assert json.loads(json.dumps(one.call.arguments, allow_nan=False)) == one.call.arguments
-        shown(one.call)
+        format_call(one.call)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 70 + "]" * 70, "NaN", "1e999", "-Infinity", "9" * 5000, "{", ""])
@@ -262,4 +264,4 @@ def test_a_call_of_a_megabyte_is_read_at_once() -> None:
     ],
 )
 def test_a_call_is_shown_on_one_line_with_nothing_hidden(arguments: dict[str, Any], line: str) -> None:
-    assert shown(ToolCall("f", arguments)) == line
+    assert format_call(ToolCall("f", arguments)) == line

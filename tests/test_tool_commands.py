@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.tools.json_tools import DescribedFunctions
+from qwenctl.tools.json_tools import JsonTools
 from qwenctl.tools.tool_set import MOST_CHARACTERS
 from tests.test_tool_functions import run
 
 
-def described(folder: Path, *entries: Any, timeout_s: float = 30) -> DescribedFunctions:
+def described(folder: Path, *entries: Any, timeout_s: float = 30) -> JsonTools:
     (folder / "tools.json").write_text(json.dumps(list(entries)))
-    return DescribedFunctions(folder / "tools.json", timeout_s)
+    return JsonTools(folder / "tools.json", timeout_s)
 
 
 def command(script: str, name: str = "f") -> dict[str, Any]:
@@ -29,7 +29,7 @@ def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Pat
     assert [tool["function"]["name"] for tool in functions.schemas] == ["f", "by_hand"]
     assert functions.schemas[1]["function"]["parameters"] == {"type": "object", "properties": {}}
     assert "command" not in json.dumps(functions.schemas)
-    assert functions.answered_by_hand == {"by_hand"}
+    assert functions.manual_tools == {"by_hand"}
 
 
 @pytest.mark.timeout(300)  # well below the 600 seconds for which a command sleeps
@@ -85,6 +85,6 @@ def test_a_command_that_is_not_there_is_a_result(tmp_path: Path, words: list[str
 def test_a_list_that_is_wrong_says_where(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "tools.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(QwenctlError) as caught:
-        DescribedFunctions(tmp_path / "tools.json", 30)
+        JsonTools(tmp_path / "tools.json", 30)
     assert caught.value.message.startswith(f"{tmp_path / 'tools.json'}: {reason}")
     assert caught.value.code == ExitCode.BAD_DATA

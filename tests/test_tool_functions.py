@@ -15,8 +15,8 @@ import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import ToolCall
-from qwenctl.tools.python_tools import PythonFunctions
-from qwenctl.tools.tool_set import MOST_CHARACTERS, Functions
+from qwenctl.tools.python_tools import PythonTools
+from qwenctl.tools.tool_set import MOST_CHARACTERS, ToolSet
 from tests.waiting import until
 
 SOURCE = '''
@@ -97,7 +97,7 @@ def helper(text):
 def silent(text: str) -> str:
     return text
 '''
-Start = Callable[..., PythonFunctions]
+Start = Callable[..., PythonTools]
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts the functions of a source text."""
     opened = []
 
-    def started(source: str = SOURCE, timeout_s: float = 30) -> PythonFunctions:
+    def started(source: str = SOURCE, timeout_s: float = 30) -> PythonTools:
         (tmp_path / "tools.py").write_text(source)
-        opened.append(PythonFunctions(tmp_path / "tools.py", timeout_s))
+        opened.append(PythonTools(tmp_path / "tools.py", timeout_s))
         return opened[-1]
 
     yield started
@@ -115,7 +115,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         functions.close()
 
 
-def run(functions: Functions, name: str, **arguments: Any) -> str:
+def run(functions: ToolSet, name: str, **arguments: Any) -> str:
     return functions.run(ToolCall(name, arguments))
 
 
@@ -230,5 +230,5 @@ def test_a_file_that_cannot_be_used_is_one_line(start: Start, tmp_path: Path, so
 def test_a_file_finds_its_neighbors_and_a_name_of_the_library_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "neighbor.py").write_text("answer = 'from next door'\n")
     (tmp_path / "json.py").write_text("from neighbor import answer\ndef f() -> str:\n    'x'\n    return answer\n")
-    with PythonFunctions(tmp_path / "json.py", 30) as functions:
+    with PythonTools(tmp_path / "json.py", 30) as functions:
         assert run(functions, "f") == "from next door"

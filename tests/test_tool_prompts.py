@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import Generate, Message, ToolCall, Tools
 from tests.own_process import late
 from tests.test_engine_prompt import REFERENCE, SPECIAL, TOY
 
 if TYPE_CHECKING:
-    from qwenctl.engine.model import Model
+    from qwenctl.engine.model import LoadedModel
 
 pytestmark = pytest.mark.own_process
 generate = late("qwenctl.engine.generation.generate:generate")
-Interrupt = late("qwenctl.engine.llama.cancellation:Interrupt")
+CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
 ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
 
 ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - not HTML
@@ -73,7 +73,7 @@ def reference_tokens(messages: list[Message], tools: Tools, *, think: bool) -> l
 @settings(max_examples=200)
 @given(st.lists(st.tuples(SAID, ROUNDS), min_size=1, max_size=2), TEXT, TEXT, JSON, st.booleans())
 def test_calls_and_results_give_the_tokens_of_the_reference(
-    toy_model: Model, turns: list[tuple[str, Any]], system: str, description: str, value: Any, think: bool
+    toy_model: LoadedModel, turns: list[tuple[str, Any]], system: str, description: str, value: Any, think: bool
 ) -> None:
     tools = (WEATHER, {"type": "function", "function": {"name": "f", "description": description, "parameters": value}})
     messages = [Message("system", system)] if system else []
@@ -105,7 +105,7 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("token", SPECIAL)
-def test_no_control_token_comes_from_a_function(toy_model: Model, token: str, place: str) -> None:
+def test_no_control_token_comes_from_a_function(toy_model: LoadedModel, token: str, place: str) -> None:
     def control_tokens(text: str) -> list[int]:
         messages, tools = PLACES[place](text)
         tokens = toy_model.template.prompt(messages, think=True, tools=tools).tokens
@@ -117,22 +117,22 @@ def test_no_control_token_comes_from_a_function(toy_model: Model, token: str, pl
         assert control_tokens(attack) == harmless
 
 
-def test_a_template_that_knows_no_functions_is_refused(toy_model: Model) -> None:
+def test_a_template_that_knows_no_functions_is_refused(toy_model: LoadedModel) -> None:
     template = ChatTemplate("{{ messages[0].content }}", toy_model.tokenizer)
-    with pytest.raises(RequestFailure) as caught:
+    with pytest.raises(RequestError) as caught:
         template.prompt([Message("user", "Hi")], think=True, tools=(WEATHER,))
     assert caught.value.failed.kind == "setting"
     assert caught.value.failed.message == "the model's chat template cannot tell the model of functions"
 
 
-def test_a_vocabulary_without_calls_is_refused(toy_model: Model) -> None:
+def test_a_vocabulary_without_calls_is_refused(toy_model: LoadedModel) -> None:
     request = Generate((Message("user", "Hi"),), tools=(WEATHER,))
-    with pytest.raises(RequestFailure) as caught:
-        next(generate(replace(toy_model, call_begin=None), request, Interrupt()))
+    with pytest.raises(RequestError) as caught:
+        next(generate(replace(toy_model, tool_call_start_token=None), request, CancelFlag()))
     assert caught.value.failed.message == "the model's vocabulary has no token that begins a call"
 
 
-def test_numbers_are_written_as_the_template_of_the_model_writes_them(toy_model: Model) -> None:
+def test_numbers_are_written_as_the_template_of_the_model_writes_them(toy_model: LoadedModel) -> None:
     source = (TOY / "chat_template.jinja").read_text()
     old = "args_value is mapping or (args_value is sequence and args_value is not string)"
     later = source.replace(old, "args_value is not string")  # as Qwen3.6 has it

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import Finished, Generate, Message, Sampling, Token, ToolCall, Usage
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta, ToolCall, Usage
 from qwenctl.tools.calls import answer_with_calls
 from tests.engines import Start, engines
 from tests.test_tool_prompts import WEATHER
@@ -36,9 +36,9 @@ def say(engine: Engine, messages: list[Message], *, think: bool, grammar: str = 
     """The next answer as it is kept in the conversation, and what it cost."""
     request = Generate(tuple(messages), think, GREEDY, 60, grammar=grammar, tools=(WEATHER,))
     *events, finished = engine.generate(request)
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     said = [
-        "".join(event.text for event in events if isinstance(event, Token) and event.channel == channel)
+        "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == channel)
         for channel in ("answer", "thinking", "call")
     ]
     message, found = answer_with_calls(*said, finished.reason, (WEATHER,))
@@ -101,7 +101,7 @@ def test_whatever_is_called_the_answers_are_those_of_a_run_that_reads_everything
             turns.append(turn)
             if action == "ask and read ahead":
                 ahead = (SYSTEM, *(message for one in turns for message in one))
-                engine.prepare(ahead, think=think, tools=(WEATHER,))
+                engine.warm_prefix(ahead, think=think, tools=(WEATHER,))
 
     check()
 

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import tuned_folder
-from qwenctl.placement.constraints import Wishes
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.protocol.load import LoadParams
 from qwenctl.tune import store as kept
-from qwenctl.tune.candidates import Ground, dimensions
+from qwenctl.tune.candidates import TuningBaseline, candidate_groups
 from qwenctl.tune.search import Tuning, search, verdict
-from qwenctl.tune.store import Tuned
+from qwenctl.tune.store import TuningResult
 from tests.command_line import run, said
 from tests.rpc_server import rpc_server
 
-GROUND = Ground(Wishes(), EngineSettings(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
+GROUND = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
 
 
 # ------------------------------------------------------------------ faster, or not
@@ -56,8 +56,8 @@ def test_not_both_of_two_are_faster_than_the_other(pairs: list[tuple[float, floa
 # ------------------------------------------------------------------ what is tried
 
 
-def names(ground: Ground) -> list[str]:
-    return [change.name for changes in dimensions(ground) for change in changes]
+def names(ground: TuningBaseline) -> list[str]:
+    return [change.name for changes in candidate_groups(ground) for change in changes]
 
 
 def test_threads_experts_and_micro_batches_are_tried_around_the_plan() -> None:
@@ -66,36 +66,36 @@ def test_threads_experts_and_micro_batches_are_tried_around_the_plan() -> None:
         "experts of 29 layers in RAM", "experts of 31 layers in RAM", "experts of 32 layers in RAM",
         "micro-batch 256", "micro-batch 1,024", "micro-batch 2,048",
     ]  # fmt: skip
-    assert names(replace(GROUND, tries_cache=True))[-1] == "KV cache q8_0"
-    busy = replace(GROUND, settings=EngineSettings(threads=5))  # three cores were taken when it was planned
+    assert names(replace(GROUND, try_kv_types=True))[-1] == "KV cache q8_0"
+    busy = replace(GROUND, settings=LoadParams(threads=5))  # three cores were taken when it was planned
     assert names(busy)[:4] == ["8 threads", "6 threads", "4 threads", "2 threads"]
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 60), st.integers(0, 8192))
 def test_nothing_impossible_is_tried(cores: int, threads: int, in_ram: int, prompt: int) -> None:
-    ground = Ground(Wishes(), EngineSettings(threads=min(threads, cores)), cores, prompt, in_ram, 60)
-    for changes in dimensions(ground):
+    ground = TuningBaseline(PlacementConstraints(), LoadParams(threads=min(threads, cores)), cores, prompt, in_ram, 60)
+    for changes in candidate_groups(ground):
         for change in changes:
             fields = dict(change.fields)
             assert 1 <= fields.get("threads", 1) <= cores
             assert 0 <= fields.get("cpu_experts", 0) <= 60
-            assert replace(Wishes(), **fields) != Wishes()
+            assert replace(PlacementConstraints(), **fields) != PlacementConstraints()
 
 
 def test_what_a_person_has_fixed_is_left_alone() -> None:
-    fixed = Wishes(threads=2, micro_batch=64, cpu_experts=10, cache_k="q4_0")
-    assert names(replace(GROUND, wishes=fixed, tries_cache=True)) == []
+    fixed = PlacementConstraints(threads=2, micro_batch=64, cpu_experts=10, cache_k="q4_0")
+    assert names(replace(GROUND, wishes=fixed, try_kv_types=True)) == []
     assert names(replace(GROUND, cpu_experts=None))[2:] == ["micro-batch 256", "micro-batch 1,024", "micro-batch 2,048"]
 
 
 # ------------------------------------------------------------------ the search
 
 
-def tune(measure: Callable[[Wishes], float], limit_s: float = 60) -> Tuning:
-    return search(Wishes(), dimensions(GROUND), measure, limit_s, lambda _: None)
+def tune(measure: Callable[[PlacementConstraints], float], limit_s: float = 60) -> Tuning:
+    return search(PlacementConstraints(), candidate_groups(GROUND), measure, limit_s, lambda _: None)
 
 
-def cost(wishes: Wishes) -> float:
+def cost(wishes: PlacementConstraints) -> float:
     """A machine on which 4 threads and a micro-batch of 2,048 are fastest, together twice as fast as the plan."""
     threads, tokens = wishes.threads or 8, wishes.micro_batch or 512
     return (1.0 if threads == 4 else 1.5) * (1.0 if tokens == 2048 else 4 / 3)
@@ -110,14 +110,14 @@ def test_the_best_of_each_kind_is_found() -> None:
 
 
 def test_the_plan_stays_where_it_is_the_fastest() -> None:
-    tuning = tune(lambda wishes: 1.0 if wishes == Wishes() else 1.2)
+    tuning = tune(lambda wishes: 1.0 if wishes == PlacementConstraints() else 1.2)
     assert (tuning.changes, tuning.rounds, len(tuning.trials)) == ({}, 0, 9)
 
 
 def test_what_only_seemed_faster_loses_in_the_rounds() -> None:
-    seen: dict[Wishes, int] = {}
+    seen: dict[PlacementConstraints, int] = {}
 
-    def measure(wishes: Wishes) -> float:
+    def measure(wishes: PlacementConstraints) -> float:
         seen[wishes] = seen.get(wishes, 0) + 1
         return 0.5 if wishes.threads == 4 and seen[wishes] == 1 else 1.0
 
@@ -144,7 +144,7 @@ def test_pure_noise_seldom_wins() -> None:
 
 
 def test_a_candidate_that_does_not_load_is_passed_over() -> None:
-    def measure(wishes: Wishes) -> float:
+    def measure(wishes: PlacementConstraints) -> float:
         if wishes.cpu_experts == 29:
             raise QwenctlError("no room")
         return 0.8 if wishes.cpu_experts == 31 else 1.0
@@ -158,7 +158,7 @@ def test_it_ends_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("qwenctl.tune.search.time", SimpleNamespace(monotonic=lambda: now[0]))
 
-    def measure(_: Wishes) -> float:
+    def measure(_: PlacementConstraints) -> float:
         now[0] += 0.05
         return 1.0
 
@@ -169,7 +169,7 @@ def test_it_ends_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_that_does_not_load_is_an_error() -> None:
-    def measure(_: Wishes) -> float:
+    def measure(_: PlacementConstraints) -> float:
         raise QwenctlError("no room")
 
     with pytest.raises(QwenctlError, match="cannot be loaded as planned: no room"):
@@ -178,7 +178,7 @@ def test_a_plan_that_does_not_load_is_an_error() -> None:
 
 # ------------------------------------------------------------------ what is kept
 
-FOUND = Tuned({"threads": 1, "micro_batch": 64, "cpu_experts": 12}, 1.2, {"context": 4096}, "2026-11-24")
+FOUND = TuningResult({"threads": 1, "micro_batch": 64, "cpu_experts": 12}, 1.2, {"context": 4096}, "2026-11-24")
 
 
 @pytest.fixture
@@ -213,20 +213,20 @@ def test_a_damaged_result_is_none(text: str, model: Path) -> None:
 
 
 def test_a_result_changes_nothing_that_was_asked_for() -> None:
-    asked = Wishes(threads=3, context=4096)
-    assert kept.with_tuned(asked, None) == asked
-    assert kept.with_tuned(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
+    asked = PlacementConstraints(threads=3, context=4096)
+    assert kept.apply_tuning(asked, None) == asked
+    assert kept.apply_tuning(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
     chat = replace(asked, mtp=True, draft="auto", vision_bytes=1 << 30)  # as a chat asks
-    assert kept.with_tuned(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
+    assert kept.apply_tuning(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
     # Experts take memory: under another context they may have no room, and other devices are another matter.
-    assert kept.with_tuned(Wishes(), FOUND) == Wishes(threads=1, micro_batch=64)
-    elsewhere = Wishes(context=4096, rpc=("127.0.0.1:50052",))
-    assert kept.with_tuned(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)
-    settings = EngineSettings()
+    assert kept.apply_tuning(PlacementConstraints(), FOUND) == PlacementConstraints(threads=1, micro_batch=64)
+    elsewhere = PlacementConstraints(context=4096, rpc=("127.0.0.1:50052",))
+    assert kept.apply_tuning(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)
+    settings = LoadParams()
     assert kept.with_tuned_threads(settings, FOUND) == replace(settings, threads=1)
     assert kept.with_tuned_threads(replace(settings, threads=2), FOUND).threads == 2
     assert kept.with_tuned_threads(settings, None) == settings
-    assert kept.others(elsewhere) == {"context": 4096, "rpc": ["127.0.0.1:50052"]}
+    assert kept.fixed_constraints(elsewhere) == {"context": 4096, "rpc": ["127.0.0.1:50052"]}
 
 
 def test_later_loads_use_it_until_it_is_forgotten(model: Path) -> None:
@@ -271,8 +271,10 @@ def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
 def test_experts_lie_where_the_plan_puts_them_if_what_was_tuned_has_no_room(model: Path) -> None:
     with rpc_server(20 << 20) as endpoint:
         options = ["-c", "512", "-t", "1", "--rpc", endpoint, "--fit-target", "12"]
-        asked = Wishes(context=512, threads=1, fit_targets=(12 << 20,), rpc=(endpoint,))
-        kept.keep(model, Tuned({"cpu_experts": 0, "micro_batch": 64}, 1.5, kept.others(asked), "2026-11-24"))
+        asked = PlacementConstraints(context=512, threads=1, fit_targets=(12 << 20,), rpc=(endpoint,))
+        kept.keep(
+            model, TuningResult({"cpu_experts": 0, "micro_batch": 64}, 1.5, kept.fixed_constraints(asked), "2026-11-24")
+        )
         told = json.loads(run("plan", str(model), *options, "--json").stdout)
         done = run("bench", str(model), *options, *"-p 0 -n 1 -r 1 --json".split())
     assert told["settings"]["micro_batch_tokens"] == 64

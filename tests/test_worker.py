@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from qwenctl.machine.devices import read_build
-from qwenctl.machine.rpc_worker import Share, how_to_reach
+from qwenctl.machine.rpc_worker import RpcEndpoint, connection_instructions
 from tests.command_line import run, said
 
 
@@ -117,9 +117,9 @@ def test_what_cannot_be_served_is_refused(options: list[str], message: str, hint
 
 
 def test_whoever_opens_it_to_a_network_is_warned() -> None:
-    share = Share("127.0.0.1", 50052, 1, ("CUDA0",))
-    assert how_to_reach(share)[1].startswith("  ssh -N -L 50052:127.0.0.1:50052 ")
-    (warning,) = how_to_reach(replace(share, address="10.0.0.5"))
+    share = RpcEndpoint("127.0.0.1", 50052, 1, ("CUDA0",))
+    assert connection_instructions(share)[1].startswith("  ssh -N -L 50052:127.0.0.1:50052 ")
+    (warning,) = connection_instructions(replace(share, address="10.0.0.5"))
     assert warning.startswith("WARNING: llama.cpp's RPC has no authentication")
 
 

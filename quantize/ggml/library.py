@@ -49,7 +49,7 @@ def library_version() -> str:
     return version("llama-cpp-python")
 
 
-def widen(dtype: str, raw: Bytes, floats: Floats) -> None:
+def to_float32(dtype: str, raw: Bytes, floats: Floats) -> None:
     """Write the weights in `raw`, of the safetensors type `dtype` (F32, F16, BF16), to `floats`."""
     if dtype == "F32":
         floats[:] = raw.view(np.float32)

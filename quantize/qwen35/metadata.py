@@ -1,7 +1,7 @@
 """The key/value part of the GGUF headers: model, tokenizer, vision tower, provenance.
 
-A checkpoint and its `ModelConfig` come in; the keys as bytes go out (`HeaderKeys`), and with the tensors of a file the
-bytes of its whole header. Keys, types and values are those of llama.cpp's converter (`conversion/qwen.py`,
+A checkpoint and its `ModelConfig` come in; the keys as bytes go out (`MetadataBytes`), and with the tensors of a file
+the bytes of its whole header. Keys, types and values are those of llama.cpp's converter (`conversion/qwen.py`,
 `conversion/qwen3vl.py`); the keys under `qwenctl.` say where the file comes from and are ours.
 """
 
@@ -39,7 +39,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class HeaderKeys:
+class MetadataBytes:
     """The key/value part of a header: `count` keys as `data`."""
 
     count: int
@@ -55,7 +55,7 @@ def text_header(
     imatrix: Imatrix | None,
     *,
     mtp: bool,
-) -> HeaderKeys:
+) -> MetadataBytes:
     """The keys of the text file. Raises MissingInput or BadCheckpoint for a bad tokenizer."""
     writer = _new_writer(config.architecture)
     _add_general(writer, checkpoint, recipe, tensors, "model", provenance)
@@ -74,7 +74,7 @@ def vision_header(
     recipe: Recipe,
     tensors: Iterable[OutputTensor],
     provenance: Provenance,
-) -> HeaderKeys:
+) -> MetadataBytes:
     """The keys of the mmproj file. Raises BadCheckpoint for a bad preprocessor_config.json."""
     writer = _new_writer("clip")
     _add_general(writer, checkpoint, recipe, tensors, "mmproj", provenance)
@@ -98,7 +98,7 @@ def vision_header(
 
 
 def header_bytes(
-    keys: HeaderKeys,
+    keys: MetadataBytes,
     tensors: Iterable[tuple[OutputTensor, tuple[int, ...], GGMLType, int]],
     split: tuple[int, int, int],
 ) -> bytes:
@@ -125,10 +125,10 @@ def header_bytes(
     return header + bytes(-len(header) % ALIGNMENT)
 
 
-def _packed(writer: gguf.GGUFWriter) -> HeaderKeys:
+def _packed(writer: gguf.GGUFWriter) -> MetadataBytes:
     writer.state = gguf.gguf_writer.WriterState.HEADER
     try:
-        return HeaderKeys(len(writer.kv_data[0]), _written(writer, writer.write_kv_data_to_file))
+        return MetadataBytes(len(writer.kv_data[0]), _written(writer, writer.write_kv_data_to_file))
     except (struct.error, OverflowError, TypeError, ValueError) as error:
         raise BadCheckpoint(
             f"a value of the metadata cannot be written: {error}", "fetch the JSON files again"

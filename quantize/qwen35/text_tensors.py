@@ -1,8 +1,8 @@
 """The text model of Qwen3.5: which source tensors make which tensors of the GGUF file.
 
-`ModelConfig` and `SourceIndex` come in, a list of `OutputTensor` goes out. This is the only place that knows the names,
-shapes and transforms of the text model; they are those of llama.cpp's converter (`Qwen3_5TextModel` and its bases in
-`conversion/qwen.py`), with which the results agree byte for byte. Shapes in comments are row-major, as in the
+`ModelConfig` and `CheckpointIndex` come in, a list of `OutputTensor` goes out. This is the only place that knows the
+names, shapes and transforms of the text model; they are those of llama.cpp's converter (`Qwen3_5TextModel` and its
+bases in `conversion/qwen.py`), with which the results agree byte for byte. Shapes in comments are row-major, as in the
 checkpoint.
 """
 
@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantize.qwen35.model_config import ModelConfig
-from quantize.tensors import Arithmetic, OutputTensor, RowRun, SourceIndex, TiledColumns, split_run, whole
+from quantize.tensors import (
+    Arithmetic,
+    CheckpointIndex,
+    OutputTensor,
+    RowRange,
+    ValueHeadTiling,
+    single_range_tensor,
+    split_run,
+)
 
 
-def text_tensors(config: ModelConfig, sources: SourceIndex, *, mtp: bool) -> list[OutputTensor]:
+def text_tensors(config: ModelConfig, sources: CheckpointIndex, *, mtp: bool) -> list[OutputTensor]:
     """All tensors of the text model, in llama.cpp's order; the MTP block's are left out unless `mtp`.
 
     Problems are noted in `sources`, whose `finish` raises them.
@@ -24,30 +32,30 @@ def text_tensors(config: ModelConfig, sources: SourceIndex, *, mtp: bool) -> lis
         tensors += _block(config, sources, f"layers.{layer}", f"blk.{layer}", linear=linear)
     if mtp:
         tensors += _mtp(config, sources, f"blk.{config.layers}")
-    return sorted(tensors, key=lambda tensor: file_order(tensor.name))
+    return sorted(tensors, key=lambda tensor: tensor_sort_key(tensor.name))
 
 
-def file_order(name: str) -> tuple[int, str]:
+def tensor_sort_key(name: str) -> tuple[int, str]:
     """llama.cpp's order of tensors: those outside blocks first, then by block, then by name."""
     parts = name.split(".", 2)
     return (int(parts[1]) if parts[0] == "blk" else -1, name)
 
 
-def _globals(config: ModelConfig, sources: SourceIndex) -> Iterator[OutputTensor]:
+def _globals(config: ModelConfig, sources: CheckpointIndex) -> Iterator[OutputTensor]:
     matrix = (config.vocabulary, config.hidden)
-    yield whole("token_embd.weight", matrix[::-1], sources.rows("embed_tokens.weight", matrix))
+    yield single_range_tensor("token_embd.weight", matrix[::-1], sources.row_range("embed_tokens.weight", matrix))
     yield _vector(sources, "norm.weight", "output_norm.weight", config.hidden, "plus_one")
     if config.tied_embeddings:
-        sources.ignore(["lm_head."])  # a copy of the embeddings, which libllama uses itself
+        sources.skip_prefixes(["lm_head."])  # a copy of the embeddings, which libllama uses itself
     else:
-        yield whole("output.weight", matrix[::-1], sources.rows("lm_head.weight", matrix))
+        yield single_range_tensor("output.weight", matrix[::-1], sources.row_range("lm_head.weight", matrix))
 
 
-def _mtp(config: ModelConfig, sources: SourceIndex, block: str) -> Iterator[OutputTensor]:
+def _mtp(config: ModelConfig, sources: CheckpointIndex, block: str) -> Iterator[OutputTensor]:
     """The multi-token-prediction block: a full-attention layer behind a projection of (embedding, hidden state)."""
     hidden = config.hidden
-    projection = sources.rows("mtp.fc.weight", (hidden, 2 * hidden))
-    yield whole(f"{block}.nextn.eh_proj.weight", (2 * hidden, hidden), projection)
+    projection = sources.row_range("mtp.fc.weight", (hidden, 2 * hidden))
+    yield single_range_tensor(f"{block}.nextn.eh_proj.weight", (2 * hidden, hidden), projection)
     for source, name in (
         ("pre_fc_norm_embedding", "enorm"),
         ("pre_fc_norm_hidden", "hnorm"),
@@ -58,7 +66,7 @@ def _mtp(config: ModelConfig, sources: SourceIndex, block: str) -> Iterator[Outp
 
 
 def _block(
-    config: ModelConfig, sources: SourceIndex, source: str, block: str, *, linear: bool
+    config: ModelConfig, sources: CheckpointIndex, source: str, block: str, *, linear: bool
 ) -> Iterator[OutputTensor]:
     hidden = config.hidden
     yield _vector(sources, f"{source}.input_layernorm.weight", f"{block}.attn_norm.weight", hidden, "plus_one")
@@ -74,7 +82,7 @@ def _block(
         yield from _feed_forward(sources, f"{source}.mlp", block, "", hidden, config.feed_forward)
 
 
-def _full_attention(config: ModelConfig, sources: SourceIndex, source: str, block: str) -> Iterator[OutputTensor]:
+def _full_attention(config: ModelConfig, sources: CheckpointIndex, source: str, block: str) -> Iterator[OutputTensor]:
     hidden, head = config.hidden, config.head_dim
     queries, keys = config.attention_heads * head, config.kv_heads * head
     for part, name, rows, columns in (
@@ -83,13 +91,13 @@ def _full_attention(config: ModelConfig, sources: SourceIndex, source: str, bloc
         ("v_proj", "attn_v", keys, hidden),
         ("o_proj", "attn_output", hidden, queries),
     ):
-        run = sources.rows(f"{source}.{part}.weight", (rows, columns))
-        yield whole(f"{block}.{name}.weight", (columns, rows), run)
+        run = sources.row_range(f"{source}.{part}.weight", (rows, columns))
+        yield single_range_tensor(f"{block}.{name}.weight", (columns, rows), run)
     yield _vector(sources, f"{source}.q_norm.weight", f"{block}.attn_q_norm.weight", head, "plus_one")
     yield _vector(sources, f"{source}.k_norm.weight", f"{block}.attn_k_norm.weight", head, "plus_one")
 
 
-def _linear_attention(config: ModelConfig, sources: SourceIndex, source: str, block: str) -> Iterator[OutputTensor]:
+def _linear_attention(config: ModelConfig, sources: CheckpointIndex, source: str, block: str) -> Iterator[OutputTensor]:
     """Gated DeltaNet. Value heads are grouped by key head in the checkpoint, tiled over key heads in GGUF."""
     hidden, head, values = config.hidden, config.linear_value_dim, config.value_channels
     keys, heads = 2 * config.key_channels, config.linear_value_heads
@@ -99,26 +107,26 @@ def _linear_attention(config: ModelConfig, sources: SourceIndex, source: str, bl
         ("in_proj_a", "ssm_alpha", heads, 1, 0),
         ("in_proj_b", "ssm_beta", heads, 1, 0),
     ):
-        run = sources.rows(f"{source}.{part}.weight", (rows, hidden))
+        run = sources.row_range(f"{source}.{part}.weight", (rows, hidden))
         tiled = _tile_value_heads(config, run, head_rows, before)
         yield OutputTensor(f"{block}.{name}.weight", (hidden, rows), tiled, hidden)
-    decay = _tile_value_heads(config, sources.rows(f"{source}.A_log", (heads,), row_length=1), 1, 0)
+    decay = _tile_value_heads(config, sources.row_range(f"{source}.A_log", (heads,), row_length=1), 1, 0)
     yield OutputTensor(f"{block}.ssm_a", (heads,), decay, 1, "negative_exp")
-    step = _tile_value_heads(config, sources.rows(f"{source}.dt_bias", (heads,), row_length=1), 1, 0)
+    step = _tile_value_heads(config, sources.row_range(f"{source}.dt_bias", (heads,), row_length=1), 1, 0)
     yield OutputTensor(f"{block}.ssm_dt.bias", (heads,), step, 1)
     kernel = config.conv_kernel
-    run = sources.rows(f"{source}.conv1d.weight", (keys + values, 1, kernel))
+    run = sources.row_range(f"{source}.conv1d.weight", (keys + values, 1, kernel))
     tiled = _tile_value_heads(config, run, head, keys)
     yield OutputTensor(f"{block}.ssm_conv1d.weight", (kernel, keys + values), tiled, kernel)
     # The one norm whose published weight is the factor itself, not the factor minus one.
     yield _vector(sources, f"{source}.norm.weight", f"{block}.ssm_norm.weight", head, "copy")
-    run = sources.rows(f"{source}.out_proj.weight", (hidden, values))
+    run = sources.row_range(f"{source}.out_proj.weight", (hidden, values))
     per_key = heads // config.linear_key_heads
-    columns = TiledColumns(config.linear_key_heads, per_key, head) if per_key > 1 else None
+    columns = ValueHeadTiling(config.linear_key_heads, per_key, head) if per_key > 1 else None
     yield OutputTensor(f"{block}.ssm_out.weight", (values, hidden), (run,), values, columns=columns)
 
 
-def _tile_value_heads(config: ModelConfig, run: RowRun, head_rows: int, before: int) -> tuple[RowRun, ...]:
+def _tile_value_heads(config: ModelConfig, run: RowRange, head_rows: int, before: int) -> tuple[RowRange, ...]:
     """The rows of `run` with its value heads (of `head_rows` rows, after the first `before` rows) tiled.
 
     Output head j is source head (j mod K) * V + j div K, for K key heads with V value heads each.
@@ -132,12 +140,14 @@ def _tile_value_heads(config: ModelConfig, run: RowRun, head_rows: int, before: 
     return (split_run(run, 0, before), *tiled) if before else tiled
 
 
-def _mixture_of_experts(config: ModelConfig, sources: SourceIndex, source: str, block: str) -> Iterator[OutputTensor]:
+def _mixture_of_experts(
+    config: ModelConfig, sources: CheckpointIndex, source: str, block: str
+) -> Iterator[OutputTensor]:
     hidden, experts, width = config.hidden, config.experts, config.expert_feed_forward
-    router = sources.rows(f"{source}.gate.weight", (experts, hidden))
-    yield whole(f"{block}.ffn_gate_inp.weight", (hidden, experts), router)
-    gate = sources.rows(f"{source}.shared_expert_gate.weight", (1, hidden))
-    yield whole(f"{block}.ffn_gate_inp_shexp.weight", (hidden, 1), gate)
+    router = sources.row_range(f"{source}.gate.weight", (experts, hidden))
+    yield single_range_tensor(f"{block}.ffn_gate_inp.weight", (hidden, experts), router)
+    gate = sources.row_range(f"{source}.shared_expert_gate.weight", (1, hidden))
+    yield single_range_tensor(f"{block}.ffn_gate_inp_shexp.weight", (hidden, 1), gate)
     shared = config.shared_expert_feed_forward
     yield from _feed_forward(sources, f"{source}.shared_expert", block, "_shexp", hidden, shared)
     # Layout differs by release and even by block of one release (the MTP block of the BF16 repositories).
@@ -148,37 +158,37 @@ def _mixture_of_experts(config: ModelConfig, sources: SourceIndex, source: str, 
     yield OutputTensor(f"{block}.ffn_down_exps.weight", (width, hidden, experts), down_runs, width)
 
 
-_Runs = tuple[RowRun, ...]
+_Runs = tuple[RowRange, ...]
 
 
-def _packed_experts(config: ModelConfig, sources: SourceIndex, source: str) -> tuple[_Runs, _Runs, _Runs]:
+def _packed_experts(config: ModelConfig, sources: CheckpointIndex, source: str) -> tuple[_Runs, _Runs, _Runs]:
     """gate, up and down of all experts from gate_up_proj [E, 2 F, H], gate first, and down_proj [E, H, F]."""
     experts, width, hidden = config.experts, config.expert_feed_forward, config.hidden
-    both = sources.rows(f"{source}.gate_up_proj", (experts, 2 * width, hidden))
-    down = sources.rows(f"{source}.down_proj", (experts, hidden, width))
+    both = sources.row_range(f"{source}.gate_up_proj", (experts, 2 * width, hidden))
+    down = sources.row_range(f"{source}.down_proj", (experts, hidden, width))
     gates = tuple(split_run(both, 2 * width * expert, width) for expert in range(experts))
     ups = tuple(split_run(both, 2 * width * expert + width, width) for expert in range(experts))
     return gates, ups, (down,)
 
 
-def _single_experts(config: ModelConfig, sources: SourceIndex, source: str) -> tuple[_Runs, _Runs, _Runs]:
+def _single_experts(config: ModelConfig, sources: CheckpointIndex, source: str) -> tuple[_Runs, _Runs, _Runs]:
     """gate, up [F, H] and down [H, F] of all experts from a tensor for each."""
     experts, width, hidden = config.experts, config.expert_feed_forward, config.hidden
 
     def stack(part: str, shape: tuple[int, int]) -> _Runs:
-        return tuple(sources.rows(f"{source}.{expert}.{part}.weight", shape) for expert in range(experts))
+        return tuple(sources.row_range(f"{source}.{expert}.{part}.weight", shape) for expert in range(experts))
 
     wide = (width, hidden)
     return stack("gate_proj", wide), stack("up_proj", wide), stack("down_proj", (hidden, width))
 
 
 def _feed_forward(
-    sources: SourceIndex, source: str, block: str, suffix: str, hidden: int, width: int
+    sources: CheckpointIndex, source: str, block: str, suffix: str, hidden: int, width: int
 ) -> Iterator[OutputTensor]:
     for part, rows, columns in (("gate", width, hidden), ("up", width, hidden), ("down", hidden, width)):
-        run = sources.rows(f"{source}.{part}_proj.weight", (rows, columns))
-        yield whole(f"{block}.ffn_{part}{suffix}.weight", (columns, rows), run)
+        run = sources.row_range(f"{source}.{part}_proj.weight", (rows, columns))
+        yield single_range_tensor(f"{block}.ffn_{part}{suffix}.weight", (columns, rows), run)
 
 
-def _vector(sources: SourceIndex, source: str, name: str, length: int, arithmetic: Arithmetic) -> OutputTensor:
-    return whole(name, (length,), sources.rows(source, (length,)), arithmetic)
+def _vector(sources: CheckpointIndex, source: str, name: str, length: int, arithmetic: Arithmetic) -> OutputTensor:
+    return single_range_tensor(name, (length,), sources.row_range(source, (length,)), arithmetic)

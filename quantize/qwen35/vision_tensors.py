@@ -1,7 +1,8 @@
 """The vision tower of Qwen3.5: which source tensors make which tensors of the mmproj file.
 
-`VisionConfig` and `SourceIndex` come in, a list of `OutputTensor` goes out. Names and shapes are those of llama.cpp's
-converter (`conversion/qwen3vl.py`). The only transform is the split of the patch embedding into its two frames.
+`VisionConfig` and `CheckpointIndex` come in, a list of `OutputTensor` goes out. Names and shapes are those of
+llama.cpp's converter (`conversion/qwen3vl.py`). The only transform is the split of the patch embedding into its two
+frames.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from collections.abc import Iterator
 
 from quantize.errors import BadCheckpoint
 from quantize.qwen35.model_config import VisionConfig
-from quantize.tensors import OutputTensor, SourceIndex, split_run, whole
+from quantize.tensors import CheckpointIndex, OutputTensor, single_range_tensor, split_run
 
 
-def vision_tensors(config: VisionConfig, sources: SourceIndex) -> list[OutputTensor]:
+def vision_tensors(config: VisionConfig, sources: CheckpointIndex) -> list[OutputTensor]:
     """All tensors of the mmproj file. Problems are noted in `sources`, whose `finish` raises them."""
     hidden, merged = config.hidden, config.hidden * config.merge**2
     tensors = list(_patch_embedding(config, sources))
-    position = sources.rows("visual.pos_embed.weight", (config.position_embeddings, hidden))
-    tensors.append(whole("v.position_embd.weight", (hidden, config.position_embeddings), position))
+    position = sources.row_range("visual.pos_embed.weight", (config.position_embeddings, hidden))
+    tensors.append(single_range_tensor("v.position_embd.weight", (hidden, config.position_embeddings), position))
     for block in range(config.depth):
         source, name = f"visual.blocks.{block}", f"v.blk.{block}"
         tensors += _layer(sources, f"{source}.norm1", f"{name}.ln1", hidden)
@@ -33,22 +34,24 @@ def vision_tensors(config: VisionConfig, sources: SourceIndex) -> list[OutputTen
     return tensors
 
 
-def _layer(sources: SourceIndex, source: str, name: str, rows: int, columns: int = 0) -> Iterator[OutputTensor]:
+def _layer(sources: CheckpointIndex, source: str, name: str, rows: int, columns: int = 0) -> Iterator[OutputTensor]:
     """Weight and bias; a weight without `columns` is a vector (a layer norm's)."""
     shape = (rows, columns) if columns else (rows,)
-    yield whole(f"{name}.weight", shape[::-1], sources.rows(f"{source}.weight", shape))
-    yield whole(f"{name}.bias", (rows,), sources.rows(f"{source}.bias", (rows,)))
+    yield single_range_tensor(f"{name}.weight", shape[::-1], sources.row_range(f"{source}.weight", shape))
+    yield single_range_tensor(f"{name}.bias", (rows,), sources.row_range(f"{source}.bias", (rows,)))
 
 
-def _patch_embedding(config: VisionConfig, sources: SourceIndex) -> Iterator[OutputTensor]:
+def _patch_embedding(config: VisionConfig, sources: CheckpointIndex) -> Iterator[OutputTensor]:
     """The convolution [O, C, 2, P, P] as two of [O, C, P, P], one a frame: libmtmd adds their results."""
     if config.temporal_patch != 2:
         raise BadCheckpoint(f"temporal_patch_size is {config.temporal_patch}; llama.cpp knows 2 only")
     pixels, frames = config.patch**2, config.temporal_patch
     source, planes = "visual.patch_embed.proj", config.hidden * config.channels
     shape = (config.hidden, config.channels, frames, config.patch, config.patch)
-    run = sources.rows(f"{source}.weight", shape, row_length=pixels)
+    run = sources.row_range(f"{source}.weight", shape, row_length=pixels)
     for frame, name in ((0, "v.patch_embd.weight"), (1, "v.patch_embd.weight.1")):
         runs = tuple(split_run(run, plane * frames + frame, 1) for plane in range(planes))
         yield OutputTensor(name, (config.patch, config.patch, config.channels, config.hidden), runs, pixels)
-    yield whole("v.patch_embd.bias", (config.hidden,), sources.rows(f"{source}.bias", (config.hidden,)))
+    yield single_range_tensor(
+        "v.patch_embd.bias", (config.hidden,), sources.row_range(f"{source}.bias", (config.hidden,))
+    )

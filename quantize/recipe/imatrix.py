@@ -23,7 +23,7 @@ _REQUIRED = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
 @dataclass(frozen=True)
-class Importance:
+class ImatrixEntry:
     """The columns of one tensor: `sums` [matrices, columns] of squares lie in the file; `counts` has one a matrix.
 
     A count of 0 means that an expert was never used: nothing is known of its columns.
@@ -41,7 +41,7 @@ class Imatrix:
     sha256: str
     datasets: tuple[str, ...]
     chunks: int
-    importance: Mapping[str, Importance]
+    importance: Mapping[str, ImatrixEntry]
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -68,7 +68,7 @@ def read_imatrix(path: Path) -> Imatrix:
     )
 
 
-def _importance(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo], name: str) -> Importance:
+def _importance(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo], name: str) -> ImatrixEntry:
     sums, counts = tensors[f"{name}.in_sum2"], tensors.get(f"{name}.counts")
     columns = sums.shape[0]
     if counts is None or _elements(counts) * columns != _elements(sums):
@@ -78,7 +78,7 @@ def _importance(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo
         raise BadGGUF(f"{path.name} has values for {name} that are not finite")
     place = header.data_offset + sums.offset
     source = SourceTensor(sums.name, "F32", (count_values.size, columns), path, place, sums.n_bytes)
-    return Importance(source, tuple(count_values.tolist()))
+    return ImatrixEntry(source, tuple(count_values.tolist()))
 
 
 def _elements(tensor: TensorInfo) -> int:

@@ -57,7 +57,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class MixFacts:
+class RecipeContext:
     """What a mix depends on besides names: `layers` counts the MTP block, `query_groups` is heads per KV head."""
 
     layers: int
@@ -96,7 +96,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}" if close else f"one of {', '.join(names)}"
 
 
-def can_quantize(name: str, shape: Sequence[int]) -> bool:
+def is_quantizable(name: str, shape: Sequence[int]) -> bool:
     """Whether llama.cpp keeps this tensor in another type than F32 (GGUF name, GGUF shape)."""
     while shape and shape[-1] == 1:
         shape = shape[:-1]
@@ -109,17 +109,17 @@ def needs_imatrix(name: str, kind: GGMLType) -> bool:
     return kind.name in _NEED_IMATRIX and name not in ("token_embd.weight", "output.weight")
 
 
-def choose_types(
-    recipe: Recipe, shapes: dict[str, tuple[int, ...]], facts: MixFacts, overrides: Sequence[Override]
+def assign_types(
+    recipe: Recipe, shapes: dict[str, tuple[int, ...]], facts: RecipeContext, overrides: Sequence[Override]
 ) -> dict[str, GGMLType]:
     """A type for each tensor of `shapes` (GGUF name to GGUF shape, in file order).
 
     Raises BadOption if an override matches no tensor that can be quantized.
     """
-    mix = _Mix(recipe.name, facts, shapes)
+    mix = _MixRules(recipe.name, facts, shapes)
     types, used = {}, set[Override]()
     for name, shape in shapes.items():
-        if not can_quantize(name, shape):
+        if not is_quantizable(name, shape):
             types[name] = GGML_TYPES["F32"]
             continue
         override = next((one for one in reversed(overrides) if one.pattern.search(name)), None)
@@ -144,7 +144,7 @@ def choose_vision_type(recipe: Recipe, name: str, shape: tuple[int, ...]) -> GGM
     """The type of a tensor of the mmproj file, for the recipes F32, F16 and BF16 (llama.cpp's converter)."""
     if ".patch_embd.weight" in name:
         return GGML_TYPES["F16" if recipe.name == "F16" else "F32"]
-    return GGML_TYPES[recipe.default if can_quantize(name, shape) else "F32"]
+    return GGML_TYPES[recipe.default if is_quantizable(name, shape) else "F32"]
 
 
 def _fitting(kind: str, row_length: int) -> GGMLType:
@@ -155,10 +155,10 @@ def _fitting(kind: str, row_length: int) -> GGMLType:
     return GGML_TYPES["F16"]
 
 
-class _Mix:
+class _MixRules:
     """The exceptions of one mix. It counts tensors as llama-quantize does, so the order of calls matters."""
 
-    def __init__(self, recipe: str, facts: MixFacts, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, recipe: str, facts: RecipeContext, shapes: dict[str, tuple[int, ...]]) -> None:
         self.recipe, self.facts = recipe, facts
         self.tied = "output.weight" not in shapes
         self.n_values = sum("attn_v.weight" in name or "attn_qkv.weight" in name for name in shapes)

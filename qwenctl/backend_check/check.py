@@ -28,7 +28,7 @@ from qwenctl.backend_check.results import (
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import cache_folder
-from qwenctl.machine.devices import Device
+from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.llama_build import build_command
 
 _CHECKED_KINDS = ("gpu", "igpu", "accelerator")
@@ -46,7 +46,7 @@ def kept_check() -> BackendCheck | None:
 
 
 def check_backend(
-    devices: Sequence[Device] = (), *, again: bool = False, show: Show = lambda _: None
+    devices: Sequence[GgmlDevice] = (), *, again: bool = False, show: Show = lambda _: None
 ) -> tuple[BackendCheck, tuple[SubjectResult, ...]]:
     """The check of the CPU's ways to compute and of these devices, and what of it was found just now.
 
@@ -67,7 +67,7 @@ def check_backend(
 
 
 def require_backend(
-    devices: Sequence[Device] = (), *, tell: Callable[[str], None], show: Show = lambda _: None
+    devices: Sequence[GgmlDevice] = (), *, tell: Callable[[str], None], show: Show = lambda _: None
 ) -> BackendCheck:
     """The same for a command that needs the backend; what was just found to fail is told in one line each.
 
@@ -113,13 +113,13 @@ def verdict(result: SubjectResult) -> tuple[str, str]:
     return f"{name} fails ({failure.why_not()}): only used where --device names it", _RUN_AGAIN
 
 
-def failed_devices(check: BackendCheck, devices: Sequence[Device]) -> frozenset[str]:
+def failed_devices(check: BackendCheck, devices: Sequence[GgmlDevice]) -> frozenset[str]:
     """The names of those of `devices` that have failed the check."""
     results = ((one.name, check.devices.get(key)) for key, one in _checkable(devices).items())
     return frozenset(name for name, result in results if result is not None and not result.passed)
 
 
-def _checkable(devices: Sequence[Device]) -> dict[str, Device]:
+def _checkable(devices: Sequence[GgmlDevice]) -> dict[str, GgmlDevice]:
     """Devices by key, without those of RPC servers, which are another machine's."""
     return {device_key(one): one for one in devices if one.kind in _CHECKED_KINDS and one.backend != "RPC"}
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qwenctl.machine.cpu import read_cpu
-from qwenctl.machine.devices import Device
+from qwenctl.machine.devices import GgmlDevice
 
 _VERSION = "1"  # of the check itself
 # Variables that change which libraries are loaded, which devices there are, or how they compute.
@@ -33,7 +33,7 @@ def check_key() -> str:
     return hashlib.sha256("\n".join([*parts, *_libraries(), *_variables()]).encode()).hexdigest()[:16]
 
 
-def device_key(device: Device) -> str:
+def device_key(device: GgmlDevice) -> str:
     """What the result of a device is kept by."""
     return f"{device.name} {device.backend} {device.description} {device.total_bytes}"
 

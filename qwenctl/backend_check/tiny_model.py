@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def make_tiny_model(folder: Path) -> Path:
     (checkpoint / "config.json").write_text(json.dumps(_config()))
     (checkpoint / "tokenizer.json").write_text(json.dumps(_tokenizer()))
     save_file(dict(_tensors()), checkpoint / "model.safetensors")
-    options = Options("Q6_K", overrides=tuple(_overrides()), mtp=False, vision=False)
+    options = QuantizeOptions("Q6_K", overrides=tuple(_overrides()), mtp=False, vision=False)
     convert(make_plan(checkpoint, path, options), threads=2)
     return path
 

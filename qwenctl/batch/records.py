@@ -14,7 +14,7 @@ Number = float | int
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GenerationParams:
     """How an answer is made, by a record's own values or those for all. `sampling`: what was given, by field name."""
 
     think: bool = True
@@ -33,12 +33,12 @@ class Record:
     key: str
     line: int
     messages: tuple[Message, ...]
-    wanted: Wanted
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    wanted: GenerationParams
+    passthrough: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class BadRecord:
+class InvalidRecord:
     """What stands in the input and cannot be asked; `where` is its file, line and column in one word."""
 
     line: int
@@ -65,7 +65,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Failure:
+class RecordError:
     """Why there is no answer."""
 
     kind: str
@@ -73,7 +73,7 @@ class Failure:
     hint: str = ""
 
 
-def seeded(record: Record, seed: int) -> int:
+def record_seed(record: Record, seed: int) -> int:
     """The seed of a record: its own, or one that `seed` and its id determine, whatever stands beside it."""
     own = record.wanted.sampling.get("seed")
     if own is not None:
@@ -83,7 +83,7 @@ def seeded(record: Record, seed: int) -> int:
 
 def fingerprint(record: Record, seed: int, answerer: Mapping[str, Any]) -> str:
     """A hash of all that determines a record's answer; `answerer` says what answers, and how it is set up."""
-    wanted = {**asdict(record.wanted), "seed": seeded(record, seed)}
+    wanted = {**asdict(record.wanted), "seed": record_seed(record, seed)}
     messages = [asdict(message) for message in record.messages]
     text = json.dumps([wanted, messages, dict(answerer)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

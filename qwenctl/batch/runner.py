@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwenctl.batch.backends.backend import Answerer, Work
-from qwenctl.batch.input.seen_ids import Ids
-from qwenctl.batch.output.batch_journal import Entry
+from qwenctl.batch.backends.backend import BackendStats, BatchBackend
+from qwenctl.batch.input.seen_ids import IdSet
+from qwenctl.batch.output.batch_journal import JournalEntry
 from qwenctl.batch.output.formats import Style, render
-from qwenctl.batch.output.writers import Output
-from qwenctl.batch.records import Answer, BadRecord, Failure, Record, fingerprint
+from qwenctl.batch.output.writers import ResultWriter
+from qwenctl.batch.records import Answer, InvalidRecord, Record, RecordError, fingerprint
 
 _WAIT_SECONDS = 0.5
 _AHEAD = 8  # windows that a record may be ahead of the first unfinished one
 
 
 @dataclass(frozen=True)
-class Plan:
+class OutputSettings:
     """How answers are written, and what determines them beside the records; `total` is their number, if known."""
 
     style: Style
@@ -34,7 +34,7 @@ class Plan:
 
 
 @dataclass
-class Figures:
+class BatchStats:
     """How far a batch is: records known from before, answered, failed; and what each took, for the final summary."""
 
     total: int | None
@@ -44,7 +44,7 @@ class Figures:
     bad: int = 0
     cut: int = 0  # answers that ended at a limit
     started: float = field(default_factory=time.monotonic)
-    work: Work = field(default_factory=Work)
+    work: BackendStats = field(default_factory=BackendStats)
     seconds: list[float] = field(default_factory=list)  # of a sample of answers
     rates: list[tuple[float, int, int]] = field(default_factory=list)  # seconds, prompt tokens, answer tokens so far
 
@@ -54,84 +54,86 @@ class Figures:
         return self.known + self.answered + self.failed
 
 
-class Batch:
+class BatchRunner:
     """One run."""
 
-    def __init__(self, plan: Plan, output: Output, answerer: Answerer, report: Callable[[Figures], None]) -> None:
+    def __init__(
+        self, plan: OutputSettings, output: ResultWriter, answerer: BatchBackend, report: Callable[[BatchStats], None]
+    ) -> None:
         self._plan, self._output, self._answerer, self._report = plan, output, answerer, report
-        self._ids = Ids()
+        self._ids = IdSet()
         self._stride = 1
-        self._flying: dict[int, tuple[Record, str, float]] = {}
-        self.figures = Figures(plan.total)
+        self._in_flight: dict[int, tuple[Record, str, float]] = {}
+        self.figures = BatchStats(plan.total)
 
-    def run(self, items: Iterator[Record | BadRecord]) -> Figures:
+    def run(self, items: Iterator[Record | InvalidRecord]) -> BatchStats:
         """All items. Raises what the output, the answerer and the items raise."""
         numbered = enumerate(items)
         more = True
-        while more or self._flying:
+        while more or self._in_flight:
             more = more and self._feed(numbered)
-            if self._flying:
+            if self._in_flight:
                 for number, outcome in self._answerer.collect(_WAIT_SECONDS):
                     self._settle(number, outcome)
-            self._output.tick()
+            self._output.sync_if_due()
             self._tell()
         self._tell()
         return self.figures
 
-    def _feed(self, numbered: Iterator[tuple[int, Record | BadRecord]]) -> bool:
+    def _feed(self, numbered: Iterator[tuple[int, Record | InvalidRecord]]) -> bool:
         """Submit as many as should be at hand; whether there may be more."""
-        while self._has_room():
+        while self._has_capacity():
             number, item = next(numbered, (-1, None))
             if item is None:
                 return False
-            if isinstance(item, BadRecord):
+            if isinstance(item, InvalidRecord):
                 self._refuse(number, item)
             elif not self._ids.add(item.key):
-                self._refuse(number, BadRecord(item.line, f"line {item.line}", f"the id {item.key!r} occurs twice"))
+                self._refuse(number, InvalidRecord(item.line, f"line {item.line}", f"the id {item.key!r} occurs twice"))
             else:
                 self._submit(number, item)
-            self._output.tick()
+            self._output.sync_if_due()
         return True
 
-    def _has_room(self) -> bool:
-        window = self._answerer.window
-        if len(self._flying) >= window:
+    def _has_capacity(self) -> bool:
+        window = self._answerer.queue_depth
+        if len(self._in_flight) >= window:
             return False
-        newest, oldest = max(self._flying, default=0), min(self._flying, default=0)
+        newest, oldest = max(self._in_flight, default=0), min(self._in_flight, default=0)
         return newest - oldest < _AHEAD * window
 
     def _submit(self, number: int, record: Record) -> None:
         print_of = fingerprint(record, self._plan.seed, self._plan.answerer)
-        known = self._output.known(number, record.key, print_of)
+        known = self._output.already_done(number, record.key, print_of)
         if known == "failed":
             self.figures.failed += 1
         elif known == "done":
             self.figures.known += 1
         else:
-            self._flying[number] = record, print_of, time.monotonic()
+            self._in_flight[number] = record, print_of, time.monotonic()
             self._answerer.submit(number, record)
 
-    def _refuse(self, number: int, bad: BadRecord) -> None:
-        if self._output.known(number, bad.key, ""):
+    def _refuse(self, number: int, bad: InvalidRecord) -> None:
+        if self._output.already_done(number, bad.key, ""):
             self.figures.failed += 1
         else:
-            self._fail(number, bad.key, "", bad.where, Failure("input", bad.reason, bad.hint))
+            self._fail(number, bad.key, "", bad.where, RecordError("input", bad.reason, bad.hint))
         self.figures.bad += 1
 
-    def _settle(self, number: int, outcome: Answer | Failure) -> None:
-        record, print_of, submitted = self._flying.pop(number)
-        if isinstance(outcome, Failure):
+    def _settle(self, number: int, outcome: Answer | RecordError) -> None:
+        record, print_of, submitted = self._in_flight.pop(number)
+        if isinstance(outcome, RecordError):
             self._fail(number, record.key, print_of, f"line {record.line}", outcome)
             return
         line = render(record, print_of, outcome, self._plan.style, self._plan.select, self._answerer.model)
         stats = {"line": record.line, "usage": dict(outcome.usage), **outcome.stats}
-        self._output.put(number, Entry(record.key, print_of, line, stats))
+        self._output.write_answer(number, JournalEntry(record.key, print_of, line, stats))
         self.figures.answered += 1
         self.figures.cut += outcome.finish_reason in ("length", "context", "loop")
         self._sample(time.monotonic() - submitted)
 
-    def _fail(self, number: int, key: str, print_of: str, where: str, failure: Failure) -> None:
-        self._output.fail(number, key, print_of, where, failure)
+    def _fail(self, number: int, key: str, print_of: str, where: str, failure: RecordError) -> None:
+        self._output.write_error(number, key, print_of, where, failure)
         self.figures.failed += 1
 
     def _sample(self, seconds: float) -> None:
@@ -144,7 +146,7 @@ class Batch:
 
     def _tell(self) -> None:
         figures = self.figures
-        figures.work = self._answerer.work
+        figures.work = self._answerer.stats
         now = time.monotonic() - figures.started
         if not figures.rates or now - figures.rates[-1][0] >= 1:
             figures.rates.append((now, figures.work.prompt_tokens, figures.work.answer_tokens))

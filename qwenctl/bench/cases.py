@@ -21,7 +21,7 @@ _MOST_VALUES = 1000
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchCase:
     """Tokens of a prompt, or tokens one by one, after `depth` tokens that do not count."""
 
     prompt: int
@@ -44,7 +44,7 @@ class Case:
 class Result:
     """The seconds of each repetition, and the joules where there is a meter."""
 
-    case: Case
+    case: BenchCase
     seconds: tuple[float, ...]
     joules: tuple[float, ...] = ()
 
@@ -69,11 +69,11 @@ class Result:
         return sum(self.joules) / (self.case.tokens * len(self.joules)) if self.joules else None
 
 
-def all_cases(prompts: Sequence[int], generates: Sequence[int], depths: Sequence[int]) -> Iterator[Case]:
+def all_cases(prompts: Sequence[int], generates: Sequence[int], depths: Sequence[int]) -> Iterator[BenchCase]:
     """Every combination, in llama-bench's order; 0 tokens are not measured."""
     for depth in dict.fromkeys(depths):
-        yield from (Case(prompt, 0, depth) for prompt in dict.fromkeys(prompts) if prompt)
-        yield from (Case(0, generate, depth) for generate in dict.fromkeys(generates) if generate)
+        yield from (BenchCase(prompt, 0, depth) for prompt in dict.fromkeys(prompts) if prompt)
+        yield from (BenchCase(0, generate, depth) for generate in dict.fromkeys(generates) if generate)
 
 
 def parse_counts(text: str) -> tuple[int, ...]:
@@ -109,7 +109,11 @@ class MeasuringEngine(Protocol):
 
 
 def run(
-    engine: MeasuringEngine, cases: Sequence[Case], repetitions: int, meter: Meter | None, tell: Callable[[str], None]
+    engine: MeasuringEngine,
+    cases: Sequence[BenchCase],
+    repetitions: int,
+    meter: Meter | None,
+    tell: Callable[[str], None],
 ) -> Iterator[Result]:
     """The cases, each after one run of it that does not count, as llama-bench does it. Raises QwenctlError."""
     for case in cases:
@@ -137,7 +141,7 @@ def expert_layers(memory: MemoryPlan) -> set[int]:
     return found
 
 
-def steps(plan: Plan, most: int) -> list[tuple[int, int]]:
+def sweep_points(plan: Plan, most: int) -> list[tuple[int, int]]:
     """Pairs of layers with all experts on GPUs and the `--n-cpu-moe` for it, at most `most` of them, in rising order.
 
     None where a model has no experts, or a machine no GPU.

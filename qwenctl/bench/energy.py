@@ -59,7 +59,7 @@ def find_meter(powercap: Path = _POWERCAP) -> Meter | None:
     return Meter(" + ".join(names), read, ranges) if names else None
 
 
-def of_watts(watts: float) -> Meter:
+def constant_power_meter(watts: float) -> Meter:
     """A meter that goes by a power that somebody has measured."""
     return Meter(f"{watts:g} W", lambda: {"watts": watts * time.perf_counter()}, {})
 

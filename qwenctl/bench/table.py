@@ -1,7 +1,7 @@
 """Results as llama-bench's table, and as JSON with its names.
 
-A `Setup` (what was measured on what) and results come in, text goes out. People paste these tables side by side, so the
-columns, their widths and their order are llama-bench's (`markdown_printer` of its source); energy has two more.
+A `BenchSetup` (what was measured on what) and results come in, text goes out. People paste these tables side by side,
+so the columns, their widths and their order are llama-bench's (`markdown_printer` of its source); energy has two more.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from qwenctl.bench.cases import Result
 from qwenctl.bench.energy import price_of_million
-from qwenctl.protocol.messages import EngineSettings, Loaded
+from qwenctl.protocol.load import LoadParams, ModelInfo
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_USUAL = EngineSettings()
+_USUAL = LoadParams()
 
 
 @dataclass(frozen=True)
-class Setup:
+class BenchSetup:
     """What was measured: a model, how it was loaded, and on which backends ("CPU", "CUDA,RPC").
 
     `cpu_experts` is the number of layers with experts in RAM, where it was given; `price` that of a kWh.
     """
 
-    loaded: Loaded
-    settings: EngineSettings
+    loaded: ModelInfo
+    settings: LoadParams
     backend: str
     cpu_experts: int | None = None
     price: float | None = None
@@ -42,7 +42,7 @@ class _Column:
     text: str
 
 
-def head(setup: Setup) -> str:
+def head(setup: BenchSetup) -> str:
     """The two lines above the rows."""
     columns = [*_fixed(setup), *_measured(setup, None)]
     names = " | ".join(_padded(column.name, column.width) for column in columns)
@@ -50,13 +50,13 @@ def head(setup: Setup) -> str:
     return f"| {names} |\n| {rules} |\n"
 
 
-def row(setup: Setup, result: Result) -> str:
+def row(setup: BenchSetup, result: Result) -> str:
     """The line of a result."""
     columns = [*_fixed(setup), *_measured(setup, result)]
     return f"| {' | '.join(_padded(column.text, column.width) for column in columns)} |\n"
 
 
-def as_json(setup: Setup, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(setup: BenchSetup, results: Sequence[Result]) -> dict[str, Any]:
     """Everything, with llama-bench's names of fields; speeds are tokens a second."""
     settings, loaded = asdict(setup.settings), setup.loaded
     return {
@@ -69,7 +69,7 @@ def as_json(setup: Setup, results: Sequence[Result]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fields(setup: Setup, result: Result) -> dict[str, Any]:
+def _fields(setup: BenchSetup, result: Result) -> dict[str, Any]:
     case, joules = result.case, result.joules_a_token
     cost = price_of_million(joules, setup.price) if joules is not None and setup.price is not None else None
     return {
@@ -80,7 +80,7 @@ def _fields(setup: Setup, result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fixed(setup: Setup) -> Iterator[_Column]:
+def _fixed(setup: BenchSetup) -> Iterator[_Column]:
     loaded, settings = setup.loaded, setup.settings
     yield _Column("model", -30, loaded.description)
     size = loaded.size_bytes
@@ -103,7 +103,7 @@ def _fixed(setup: Setup) -> Iterator[_Column]:
             yield _Column(name, width, str(value))
 
 
-def _measured(setup: Setup, result: Result | None) -> Iterator[_Column]:
+def _measured(setup: BenchSetup, result: Result | None) -> Iterator[_Column]:
     """The columns of a result; their texts are empty without one."""
     yield _Column("test", 15, result.case.name if result else "")
     yield _Column("t/s", 20, f"{result.mean:.2f} ± {result.deviation:.2f}" if result else "")

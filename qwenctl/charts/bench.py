@@ -14,7 +14,7 @@ from pathlib import Path
 from qwenctl.bench.cases import Result
 from qwenctl.charts.line_chart import Chart, Curve, Point, svg
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.atomic import replaced
+from qwenctl.files.atomic import atomic_write
 
 _PNG_LIBRARY = "cairosvg"
 
@@ -35,11 +35,11 @@ def write_picture(path: Path, charts: Sequence[Chart]) -> None:
     data = svg(charts).encode()
     if path.suffix.lower() == ".png":
         data = importlib.import_module(_PNG_LIBRARY).svg2png(bytestring=data, scale=2)
-    with replaced(path, mode=0o644) as file:
+    with atomic_write(path, mode=0o644) as file:
         file.write(data)
 
 
-def over_depth(model: str, results: Sequence[Result]) -> Chart:
+def depth_chart(model: str, results: Sequence[Result]) -> Chart:
     """Speed over the tokens that were there before: a curve for each prompt or answer length."""
     curves: dict[str, list[Point]] = {}
     for result in sorted(results, key=lambda one: one.case.depth):
@@ -50,7 +50,7 @@ def over_depth(model: str, results: Sequence[Result]) -> Chart:
     return Chart(f"{model}: speed over context length", "tokens in the context", "tokens/s", made or read)
 
 
-def over_expert_layers(model: str, results: Sequence[tuple[int, Result]]) -> Chart:
+def expert_chart(model: str, results: Sequence[tuple[int, Result]]) -> Chart:
     """Speed over the number of layers whose experts lie on GPUs."""
     points = tuple(Point(layers, one.mean, one.deviation) for layers, one in sorted(results, key=lambda pair: pair[0]))
     name = results[0][1].case.name if results else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantize.formatting import rate, size
+from quantize.formatting import format_bytes, format_rate
 from qwenctl.charts.svg import document, label, rectangle
 from qwenctl.placement.plan import CLASSES, MemoryPlan, Plan
 from qwenctl.protocol.placement import CPU
@@ -25,14 +25,14 @@ _BAR_WIDTH, _BAR_HEIGHT, _LEFT, _LINE = 640, 26, 150, 44
 
 
 @dataclass(frozen=True)
-class Run:
+class BarSegment:
     """Cells of one class that stand beside each other."""
 
     kind: str
     cells: int
 
 
-def bar(memory: MemoryPlan, width: int) -> tuple[Run, ...]:
+def bar(memory: MemoryPlan, width: int) -> tuple[BarSegment, ...]:
     """`width` cells for all bytes of a memory: its parts, what others have taken, what stays free."""
     runs, at, reached = [], 0, 0
     total = max(memory.total_bytes, memory.n_bytes, 1)
@@ -40,7 +40,7 @@ def bar(memory: MemoryPlan, width: int) -> tuple[Run, ...]:
         reached += n_bytes
         end = round(reached * width / total)
         if end > at:
-            runs.append(Run(kind, end - at))
+            runs.append(BarSegment(kind, end - at))
         at = max(at, end)
     return tuple(runs)
 
@@ -56,9 +56,9 @@ def table(plan: Plan) -> list[list[str]]:
     for kind in CLASSES:
         sizes = [memory.of(kind) for memory in plan.memories]
         if any(sizes):
-            rows.append([kind, *(size(n_bytes) if n_bytes else "-" for n_bytes in sizes)])
-    rows.append(["in all", *(size(memory.n_bytes) if memory.n_bytes else "-" for memory in plan.memories)])
-    rows.append(["free before", *(size(memory.free_bytes) for memory in plan.memories)])
+            rows.append([kind, *(format_bytes(n_bytes) if n_bytes else "-" for n_bytes in sizes)])
+    rows.append(["in all", *(format_bytes(memory.n_bytes) if memory.n_bytes else "-" for memory in plan.memories)])
+    rows.append(["free before", *(format_bytes(memory.free_bytes) for memory in plan.memories)])
     layers = [next((part.layers for part in memory.parts if part.layers), "-") for memory in plan.memories]
     return [*rows, ["expert layers", *layers]] if any(text != "-" for text in layers) else rows
 
@@ -79,15 +79,16 @@ def svg(plan: Plan) -> str:
 def speed(plan: Plan) -> str:
     """The forecast in one line."""
     cast = plan.forecast
-    return f"{rate(cast.decode)} tokens/s ({rate(cast.decode_full)} with a full context), limited by {cast.limit}"
+    full = f"{format_rate(cast.decode_full)} with a full context"
+    return f"{format_rate(cast.decode)} tokens/s ({full}), limited by {cast.limit}"
 
 
 def _svg_bar(memory: MemoryPlan, top: int) -> list[str]:
-    told = f"{size(memory.n_bytes)} of {size(memory.total_bytes)}"
+    told = f"{format_bytes(memory.n_bytes)} of {format_bytes(memory.total_bytes)}"
     lines = [label(10, top + 12, memory_name(memory)), label(10, top + 26, told, size=11, color="#555")]
     x = _LEFT
     for run in bar(memory, _BAR_WIDTH):
-        title = f"{run.kind}: {size(memory.of(run.kind))}" if run.kind in CLASSES else run.kind
+        title = f"{run.kind}: {format_bytes(memory.of(run.kind))}" if run.kind in CLASSES else run.kind
         lines.append(rectangle(x, top, run.cells, _BAR_HEIGHT, STYLES[run.kind][0], title))
         x += run.cells
     return lines

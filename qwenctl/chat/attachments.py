@@ -49,20 +49,20 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
     return (Attachment(str(root), decode(data, lambda _: None)),)
 
 
-def mentioned(line: str) -> list[str]:
+def find_mentions(line: str) -> list[str]:
     """The paths of existing files and folders that `line` names as @path or @"path"."""
     names = (quoted or plain for quoted, plain in _MENTION.findall(line))
     candidates = (name if _exists(name) else name.rstrip(_PUNCTUATION) for name in names)
     return list(dict.fromkeys(name for name in candidates if _exists(name)))
 
 
-def with_attachments(question: str, attachments: Sequence[Attachment]) -> str:
+def prepend_attachments(question: str, attachments: Sequence[Attachment]) -> str:
     """`question` after the texts, each in a fence that is longer than any inside."""
-    parts = [f"{attachment.name}:\n{fenced(attachment.text)}" for attachment in attachments]
+    parts = [f"{attachment.name}:\n{code_fence(attachment.text)}" for attachment in attachments]
     return "\n\n".join([*parts, question])
 
 
-def fenced(text: str) -> str:
+def code_fence(text: str) -> str:
     """`text` as a block of Markdown that shows it as it is."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

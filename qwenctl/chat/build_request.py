@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import OpenSession
-from qwenctl.models.sampling import chosen_sampling
-from qwenctl.protocol.messages import Generate, Loaded
+from qwenctl.models.sampling import resolve_sampling
+from qwenctl.protocol.load import ModelInfo
+from qwenctl.protocol.messages import Generate
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,20 @@ class AnswerLimits:
 
 
 def request(
-    conversation: Conversation, loaded: Loaded, limits: AnswerLimits, session: OpenSession | None = None
+    conversation: Conversation, loaded: ModelInfo, limits: AnswerLimits, session: OpenSession | None = None
 ) -> Generate:
     """Ask for the next answer, with the sampling that was chosen or else is published for the model.
 
     What is read of a long prompt is kept in the `session`.
     """
     return Generate(
-        messages=conversation.sent,
-        think=conversation.think,
-        sampling=chosen_sampling(conversation.sampling, conversation.think, loaded),
+        messages=conversation.prompt_messages,
+        enable_thinking=conversation.think,
+        sampling=resolve_sampling(conversation.sampling, conversation.think, loaded),
         max_tokens=limits.max_tokens,
         think_budget=conversation.think_budget,
         grammar=limits.grammar,
         json_schema=limits.json_schema,
         tools=conversation.tools,
-        keep=str(session.state_file) if session is not None else "",
+        state_path=str(session.state_file) if session is not None else "",
     )

@@ -11,11 +11,11 @@ from typing import Literal
 
 from qwenctl.chat.build_request import AnswerLimits, request
 from qwenctl.chat.conversation import Conversation
-from qwenctl.engine.interface import AnswerEngine, OpenModel
+from qwenctl.engine.interface import InferenceEngine, LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Token
+from qwenctl.protocol.messages import TextDelta
 
-OnFull = Literal["stop", "drop-oldest", "summarize"]
+ContextFullPolicy = Literal["stop", "drop-oldest", "summarize"]
 # A prompt above the first share of the context is made to be below the second, so that it need not be done every turn.
 _FULL, _ROOMY = 0.8, 0.5
 _SUMMARY_TOKENS = 1000
@@ -25,7 +25,9 @@ _SUMMARIZE = (
 )
 
 
-def make_room(model: OpenModel, asked: Conversation, on_full: OnFull, tell: Callable[[str], None]) -> Conversation:
+def trim_context(
+    model: LoadedEngine, asked: Conversation, on_full: ContextFullPolicy, tell: Callable[[str], None]
+) -> Conversation:
     """`asked` with so many of its oldest turns left out that it fits; `tell` is told. Raises QwenctlError."""
     size = model.loaded.context_tokens
     if on_full == "stop" or _tokens(model.engine, asked) <= _FULL * size:
@@ -49,16 +51,16 @@ def make_room(model: OpenModel, asked: Conversation, on_full: OnFull, tell: Call
     return shorter
 
 
-def _tokens(engine: AnswerEngine, conversation: Conversation) -> int:
-    return engine.count_prompt(conversation.sent, think=conversation.think, tools=conversation.tools)
+def _tokens(engine: InferenceEngine, conversation: Conversation) -> int:
+    return engine.count_prompt(conversation.prompt_messages, think=conversation.think, tools=conversation.tools)
 
 
-def _summary(model: OpenModel, asked: Conversation, left_out: int) -> str:
+def _summary(model: LoadedEngine, asked: Conversation, left_out: int) -> str:
     """What the model makes of the turns that will be left out, and of its earlier summary."""
     turns = asked.turns[: asked.omitted + left_out]
     old = replace(
-        asked.cleared(), messages=(*asked.cleared().messages, *turns), omitted=asked.omitted, think=False, tools=()
+        asked.reset(), messages=(*asked.reset().messages, *turns), omitted=asked.omitted, think=False, tools=()
     )
     question = old.summarized(asked.summary).with_user(_SUMMARIZE)
     events = model.engine.generate(request(question, model.loaded, AnswerLimits(_SUMMARY_TOKENS)))
-    return "".join(event.text for event in events if isinstance(event, Token)).strip()
+    return "".join(event.text for event in events if isinstance(event, TextDelta)).strip()

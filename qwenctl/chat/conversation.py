@@ -42,7 +42,7 @@ class Conversation:
         return tuple(message for message in self.messages if message.role != "system")
 
     @property
-    def sent(self) -> tuple[Message, ...]:
+    def prompt_messages(self) -> tuple[Message, ...]:
         """What the model is shown."""
         summary = f"{_HEADING}\n{self.summary}" if self.summary else ""
         system = "\n\n".join(text for text in (self.system, summary) if text)
@@ -82,24 +82,24 @@ class Conversation:
     def with_sampling(self, name: str, value: float | int | None) -> Conversation:
         return replace(self, sampling={**self.sampling, name: value})
 
-    def cleared(self) -> Conversation:
+    def reset(self) -> Conversation:
         """Without its turns; the system message stays."""
         system = tuple(message for message in self.messages if message.role == "system")
         return replace(self, messages=system, omitted=0, summary="")
 
-    def unanswered(self) -> Conversation:
+    def without_last_answer(self) -> Conversation:
         """Without the answer to the last question and all calls on the way, so that it can be asked again."""
         after = next((at for at, message in enumerate(reversed(self.messages)) if message.role == "user"), 0)
         return replace(self, messages=self.messages[: len(self.messages) - after])
 
-    def answered(self) -> Conversation:
+    def without_open_question(self) -> Conversation:
         """Without a last question that has no answer."""
-        return self.undone() if self.asks else self
+        return self.without_last_turn() if self.awaits_answer else self
 
-    def undone(self) -> Conversation:
+    def without_last_turn(self) -> Conversation:
         """Without the last question and its answer."""
-        before = self.unanswered()
-        if not before.asks:
+        before = self.without_last_answer()
+        if not before.awaits_answer:
             return before
         after = replace(before, messages=before.messages[:-1])
         return replace(after, omitted=min(after.omitted, len(after.turns)))
@@ -125,7 +125,7 @@ class Conversation:
         return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
 
     @property
-    def asks(self) -> bool:
+    def awaits_answer(self) -> bool:
         """Does it end with a question that has no answer?"""
         return bool(self.messages) and self.messages[-1].role == "user"
 

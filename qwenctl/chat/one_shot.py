@@ -13,17 +13,17 @@ from qwenctl.chat import pipe
 from qwenctl.chat.build_request import AnswerLimits, request
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import OpenSession
-from qwenctl.engine.interface import OpenModel
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import StatusLine
-from qwenctl.tools.calls import Found, answer_with_calls, shown
-from qwenctl.tools.tool_set import MOST_ROUNDS, Functions, failure
+from qwenctl.tools.calls import ParsedCalls, answer_with_calls, format_call
+from qwenctl.tools.tool_set import MOST_ROUNDS, ToolSet, error_result
 
-Caller = Callable[[Found], list[str]]
+ToolRunner = Callable[[ParsedCalls], list[str]]
 
 
 @dataclass(frozen=True)
-class Listener:
+class AnswerSink:
     """Where an answer goes, piece by piece, as whole lines, and the thinking and all that is done on the way to it."""
 
     status: StatusLine
@@ -31,15 +31,15 @@ class Listener:
     thinking: pipe.Write
 
 
-def one_answer(
-    model: OpenModel,
+def answer_once(
+    model: LoadedEngine,
     asked: Conversation,
     limits: AnswerLimits,
     path: Path,
     session: OpenSession | None,
-    listener: Listener,
-    caller: Caller | None = None,
-) -> pipe.Answer:
+    listener: AnswerSink,
+    caller: ToolRunner | None = None,
+) -> pipe.CompletedAnswer:
     """Answer the last question of `asked` by the model in the file `path`.
 
     `caller` gives the results of the calls in an answer; without one they are a part of it. With a `session` its state
@@ -50,42 +50,44 @@ def one_answer(
     said, answered = _answered(model, asked, limits, session, listener, caller)
     if session is not None:
         session.keep(answered, path, model.loaded)
-        model.engine.prepare(answered.sent, think=answered.think, tools=answered.tools, keep=session.state_file)
+        model.engine.warm_prefix(
+            answered.prompt_messages, think=answered.think, tools=answered.tools, keep=session.state_file
+        )
         model.engine.flush()
     return said
 
 
-def calls_run(functions: Functions, listener: Listener, *, allowed: bool) -> Caller:
+def make_tool_runner(functions: ToolSet, listener: AnswerSink, *, allowed: bool) -> ToolRunner:
     """A caller that runs `functions`, if that is `allowed`, and tells the listener."""
 
-    def results(found: Found) -> list[str]:
+    def results(found: ParsedCalls) -> list[str]:
         results = []
         for one in found.calls:
             if not (allowed or one.problem):
                 hint = "--yes runs the functions that the model calls, --json gives the calls out as data"
-                raise QwenctlError(f"the model wants to call {shown(one.call)}", hint, ExitCode.NO_PERMISSION)
-            results.append(failure(one.problem) if one.problem else functions.run(one.call))
-            listener.thinking(f"\n→ {shown(one.call)}\n{results[-1]}\n")
-        return results + ([failure(found.problem)] if found.problem else [])
+                raise QwenctlError(f"the model wants to call {format_call(one.call)}", hint, ExitCode.NO_PERMISSION)
+            results.append(error_result(one.problem) if one.problem else functions.run(one.call))
+            listener.thinking(f"\n→ {format_call(one.call)}\n{results[-1]}\n")
+        return results + ([error_result(found.problem)] if found.problem else [])
 
     return results
 
 
 def _answered(
-    model: OpenModel,
+    model: LoadedEngine,
     talk: Conversation,
     limits: AnswerLimits,
     session: OpenSession | None,
-    listener: Listener,
-    caller: Caller | None,
-) -> tuple[pipe.Answer, Conversation]:
+    listener: AnswerSink,
+    caller: ToolRunner | None,
+) -> tuple[pipe.CompletedAnswer, Conversation]:
     """The answer, and the conversation with it and all calls on the way."""
     held: list[str] = []  # until it is known that no call follows, so that only the answer is passed on
     write = held.append if talk.tools else listener.answer
     for _ in range(MOST_ROUNDS):
         held.clear()
         events = model.engine.generate(request(talk, model.loaded, limits, session))
-        said = pipe.follow(events, listener.status, write, listener.thinking)
+        said = pipe.stream_answer(events, listener.status, write, listener.thinking)
         message, found = answer_with_calls(said.text, said.thinking, said.calls, said.finished.reason, talk.tools)
         talk = talk.with_turn(message)
         if caller is None or not (found.calls or found.problem):

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Finished, Loaded, LoadProgress, PrefixRead, PromptProgress, Token, ToolCall
-from qwenctl.terminal.sanitize import decode, whole
+from qwenctl.protocol.load import ModelInfo
+from qwenctl.protocol.messages import GenerationFinished, PrefillProgress, TextDelta, ToolCall
+from qwenctl.terminal.sanitize import decode, replace_surrogates
 from qwenctl.terminal.streams import StatusLine
 from qwenctl.views.answer import ending, figures, reading
 
@@ -22,12 +23,12 @@ Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class CompletedAnswer:
     """A whole answer. `text`, `thinking` and `calls` are as the model wrote them, `tool_calls` what that means."""
 
     text: str
     thinking: str
-    finished: Finished
+    finished: GenerationFinished
     calls: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
@@ -37,7 +38,7 @@ def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> st
 
     Raises QwenctlError if there is nothing, or more than 64 MiB.
     """
-    prompt = read_if_any(words, stdin, warn)
+    prompt = read_optional_prompt(words, stdin, warn)
     if not prompt:
         raise QwenctlError(
             "no prompt: standard input is empty" if stdin is not None else "no prompt",
@@ -46,49 +47,28 @@ def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> st
     return prompt
 
 
-def read_if_any(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
+def read_optional_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
     """The same, where nothing is no failure."""
-    asked = whole(" ".join(words)).strip()
+    asked = replace_surrogates(" ".join(words)).strip()
     piped = decode(_read(stdin), warn).rstrip("\r\n") if stdin is not None else ""
     return "\n\n".join(part for part in (piped, asked) if part.strip())
 
 
-def load(events: Iterable[LoadProgress | Loaded], status: StatusLine) -> Loaded:
-    """Follow the loading of a model to its end."""
-    try:
-        for event in events:
-            if isinstance(event, Loaded):
-                return event
-            status.show(f"loading the model: {event.fraction:.0%}")
-    finally:
-        status.clear()
-    raise QwenctlError("the engine ended the loading without a model", code=ExitCode.ENGINE_CRASHED)
-
-
-def follow_reading(events: Iterable[PromptProgress | PrefixRead], status: StatusLine) -> PrefixRead:
-    """Follow the reading of a prefix to its end."""
-    try:
-        for event in events:
-            if isinstance(event, PrefixRead):
-                return event
-            status.show(reading(event, "the prefix"))
-    finally:
-        status.clear()
-    raise QwenctlError("the engine ended the reading without a word", code=ExitCode.ENGINE_CRASHED)
-
-
-def follow(
-    events: Iterable[PromptProgress | Token | Finished], status: StatusLine, answer: Write, thinking: Write
-) -> Answer:
+def stream_answer(
+    events: Iterable[PrefillProgress | TextDelta | GenerationFinished],
+    status: StatusLine,
+    answer: Write,
+    thinking: Write,
+) -> CompletedAnswer:
     """Pass on each piece of text as it comes, to `answer` or to `thinking`; return them whole, and the calls too."""
     pieces: dict[str, list[str]] = {"answer": [], "thinking": [], "call": []}
     writers = {"answer": answer, "thinking": thinking}
     try:
         for event in events:
-            if isinstance(event, Finished):
+            if isinstance(event, GenerationFinished):
                 answered, thought, calls = ("".join(pieces[channel]) for channel in ("answer", "thinking", "call"))
-                return Answer(answered, thought, event, calls)
-            if isinstance(event, PromptProgress):
+                return CompletedAnswer(answered, thought, event, calls)
+            if isinstance(event, PrefillProgress):
                 status.show(reading(event))
                 continue
             status.clear()
@@ -100,7 +80,7 @@ def follow(
     raise QwenctlError("the engine ended the answer without a word", code=ExitCode.ENGINE_CRASHED)
 
 
-def as_json(answer: Answer, loaded: Loaded) -> str:
+def as_json(answer: CompletedAnswer, loaded: ModelInfo) -> str:
     """One JSON object, on one line."""
     fields = {
         "answer": answer.text,
@@ -114,12 +94,12 @@ def as_json(answer: Answer, loaded: Loaded) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def statistics(answer: Answer, loaded: Loaded) -> str:
+def statistics(answer: CompletedAnswer, loaded: ModelInfo) -> str:
     """The figures of an answer, on one line."""
     return ", ".join(figures(answer.finished, loaded.context_tokens))
 
 
-def cut_short(answer: Answer, max_tokens: int) -> str:
+def truncation_warning(answer: CompletedAnswer, max_tokens: int) -> str:
     """A warning where the answer is not all that the model would have said; otherwise nothing."""
     why = ending(answer.finished, max_tokens)
     if why and not answer.text.strip() and answer.thinking:

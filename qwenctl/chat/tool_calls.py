@@ -9,54 +9,56 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
-from qwenctl.tools.calls import Found, FoundCall, shown
-from qwenctl.tools.tool_set import Functions, failure
+from qwenctl.tools.calls import ParsedCall, ParsedCalls, format_call
+from qwenctl.tools.tool_set import ToolSet, error_result
 
 _CHOICES = {"y": "yes", "n": "no", "a": "always"}
 _QUESTION = "run it? [y]es [n]o [a]lways: "
 
 
-def answer_calls(setup: ChatSetup, functions: Functions, state: ChatState, found: Found) -> tuple[ChatState, bool]:
+def run_tool_calls(
+    setup: ChatSetup, functions: ToolSet, state: ChatState, found: ParsedCalls
+) -> tuple[ChatState, bool]:
     """The state after the calls, and whether the person lets the model go on."""
     results = []
     goes_on = True
     for one in found.calls:
-        result = failure("the person stopped it before this call")
+        result = error_result("the person stopped it before this call")
         if goes_on:
-            setup.screen.call(shown(one.call), whole=_must_ask(setup, functions, state, one))
+            setup.screen.call(format_call(one.call), whole=_must_ask(setup, functions, state, one))
             try:
                 state, result = _result(setup, functions, state, one)
             except (KeyboardInterrupt, EOFError):
-                goes_on, result = False, failure("the person stopped this call")
+                goes_on, result = False, error_result("the person stopped this call")
             setup.screen.result(result)
         results.append(result)
     if found.problem:
-        results.append(failure(found.problem))
+        results.append(error_result(found.problem))
         setup.screen.result(results[-1])
     return replace(state, conversation=state.conversation.with_results(results)), goes_on
 
 
-def _result(setup: ChatSetup, functions: Functions, state: ChatState, one: FoundCall) -> tuple[ChatState, str]:
+def _result(setup: ChatSetup, functions: ToolSet, state: ChatState, one: ParsedCall) -> tuple[ChatState, str]:
     name = one.call.name
     if one.problem:
-        return state, failure(one.problem)
-    if name in functions.answered_by_hand:
+        return state, error_result(one.problem)
+    if name in functions.manual_tools:
         return state, setup.ask(f"what does {name} give? ")
     if _must_ask(setup, functions, state, one):
         choice = _permission(setup)
         if choice == "no":
-            return state, failure("the person does not allow this call")
+            return state, error_result("the person does not allow this call")
         if choice == "always":
-            state = replace(state, allowed=state.allowed | {name})
+            state = replace(state, approved_tools=state.approved_tools | {name})
     with setup.screen.waiting(f"running {name} (Ctrl-C stops it)"):
         return state, functions.run(one.call)
 
 
-def _must_ask(setup: ChatSetup, functions: Functions, state: ChatState, one: FoundCall) -> bool:
+def _must_ask(setup: ChatSetup, functions: ToolSet, state: ChatState, one: ParsedCall) -> bool:
     """Whether a person decides on the call, who must see all of it."""
-    if one.problem or one.call.name in functions.answered_by_hand:
+    if one.problem or one.call.name in functions.manual_tools:
         return not one.problem
-    return not setup.allows_all and one.call.name not in state.allowed
+    return not setup.auto_approve_tools and one.call.name not in state.approved_tools
 
 
 def _permission(setup: ChatSetup) -> str:

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_json
 from qwenctl.errors import QwenctlError
+from qwenctl.placement.constraints import LoadOptions
 from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.bench.cases import Case, Result
+    from qwenctl.bench.cases import BenchCase, Result
     from qwenctl.bench.energy import Meter
-    from qwenctl.bench.table import Setup
-    from qwenctl.protocol.messages import EngineSettings
+    from qwenctl.bench.table import BenchSetup
+    from qwenctl.protocol.load import LoadParams
 
 _SWEPT = 5  # points of the curve over expert layers
 
@@ -76,28 +77,28 @@ def bench_command(
     drawn: speed over context length, and where there are GPUs, over the number of layers with experts on them.
     """
     from qwenctl.bench.cases import all_cases
-    from qwenctl.charts.bench import check_picture, over_depth, over_expert_layers, write_picture
-    from qwenctl.commands.chat.chat_job import existing_model
+    from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
+    from qwenctl.commands.chat.chat_job import resolve_model
 
     if plot is not None:
         check_picture(plot)
     cases = tuple(all_cases(n_prompt, n_gen, depths))
     if not cases:
         raise QwenctlError("nothing is to be measured: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
-    path, meter = existing_model(model), _meter(price, watts)
+    path, meter = resolve_model(model), _meter(price, watts)
     with _measured(path, asked, cases, repetitions, meter, price) as (setup, found):
         results = _shown(setup, found, as_json=json)
     if plot is not None:
-        charts = [over_depth(setup.loaded.description, results)]
+        charts = [depth_chart(setup.loaded.description, results)]
         swept = list(_swept(path, asked, cases, repetitions))
-        charts += [over_expert_layers(setup.loaded.description, swept)] if swept else []
+        charts += [expert_chart(setup.loaded.description, swept)] if swept else []
         write_picture(plot, charts)
 
 
 def _meter(price: float | None, watts: float | None) -> Meter | None:
-    from qwenctl.bench.energy import find_meter, of_watts
+    from qwenctl.bench.energy import constant_power_meter, find_meter
 
-    meter = of_watts(watts) if watts else find_meter()
+    meter = constant_power_meter(watts) if watts else find_meter()
     if price is not None and meter is None:
         raise QwenctlError("nothing here counts energy, so a price says nothing", "--watts 350, by a meter at the plug")
     return meter
@@ -105,25 +106,30 @@ def _meter(price: float | None, watts: float | None) -> Meter | None:
 
 @contextmanager
 def _measured(
-    path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int, meter: Meter | None, price: float | None
-) -> Iterator[tuple[Setup, Iterator[Result]]]:
+    path: Path,
+    asked: LoadOptions,
+    cases: Sequence[BenchCase],
+    repetitions: int,
+    meter: Meter | None,
+    price: float | None,
+) -> Iterator[tuple[BenchSetup, Iterator[Result]]]:
     """What is measured, and the results as they come."""
     from qwenctl.bench.cases import run
-    from qwenctl.bench.table import Setup
-    from qwenctl.chat.pipe import load
-    from qwenctl.loading.open_model import opened
+    from qwenctl.bench.table import BenchSetup
+    from qwenctl.loading.open_model import open_engine
+    from qwenctl.views.loading import follow_loading
 
     status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
-    with opened(path, settings, lambda events: load(events, status)) as (engine, loaded):
+    with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, loaded):
         name = meter.name if meter else ""
-        setup = Setup(loaded, settings, _backend(settings), asked.wishes.cpu_experts, price, name)
+        setup = BenchSetup(loaded, settings, _backend(settings), asked.wishes.cpu_experts, price, name)
         try:
             yield setup, run(engine, cases, repetitions, meter, status.show)
         finally:
             status.clear()
 
 
-def _shown(setup: Setup, found: Iterator[Result], *, as_json: bool) -> list[Result]:
+def _shown(setup: BenchSetup, found: Iterator[Result], *, as_json: bool) -> list[Result]:
     """Print the results as they come."""
     from importlib.metadata import version
 
@@ -143,17 +149,17 @@ def _shown(setup: Setup, found: Iterator[Result], *, as_json: bool) -> list[Resu
     return results
 
 
-def _settings(path: Path, asked: LoadOptions, cases: Sequence[Case]) -> EngineSettings:
+def _settings(path: Path, asked: LoadOptions, cases: Sequence[BenchCase]) -> LoadParams:
     """How the model is loaded: as it would be for a chat, with a context that holds every case."""
-    from qwenctl.loading.open_model import plain_settings, tuned_plan
+    from qwenctl.loading.open_model import default_load_params, plan_with_tuning
     from qwenctl.machine.cpu import usable_cores
 
-    sized, plan = tuned_plan(path, _sized(asked, cases))
-    settings = plan.settings if plan is not None else plain_settings(sized.wishes)
+    sized, plan = plan_with_tuning(path, _sized(asked, cases))
+    settings = plan.settings if plan is not None else default_load_params(sized.wishes)
     return replace(settings, threads=settings.threads or usable_cores())
 
 
-def _sized(asked: LoadOptions, cases: Sequence[Case]) -> LoadOptions:
+def _sized(asked: LoadOptions, cases: Sequence[BenchCase]) -> LoadOptions:
     """`asked` with a context that holds every case, unless one is asked for."""
     if asked.plan is not None:
         return asked
@@ -161,7 +167,7 @@ def _sized(asked: LoadOptions, cases: Sequence[Case]) -> LoadOptions:
     return replace(asked, wishes=replace(asked.wishes, context=asked.wishes.context or needed))
 
 
-def _backend(settings: EngineSettings) -> str:
+def _backend(settings: LoadParams) -> str:
     """The backends in llama-bench's way: all but the CPU's, if there are others."""
     from qwenctl.machine.devices import read_build
 
@@ -170,20 +176,22 @@ def _backend(settings: EngineSettings) -> str:
     return ",".join([*names, *(["RPC"] if settings.placement.rpc else [])]) or "CPU"
 
 
-def _swept(path: Path, asked: LoadOptions, cases: Sequence[Case], repetitions: int) -> Iterator[tuple[int, Result]]:
+def _swept(
+    path: Path, asked: LoadOptions, cases: Sequence[BenchCase], repetitions: int
+) -> Iterator[tuple[int, Result]]:
     """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
-    from qwenctl.bench.cases import run, steps
-    from qwenctl.chat.pipe import load
-    from qwenctl.loading.open_model import opened, plan_of
+    from qwenctl.bench.cases import run, sweep_points
+    from qwenctl.loading.open_model import make_load_plan, open_engine
+    from qwenctl.views.loading import follow_loading
 
     generates = [case for case in cases if case.generate]
     is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None
-    plan = plan_of(path, _sized(asked, generates[:1])) if generates and not is_fixed else None
+    plan = make_load_plan(path, _sized(asked, generates[:1])) if generates and not is_fixed else None
     status = StatusLine(sys.stderr)
-    for layers, on_cpu in steps(plan, _SWEPT) if plan is not None else ():
+    for layers, on_cpu in sweep_points(plan, _SWEPT) if plan is not None else ():
         fixed = replace(asked, wishes=replace(asked.wishes, cpu_experts=on_cpu))
         settings = _settings(path, fixed, generates[:1])
-        with opened(path, settings, lambda events: load(events, status)) as (engine, _):
+        with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, _):
             for result in run(engine, generates[:1], repetitions, None, status.show):
                 yield layers, result
         status.clear()

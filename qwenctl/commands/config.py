@@ -14,7 +14,7 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.shell_completion import complete_keys
-from qwenctl.settings.resolve import Configuration
+from qwenctl.settings.resolve import SettingsContext
 from qwenctl.terminal.streams import text_writer, warn
 
 Words = Annotated[
@@ -34,11 +34,11 @@ def show_command(
     context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
 ) -> None:
     """Show the value of every setting, as TOML."""
-    from qwenctl.settings.origins import as_json, as_toml, effective
+    from qwenctl.settings.origins import as_json, as_toml, effective_rows
 
-    configuration: Configuration = context.obj
+    configuration: SettingsContext = context.obj
     settings = configuration.settings
-    rows = effective(configuration.root, configuration.commands, settings, words or [])
+    rows = effective_rows(configuration.root, configuration.commands, settings, words or [])
     problems = list(dict.fromkeys(problem.error.message for problem in settings.problems))
     if json:
         _print(json_format.dumps({**as_json(rows, settings.unused), "problems": problems}, ensure_ascii=False))
@@ -63,7 +63,7 @@ def init_command(context: typer.Context) -> None:
     from qwenctl.settings.origins import example, write_new
     from qwenctl.settings.toml import user_path
 
-    configuration: Configuration = context.obj
+    configuration: SettingsContext = context.obj
     path = user_path()
     write_new(path, example(configuration.commands))
     _print(str(path))

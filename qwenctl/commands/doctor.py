@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options import load as placing
+from qwenctl.commands.options import load_options as placing
 from qwenctl.commands.quantize.result import print_json
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
@@ -26,12 +26,12 @@ def doctor_command(
     The first time, the speed of the memories is measured, and llama.cpp is checked: it computes with a small model in
     several ways, which must agree. Both are kept. Ends with 0 if nothing is wrong, otherwise with 1.
     """
-    from qwenctl.doctor.checks import examine
+    from qwenctl.doctor.checks import run_checks
     from qwenctl.doctor.report import as_json, check_table, rows
-    from qwenctl.placement.rpc_check import check_servers
+    from qwenctl.machine.devices import check_servers
 
     check_servers(rpc or ())
-    found = examine(rpc or (), reads_disks=disk, again=measure)
+    found = run_checks(rpc or (), reads_disks=disk, again=measure)
     if json:
         print_json(as_json(found))
     else:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
-from qwenctl.commands.quantize.result import say
+from qwenctl.commands.quantize.result import print_status
 from qwenctl.errors import QwenctlError
+from qwenctl.placement.constraints import LoadOptions
 from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
     from qwenctl.placement.plan import Plan
-    from qwenctl.placement.tensor_inventory import Inventory
+    from qwenctl.placement.tensor_inventory import TensorInventory
 
 Model = Annotated[
     str,
@@ -75,12 +76,12 @@ def plan_command(
 
 def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOptions, *, quiet: bool) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
-    from qwenctl.loading.open_model import tuned_plan
-    from qwenctl.machine.profile import describe
+    from qwenctl.loading.open_model import plan_with_tuning
+    from qwenctl.machine.devices import check_servers
+    from qwenctl.machine.profile import machine_from_sizes
     from qwenctl.placement.plan import from_json
     from qwenctl.placement.planner import make_plan
-    from qwenctl.placement.rpc_check import check_servers
-    from qwenctl.placement.trial_load import tried_plan
+    from qwenctl.placement.trial_load import plan_with_dry_load
 
     if asked.plan is not None:
         return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
@@ -91,15 +92,15 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOpti
     if asked.wishes.vision and not inventory.vision_bytes:
         inventory = _with_tower(inventory)
     if gpu_memory or ram:
-        return make_plan(inventory, describe(gpu_memory, ram or _USUAL_RAM), asked.wishes)
-    tuned = tuned_plan(Path(inventory.path), asked)[0] if inventory.path else asked
-    plan = tried_plan(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
+        return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), asked.wishes)
+    tuned = plan_with_tuning(Path(inventory.path), asked)[0] if inventory.path else asked
+    plan = plan_with_dry_load(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
     if tuned != asked:
         plan = replace(plan, reasons=("settings that `qwenctl tune` has found to be faster are used", *plan.reasons))
     return plan
 
 
-def _with_tower(inventory: Inventory) -> Inventory:
+def _with_tower(inventory: TensorInventory) -> TensorInventory:
     """With the vision tower in the file beside the model. Raises QwenctlError if there is none."""
     from qwenctl.models.mmproj import mmproj_beside
 
@@ -109,10 +110,10 @@ def _with_tower(inventory: Inventory) -> Inventory:
     return replace(inventory, vision_bytes=tower.stat().st_size)
 
 
-def _inventory(model: str, type_name: str, *, quiet: bool) -> Inventory:
+def _inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     """The tensors of the model, wherever it is."""
-    from quantize.plan import Options
-    from qwenctl.placement.tensor_inventory import of_checkpoint, of_gguf
+    from quantize.plan import QuantizeOptions
+    from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
     path = Path(model).expanduser()
     if not path.exists():
@@ -121,48 +122,48 @@ def _inventory(model: str, type_name: str, *, quiet: bool) -> Inventory:
             return _remote(model, type_name, quiet=quiet)
         path = found
     if path.is_dir():
-        return of_checkpoint(path, Options(type_name or _USUAL_TYPE))
+        return from_checkpoint(path, QuantizeOptions(type_name or _USUAL_TYPE))
     if type_name:
         raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", f"qwenctl plan {path}")
-    return of_gguf(path)
+    return from_gguf(path)
 
 
 def _path_here(model: str, type_name: str) -> Path | None:
     """Where a model lies that is here by a name; None if it can only be on the Hub."""
-    from qwenctl.hub.local.installed import CHECKPOINT, local_models, matching
+    from qwenctl.hub.local.installed import CHECKPOINT, filter_by_name, local_models
     from qwenctl.hub.repository.model_name import parse_name
 
     if model.endswith(".gguf") or model.startswith(("/", ".", "~")):
         return Path(model).expanduser()  # it can only be a path
-    found = [one for one in matching(parse_name(model), local_models()) if not one.lacking]
+    found = [one for one in filter_by_name(parse_name(model), local_models()) if not one.missing_parts]
     fitting = [one for one in found if (one.quant == CHECKPOINT) == bool(type_name)] or ([] if type_name else found)
     return fitting[-1].path if fitting else None
 
 
-def _remote(model: str, type_name: str, *, quiet: bool) -> Inventory:
+def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     """The tensors of a model of the Hub, by its headers."""
-    from quantize.plan import Options
-    from qwenctl.commands.quantize.remote import ask_hub
+    from quantize.plan import QuantizeOptions
+    from qwenctl.commands.quantize.remote import fetch_listing
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
-    from qwenctl.hub.select.target import Wish, close_target, find_target
+    from qwenctl.hub.select.target import PullRequest, find_target, select_quant
     from qwenctl.hub.streaming.gguf_headers import fetch_headers
-    from qwenctl.hub.streaming.header_only import make_skeleton
-    from qwenctl.placement.tensor_inventory import of_checkpoint, of_gguf
+    from qwenctl.hub.streaming.header_only import fetch_headers_only
+    from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
     def tell(line: str) -> None:
-        say(line, quiet=quiet)
+        print_status(line, quiet=quiet)
 
-    wish, pull, name = Wish(type_name, vision=False), PullOptions(), parse_name(model)
-    target = find_target(name, wish, lambda repository: ask_hub(repository, name.revision, pull, tell))
-    if target.is_open:
-        target = close_target(target, _USUAL_TYPE, wish)
+    wish, pull, name = PullRequest(type_name, vision=False), PullOptions(), parse_name(model)
+    target = find_target(name, wish, lambda repository: fetch_listing(repository, name.revision, pull, tell))
+    if target.needs_choice:
+        target = select_quant(target, _USUAL_TYPE, wish)
     with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
         if target.recipe:
-            skeleton = make_skeleton(target.listing, Path(folder), pull.settings, tell, lambda _: None)
-            found = of_checkpoint(skeleton.folder, Options(target.recipe))
+            skeleton = fetch_headers_only(target.listing, Path(folder), pull.settings, tell, lambda _: None)
+            found = from_checkpoint(skeleton.folder, QuantizeOptions(target.recipe))
             label = target.recipe
         else:
             paths = fetch_headers(target.listing, target.files, Path(folder), pull.settings, tell)
-            found, label = of_gguf(paths[0]), target.label
+            found, label = from_gguf(paths[0]), target.label
     return replace(found, name=f"{target.listing.repository}:{label}", path="")

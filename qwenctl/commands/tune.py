@@ -11,17 +11,18 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.load import LoadOptions, with_load_options
+from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
-from qwenctl.commands.quantize.result import print_json, say
+from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.errors import QwenctlError
+from qwenctl.placement.constraints import LoadOptions
 from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.placement.constraints import Wishes
+    from qwenctl.placement.constraints import PlacementConstraints
     from qwenctl.placement.plan import Plan
-    from qwenctl.protocol.messages import EngineSettings
-    from qwenctl.tune.candidates import Ground
+    from qwenctl.protocol.load import LoadParams
+    from qwenctl.tune.candidates import TuningBaseline
     from qwenctl.tune.search import Tuning
 
 _REPEATS, _LONG_S = 3, 4.0  # of a turn in one measurement, if it does not take long; the quickest counts
@@ -63,14 +64,16 @@ def tune_command(
     A turn of -p tokens read and -n tokens made is measured again and again. What is faster than the plan by more than
     noise is kept for this machine and model, and used from then on wherever no option says otherwise.
     """
-    from qwenctl.commands.chat.chat_job import existing_model
+    from qwenctl.commands.chat.chat_job import resolve_model
     from qwenctl.tune import store as kept
-    from qwenctl.tune.candidates import dimensions
+    from qwenctl.tune.candidates import candidate_groups
     from qwenctl.tune.search import search
 
-    path = existing_model(model)
+    path = resolve_model(model)
     if forget:
-        say(f"forgotten for {path.name}" if kept.forget(path) else f"nothing is kept for {path.name}", quiet=False)
+        print_status(
+            f"forgotten for {path.name}" if kept.forget(path) else f"nothing is kept for {path.name}", quiet=False
+        )
         return
     if asked.plan is not None:
         raise QwenctlError("--plan leaves nothing to tune", f"qwenctl tune {path}")
@@ -79,32 +82,32 @@ def tune_command(
     ground = _ground(path, asked, n_prompt, tries_cache=kv)
     status = StatusLine(sys.stderr)
 
-    def measure(wishes: Wishes) -> float:
+    def measure(wishes: PlacementConstraints) -> float:
         return _seconds(path, _settings(path, replace(asked, wishes=wishes))[0], ground.prompt, n_gen)
 
     try:
-        tuning = search(asked.wishes, dimensions(ground), measure, time_limit, status.show)
+        tuning = search(asked.wishes, candidate_groups(ground), measure, time_limit, status.show)
     finally:
         status.clear()
     place = _keep(path, asked, tuning)
     _show(tuning, place, ground.prompt, n_gen, as_json=json)
 
 
-def _settings(path: Path, asked: LoadOptions) -> tuple[EngineSettings, Plan | None]:
+def _settings(path: Path, asked: LoadOptions) -> tuple[LoadParams, Plan | None]:
     """How a chat would load the model, without what was found before."""
-    from qwenctl.loading.open_model import plain_settings, plan_of
+    from qwenctl.loading.open_model import default_load_params, make_load_plan
     from qwenctl.machine.cpu import usable_cores
 
-    plan = plan_of(path, asked)
-    settings = plan.settings if plan is not None else plain_settings(asked.wishes)
+    plan = make_load_plan(path, asked)
+    settings = plan.settings if plan is not None else default_load_params(asked.wishes)
     return replace(settings, threads=settings.threads or usable_cores(), adapts_threads=False), plan
 
 
-def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> Ground:
+def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> TuningBaseline:
     from qwenctl.bench.cases import expert_layers
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.protocol.placement import CPU
-    from qwenctl.tune.candidates import Ground
+    from qwenctl.tune.candidates import TuningBaseline
 
     settings, plan = _settings(path, asked)
     memories = plan.memories if plan is not None else ()
@@ -113,18 +116,18 @@ def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -
     every = set().union(*layers)
     has_devices = plan is not None and bool(plan.machine.devices) and bool(every)
     usual = _OFFLOADED_PROMPT if has_devices and in_ram else 512
-    return Ground(
+    return TuningBaseline(
         asked.wishes, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
         tries_cache,
     )  # fmt: skip
 
 
-def _seconds(path: Path, settings: EngineSettings, prompt: int, generate: int) -> float:
+def _seconds(path: Path, settings: LoadParams, prompt: int, generate: int) -> float:
     """The seconds of a turn, in an engine of its own, after a short one that does not count."""
-    from qwenctl.chat.pipe import load
-    from qwenctl.loading.open_model import opened
+    from qwenctl.loading.open_model import open_engine
+    from qwenctl.views.loading import follow_loading
 
-    with opened(path, settings, lambda events: load(events, StatusLine(None))) as (engine, _):
+    with open_engine(path, settings, lambda events: follow_loading(events, StatusLine(None))) as (engine, _):
         engine.measure(prompt=min(prompt, 32), generate=1)
         seconds: list[float] = []
         while len(seconds) < _REPEATS and sum(seconds) < _LONG_S:
@@ -142,7 +145,9 @@ def _keep(path: Path, asked: LoadOptions, tuning: Tuning) -> Path | None:
         kept.forget(path)
         return None
     measured = datetime.now(UTC).isoformat(timespec="seconds")
-    return kept.keep(path, kept.Tuned(tuning.changes, tuning.verdict.gain, kept.others(asked.wishes), measured))
+    return kept.keep(
+        path, kept.TuningResult(tuning.changes, tuning.verdict.gain, kept.fixed_constraints(asked.wishes), measured)
+    )
 
 
 def _show(tuning: Tuning, place: Path | None, prompt: int, generate: int, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.quantize.result import say
+from qwenctl.commands.quantize.result import print_status
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.paths import log_folder
 from qwenctl.terminal.streams import is_terminal, text_writer, warn
@@ -33,29 +33,40 @@ def worker_command(
     SSH, with the line that is printed. There, --rpc names the end of the tunnel.
     """
     from qwenctl.backend_check.check import require_backend
-    from qwenctl.doctor.findings import seen_backends
+    from qwenctl.doctor.findings import detect_gpu_backends
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.machine.devices import read_build
     from qwenctl.machine.llama_build import build_command
-    from qwenctl.machine.rpc_worker import Share, address_of, chosen_devices, free_port, how_to_reach, serve
+    from qwenctl.machine.rpc_worker import (
+        RpcEndpoint,
+        connection_instructions,
+        free_port,
+        resolve_address,
+        select_devices,
+        serve,
+    )
 
     build = read_build()
     if build.error or "RPC" not in build.backends:
-        line = build_command(next(iter(seen_backends()), "CPU"))
+        line = build_command(next(iter(detect_gpu_backends()), "CPU"))
         raise QwenctlError(build.error or "llama.cpp is built without RPC", line, ExitCode.CONFIG)
     wanted = [name.strip() for name in device.split(",") if name.strip()]
-    chosen = chosen_devices(wanted, build.devices)
+    chosen = select_devices(wanted, build.devices)
     require_backend(chosen, tell=warn)
-    address = address_of(host)
+    address = resolve_address(host)
     names = tuple(one.name for one in chosen)
-    share = Share(address, free_port(address, port), threads or usable_cores(), names)
+    share = RpcEndpoint(address, free_port(address, port), threads or usable_cores(), names)
 
     def ready() -> None:
-        say(f"serving {', '.join(names)} at {share.endpoint}, until Ctrl-C", *how_to_reach(share), quiet=False)
+        print_status(
+            f"serving {', '.join(names)} at {share.endpoint}, until Ctrl-C",
+            *connection_instructions(share),
+            quiet=False,
+        )
         if not is_terminal(sys.stdout):
             text_writer(sys.stdout)(f"{share.endpoint}\n")
 
     def client(here: bool) -> None:
-        say("a machine has connected" if here else "it has gone", quiet=False)
+        print_status("a machine has connected" if here else "it has gone", quiet=False)
 
     serve(share, log_folder() / f"worker-{share.port}.log", ready, client)

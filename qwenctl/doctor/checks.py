@@ -1,6 +1,6 @@
 """Everything that is looked at, and what is wrong with it.
 
-Nothing comes in but which of the slower looks are wanted; an `Examination` goes out, which `report` shows.
+Nothing comes in but which of the slower looks are wanted; a `DoctorReport` goes out, which `report` shows.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from qwenctl.backend_check.check import check_backend
 from qwenctl.backend_check.child import CheckImpossible
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor import findings
-from qwenctl.doctor.findings import Cache, Finding, seen_backends
+from qwenctl.doctor.findings import Cache, Finding, detect_gpu_backends
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import cache_folder, state_folder
 from qwenctl.machine.disks import Disk, ReadSpeed, free_disk, read_disk, read_disks, read_speed
-from qwenctl.machine.inspect import Survey, survey
+from qwenctl.machine.inspect import MachineReport, inspect_machine
 from qwenctl.machine.memory import Swap, read_swap
 from qwenctl.machine.nvml import card_names
 
 if TYPE_CHECKING:
-    from qwenctl.hub.local.installed import LocalModel
+    from qwenctl.hub.local.installed import InstalledModel
 
 _PACKAGES = ("llama-cpp-python", "gguf", "huggingface_hub", "hf-xet", "nvidia-ml-py", "numpy")
 
 
 @dataclass(frozen=True)
-class Holder:
+class ModelDisk:
     """A disk that holds models: how many bytes of them, and how fast it reads if that was measured."""
 
     disk: Disk
@@ -42,12 +42,12 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Examination:
+class DoctorReport:
     """What was found, and what is wrong."""
 
-    survey: Survey
+    survey: MachineReport
     swap: Swap
-    holders: tuple[Holder, ...]
+    holders: tuple[ModelDisk, ...]
     caches: tuple[Cache, ...]
     models: Mapping[str, int]  # bytes by name
     versions: Mapping[str, str]
@@ -55,7 +55,7 @@ class Examination:
     findings: tuple[Finding, ...]
 
 
-def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool = False) -> Examination:
+def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool = False) -> DoctorReport:
     """Look at everything. `reads_disks` measures how fast models are read.
 
     `again` measures how fast the memories are and checks the backend, though results of an earlier time are kept.
@@ -65,7 +65,7 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
     from qwenctl.hub.local.installed import local_models
     from qwenctl.hub.local.registry import noted_roots
 
-    found, swap = survey(rpc, again=again), read_swap()
+    found, swap = inspect_machine(rpc, again=again), read_swap()
     roots = list(dict.fromkeys([default_root().absolute(), *noted_roots()]))
     models = local_models()
     paths = [path for model in models for path in model.files]
@@ -73,7 +73,7 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
     caches = tuple(_cache(root) for root in roots)
     check, impossible = _check(found, again=again)
     wrong = [
-        *findings.of_build(found.build, seen_backends(), card_names()),
+        *findings.of_build(found.build, detect_gpu_backends(), card_names()),
         *impossible,
         *(findings.of_check(check) if check else ()),
         *findings.of_features(found.cpu.flags, found.build.features),
@@ -84,10 +84,10 @@ def examine(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool =
         *_own_folders(),
     ]
     sizes = {model.name: model.n_bytes for model in models}
-    return Examination(found, swap, holders, caches, sizes, _versions(), check, tuple(wrong))
+    return DoctorReport(found, swap, holders, caches, sizes, _versions(), check, tuple(wrong))
 
 
-def _check(found: Survey, *, again: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:
+def _check(found: MachineReport, *, again: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:
     """The check of llama.cpp, or why there is none; nothing where it does not even start, which is said elsewhere."""
     if found.build.error:
         return None, ()
@@ -97,34 +97,34 @@ def _check(found: Survey, *, again: bool) -> tuple[BackendCheck | None, Sequence
         return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR names another folder"),)
 
 
-def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[Holder]:
+def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[ModelDisk]:
     """The disks of caches and models. The largest file on each is what is read."""
     files = [(read_disk(path.parent).mount, path) for path in {path.resolve() for path in paths}]
     for disk in read_disks([*roots, *(path.parent for _, path in files)]):
         here = sorted((path.stat().st_size, path) for mount, path in files if mount == disk.mount)
         speed = read_speed(here[-1][1]) if reads_disks and here else None
-        yield Holder(disk, sum(size for size, _ in here), speed)
+        yield ModelDisk(disk, sum(size for size, _ in here), speed)
 
 
-def _of_holder(holder: Holder, paths: Sequence[Path]) -> Iterator[Finding]:
+def _of_holder(holder: ModelDisk, paths: Sequence[Path]) -> Iterator[Finding]:
     largest = max((path.stat().st_size for path in paths), default=0)
     return findings.of_disk(holder.disk, holder.speed, largest)
 
 
-def _too_large(found: Survey, models: Sequence[LocalModel]) -> Iterator[Finding]:
+def _too_large(found: MachineReport, models: Sequence[InstalledModel]) -> Iterator[Finding]:
     """Models that do not fit into the memory, with a usual context."""
     from qwenctl.hub.local.installed import CHECKPOINT
-    from qwenctl.hub.select.fit import Candidate, place
-    from qwenctl.machine import Machine
+    from qwenctl.hub.select.fit import PullCandidate, fit_candidate
+    from qwenctl.machine import MachineMemory
     from qwenctl.models.context_memory import of_file
 
-    machine, fits = Machine(found.memory, found.build.devices), {}
+    machine, fits = MachineMemory(found.memory, found.build.devices), {}
     for model in models:
-        if model.quant == CHECKPOINT or model.lacking:
+        if model.quant == CHECKPOINT or model.missing_parts:
             continue
         context = of_file(model.path)
         if context is not None:
-            fits[model.name] = place(Candidate(model.quant, model.n_bytes, 0), context, machine, 0)
+            fits[model.name] = fit_candidate(PullCandidate(model.quant, model.n_bytes, 0), context, machine, 0)
     return findings.of_models(fits, machine.memory, machine.gpu_bytes)
 
 

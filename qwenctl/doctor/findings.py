@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.backend_check.check import verdict
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.hub.select.fit import Fit
@@ -25,7 +25,7 @@ _OTHER_NAMES = {"ROCm": ("HIP",), "MTL": ("Metal",)}
 _ANY = ("Vulkan", "SYCL", "OpenCL")
 
 
-def seen_backends(root: Path = Path("/")) -> dict[str, str]:
+def detect_gpu_backends(root: Path = Path("/")) -> dict[str, str]:
     """The backends that this machine has hardware for, each with what it was seen by.
 
     NVIDIA's driver makes /dev/nvidia0 and on, AMD's compute driver /dev/kfd.
@@ -116,18 +116,18 @@ def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Fin
 
 def of_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:
     """Models that are here, by name, and too large for the memory."""
-    gpu = f"{size(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
-    here = f"{gpu}{size(memory.total_bytes)} of RAM"
+    gpu = f"{format_bytes(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
+    here = f"{gpu}{format_bytes(memory.total_bytes)} of RAM"
     for name, fit in fits.items():
         if fit.where == "would page from disk":
-            message = f"{name} needs {size(fit.needed_bytes)}, {here} is here: it would page from disk"
+            message = f"{name} needs {format_bytes(fit.needed_bytes)}, {here} is here: it would page from disk"
             yield Finding("memory", message, f"`qwenctl ls {name.split(':')[0]}` lists smaller ones")
 
 
 def of_swap(swap: Swap) -> Iterator[Finding]:
     """Swap in use: weights that lie there are read from the disk for each token."""
     if swap.used_bytes > _SWAP_BYTES:
-        message = f"{size(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
+        message = f"{format_bytes(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
         yield Finding("memory", message, "end what needs it, then `sudo swapoff -a && sudo swapon -a` empties it")
 
 
@@ -141,7 +141,8 @@ def of_disk(disk: Disk, speed: ReadSpeed | None, largest_bytes: int) -> Iterator
         yield Finding("disk", f"models lie on a rotating disk ({disk.mount})", hint)
     if speed and speed.bytes_per_second < _SLOW_BYTES:
         seconds = largest_bytes / speed.bytes_per_second
-        message = f"{disk.mount} reads {size(speed.bytes_per_second)}/s: {size(largest_bytes)} take {seconds:,.0f} s"
+        rate = f"{format_bytes(speed.bytes_per_second)}/s"
+        message = f"{disk.mount} reads {rate}: {format_bytes(largest_bytes)} take {seconds:,.0f} s"
         yield Finding("disk", message, hint)
 
 
@@ -151,8 +152,8 @@ def of_cache(cache: Cache) -> Iterator[Finding]:
         message = f"{cache.root} cannot be written ({cache.error})"
         yield Finding("cache", message, "HF_HOME=DIR names another folder; what is there can be used all the same")
     if cache.leftovers:
-        message = f"stopped downloads left {size(cache.leftover_bytes)} in {cache.root}"
+        message = f"stopped downloads left {format_bytes(cache.leftover_bytes)} in {cache.root}"
         yield Finding("cache", message, "`qwenctl pull` goes on with them, `qwenctl clean` removes them")
     if cache.free_bytes < _ROOM_BYTES:
-        message = f"{size(cache.free_bytes)} are free where models are kept ({cache.root})"
+        message = f"{format_bytes(cache.free_bytes)} are free where models are kept ({cache.root})"
         yield Finding("cache", message, "`qwenctl ls`, `qwenctl rm NAME` and `qwenctl clean` make room")

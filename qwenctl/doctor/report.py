@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.backend_check.results import BOUND, BackendCheck, CaseResult
 from qwenctl.backend_check.results import as_json as check_json
-from qwenctl.doctor.checks import Examination, Holder
-from qwenctl.machine.bandwidth_cache import Speed, key_of
-from qwenctl.machine.devices import Device
+from qwenctl.doctor.checks import DoctorReport, ModelDisk
+from qwenctl.machine.bandwidth_cache import MemoryBandwidth, device_key
+from qwenctl.machine.devices import GgmlDevice
 
 
-def rows(found: Examination) -> Iterator[tuple[str, str]]:
+def rows(found: DoctorReport) -> Iterator[tuple[str, str]]:
     """What was found, one row a thing."""
     cpu, memory, build = found.survey.cpu, found.survey.memory, found.survey.build
     nodes = f", {cpu.numa_nodes} NUMA nodes" if cpu.numa_nodes > 1 else ""
@@ -25,17 +25,21 @@ def rows(found: Examination) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{cpu.model}: {cores}{nodes}"
     threads = f"{found.survey.threads} thread{'s' * (found.survey.threads > 1)}"
     speed = _speed_text(found.survey.ram_speed, f" by {threads}", copies=False)
-    yield "RAM", f"{size(memory.total_bytes)}, {size(memory.available_bytes)} available{speed}"
-    swap = f"{size(found.swap.used_bytes)} of {size(found.swap.total_bytes)} used" if found.swap.total_bytes else "none"
+    yield "RAM", f"{format_bytes(memory.total_bytes)}, {format_bytes(memory.available_bytes)} available{speed}"
+    swap = (
+        f"{format_bytes(found.swap.used_bytes)} of {format_bytes(found.swap.total_bytes)} used"
+        if found.swap.total_bytes
+        else "none"
+    )
     yield "swap", swap
     yield "llama.cpp", f"{', '.join(build.backends) or 'does not run'} ({' '.join(sorted(build.features))})"
     for device in build.devices:
         if device.kind != "cpu":
-            text = f"{device.description}: {size(device.total_bytes)}, {size(device.free_bytes)} free"
+            text = f"{device.description}: {format_bytes(device.total_bytes)}, {format_bytes(device.free_bytes)} free"
             yield device.name, text + _speed_text(_speed(found, device), "", copies=True)
     for holder in found.holders:
         yield "disk", _disk_text(holder)
-    yield "models", f"{len(found.models)}, {size(sum(found.models.values()))}" if found.models else "none"
+    yield "models", f"{len(found.models)}, {format_bytes(sum(found.models.values()))}" if found.models else "none"
     yield "versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())
 
 
@@ -54,7 +58,7 @@ def _case_text(case: CaseResult) -> str:
     return f"FAILED ({case.error or f'{case.nmse:.2g}'})"
 
 
-def as_json(found: Examination) -> dict[str, Any]:
+def as_json(found: DoctorReport) -> dict[str, Any]:
     """Everything, with bytes and bytes a second as numbers."""
     surveyed = found.survey
     cpu = {**asdict(surveyed.cpu), "flags": sorted(surveyed.cpu.flags), "free_cores": surveyed.threads}
@@ -78,28 +82,28 @@ def as_json(found: Examination) -> dict[str, Any]:
     }
 
 
-def _speed(found: Examination, device: Device) -> Speed:
-    return found.survey.speeds.speeds.get(key_of(device, found.survey.threads), Speed())
+def _speed(found: DoctorReport, device: GgmlDevice) -> MemoryBandwidth:
+    return found.survey.speeds.speeds.get(device_key(device, found.survey.threads), MemoryBandwidth())
 
 
-def _speed_text(speed: Speed, by: str, *, copies: bool) -> str:
-    texts = [f"read at {size(speed.bandwidth)}/s{by}"] if speed.bandwidth else []
+def _speed_text(speed: MemoryBandwidth, by: str, *, copies: bool) -> str:
+    texts = [f"read at {format_bytes(speed.bandwidth)}/s{by}"] if speed.bandwidth else []
     if copies and speed.copy_rate:
-        texts.append(f"copied to at {size(speed.copy_rate)}/s")
+        texts.append(f"copied to at {format_bytes(speed.copy_rate)}/s")
     return "".join(f"; {text}" for text in texts)
 
 
-def _disk_text(holder: Holder) -> str:
+def _disk_text(holder: ModelDisk) -> str:
     disk = holder.disk
     kinds = [disk.file_system, "networked" * disk.is_networked, "rotating" * bool(disk.is_rotational)]
     kind = ", ".join(filter(None, kinds))
-    text = f"{disk.mount} ({kind}): {size(disk.free_bytes)} of {size(disk.total_bytes)} free"
+    text = f"{disk.mount} ({kind}): {format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
     if holder.model_bytes:
-        text += f", {size(holder.model_bytes)} of models"
-    return text + (f"; read at {size(holder.speed.bytes_per_second)}/s" if holder.speed else "")
+        text += f", {format_bytes(holder.model_bytes)} of models"
+    return text + (f"; read at {format_bytes(holder.speed.bytes_per_second)}/s" if holder.speed else "")
 
 
-def _disk_fields(holder: Holder) -> dict[str, Any]:
+def _disk_fields(holder: ModelDisk) -> dict[str, Any]:
     speed = asdict(holder.speed) if holder.speed else None
     return {
         **asdict(holder.disk), "mount": str(holder.disk.mount), "model_bytes": holder.model_bytes, "read_speed": speed

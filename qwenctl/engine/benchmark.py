@@ -11,18 +11,18 @@ import time
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.llama.cancellation import Interrupt
-from qwenctl.engine.model import Model
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.messages import Failed, Measure, Measured
+from qwenctl.engine.llama.cancellation import CancelFlag
+from qwenctl.engine.model import LoadedModel
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.messages import BenchmarkResult, RequestFailed, RunBenchmark
 
 
-def measure(model: Model, request: Measure, interrupt: Interrupt) -> Measured:
+def run_benchmark(model: LoadedModel, request: RunBenchmark, interrupt: CancelFlag) -> BenchmarkResult:
     """The seconds of what is asked for. Raises RequestFailure if it does not fit, or is cancelled."""
     sequence, wanted = model.sequence, request.depth + request.prompt + request.generate
     if wanted > sequence.size:
-        raise RequestFailure(
-            Failed("context", f"{wanted:,} tokens, context is {sequence.size:,}", f"-c {wanted} makes room")
+        raise RequestError(
+            RequestFailed("context", f"{wanted:,} tokens, context is {sequence.size:,}", f"-c {wanted} makes room")
         )
     tokens = _tokens(model.vocabulary_size, wanted)
     _read_depth(model, tokens[: request.depth])
@@ -33,16 +33,16 @@ def measure(model: Model, request: Measure, interrupt: Interrupt) -> Measured:
     for token in tokens[request.depth + request.prompt :]:
         if interrupt:
             break
-        sequence.append(token)
+        sequence.decode(token)
         llama.llama_synchronize(model.context)
         model.threads.decoding.step()
     seconds = time.perf_counter() - start
     if interrupt:
-        raise RequestFailure(Failed("cancelled", "stopped while it was measured"))
-    return Measured(seconds)
+        raise RequestError(RequestFailed("cancelled", "stopped while it was measured"))
+    return BenchmarkResult(seconds)
 
 
-def _read(model: Model, tokens: list[int]) -> None:
+def _read(model: LoadedModel, tokens: list[int]) -> None:
     """Read a prompt, as for an answer."""
     model.threads.reading.begin()
     held = len(model.sequence.tokens)
@@ -51,13 +51,13 @@ def _read(model: Model, tokens: list[int]) -> None:
         held = done
 
 
-def _read_depth(model: Model, tokens: list[int]) -> None:
+def _read_depth(model: LoadedModel, tokens: list[int]) -> None:
     """Let the context hold these tokens and no others."""
     sequence = model.sequence
     if not tokens:
         sequence.clear()
         return
-    sequence.rewind([*tokens, -1])  # another token than any that may follow: so that it parts right there
+    sequence.reuse_prefix([*tokens, -1])  # another token than any that may follow: so that it parts right there
     for _ in sequence.prefill(tokens, {len(tokens)}, model.batch_tokens):
         pass
     llama.llama_synchronize(model.context)

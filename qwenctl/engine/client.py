@@ -23,39 +23,36 @@ from qwenctl.backend_check.results import BackendCheck
 from qwenctl.engine.ending import ANSWERING, IDLE, explain_end, work_of
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_process import llama_environment
-from qwenctl.protocol.batch import AddRecord, BatchEvent, BatchRequest
+from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.media import Look, Media, See, Seen, VisionSettings
+from qwenctl.protocol.load import Load, LoadParams, LoadProgress, ModelInfo
+from qwenctl.protocol.media import ConfigureVision, InspectMedia, Media, MediaInfo, VisionSettings
 from qwenctl.protocol.messages import (
-    Answered,
     AnyMessage,
+    BenchmarkResult,
     Cancel,
     Count,
-    Counted,
     CountPrompt,
-    EngineSettings,
     EngineStats,
-    Failed,
-    Finished,
     Flush,
     Flushed,
     Generate,
-    LastEvent,
-    Load,
-    Loaded,
-    LoadProgress,
-    Measure,
-    Measured,
+    GenerationFinished,
     Message,
-    PrefixRead,
-    Prepare,
-    PromptProgress,
-    ReadPrefix,
+    PrefillPrefix,
+    PrefillProgress,
+    PrefixReady,
+    RequestFailed,
+    RequestWithReply,
     Restore,
     Restored,
+    RunBenchmark,
     Stats,
-    Token,
+    TerminalEvent,
+    TextDelta,
+    TokenCount,
     Tools,
+    WarmPrefix,
 )
 
 _KEPT_LOGS = 8
@@ -71,7 +68,7 @@ _FAILURE_CODES = {
     "media": ExitCode.BAD_DATA,
     "mmproj": ExitCode.NO_INPUT,
 }
-_LAST_EVENTS = get_args(LastEvent)
+_LAST_EVENTS = get_args(TerminalEvent)
 
 
 class Engine:
@@ -90,10 +87,10 @@ class Engine:
     ) -> None:
         self._process, self._requests, self._events, self._log = process, requests, events, log
         self._backend, self._work = backend, IDLE
-        self._unsettled = False  # a request whose last event has not come yet
+        self._pending_reply = False  # a request whose last event has not come yet
         self._sending = False
         self._cancel_next = False
-        self._heard = bytearray()  # of the events of a batch, what has come and was not asked for
+        self._read_buffer = bytearray()  # of the events of a batch, what has come and was not asked for
 
     @classmethod
     def start(cls, logs: Path, backend: BackendCheck | None = None) -> Engine:
@@ -122,28 +119,28 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load(self, path: Path, settings: EngineSettings) -> Iterator[LoadProgress | Loaded]:
+    def load(self, path: Path, settings: LoadParams) -> Iterator[LoadProgress | ModelInfo]:
         """Load a model: progress, and at last what was loaded."""
         if self._backend is not None and not self._backend.allows_extra_buffers:
             settings = replace(settings, extra_buffers=False)
-        return cast("Iterator[LoadProgress | Loaded]", self._ask(Load(str(path), settings)))
+        return cast("Iterator[LoadProgress | ModelInfo]", self._ask(Load(str(path), settings)))
 
-    def generate(self, request: Generate) -> Iterator[PromptProgress | Token | Finished]:
+    def generate(self, request: Generate) -> Iterator[PrefillProgress | TextDelta | GenerationFinished]:
         """Answer: progress of reading the prompt, pieces of text, and at last the end."""
-        return cast("Iterator[PromptProgress | Token | Finished]", self._ask(request))
+        return cast("Iterator[PrefillProgress | TextDelta | GenerationFinished]", self._ask(request))
 
-    def prepare(
+    def warm_prefix(
         self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
     ) -> None:
         """Let the engine read ahead, in the background, what the next prompt will begin with, and `keep` the state."""
-        self._write(encode(Prepare(messages, think, str(keep or ""), tools)))
+        self._write(encode(WarmPrefix(messages, think, str(keep or ""), tools)))
 
     def read_prefix(
         self, messages: tuple[Message, ...], *, keep: Path, tools: Tools = ()
-    ) -> Iterator[PromptProgress | PrefixRead]:
+    ) -> Iterator[PrefillProgress | PrefixReady]:
         """Read what every prompt with this beginning has in common, and keep its state in the file `keep`."""
-        request = ReadPrefix(messages, str(keep), tools)
-        return cast("Iterator[PromptProgress | PrefixRead]", self._ask(request))
+        request = PrefillPrefix(messages, str(keep), tools)
+        return cast("Iterator[PrefillProgress | PrefixReady]", self._ask(request))
 
     def restore(self, path: Path) -> Restored:
         """Go on from the state in the file `path`."""
@@ -153,21 +150,21 @@ class Engine:
     def count(self, text: str) -> int:
         """How many tokens `text` is."""
         [counted] = self._ask(Count(text))
-        return cast("Counted", counted).tokens
+        return cast("TokenCount", counted).tokens
 
     def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
         """How many tokens the prompt for the next answer would be."""
         [counted] = self._ask(CountPrompt(messages, think, tools))
-        return cast("Counted", counted).tokens
+        return cast("TokenCount", counted).tokens
 
-    def see(self, vision: VisionSettings) -> None:
+    def configure_vision(self, vision: VisionSettings) -> None:
         """Look at pictures so from now on; what is wrong with it is told when one is looked at."""
-        self._write(encode(See(vision)))
+        self._write(encode(ConfigureVision(vision)))
 
-    def look(self, media: Media) -> Seen:
+    def inspect_media(self, media: Media) -> MediaInfo:
         """What the model would see of `media`."""
-        [seen] = self._ask(Look(media))
-        return cast("Seen", seen)
+        [seen] = self._ask(InspectMedia(media))
+        return cast("MediaInfo", seen)
 
     def flush(self) -> Flushed:
         """Wait until all that is to be kept is on the disk."""
@@ -179,25 +176,25 @@ class Engine:
         [stats] = self._ask(Stats())
         return cast("EngineStats", stats)
 
-    def tell(self, request: BatchRequest) -> None:
+    def send(self, request: BatchRequest) -> None:
         """Send a request of a batch, and wait for nothing."""
-        self._work = work_of(AddRecord)
+        self._work = work_of(SubmitRequest)
         self._write(encode(request))
 
-    def hear(self, timeout_s: float | None) -> BatchEvent | None:
+    def receive(self, timeout_s: float | None) -> BatchEvent | None:
         """The next event of a batch; None if none comes in `timeout_s` seconds. Raises QwenctlError."""
         descriptor = self._events.fileno()
-        while (end := self._heard.find(b"\n")) < 0:
+        while (end := self._read_buffer.find(b"\n")) < 0:
             if not select.select([descriptor], [], [], timeout_s)[0]:
                 return None
             piece = os.read(descriptor, 1 << 16)
             if not piece:
                 raise self._end()
-            self._heard += piece
-        line = bytes(self._heard[: end + 1])
-        del self._heard[: end + 1]
+            self._read_buffer += piece
+        line = bytes(self._read_buffer[: end + 1])
+        del self._read_buffer[: end + 1]
         event = decode(line)
-        if isinstance(event, Failed):
+        if isinstance(event, RequestFailed):
             raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
         return cast("BatchEvent", event)
 
@@ -205,10 +202,10 @@ class Engine:
         """Stop what is running; may be called from a signal handler, even one that interrupts the sending."""
         if self._sending:
             self._cancel_next = True
-        elif self._unsettled:
+        elif self._pending_reply:
             self._write(encode(Cancel()))
 
-    def work_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
         """The processor time that the engine has taken so far."""
         import psutil
 
@@ -217,7 +214,7 @@ class Engine:
             return float(times.user + times.system)
         return 0.0
 
-    def note(self, line: str) -> None:
+    def write_log(self, line: str) -> None:
         """Write a line into the engine's log."""
         with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
@@ -232,25 +229,25 @@ class Engine:
 
     def measure(self, *, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
         """Seconds that so many made-up tokens take after `depth` others: `prompt` at once, `generate` one by one."""
-        [measured] = self._ask(Measure(prompt, generate, depth))
-        return cast("Measured", measured).seconds
+        [measured] = self._ask(RunBenchmark(prompt, generate, depth))
+        return cast("BenchmarkResult", measured).seconds
 
-    def _ask(self, request: Answered) -> Iterator[AnyMessage]:
+    def _ask(self, request: RequestWithReply) -> Iterator[AnyMessage]:
         """The events that answer `request`. Raises QwenctlError for a failure, or when the engine ends."""
-        if self._unsettled:  # the caller lost interest in the answer before
+        if self._pending_reply:  # the caller lost interest in the answer before
             self.cancel()
-            while self._unsettled:
+            while self._pending_reply:
                 self._receive()
-        self._unsettled = self._sending = True
+        self._pending_reply = self._sending = True
         self._work = work_of(type(request))
         self._write(encode(request))
         self._sending = False
         if self._cancel_next:
             self._cancel_next = False
             self.cancel()
-        while self._unsettled:
+        while self._pending_reply:
             event = self._receive()
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
             yield event
 
@@ -266,15 +263,15 @@ class Engine:
         if not line.endswith(b"\n"):
             raise self._end()
         event = cast("AnyMessage", decode(line))
-        if isinstance(event, Token):
+        if isinstance(event, TextDelta):
             self._work = ANSWERING
         elif isinstance(event, _LAST_EVENTS):
-            self._unsettled, self._work = False, IDLE
+            self._pending_reply, self._work = False, IDLE
         return event
 
     def _end(self) -> QwenctlError:
         """The engine has ended: why, by its exit code and its log."""
-        self._unsettled = False
+        self._pending_reply = False
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_WITHIN_S)
         self.close()

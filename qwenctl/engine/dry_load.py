@@ -12,13 +12,13 @@ import sys
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.llama.device_params import buffer_devices
+from qwenctl.engine.llama.device_params import device_by_buffer_type
 from qwenctl.engine.llama.log import LlamaLog, memory_use
-from qwenctl.engine.model import context_params, context_size, model_params
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.speculative.decoder import draft_limits, make_room
+from qwenctl.engine.model import context_params, model_params, resolve_context_size
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.speculative.decoder import draft_limits, reserve_draft_outputs
 from qwenctl.protocol.codec import decode
-from qwenctl.protocol.messages import Load
+from qwenctl.protocol.load import Load
 
 _NO_MAPPING = 0  # libllama aborts if a file is mapped and not allocated
 
@@ -32,13 +32,13 @@ def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
     del pointed_at
     if model is None:
         raise ValueError(log.reason())
-    size = context_size(request.settings, llama.llama_model_n_ctx_train(model))
+    size = resolve_context_size(request.settings, llama.llama_model_n_ctx_train(model))
     wanted = context_params(request.settings, size)
-    make_room(wanted, draft_limits(request.settings, model, wanted.n_batch))
+    reserve_draft_outputs(wanted, draft_limits(request.settings, model, wanted.n_batch))
     context = llama.llama_init_from_model(model, wanted)
     if context is None:
         raise ValueError(log.reason())
-    return {one.name: one.compute for one in memory_use(log.sizes(), buffer_devices())}
+    return {one.name: one.compute for one in memory_use(log.sizes(), device_by_buffer_type())}
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         if not isinstance(request, Load):
             raise ValueError("not a Load")
         sys.stdout.write(json.dumps(compute_bytes(request, log)))
-    except (RequestFailure, ValueError) as error:
+    except (RequestError, ValueError) as error:
         sys.exit(str(error))
 
 

@@ -12,22 +12,23 @@ from qwenctl.backend_check.results import UNCHECKED, BackendCheck
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.llama_process import ending
-from qwenctl.protocol.batch import AddRecord
-from qwenctl.protocol.media import Look
-from qwenctl.protocol.messages import Count, CountPrompt, Flush, Generate, Load, Measure, ReadPrefix, Restore
+from qwenctl.protocol.batch import SubmitRequest
+from qwenctl.protocol.load import Load
+from qwenctl.protocol.media import InspectMedia
+from qwenctl.protocol.messages import Count, CountPrompt, Flush, Generate, PrefillPrefix, Restore, RunBenchmark
 
 # What the engine was doing, by the request that it was at.
 _WORK: dict[type[object], str] = {
     Load: "while it loaded the model",
     Generate: "while it read the prompt",
-    ReadPrefix: "while it read a prefix",
+    PrefillPrefix: "while it read a prefix",
     Restore: "while it put a kept state back",
     Count: "while it counted tokens",
     CountPrompt: "while it counted tokens",
-    Look: "while it looked at a picture",
-    Measure: "while its speed was measured",
+    InspectMedia: "while it looked at a picture",
+    RunBenchmark: "while its speed was measured",
     Flush: "while it kept its state",
-    AddRecord: "while it answered a batch",
+    SubmitRequest: "while it answered a batch",
 }
 ANSWERING, IDLE = "while it answered", "while nothing was asked of it"
 

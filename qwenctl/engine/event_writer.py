@@ -15,40 +15,40 @@ from contextlib import suppress
 
 from qwenctl.protocol.batch import BatchEvent
 from qwenctl.protocol.codec import encode
-from qwenctl.protocol.messages import Event, Token
+from qwenctl.protocol.messages import Event, TextDelta
 
 _PAUSE_S = 1 / 60  # between two pieces of text: what most screens take to show one
 
 _Item = Event | BatchEvent | threading.Event
 
 
-class Outbox:
+class EventWriter:
     """What goes to the program by the file `descriptor`. The process ends when the program has gone."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._events: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._hurry = threading.Event()  # something has come that is not text
+        self._wake = threading.Event()  # something has come that is not text
         threading.Thread(target=self._serve, daemon=True).start()
 
     def send(self, event: Event | BatchEvent) -> None:
         """Send `event` soon."""
         self._events.put(event)
-        if not isinstance(event, Token):
-            self._hurry.set()
+        if not isinstance(event, TextDelta):
+            self._wake.set()
 
-    def send_now(self, event: Event | BatchEvent) -> None:
+    def send_and_wait(self, event: Event | BatchEvent) -> None:
         """Send `event`, and wait until it is sent: what follows may end the process."""
         sent = threading.Event()
         self._events.put(event)
         self._events.put(sent)
-        self._hurry.set()
+        self._wake.set()
         sent.wait()
 
     def _serve(self) -> None:
         while True:
             events = [self._events.get()]
-            self._hurry.clear()
+            self._wake.clear()
             with suppress(queue.Empty):
                 while True:
                     events.append(self._events.get_nowait())
@@ -57,8 +57,8 @@ class Outbox:
                     event.set()
                 else:
                     self._write(encode(event))
-            if isinstance(events[-1], Token):
-                self._hurry.wait(_PAUSE_S)
+            if isinstance(events[-1], TextDelta):
+                self._wake.wait(_PAUSE_S)
 
     def _write(self, line: bytes) -> None:
         try:
@@ -70,9 +70,9 @@ class Outbox:
 
 def _joined(events: Iterable[_Item]) -> Iterator[_Item]:
     """The same, with pieces of text that follow each other in one channel made one."""
-    pieces: list[Token] = []
+    pieces: list[TextDelta] = []
     for event in events:
-        piece = event if isinstance(event, Token) else None
+        piece = event if isinstance(event, TextDelta) else None
         if pieces and (piece is None or piece.channel != pieces[0].channel):
             yield _one(pieces)
             pieces = []
@@ -84,5 +84,7 @@ def _joined(events: Iterable[_Item]) -> Iterator[_Item]:
         yield _one(pieces)
 
 
-def _one(pieces: Sequence[Token]) -> Token:
-    return Token("".join([piece.text for piece in pieces]), pieces[0].channel, sum([piece.tokens for piece in pieces]))
+def _one(pieces: Sequence[TextDelta]) -> TextDelta:
+    return TextDelta(
+        "".join([piece.text for piece in pieces]), pieces[0].channel, sum([piece.tokens for piece in pieces])
+    )

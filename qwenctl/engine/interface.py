@@ -10,34 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qwenctl.protocol.media import Media, Seen, VisionSettings
+from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
+from qwenctl.protocol.media import Media, MediaInfo, VisionSettings
 from qwenctl.protocol.messages import (
-    EngineSettings,
     EngineStats,
-    Finished,
     Flushed,
     Generate,
-    Loaded,
-    LoadProgress,
+    GenerationFinished,
     Message,
-    PrefixRead,
-    PromptProgress,
+    PrefillProgress,
+    PrefixReady,
     Restored,
-    Token,
+    TextDelta,
     Tools,
 )
 
 
-class AnswerEngine(Protocol):
+class InferenceEngine(Protocol):
     """Every method raises QwenctlError; after one with ENGINE_CRASHED only `close` may follow."""
 
-    def load(self, path: Path, settings: EngineSettings) -> Iterator[LoadProgress | Loaded]:
+    def load(self, path: Path, settings: LoadParams) -> Iterator[LoadProgress | ModelInfo]:
         """Load a model: progress, and at last what was loaded."""
 
-    def generate(self, request: Generate) -> Iterator[PromptProgress | Token | Finished]:
+    def generate(self, request: Generate) -> Iterator[PrefillProgress | TextDelta | GenerationFinished]:
         """Answer: progress of reading the prompt, pieces of text, and at last the end."""
 
-    def prepare(
+    def warm_prefix(
         self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
     ) -> None:
         """Read ahead, in the background, what the next prompt of this conversation will begin with; `keep` the state.
@@ -47,7 +45,7 @@ class AnswerEngine(Protocol):
 
     def read_prefix(
         self, messages: tuple[Message, ...], *, keep: Path, tools: Tools = ()
-    ) -> Iterator[PromptProgress | PrefixRead]:
+    ) -> Iterator[PrefillProgress | PrefixReady]:
         """Read what every prompt with this beginning has in common, and keep its state in the file `keep`.
 
         After a cancel, or a crash on the way, the same reading goes on from what is kept, if that is restored first.
@@ -62,10 +60,10 @@ class AnswerEngine(Protocol):
     def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
         """How many tokens the prompt for the next answer would be."""
 
-    def see(self, vision: VisionSettings) -> None:
+    def configure_vision(self, vision: VisionSettings) -> None:
         """Say how the model is to look at pictures; what is wrong with that is told when one is looked at."""
 
-    def look(self, media: Media) -> Seen:
+    def inspect_media(self, media: Media) -> MediaInfo:
         """What the model would see of a picture or a clip, and what that costs."""
 
     def flush(self) -> Flushed:
@@ -82,8 +80,8 @@ class AnswerEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class OpenModel:
+class LoadedEngine:
     """An engine with a model in it."""
 
-    engine: AnswerEngine
-    loaded: Loaded
+    engine: InferenceEngine
+    loaded: ModelInfo

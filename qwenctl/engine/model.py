@@ -1,7 +1,7 @@
 """Loads a model and makes its one context.
 
-A `Load` request comes in, a `Model` goes out: libllama's handles, and what is needed around them to turn messages into
-tokens and tokens into text. Nothing is generated here.
+A `Load` request comes in, a `LoadedModel` goes out: libllama's handles, and what is needed around them to turn messages
+into tokens and tokens into text. Nothing is generated here.
 """
 
 from __future__ import annotations
@@ -20,26 +20,33 @@ import llama_cpp.llama_cpp as llama
 import psutil
 
 from quantize.ggml.types import GGML_TYPES
-from qwenctl.engine.kv.sequence import TokenSequence
-from qwenctl.engine.kv.snapshots import Snapshots
-from qwenctl.engine.llama.cancellation import Interrupt
-from qwenctl.engine.llama.device_params import buffer_devices, place
+from qwenctl.engine.kv.sequence import KVSequence
+from qwenctl.engine.kv.snapshots import StateCheckpoints
+from qwenctl.engine.llama.cancellation import CancelFlag
+from qwenctl.engine.llama.device_params import apply_placement, device_by_buffer_type
 from qwenctl.engine.llama.log import LlamaLog, memory_use
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
-from qwenctl.engine.llama.token_tables import TokenPieces, TurnEnds
+from qwenctl.engine.llama.tokens import EogTokens, TokenBytes
 from qwenctl.engine.prompt.chat_template import ChatTemplate
 from qwenctl.engine.prompt.tokenizer import Tokenizer
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.sampling.grammar import Grammars
-from qwenctl.engine.speculative.decoder import Speculation, draft_limits, make_room, speculation, wants_head
-from qwenctl.engine.vision.encoder import Sight, VisionTower
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.sampling.grammar import GrammarFactory
+from qwenctl.engine.speculative.decoder import (
+    SpeculativeDecoder,
+    draft_limits,
+    make_decoder,
+    needs_mtp,
+    reserve_draft_outputs,
+)
+from qwenctl.engine.vision.encoder import VisionEncoder, VisionState
 from qwenctl.machine.cpu import usable_cores
 from qwenctl.models.context_memory import longest_context, scaling_factor
 from qwenctl.models.gguf_check import fingerprint
-from qwenctl.protocol.messages import EngineSettings, Failed, Load, Loaded
+from qwenctl.protocol.load import Load, LoadParams, ModelInfo
+from qwenctl.protocol.messages import RequestFailed
 
 
-def scale(params: Any, tokens: int, trained: int) -> None:
+def apply_yarn(params: Any, tokens: int, trained: int) -> None:
     """Set the fields of `params` (llama_context_params) for a context of `tokens` and a model trained on `trained`."""
     factor = scaling_factor(tokens, trained)
     if factor > 1:
@@ -60,7 +67,7 @@ _NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate",
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """A loaded model. `thinking_end` is the id of the token that closes the thinking, if it is a single one.
 
     `call_begin` is that of the token that begins a call of a function.
@@ -72,25 +79,25 @@ class Model:
     vocabulary_size: int
     tokenizer: Tokenizer
     template: ChatTemplate
-    pieces: TokenPieces
-    turn_ends: TurnEnds
+    pieces: TokenBytes
+    eog_tokens: EogTokens
     thinking_end: int | None
-    call_begin: int | None
-    ending_tokens: list[int]  # the end of the thinking, as the template writes it
-    closing_tokens: list[int]  # the same after a sentence, for a thought that is cut short
-    after_thinking: list[int]
-    sequence: TokenSequence
-    speculation: Speculation
+    tool_call_start_token: int | None
+    think_end_tokens: list[int]  # the end of the thinking, as the template writes it
+    forced_think_end_tokens: list[int]  # the same after a sentence, for a thought that is cut short
+    post_think_tokens: list[int]
+    sequence: KVSequence
+    speculation: SpeculativeDecoder
     batch_tokens: int
-    state_key: Mapping[str, str]
+    state_compat_key: Mapping[str, str]
     log: LlamaLog  # libllama writes to it as long as it is used
-    grammars: Grammars
-    sight: Sight
+    grammars: GrammarFactory
+    sight: VisionState
     threads: Threads
-    loaded: Loaded
+    loaded: ModelInfo
 
 
-def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Callable[[float], None]) -> Model:
+def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Callable[[float], None]) -> LoadedModel:
     """Load the model at `request.path`; `report` gets the fraction that is read.
 
     Raises RequestFailure with libllama's reason.
@@ -99,21 +106,21 @@ def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Calla
     llama.llama_backend_init()
     pointer = _load_weights(request, interrupt, report)
     if pointer is None:
-        raise RequestFailure(_refusal(interrupt, log, f"cannot load {Path(request.path).name}"))
+        raise RequestError(_refusal(interrupt, log, f"cannot load {Path(request.path).name}"))
     settings = request.settings
     trained = llama.llama_model_n_ctx_train(pointer)
-    size = context_size(settings, trained)
+    size = resolve_context_size(settings, trained)
     params = context_params(settings, size)
-    scale(params, size, trained)
+    apply_yarn(params, size, trained)
     limits = draft_limits(settings, pointer, params.n_batch)
-    make_room(params, limits)
+    reserve_draft_outputs(params, limits)
     context = llama.llama_init_from_model(pointer, params)
     if context is None:
-        raise RequestFailure(_refusal(interrupt, log, f"cannot make a context of {size:,} tokens"))
-    snapshots = Snapshots(context, _snapshot_bytes(settings))
-    sight = Sight(
+        raise RequestError(_refusal(interrupt, log, f"cannot make a context of {size:,} tokens"))
+    snapshots = StateCheckpoints(context, _snapshot_bytes(settings))
+    sight = VisionState(
         partial(
-            VisionTower,
+            VisionEncoder,
             model=pointer,
             threads=params.n_threads,
             interrupt=interrupt,
@@ -121,16 +128,16 @@ def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Calla
             uses_gpu=settings.gpu_layers != 0,
         )
     )
-    sequence = TokenSequence(context, size, snapshots, interrupt, limits.longest, sight.embeddings)
-    drafts = speculation(pointer, context, sequence, limits, params, settings.draft_min)
+    sequence = KVSequence(context, size, snapshots, interrupt, limits.longest, sight.embeddings)
+    drafts = make_decoder(pointer, context, sequence, limits, params, settings.draft_min)
     vocabulary = llama.llama_model_get_vocab(pointer)
     if vocabulary is None:
-        raise RequestFailure(Failed("model", f"{Path(request.path).name} has no vocabulary"))
-    tokenizer, pieces = Tokenizer(vocabulary), TokenPieces(vocabulary)
+        raise RequestError(RequestFailed("model", f"{Path(request.path).name} has no vocabulary"))
+    tokenizer, pieces = Tokenizer(vocabulary), TokenBytes(vocabulary)
     template = _template(pointer, request)
-    memory = memory_use(log.sizes(), buffer_devices())
+    memory = memory_use(log.sizes(), device_by_buffer_type())
     loaded = replace(_describe(pointer, request, size, template), memory=memory)
-    return Model(
+    return LoadedModel(
         pointer=pointer,
         context=context,
         vocabulary=vocabulary,
@@ -138,25 +145,25 @@ def load_model(request: Load, interrupt: Interrupt, log: LlamaLog, report: Calla
         tokenizer=tokenizer,
         template=ChatTemplate(template, tokenizer, sight),
         pieces=pieces,
-        turn_ends=TurnEnds(vocabulary),
-        thinking_end=_single(tokenizer.scaffold("</think>")),
-        call_begin=_single(tokenizer.scaffold("<tool_call>")),
-        ending_tokens=tokenizer.scaffold(f"\n</think>{_AFTER_THINKING}"),
-        closing_tokens=tokenizer.scaffold(f"{_CLOSING}</think>{_AFTER_THINKING}"),
-        after_thinking=tokenizer.scaffold(_AFTER_THINKING),
+        eog_tokens=EogTokens(vocabulary),
+        thinking_end=_single(tokenizer.tokenize_template("</think>")),
+        tool_call_start_token=_single(tokenizer.tokenize_template("<tool_call>")),
+        think_end_tokens=tokenizer.tokenize_template(f"\n</think>{_AFTER_THINKING}"),
+        forced_think_end_tokens=tokenizer.tokenize_template(f"{_CLOSING}</think>{_AFTER_THINKING}"),
+        post_think_tokens=tokenizer.tokenize_template(_AFTER_THINKING),
         sequence=sequence,
         speculation=drafts,
         batch_tokens=settings.batch_tokens,
-        state_key=_state_key(settings, loaded),
+        state_compat_key=_state_key(settings, loaded),
         log=log,
-        grammars=Grammars(vocabulary, tokenizer, pieces),
+        grammars=GrammarFactory(vocabulary, tokenizer, pieces),
         sight=sight,
         threads=_threads(settings, params.n_threads, context, drafts),
         loaded=loaded,
     )
 
 
-def _threads(settings: EngineSettings, most: int, context: llama.llama_context_p, drafts: Speculation) -> Threads:
+def _threads(settings: LoadParams, most: int, context: llama.llama_context_p, drafts: SpeculativeDecoder) -> Threads:
     def use(count: int) -> None:
         llama.llama_set_n_threads(context, count, count)
         drafts.use_threads(count)
@@ -170,14 +177,14 @@ def _single(tokens: list[int]) -> int | None:
     return tokens[0] if len(tokens) == 1 else None
 
 
-def _snapshot_bytes(settings: EngineSettings) -> int:
+def _snapshot_bytes(settings: LoadParams) -> int:
     """The memory that snapshots may take: by default 2 GiB, on small machines a twentieth of what there is."""
     if settings.snapshot_bytes is not None:
         return settings.snapshot_bytes
     return int(min(2 << 30, psutil.virtual_memory().total // 20))
 
 
-def _load_weights(request: Load, interrupt: Interrupt, report: Callable[[float], None]) -> llama.llama_model_p | None:
+def _load_weights(request: Load, interrupt: CancelFlag, report: Callable[[float], None]) -> llama.llama_model_p | None:
     def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         report(fraction)
         return not interrupt
@@ -189,26 +196,26 @@ def _load_weights(request: Load, interrupt: Interrupt, report: Callable[[float],
     return pointer
 
 
-def model_params(settings: EngineSettings) -> tuple[llama.llama_model_params, list[Any]]:
+def model_params(settings: LoadParams) -> tuple[llama.llama_model_params, list[Any]]:
     """How the weights are loaded, and what must live while they are. Raises RequestFailure."""
     params: llama.llama_model_params = llama.llama_model_default_params()
     params.n_gpu_layers = settings.gpu_layers
     params.load_mode = _LOAD_MODES[settings.load_mode]
-    params.load_mtp = wants_head(settings)
+    params.load_mtp = needs_mtp(settings)
     params.use_extra_bufts = settings.extra_buffers
-    return params, place(params, settings.placement)
+    return params, apply_placement(params, settings.placement)
 
 
-def context_size(settings: EngineSettings, trained: int) -> int:
+def resolve_context_size(settings: LoadParams, trained: int) -> int:
     """The context in tokens. Raises RequestFailure for more than the model can be given, which gives nonsense."""
     longest = longest_context(trained)
     if settings.context_tokens > longest:
         asked = f"a context of {settings.context_tokens:,} tokens"
-        raise RequestFailure(Failed("setting", f"{asked}: the model can be given {longest:,}", f"-c {longest}"))
+        raise RequestError(RequestFailed("setting", f"{asked}: the model can be given {longest:,}", f"-c {longest}"))
     return settings.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
 
 
-def context_params(settings: EngineSettings, size: int) -> llama.llama_context_params:
+def context_params(settings: LoadParams, size: int) -> llama.llama_context_params:
     """How a context of `size` tokens is made."""
     params: llama.llama_context_params = llama.llama_context_default_params()
     params.n_ctx = size
@@ -225,27 +232,29 @@ def context_params(settings: EngineSettings, size: int) -> llama.llama_context_p
     return params
 
 
-def _refusal(interrupt: Interrupt, log: LlamaLog, what: str) -> Failed:
+def _refusal(interrupt: CancelFlag, log: LlamaLog, what: str) -> RequestFailed:
     if interrupt:
-        return Failed("cancelled", "stopped while the model was loaded")
+        return RequestFailed("cancelled", "stopped while the model was loaded")
     reason = log.reason() or "llama.cpp gave no reason"
     memory = any(words in reason.lower() for words in _NO_MEMORY)
     hint = "a smaller context (-c), a smaller model, or -ctk q8_0 -ctv q8_0" if memory else ""
-    return Failed("memory" if memory else "model", f"{what}: {reason}", hint)
+    return RequestFailed("memory" if memory else "model", f"{what}: {reason}", hint)
 
 
 def _template(pointer: llama.llama_model_p, request: Load) -> str:
     template: bytes | None = llama.llama_model_chat_template(pointer, None)
     if not template:
         name = Path(request.path).name
-        raise RequestFailure(Failed("template", f"{name} has no chat template", "it is not made for conversations"))
+        raise RequestError(
+            RequestFailed("template", f"{name} has no chat template", "it is not made for conversations")
+        )
     return template.decode("utf-8", "replace")
 
 
-def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: str) -> Loaded:
+def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: str) -> ModelInfo:
     text = ctypes.create_string_buffer(256)
     llama.llama_model_desc(pointer, text, len(text))
-    return Loaded(
+    return ModelInfo(
         name=_metadata(pointer, b"general.name") or Path(request.path).stem,
         architecture=_metadata(pointer, b"general.architecture"),
         description=text.value.decode("utf-8", "replace").replace(" ?B", ""),  # a size that llama.cpp has no name for
@@ -259,7 +268,7 @@ def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: 
     )
 
 
-def _state_key(settings: EngineSettings, loaded: Loaded) -> dict[str, str]:
+def _state_key(settings: LoadParams, loaded: ModelInfo) -> dict[str, str]:
     """What must be the same where a kept state is to be used, in words for the person who is told that it is not."""
     return {
         "model": loaded.fingerprint,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from qwenctl.protocol.messages import Failed
+from qwenctl.protocol.messages import RequestFailed
 
 
-class RequestFailure(Exception):
-    """Carries the `Failed` event that answers the request."""
+class RequestError(Exception):
+    """Carries the `RequestFailed` event that answers the request."""
 
-    def __init__(self, failed: Failed) -> None:
+    def __init__(self, failed: RequestFailed) -> None:
         super().__init__(failed.message)
         self.failed = failed
 
 
-class BadPicture(Exception):
+class MediaError(Exception):
     """A picture or a clip that cannot be used: why, and what can be done about it."""
 
     def __init__(self, why: str, hint: str = "") -> None:

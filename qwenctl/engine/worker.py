@@ -20,59 +20,58 @@ from typing import BinaryIO
 import psutil
 
 from qwenctl.engine.batching.serve import serve_batch
-from qwenctl.engine.benchmark import measure
-from qwenctl.engine.event_writer import Outbox
+from qwenctl.engine.benchmark import run_benchmark
+from qwenctl.engine.event_writer import EventWriter
 from qwenctl.engine.generation.generate import generate
-from qwenctl.engine.generation.prefill import KEPT_TOKENS, Keep, prepare, read_prefix
-from qwenctl.engine.kv.state_file import StateWriter, UnusableState, read_state
-from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.generation.prefill import KEPT_TOKENS, SaveState, prefill_ahead, read_prefix
+from qwenctl.engine.kv.state_file import StateMismatch, StateWriter, read_state
+from qwenctl.engine.llama.cancellation import CancelFlag
 from qwenctl.engine.llama.log import LlamaLog
-from qwenctl.engine.model import Model, load_model
-from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.model import LoadedModel, load_model
+from qwenctl.engine.request_errors import RequestError
 from qwenctl.machine.llama_process import errors_end_the_process
-from qwenctl.protocol.batch import AddRecord, BatchRequest, EndBatch, OpenBatch
+from qwenctl.protocol.batch import BatchRequest, EndBatch, StartBatch, SubmitRequest
 from qwenctl.protocol.codec import decode
-from qwenctl.protocol.media import Look, See, Seen
+from qwenctl.protocol.load import Load, LoadProgress
+from qwenctl.protocol.media import ConfigureVision, InspectMedia, MediaInfo
 from qwenctl.protocol.messages import (
-    Answered,
     Cancel,
     Close,
     Count,
-    Counted,
     CountPrompt,
     EngineStats,
-    Failed,
     Flush,
     Flushed,
     Generate,
-    Load,
-    LoadProgress,
-    Measure,
     Message,
-    PrefixRead,
-    Prepare,
-    ReadPrefix,
+    PrefillPrefix,
+    PrefixReady,
     Request,
+    RequestFailed,
+    RequestWithReply,
     Restore,
     Restored,
+    RunBenchmark,
+    TokenCount,
+    WarmPrefix,
 )
 
 _PROGRESS_STEP = 0.01
 
 
-def start() -> _Engine:
+def start() -> Worker:
     """The engine of the program at the other end of standard input and output, for as long as that is there."""
     faulthandler.enable()
     events = os.dup(1)
     os.dup2(2, 1)
-    interrupt = Interrupt()
+    interrupt = CancelFlag()
     requests: queue.Queue[Request | BatchRequest] = queue.Queue()
     reader = threading.Thread(target=_read_requests, args=(sys.stdin.buffer, requests, interrupt), daemon=True)
     reader.start()
-    return _Engine(Outbox(events), requests, interrupt, LlamaLog(), StateWriter())
+    return Worker(EventWriter(events), requests, interrupt, LlamaLog(), StateWriter())
 
 
-def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest], interrupt: Interrupt) -> None:
+def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest], interrupt: CancelFlag) -> None:
     """Hand over each request as it comes; end the process when no more can come."""
     for line in lines:
         with errors_end_the_process():
@@ -81,68 +80,68 @@ def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest
             interrupt.set()
         elif isinstance(request, Close):
             break
-        elif isinstance(request, Answered | Prepare | See):
+        elif isinstance(request, RequestWithReply | WarmPrefix | ConfigureVision):
             # Here and not where the request is done: a Cancel for the one before must not stop this one.
             interrupt.clear()
             requests.put(request)
-        elif isinstance(request, OpenBatch | AddRecord | EndBatch):
+        elif isinstance(request, StartBatch | SubmitRequest | EndBatch):
             requests.put(request)
     # Not by way of the main thread: it may be inside libllama for minutes. The system frees all that there is.
     os._exit(0)
 
 
 @dataclass(frozen=True)
-class _Engine:
+class Worker:
     """The thread that works: one request at a time."""
 
-    outbox: Outbox
+    outbox: EventWriter
     requests: queue.Queue[Request | BatchRequest]
-    interrupt: Interrupt
+    interrupt: CancelFlag
     log: LlamaLog
     writer: StateWriter
 
     def serve(self) -> None:
         """Load a model, then answer, until the process is ended."""
-        model: Model | None = None
+        model: LoadedModel | None = None
         while True:
             request = self.requests.get()
             try:
                 if isinstance(request, Load):
                     model = self._load(request)
                 elif model is None:
-                    self.outbox.send(Failed("request", "no model is loaded"))
+                    self.outbox.send(RequestFailed("request", "no model is loaded"))
                 elif isinstance(request, Generate):
-                    for event in generate(model, request, self.interrupt, self._keep(model, request.keep)):
+                    for event in generate(model, request, self.interrupt, self._keep(model, request.state_path)):
                         self.outbox.send(event)
-                elif isinstance(request, OpenBatch):
-                    self.requests.put(serve_batch(model, request, self.requests, self.outbox.send_now))
-                elif isinstance(request, AddRecord | EndBatch):
+                elif isinstance(request, StartBatch):
+                    self.requests.put(serve_batch(model, request, self.requests, self.outbox.send_and_wait))
+                elif isinstance(request, SubmitRequest | EndBatch):
                     pass  # of a batch that is over
-                elif isinstance(request, Prepare):
+                elif isinstance(request, WarmPrefix):
                     self._prepare(model, request)
-                elif isinstance(request, ReadPrefix):
+                elif isinstance(request, PrefillPrefix):
                     self._read_prefix(model, request)
                 elif isinstance(request, Restore):
                     self.outbox.send(_restore(model, request))
                 elif isinstance(request, Count):
-                    self.outbox.send(Counted(len(model.tokenizer.content(request.text))))
+                    self.outbox.send(TokenCount(len(model.tokenizer.tokenize_text(request.text))))
                 elif isinstance(request, CountPrompt):
                     prompt = model.template.prompt(request.messages, think=request.think, tools=request.tools)
-                    self.outbox.send(Counted(len(prompt.tokens)))
-                elif isinstance(request, See):
-                    model.sight.use(request.vision)
-                elif isinstance(request, Look):
+                    self.outbox.send(TokenCount(len(prompt.tokens)))
+                elif isinstance(request, ConfigureVision):
+                    model.sight.configure(request.vision)
+                elif isinstance(request, InspectMedia):
                     self.outbox.send(_look(model, request))
-                elif isinstance(request, Measure):
-                    self.outbox.send(measure(model, request, self.interrupt))
+                elif isinstance(request, RunBenchmark):
+                    self.outbox.send(run_benchmark(model, request, self.interrupt))
                 elif isinstance(request, Flush):
                     self.outbox.send(Flushed(self.writer.flush()))
                 else:
                     self.outbox.send(_stats(model))
-            except RequestFailure as failure:
+            except RequestError as failure:
                 self.outbox.send(failure.failed)
 
-    def _load(self, request: Load) -> Model:
+    def _load(self, request: Load) -> LoadedModel:
         shown = -_PROGRESS_STEP
 
         def report(fraction: float) -> None:
@@ -155,51 +154,53 @@ class _Engine:
         self.outbox.send(model.loaded)
         return model
 
-    def _prepare(self, model: Model, request: Prepare) -> None:
-        with suppress(RequestFailure):  # it will be told when it is asked for
-            is_whole, keep = prepare(model, request, self._has_time), self._keep(model, request.keep)
-            if keep and (is_whole or self._is_awaited()):
-                keep(model.sequence.saved())
+    def _prepare(self, model: LoadedModel, request: WarmPrefix) -> None:
+        with suppress(RequestError):  # it will be told when it is asked for
+            is_whole, keep = prefill_ahead(model, request, self._may_continue_prefill), self._keep(model, request.keep)
+            if keep and (is_whole or self._only_flush_pending()):
+                keep(model.sequence.export_state())
 
-    def _read_prefix(self, model: Model, request: ReadPrefix) -> None:
+    def _read_prefix(self, model: LoadedModel, request: PrefillPrefix) -> None:
         for event in read_prefix(model, request, self._keep(model, request.keep)):
-            if isinstance(event, PrefixRead):
+            if isinstance(event, PrefixReady):
                 event = replace(event, error=self.writer.flush())
             self.outbox.send(event)
 
-    def _keep(self, model: Model, path: str) -> Keep | None:
+    def _keep(self, model: LoadedModel, path: str) -> SaveState | None:
         """Keeps states in the file at `path`, if there is one."""
-        return (lambda saved: self.writer.write(Path(path), model.state_key, saved)) if path else None
+        return (lambda saved: self.writer.write(Path(path), model.state_compat_key, saved)) if path else None
 
-    def _has_time(self, left: int) -> bool:
+    def _may_continue_prefill(self, left: int) -> bool:
         """Whether nobody waits, but one who waits for the state to be kept, if so little is `left` to be read."""
-        return self.requests.empty() or (self._is_awaited() and left <= KEPT_TOKENS)
+        return self.requests.empty() or (self._only_flush_pending() and left <= KEPT_TOKENS)
 
-    def _is_awaited(self) -> bool:
+    def _only_flush_pending(self) -> bool:
         """Whether somebody waits for the state to be kept, and for nothing else."""
         waiting = tuple(self.requests.queue)
         return bool(waiting) and all(isinstance(request, Flush) for request in waiting)
 
 
-def _restore(model: Model, request: Restore) -> Restored:
+def _restore(model: LoadedModel, request: Restore) -> Restored:
     """Put a kept state back; one that cannot be used is no failure, since the text can be read again."""
     try:
-        saved = read_state(Path(request.path), model.state_key)
-    except (UnusableState, OSError) as error:
+        saved = read_state(Path(request.path), model.state_compat_key)
+    except (StateMismatch, OSError) as error:
         return Restored(0, str(error))
     if not model.sequence.restore(saved):
         return Restored(0, "it does not fit this context")
     return Restored(len(saved.tokens))
 
 
-def _look(model: Model, request: Look) -> Seen:
+def _look(model: LoadedModel, request: InspectMedia) -> MediaInfo:
     """What is seen, and how much longer a prompt is with it than without."""
     message = Message("user", "", media=(request.media,))
-    with_it, without = (model.template.once([each], think=False).tokens for each in (message, Message("user", "")))
-    return model.sight.described(request.media, len(with_it) - len(without))
+    with_it, without = (
+        model.template.render_once([each], think=False).tokens for each in (message, Message("user", ""))
+    )
+    return model.sight.info(request.media, len(with_it) - len(without))
 
 
-def _stats(model: Model) -> EngineStats:
+def _stats(model: LoadedModel) -> EngineStats:
     sequence, resident = model.sequence, psutil.Process().memory_info().rss
     snapshots, drafts = sequence.snapshots, model.speculation
     return EngineStats(

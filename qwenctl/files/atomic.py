@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def passing_folder() -> Path:
+def temp_dir_path() -> Path:
     """The path of a folder for a while, which nobody knows and which is made when something is put into it."""
     return Path(tempfile.gettempdir()) / f"qwenctl-{secrets.token_hex(8)}"
 
 
 @contextmanager
-def replaced(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the context ends, and leaves nothing if it fails. Raises OSError."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -34,7 +34,7 @@ def replaced(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write `data` to `path` in the place of what was there. Raises OSError."""
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 

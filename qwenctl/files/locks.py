@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive(
+def file_lock(
     path: Path,
     wait: float | None,
     tell: Callable[[str], None],

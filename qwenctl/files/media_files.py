@@ -48,7 +48,7 @@ class MediaSource:
     stdin: BinaryIO | None = None
     copies: bool = True
 
-    def take(self, named: str) -> Media:
+    def resolve(self, named: str) -> Media:
         """The picture or clip that `named` means: a path, "-", a data URI, an address. Raises QwenctlError."""
         if named == STANDARD_INPUT:
             return self._standard_input()
@@ -100,12 +100,12 @@ def no_pictures(_named: str) -> Media:
     raise QwenctlError("pictures cannot be sent here")
 
 
-def named_media(kind: Literal["image", "video"], named: str, at: int) -> Media:
+def unresolved_media(kind: Literal["image", "video"], named: str, at: int) -> Media:
     """What is only named so far; `found` finds it."""
     return Media(kind, named, "", named[:60], at)
 
 
-def found(message: Message, take: Callable[[str], Media]) -> Message:
+def resolve_message_media(message: Message, take: Callable[[str], Media]) -> Message:
     """`message` with its pictures found. Raises QwenctlError."""
     media = (one if one.sha256 else replace(take(one.file), at=one.at) for one in message.media)
     return replace(message, media=tuple(media))

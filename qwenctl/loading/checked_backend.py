@@ -13,7 +13,7 @@ from qwenctl.terminal.streams import StatusLine, warn
 if TYPE_CHECKING:
     from qwenctl.engine.client import Engine
     from qwenctl.machine.profile import Machine
-    from qwenctl.placement.constraints import Wishes
+    from qwenctl.placement.constraints import PlacementConstraints
 
 Tell = Callable[[str], None]
 
@@ -29,17 +29,17 @@ def start_engine(tell: Tell = warn) -> Engine:
     return Engine.start(log_folder(), backend)
 
 
-def read_usable_hardware(wishes: Wishes, tell: Tell = warn) -> Machine:
+def read_usable_hardware(wishes: PlacementConstraints, tell: Tell = warn) -> Machine:
     """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
     from qwenctl.backend_check.check import failed_devices, require_backend
-    from qwenctl.machine.inspect import hardware_of, survey
+    from qwenctl.machine.inspect import inspect_machine, to_plan_machine
 
-    found = survey(wishes.rpc)
+    found = inspect_machine(wishes.rpc)
     if found.build.error:
-        return hardware_of(found)
+        return to_plan_machine(found)
     with _shown() as show:
         backend = require_backend(found.build.devices, tell=tell, show=show)
-    machine = hardware_of(found)
+    machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
     for name in sorted(failed & set(wishes.devices)):
         tell(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")

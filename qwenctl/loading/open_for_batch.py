@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.commands.options.load import LoadOptions
-from qwenctl.engine.interface import OpenModel
-from qwenctl.loading.open_model import hardware_for, kept_plan
+from qwenctl.engine.interface import LoadedEngine
+from qwenctl.loading.open_model import detect_machine, load_plan_file
+from qwenctl.placement.constraints import LoadOptions
 from qwenctl.protocol.batch import RECORD_TOKENS
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
 if TYPE_CHECKING:
@@ -34,19 +34,19 @@ class BatchPlan:
 
     path: Path
     asked: LoadOptions
-    settings: EngineSettings
+    settings: LoadParams
     most: int
     plan: Plan | None = None
 
-    def open(self, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]) -> OpenModel:
+    def open(self, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]) -> LoadedEngine:
         """A new engine with the model in it. Raises QwenctlError."""
-        from qwenctl.loading.replan import Opening, open_by_plan
+        from qwenctl.loading.replan import OpenRequest, open_by_plan
 
         settings = replace(self.settings, context_tokens=_LOADED_TOKENS, snapshot_bytes=0)
         if self.plan is None:
             engine = start()
             try:
-                return OpenModel(engine, follow(engine.load(self.path, settings)))
+                return LoadedEngine(engine, follow(engine.load(self.path, settings)))
             except BaseException:
                 engine.close()
                 raise
@@ -56,16 +56,16 @@ class BatchPlan:
             smaller = _planned(self, machine, self.most, limits)
             return replace(smaller, settings=_placed(settings, smaller))
 
-        return open_by_plan(self.path, loading, Opening(start, follow, replan, tell, compares=False))
+        return open_by_plan(self.path, loading, OpenRequest(start, follow, replan, tell, compares=False))
 
 
-def plan_batch(path: Path, asked: LoadOptions, settings: EngineSettings, most: int, *, fixed: bool) -> BatchPlan:
+def plan_batch(path: Path, asked: LoadOptions, settings: LoadParams, most: int, *, fixed: bool) -> BatchPlan:
     """How to load for `most` records at once, or fewer if that is not `fixed`. Raises QwenctlError."""
     wanted = BatchPlan(path, asked, settings, most)
     if asked.plan is not None:
-        plan = kept_plan(asked.plan, path)
+        plan = load_plan_file(asked.plan, path)
         return replace(wanted, settings=_placed(settings, plan), plan=plan)
-    machine = hardware_for(path, asked.wishes)
+    machine = detect_machine(path, asked.wishes)
     while machine is not None:
         plan = _planned(wanted, machine, most, {})
         cache = sum(one.of("KV cache", "state") for one in plan.memories if one.name != CPU)
@@ -79,7 +79,7 @@ def plan_batch(path: Path, asked: LoadOptions, settings: EngineSettings, most: i
 def _planned(batch: BatchPlan, machine: Machine, most: int, limits: Mapping[str, int]) -> Plan:
     """The plan for `most` records at once; its buffers are estimated, for a trial load knows one sequence only."""
     from qwenctl.placement.planner import make_plan
-    from qwenctl.placement.tensor_inventory import of_gguf
+    from qwenctl.placement.tensor_inventory import from_gguf
 
     given = batch.asked.wishes
     room, micro_batch = batch.settings.context_tokens or RECORD_TOKENS, batch.settings.micro_batch_tokens
@@ -87,10 +87,10 @@ def _planned(batch: BatchPlan, machine: Machine, most: int, limits: Mapping[str,
         given, context=room, sequences=most, snapshot_bytes=0, limits=tuple(limits.items()),
         batch=given.micro_batch, micro_batch=given.micro_batch or micro_batch,
     )  # fmt: skip
-    return make_plan(of_gguf(batch.path), machine, wishes)
+    return make_plan(from_gguf(batch.path), machine, wishes)
 
 
-def _placed(settings: EngineSettings, plan: Plan) -> EngineSettings:
+def _placed(settings: LoadParams, plan: Plan) -> LoadParams:
     """The settings of a batch, with where the plan puts tensors and how it reads them."""
     planned = plan.settings
     return replace(

@@ -12,28 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qwenctl.engine.interface import AnswerEngine, OpenModel
+from qwenctl.engine.interface import InferenceEngine, LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.placement.plan import Plan, differences
-from qwenctl.protocol.messages import Loaded, LoadProgress
+from qwenctl.placement.plan import Plan, plan_deviations
+from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.placement import CPU
 
 _ATTEMPTS = 8
 _ATTEMPT_SHARES = (1 / 16, 1 / 8, 1 / 4)  # a device is believed to have less by so much, then by a third each time
 # How often each failure is taken for a want of memory. A driver may end the process for it; so may much else.
 _RETRIED = {ExitCode.NO_MEMORY: _ATTEMPTS - 1, ExitCode.ENGINE_CRASHED: 2}
-Follow = Callable[[Iterator[LoadProgress | Loaded]], Loaded]
+Follow = Callable[[Iterator[LoadProgress | ModelInfo]], ModelInfo]
 
 
-class LoggingEngine(AnswerEngine, Protocol):
+class LoggingEngine(InferenceEngine, Protocol):
     """An engine with a log."""
 
-    def note(self, line: str) -> None:
+    def write_log(self, line: str) -> None:
         """Write a line into the log."""
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenRequest:
     """How to open: `start` an engine, `follow` its progress, `tell` a person.
 
     `replan` makes a plan in which devices hold no more bytes than these, by name. `compares` if what is loaded is all
@@ -47,7 +47,7 @@ class Opening:
     compares: bool = True
 
 
-def open_by_plan(path: Path, plan: Plan, opening: Opening) -> OpenModel:
+def open_by_plan(path: Path, plan: Plan, opening: OpenRequest) -> LoadedEngine:
     """An engine with the model at `path` in it. Raises QwenctlError if it cannot be loaded by smaller plans either."""
     for attempt in range(_ATTEMPTS):
         engine = opening.start()
@@ -60,15 +60,15 @@ def open_by_plan(path: Path, plan: Plan, opening: Opening) -> OpenModel:
             engine.close()
             raise
         else:
-            for line in differences(plan, loaded.memory) if opening.compares else ():
-                engine.note(f"warning: {line}")
-            return OpenModel(engine, loaded)
+            for line in plan_deviations(plan, loaded.memory) if opening.compares else ():
+                engine.write_log(f"warning: {line}")
+            return LoadedEngine(engine, loaded)
     raise QwenctlError(
         "the devices have no room for any plan", "another program may hold their memory", ExitCode.NO_MEMORY
     )
 
 
-def _smaller(plan: Plan, error: QwenctlError, opening: Opening, attempt: int) -> Plan:
+def _smaller(plan: Plan, error: QwenctlError, opening: OpenRequest, attempt: int) -> Plan:
     """The next plan to try. Raises `error` where there is none."""
     used = [memory.name for memory in plan.memories if memory.name != CPU and memory.n_bytes]
     if attempt >= _RETRIED.get(error.code, 0) or not used:

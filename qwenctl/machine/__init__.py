@@ -5,8 +5,8 @@ measures by way of the child process `speed_probe` and keeps what it found, `sur
 `ggml` is only for the child processes.
 """
 
-from qwenctl.machine.devices import Device, Machine, read_devices, read_machine
+from qwenctl.machine.devices import GgmlDevice, MachineMemory, read_devices, read_machine_memory
 from qwenctl.machine.disks import free_disk
 from qwenctl.machine.memory import Memory, read_memory
 
-__all__ = ["Device", "Machine", "Memory", "free_disk", "read_devices", "read_machine", "read_memory"]
+__all__ = ["GgmlDevice", "MachineMemory", "Memory", "free_disk", "read_devices", "read_machine_memory", "read_memory"]

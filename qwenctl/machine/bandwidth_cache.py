@@ -1,7 +1,7 @@
 """How fast this machine's memories are: measured once, by a child process, and kept for this machine.
 
-Devices come in, a `Speed` for each goes out. What is kept lies in a JSON file of the cache folder whose name is the
-machine's identity, for home folders are shared between machines. See `speed_probe` for the method.
+Devices come in, a `MemoryBandwidth` for each goes out. What is kept lies in a JSON file of the cache folder whose name
+is the machine's identity, for home folders are shared between machines. See `speed_probe` for the method.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwenctl.errors import QwenctlError
 from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import cache_folder
 from qwenctl.machine.cpu import Cpu
-from qwenctl.machine.devices import Device
+from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.llama_process import llama_environment
 from qwenctl.machine.memory import Memory
 
@@ -33,7 +33,7 @@ _MOST_KEPT = 64  # the devices of servers come and go
 
 
 @dataclass(frozen=True)
-class Speed:
+class MemoryBandwidth:
     """Bytes a second that are read of a device's memory, and copied to it from RAM; None where they are not known."""
 
     bandwidth: float | None = None
@@ -41,15 +41,15 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedBandwidths:
     """The speeds of a machine by `key_of` a device; where they are kept, and when the last of them was measured."""
 
-    speeds: Mapping[str, Speed]
+    speeds: Mapping[str, MemoryBandwidth]
     path: Path | None
     measured: str
 
 
-def key_of(device: Device, threads: int) -> str:
+def device_key(device: GgmlDevice, threads: int) -> str:
     """What a device's speed is kept by. The RAM's speed is that of so many threads."""
     threaded = f" {threads} threads" if device.kind == "cpu" else ""
     return f"{device.backend} {device.description} {device.total_bytes}{threaded}"
@@ -63,15 +63,15 @@ def machine_identity(cpu: Cpu, memory: Memory) -> str:
 
 
 def read_speeds(
-    identity: str, devices: Sequence[Device], threads: int, rpc: Sequence[str] = (), *, again: bool = False
-) -> Kept:
+    identity: str, devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str] = (), *, again: bool = False
+) -> SavedBandwidths:
     """The speeds of these devices: as they are kept, or measured now if one is missing or `again`.
 
     Measuring takes about a second a device. What cannot be measured has no speed; nothing is raised.
     """
     path = _path(identity)
     kept = _kept(path)
-    lacking = [device for device in devices if key_of(device, threads) not in kept.speeds]
+    lacking = [device for device in devices if device_key(device, threads) not in kept.speeds]
     if not lacking and not again:
         return kept
     measured = _measured(devices, threads, rpc)
@@ -79,7 +79,7 @@ def read_speeds(
         return kept
     others = {key: speed for key, speed in kept.speeds.items() if key not in measured}
     speeds = dict([*others.items(), *measured.items()][-_MOST_KEPT:])
-    new = Kept(speeds, path, datetime.now(UTC).isoformat(timespec="seconds"))
+    new = SavedBandwidths(speeds, path, datetime.now(UTC).isoformat(timespec="seconds"))
     if path is not None:
         with suppress(OSError):
             fields = {key: asdict(speed) for key, speed in new.speeds.items()}
@@ -94,13 +94,16 @@ def _path(identity: str) -> Path | None:
         return None
 
 
-def _kept(path: Path | None) -> Kept:
+def _kept(path: Path | None) -> SavedBandwidths:
     found = read_object(path) if path is not None else {}
     try:
-        speeds = {key: Speed(_rate(one["bandwidth"]), _rate(one["copy_rate"])) for key, one in found["speeds"].items()}
-        return Kept(speeds, path, str(found["measured"]))
+        speeds = {
+            key: MemoryBandwidth(_rate(one["bandwidth"]), _rate(one["copy_rate"]))
+            for key, one in found["speeds"].items()
+        }
+        return SavedBandwidths(speeds, path, str(found["measured"]))
     except (KeyError, TypeError, AttributeError, ValueError):
-        return Kept({}, path, "")
+        return SavedBandwidths({}, path, "")
 
 
 def _rate(value: object) -> float | None:
@@ -112,7 +115,7 @@ def _rate(value: object) -> float | None:
     return float(value)
 
 
-def _measured(devices: Sequence[Device], threads: int, rpc: Sequence[str]) -> dict[str, Speed]:
+def _measured(devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str]) -> dict[str, MemoryBandwidth]:
     smallest = min((device.free_bytes for device in devices if device.kind == "cpu"), default=_BYTES * _SHARE)
     n_bytes = min(_BYTES, smallest // _SHARE)
     command = [sys.executable, "-P", "-m", "qwenctl.machine.bandwidth_probe", str(threads), str(n_bytes), *rpc]
@@ -130,13 +133,13 @@ def _measured(devices: Sequence[Device], threads: int, rpc: Sequence[str]) -> di
         output = late.stdout or b""
     except OSError:
         return {}
-    speeds: dict[str, Speed] = {}
+    speeds: dict[str, MemoryBandwidth] = {}
     for line in output.splitlines():
         with suppress(ValueError, TypeError, KeyError):  # half a line
             one = json.loads(line)
-            speed = Speed(_rate(one.pop("bandwidth")), _rate(one.pop("copy_rate")))
-            speeds[key_of(Device(**one), threads)] = speed
+            speed = MemoryBandwidth(_rate(one.pop("bandwidth")), _rate(one.pop("copy_rate")))
+            speeds[device_key(GgmlDevice(**one), threads)] = speed
     if not speeds:
         return {}
     # One that ended the process is not tried again each time.
-    return {**{key_of(device, threads): Speed() for device in devices}, **speeds}
+    return {**{device_key(device, threads): MemoryBandwidth() for device in devices}, **speeds}

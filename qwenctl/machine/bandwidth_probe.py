@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qwenctl.machine.ggml import InitParams, add_rpc_servers, all_devices, described, library, set_threads
+from qwenctl.machine.ggml import InitParams, add_rpc_servers, all_devices, device_info, library, set_threads
 
 _F32, _F32_BYTES = 0, 4  # enum ggml_type
 _COLUMNS = 4096
@@ -110,7 +110,7 @@ def _best_seconds(work: Callable[[], None]) -> float:
 def _main(threads: int, n_bytes: int, rpc: list[str]) -> None:
     ggml = library()
     add_rpc_servers(rpc)
-    found = [(described(ggml, device), device) for device in all_devices(ggml)]
+    found = [(device_info(ggml, device), device) for device in all_devices(ggml)]
     for what, device in sorted(found, key=lambda pair: pair[0]["kind"] != "cpu"):
         fits = min(n_bytes, what["free_bytes"] // 2) if what["kind"] != "accelerator" else 0
         print(json.dumps({**what, **measure(device, threads, fits)}), flush=True)  # noqa: T201 - what this is for

@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Any
 
-from qwenctl.machine.ggml import NoRpc, add_rpc_servers, all_devices, backends, described, library
+from qwenctl.machine.ggml import RpcUnavailable, add_rpc_servers, all_devices, backends, device_info, library
 
 
 def list_devices(rpc: list[str]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def list_devices(rpc: list[str]) -> dict[str, Any]:
     return {
         "backends": built,
         "features": cpu_features(llama_cpp.llama_print_system_info().decode("utf-8", "replace")),
-        "devices": [described(ggml, device) for device in all_devices(ggml)],
+        "devices": [device_info(ggml, device) for device in all_devices(ggml)],
     }
 
 
@@ -37,5 +37,5 @@ def cpu_features(info: str) -> list[str]:
 if __name__ == "__main__":
     try:
         json.dump(list_devices(sys.argv[1:]), sys.stdout)
-    except NoRpc:
+    except RpcUnavailable:
         sys.exit("llama.cpp is built without RPC")

@@ -7,11 +7,13 @@ failure end the program. Frozen values go out.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_process import ending, llama_environment
 from qwenctl.machine.memory import Memory, read_memory
 
@@ -19,7 +21,7 @@ _CHILD_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Device:
+class GgmlDevice:
     """A device of ggml's registry: `kind` is "cpu", "gpu", "igpu" or "accelerator", `backend` such as "CUDA"."""
 
     name: str
@@ -30,7 +32,7 @@ class Device:
     backend: str = ""
 
     @property
-    def has_own_memory(self) -> bool:
+    def has_dedicated_memory(self) -> bool:
         """Whether its memory is there beside the RAM, not part of it."""
         return self.kind == "gpu" and sys.platform != "darwin"
 
@@ -44,21 +46,21 @@ class Build:
 
     backends: tuple[str, ...] = ()
     features: frozenset[str] = frozenset()
-    devices: tuple[Device, ...] = ()
+    devices: tuple[GgmlDevice, ...] = ()
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineMemory:
     """Memory and devices. Without a device of its own kind of memory, `gpu_bytes` is 0."""
 
     memory: Memory
-    devices: tuple[Device, ...]
+    devices: tuple[GgmlDevice, ...]
 
     @property
-    def gpus(self) -> tuple[Device, ...]:
+    def gpus(self) -> tuple[GgmlDevice, ...]:
         """The devices with memory of their own."""
-        return tuple(device for device in self.devices if device.has_own_memory)
+        return tuple(device for device in self.devices if device.has_dedicated_memory)
 
     @property
     def gpu_bytes(self) -> int:
@@ -66,12 +68,12 @@ class Machine:
         return sum(device.total_bytes for device in self.gpus)
 
 
-def read_machine() -> Machine:
+def read_machine_memory() -> MachineMemory:
     """What is here now. Takes a third of a second, longer with a GPU."""
-    return Machine(read_memory(), read_devices())
+    return MachineMemory(read_memory(), read_devices())
 
 
-def read_devices(rpc: Sequence[str] = ()) -> tuple[Device, ...]:
+def read_devices(rpc: Sequence[str] = ()) -> tuple[GgmlDevice, ...]:
     """The devices of ggml's registry and of the RPC servers `rpc` (host:port); none where the child process fails."""
     return read_build(rpc).devices
 
@@ -91,7 +93,24 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
         return Build(error=str(error))
     try:
         told = json.loads(done.stdout)
-        devices = tuple(Device(**entry) for entry in told["devices"])
+        devices = tuple(GgmlDevice(**entry) for entry in told["devices"])
         return Build(tuple(told["backends"]), frozenset(told["features"]), devices)
     except (ValueError, TypeError, KeyError):
         return Build(error=ending(done.returncode, done.stderr.decode("utf-8", "replace")))
+
+
+_ANSWER_SECONDS = 5.0
+
+
+def check_servers(endpoints: Sequence[str]) -> None:
+    """Raise QwenctlError unless something answers at each of these RPC servers (host:port)."""
+    for endpoint in endpoints:
+        host, separator, port = endpoint.rpartition(":")
+        if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise QwenctlError(f"'{endpoint}' is not HOST:PORT", "--rpc 127.0.0.1:50052")
+        try:
+            socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            hint = "`qwenctl worker` must run there, and its port be in reach"
+            raise QwenctlError(f"{endpoint} does not answer ({why})", hint, ExitCode.NETWORK) from error

@@ -60,7 +60,7 @@ _RPC_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-class NoRpc(Exception):
+class RpcUnavailable(Exception):
     """This llama.cpp was built without RPC."""
 
 
@@ -77,7 +77,7 @@ def rpc_library() -> Any:
     try:
         return _declared(library(), _RPC_FUNCTIONS)
     except AttributeError as error:
-        raise NoRpc from error
+        raise RpcUnavailable from error
 
 
 def add_rpc_servers(endpoints: list[str]) -> None:
@@ -98,7 +98,7 @@ def backends(ggml: Any) -> list[str]:
     return [_text(ggml.ggml_backend_reg_name(one)) for one in registered]
 
 
-def described(ggml: Any, device: Any) -> dict[str, Any]:
+def device_info(ggml: Any, device: Any) -> dict[str, Any]:
     """Name, description, kind, backend and memory in bytes of a device."""
     free, total = _N(), _N()
     ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.bandwidth_cache import Kept, Speed, key_of, machine_identity, read_speeds
+from qwenctl.machine.bandwidth_cache import MemoryBandwidth, SavedBandwidths, device_key, machine_identity, read_speeds
 from qwenctl.machine.cpu import Cpu, free_cores, read_cpu
 from qwenctl.machine.devices import Build, read_build
 from qwenctl.machine.memory import Memory, read_memory
@@ -18,7 +18,7 @@ from qwenctl.machine.profile import Machine as PlanMachine
 
 
 @dataclass(frozen=True)
-class Survey:
+class MachineReport:
     """All that was found; `threads` are those with which the RAM's speed was measured."""
 
     identity: str
@@ -26,16 +26,19 @@ class Survey:
     memory: Memory
     build: Build
     threads: int
-    speeds: Kept
+    speeds: SavedBandwidths
 
     @property
-    def ram_speed(self) -> Speed:
+    def ram_speed(self) -> MemoryBandwidth:
         """The speed of the RAM."""
         cpus = (device for device in self.build.devices if device.kind == "cpu")
-        return next((self.speeds.speeds.get(key_of(cpu, self.threads), Speed()) for cpu in cpus), Speed())
+        return next(
+            (self.speeds.speeds.get(device_key(cpu, self.threads), MemoryBandwidth()) for cpu in cpus),
+            MemoryBandwidth(),
+        )
 
 
-def survey(rpc: Sequence[str] = (), *, again: bool = False) -> Survey:
+def inspect_machine(rpc: Sequence[str] = (), *, again: bool = False) -> MachineReport:
     """All that is here, with the devices of the RPC servers `rpc` (host:port); `again` measures anew.
 
     The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be asked.
@@ -47,15 +50,15 @@ def survey(rpc: Sequence[str] = (), *, again: bool = False) -> Survey:
         raise QwenctlError(f"no devices of {servers}: {build.error}", hint, ExitCode.NETWORK)
     identity, threads = machine_identity(cpu, memory), free_cores(cpu.usable_cores)
     speeds = read_speeds(identity, build.devices, threads, rpc, again=again)
-    return Survey(identity, cpu, memory, build, threads, speeds)
+    return MachineReport(identity, cpu, memory, build, threads, speeds)
 
 
-def hardware_of(found: Survey) -> PlanMachine:
+def to_plan_machine(found: MachineReport) -> PlanMachine:
     """The same as a plan needs it: only devices with memory of their own."""
     devices = []
     for device in found.build.devices:
-        if device.has_own_memory:
-            speed = found.speeds.speeds.get(key_of(device, found.threads), Speed())
+        if device.has_dedicated_memory:
+            speed = found.speeds.speeds.get(device_key(device, found.threads), MemoryBandwidth())
             devices.append(
                 PlanDevice(
                     device.name, device.backend, device.description, device.total_bytes, device.free_bytes,

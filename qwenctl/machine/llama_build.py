@@ -7,6 +7,8 @@ test holds the rows of the README against it. A backend comes in, a command line
 from __future__ import annotations
 
 import platform
+from importlib.util import find_spec
+from pathlib import Path
 
 # The rule: on x86, llama.cpp is built without its AMX kernels, as long as the release that we ask for is wrong with
 # them. The reason, in llama.cpp's ggml/src/ggml-cpu/amx/mmq.cpp of October 2026:
@@ -41,3 +43,14 @@ def build_command(backend: str, machine: str = "") -> str:
     compiler = f"CFLAGS={WITHOUT_AMX} CXXFLAGS={WITHOUT_AMX} " if is_x86 else ""
     switches = f"-D{_SWITCHES[backend]}=ON -DGGML_RPC=ON"
     return f'{compiler}CMAKE_ARGS="{switches}" pip install --no-binary llama-cpp-python {_REPLACE} {_REQUIREMENT}'
+
+
+_LIBRARIES_WITHOUT_GPU = ("libggml-base", "libggml-cpu", "libggml-rpc", "libggml-blas")
+
+
+def has_gpu_build() -> bool:
+    """Whether the installed llama.cpp was built for GPUs, by the names of its libraries: it takes no time to ask."""
+    package = find_spec("llama_cpp")
+    folders = package.submodule_search_locations if package is not None else None
+    libraries = [path for folder in folders or () for path in Path(folder, "lib").glob("*ggml-*")]
+    return any(not path.name.startswith(_LIBRARIES_WITHOUT_GPU) for path in libraries)

@@ -53,7 +53,7 @@ def as_json(machine: Machine) -> dict[str, Any]:
     return {**asdict(machine), "devices": [asdict(device) for device in machine.devices]}
 
 
-def machine_of(fields: Mapping[str, Any]) -> Machine:
+def machine_from_json(fields: Mapping[str, Any]) -> Machine:
     """The machine that `as_json` made this of. Raises ValueError for anything else."""
     try:
         devices = tuple(Device(**device) for device in fields["devices"])
@@ -62,7 +62,7 @@ def machine_of(fields: Mapping[str, Any]) -> Machine:
         raise ValueError(f"not a machine: {error}") from error
 
 
-def describe(gpu_memory: str = "", ram: str = "64G") -> Machine:
+def machine_from_sizes(gpu_memory: str = "", ram: str = "64G") -> Machine:
     """A machine by its sizes: "24G,24G" of GPU memory, "128G" of RAM; 1G is 1 GiB, as memory is sold.
 
     Its speeds are those of usual hardware of such a size, nine tenths of the data sheet for a GPU and eight tenths for

@@ -11,14 +11,14 @@ import os
 import sys
 import threading
 
-from qwenctl.machine.ggml import all_devices, described, rpc_library
+from qwenctl.machine.ggml import all_devices, device_info, rpc_library
 from qwenctl.machine.llama_process import errors_end_the_process
 
 
 def serve(endpoint: str, threads: int, names: list[str]) -> None:
     """Serve the devices `names` at `endpoint`; returns only if that cannot be done."""
     ggml = rpc_library()
-    by_name = {described(ggml, device)["name"]: device for device in all_devices(ggml)}
+    by_name = {device_info(ggml, device)["name"]: device for device in all_devices(ggml)}
     devices = (ctypes.c_void_p * len(names))(*(by_name[name] for name in names))
     ggml.ggml_backend_rpc_start_server(endpoint.encode(), None, threads, len(names), devices)
 

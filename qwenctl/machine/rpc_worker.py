@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.devices import Device
+from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.llama_process import ending, llama_environment
 
 _READY_SECONDS, _KNOCK_SECONDS = 120.0, 0.05
@@ -28,7 +28,7 @@ _CAME, _WENT = b"Accepted client connection", b"Client connection closed"
 
 
 @dataclass(frozen=True)
-class Share:
+class RpcEndpoint:
     """Devices by their names, served at an IPv4 address with so many threads."""
 
     address: str
@@ -47,7 +47,7 @@ class Share:
         return ipaddress.ip_address(self.address).is_loopback
 
 
-def address_of(host: str) -> str:
+def resolve_address(host: str) -> str:
     """The IPv4 address of a host of this machine; llama.cpp knows no other. Raises QwenctlError."""
     try:
         return socket.gethostbyname(host)
@@ -69,7 +69,7 @@ def free_port(address: str, port: int) -> int:
         raise QwenctlError(f"{address} is no address of this machine", "--host 127.0.0.1", ExitCode.USAGE) from error
 
 
-def chosen_devices(wanted: Sequence[str], devices: Sequence[Device]) -> list[Device]:
+def select_devices(wanted: Sequence[str], devices: Sequence[GgmlDevice]) -> list[GgmlDevice]:
     """The devices that `wanted` names; all GPUs without names, the processors without GPUs. Raises QwenctlError."""
     unknown = [name for name in wanted if name not in {device.name for device in devices}]
     if unknown:
@@ -80,7 +80,7 @@ def chosen_devices(wanted: Sequence[str], devices: Sequence[Device]) -> list[Dev
     return [device for device in devices if device.kind in ("gpu", "igpu")] or list(devices)
 
 
-def how_to_reach(share: Share) -> list[str]:
+def connection_instructions(share: RpcEndpoint) -> list[str]:
     """What a person on the other machine types, and what the one here should know."""
     danger = "llama.cpp's RPC has no authentication and no encryption"
     if not share.is_local:
@@ -92,7 +92,7 @@ def how_to_reach(share: Share) -> list[str]:
     ]
 
 
-def serve(share: Share, log: Path, ready: Callable[[], None], client: Callable[[bool], None]) -> None:
+def serve(share: RpcEndpoint, log: Path, ready: Callable[[], None], client: Callable[[bool], None]) -> None:
     """Serve until the child ends, which is a failure, or this process is told to.
 
     `ready` is called once it can be reached, `client` with True and False when one has come and gone. Raises
@@ -114,7 +114,7 @@ def serve(share: Share, log: Path, ready: Callable[[], None], client: Callable[[
 
 
 @contextmanager
-def _child(share: Share, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _child(share: RpcEndpoint, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     command = [sys.executable, "-P", "-m", "qwenctl.machine.rpc_server"]
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -135,7 +135,7 @@ def _child(share: Share, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], I
         output.close()
 
 
-def _wait_until_reached(share: Share, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_reached(share: RpcEndpoint, process: subprocess.Popen[bytes]) -> None:
     """Knock until it opens, or the child has ended, or a long time has passed."""
     until = time.monotonic() + _READY_SECONDS
     address = "127.0.0.1" if share.address == "0.0.0.0" else share.address  # noqa: S104 - it is what a person chose

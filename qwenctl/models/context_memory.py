@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quantize.errors import QuantizeError
 from quantize.ggml.types import GGML_TYPES
-from quantize.gguf_header import first_metadata
+from quantize.gguf_header import read_leading_metadata
 from quantize.qwen35.model_config import ModelConfig
 
 DRAFT_HEAD_TOKENS = 1024  # how far back the draft head looks at most, in a cache of its own
@@ -60,7 +60,7 @@ def of_config(config: ModelConfig) -> ContextMemory:
 def of_file(path: Path) -> ContextMemory | None:
     """The memory of a context of the GGUF model at `path`; None if its header does not tell."""
     try:
-        return of_metadata(first_metadata(path))
+        return of_metadata(read_leading_metadata(path))
     except (QuantizeError, OSError):
         return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import QuantizeError
-from quantize.gguf_header import first_metadata, read_header
+from quantize.gguf_header import read_header, read_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import split_files
 
@@ -71,7 +71,7 @@ def _towers(folder: Path) -> Iterator[_Tower]:
 def _metadata(path: Path) -> Mapping[str, object]:
     """Of the header's start; nothing of a file that has none, which is not our business here."""
     try:
-        return first_metadata(path)
+        return read_leading_metadata(path)
     except (QuantizeError, OSError):
         return {}
 

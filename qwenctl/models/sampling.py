@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.protocol.messages import Loaded, Sampling
+from qwenctl.protocol.load import ModelInfo
+from qwenctl.protocol.messages import Sampling
 
 # Between the 2B model and the 4B model: the cards of the two smallest give values of their own.
 _SMALL_PARAMETERS = 3_000_000_000
 
 
-def published_sampling(think: bool, model: Loaded) -> Sampling:
+def recommended_sampling(think: bool, model: ModelInfo) -> Sampling:
     """The published values for `model`, thinking or not."""
     if think:
         carried: dict[str, Any] = model.generation_config
@@ -60,10 +61,10 @@ SAMPLING_OPTIONS: Mapping[str, SamplingOption] = {
 }
 
 
-def chosen_sampling(given: Mapping[str, Number | None], think: bool, model: Loaded) -> Sampling:
+def resolve_sampling(given: Mapping[str, Number | None], think: bool, model: ModelInfo) -> Sampling:
     """What the model's makers publish, with what the user gave (by field name) in its place."""
     values: dict[str, Any] = dict(given)
-    return replace(published_sampling(think, model), **values)
+    return replace(recommended_sampling(think, model), **values)
 
 
 def find(name: str) -> SamplingOption:

@@ -6,39 +6,40 @@ import bisect
 from collections.abc import Callable
 from dataclasses import replace
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.placement.constraints import ALL_EXPERTS, Wishes
-from qwenctl.placement.layer_split import Layout, choose_layout, divided, sums_of
+from qwenctl.placement.constraints import ALL_EXPERTS, PlacementConstraints
+from qwenctl.placement.layer_split import LayerAssignment, choose_layout, prefix_sums, split_layers
 from qwenctl.placement.memory_breakdown import memory_plans, ram_needed
-from qwenctl.placement.problem import Problem, state_problem
+from qwenctl.placement.problem import PlacementProblem, build_problem
 from qwenctl.protocol.placement import CPU
 
 _LEAST_TOKENS, _TOKEN_STEP = 4096, 1024
 
 
-def no_ram(problem: Problem, layout: Layout) -> QwenctlError:
+def ram_exceeded(problem: PlacementProblem, layout: LayerAssignment) -> QwenctlError:
     """The RAM is too small for what must lie there."""
     ram, needed = memory_plans(problem, layout)[0], ram_needed(problem, layout)
     experts, context = ram.of("routed experts"), ram.of("KV cache", "state", "buffers", "snapshots")
     parts = {"experts": experts, "other weights": needed - experts - context, "context and buffers": context}
-    told = ", ".join(f"{what} {size(n_bytes)}" for what, n_bytes in parts.items() if n_bytes > needed // 100)
+    told = ", ".join(f"{what} {format_bytes(n_bytes)}" for what, n_bytes in parts.items() if n_bytes > needed // 100)
     free = problem.machine.ram_available
     most = _most_tokens(problem)
     smaller = f"-c {most} fits" if most else "a smaller type or context"
     return QwenctlError(
-        f"needs {size(needed)} of RAM ({told}), {size(free)} are free ({size(needed - free)} short)",
+        f"needs {format_bytes(needed)} of RAM ({told}), {format_bytes(free)} are free "
+        f"({format_bytes(needed - free)} short)",
         f"{smaller}; --paging reads from disk what has no room, for each token",
         ExitCode.NO_MEMORY,
     )
 
 
-def _most_tokens(problem: Problem) -> int:
+def _most_tokens(problem: PlacementProblem) -> int:
     """The longest context for which there is RAM; 0 if that is less than is of use."""
 
     def fits(tokens: int) -> bool:
         context = replace(problem.context, tokens=tokens)
-        tried = state_problem(problem.inventory, problem.machine, problem.wishes, context, {})
+        tried = build_problem(problem.inventory, problem.machine, problem.wishes, context, {})
         layout = choose_layout(tried)
         return layout is not None and ram_needed(tried, layout) <= tried.machine.ram_available
 
@@ -47,22 +48,24 @@ def _most_tokens(problem: Problem) -> int:
     return steps[count - 1] if count else 0
 
 
-def no_device_room(problem: Problem) -> QwenctlError:
+def device_memory_exceeded(problem: PlacementProblem) -> QwenctlError:
     """What was fixed by hand has no room on the devices."""
     name, needed, free = _tightest(problem)
     option, hint = _what_fits(problem)
     return QwenctlError(
-        f"{option} does not fit: {name} would hold {size(needed)}, {size(free)} are free", hint, ExitCode.NO_MEMORY
+        f"{option} does not fit: {name} would hold {format_bytes(needed)}, {format_bytes(free)} are free",
+        hint,
+        ExitCode.NO_MEMORY,
     )
 
 
-def _tightest(problem: Problem) -> tuple[str, int, int]:
+def _tightest(problem: PlacementProblem) -> tuple[str, int, int]:
     """The device that lacks most, what it would hold, and what it has, with the rows divided by room."""
     rows = len(problem.rows)
     count = rows if problem.wishes.gpu_layers < 0 else min(rows, problem.wishes.gpu_layers)
     rooms = [float(problem.room(number)) for number in range(len(problem.devices))]
     weights = [*problem.wishes.split, *([0.0] * len(rooms))][: len(rooms)] if problem.wishes.split else rooms
-    counts, sums, at, found = divided(count, weights), sums_of(problem), rows - count, []
+    counts, sums, at, found = split_layers(count, weights), prefix_sums(problem), rows - count, []
     for number, device in enumerate(problem.devices):
         end = at + counts[number]
         held = sums.held[end] - sums.held[at] + sums.fixed.get(device.name, 0) + problem.vision(number)
@@ -73,7 +76,7 @@ def _tightest(problem: Problem) -> tuple[str, int, int]:
     return max(found, key=lambda one: one[1] - one[2])
 
 
-def _what_fits(problem: Problem) -> tuple[str, str]:
+def _what_fits(problem: PlacementProblem) -> tuple[str, str]:
     """What was asked for, and what would fit in its place."""
     wishes, blocks = problem.wishes, problem.inventory.shape.blocks
     if wishes.cpu_experts is not None and wishes.cpu_experts < ALL_EXPERTS:
@@ -92,13 +95,13 @@ def _what_fits(problem: Problem) -> tuple[str, str]:
     return "the model", "--device none leaves the GPU out"
 
 
-def _first(problem: Problem, numbers: range, wish: Callable[[int], Wishes]) -> int | None:
+def _first(problem: PlacementProblem, numbers: range, wish: Callable[[int], PlacementConstraints]) -> int | None:
     """The first of the numbers with which all has room; whether it has only changes once along them."""
     low, high = 0, len(numbers)
     while low < high:
         middle = (low + high) // 2
         changed = wish(numbers[middle])
-        tried = state_problem(problem.inventory, problem.machine, changed, problem.context, {})
+        tried = build_problem(problem.inventory, problem.machine, changed, problem.context, {})
         if choose_layout(tried) is None:
             low = middle + 1
         else:

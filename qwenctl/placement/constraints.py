@@ -7,7 +7,8 @@ tensors there are is not known here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from qwenctl.errors import ExitCode, QwenctlError
@@ -18,7 +19,7 @@ _EXACT_CACHES = ("f32", "f16", "bf16")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PlacementConstraints:
     """Zeros, empty values and None leave a choice to the planner.
 
     Each of `sequences` has `context` tokens. `cpu_experts` counts the first layers whose routed experts stay in RAM;
@@ -54,12 +55,12 @@ class Wishes:
     paging: bool = False
 
     @property
-    def fixes_devices(self) -> bool:
+    def constrains_devices(self) -> bool:
         """Whether anything is asked for that only has a meaning with a device."""
         return bool(self.overrides or self.fit_targets or self.split or self.devices or self.rpc or self.gpu_layers > 0)
 
 
-def check(wishes: Wishes) -> None:
+def validate_constraints(wishes: PlacementConstraints) -> None:
     """Raise QwenctlError for wishes that contradict each other."""
     without = wishes.devices == (NO_DEVICE,) or wishes.gpu_layers == 0
     name = "--device none" if wishes.devices == (NO_DEVICE,) else "-ngl 0"
@@ -97,3 +98,11 @@ def parse_override(text: str) -> tuple[str, str]:
 
 def _contradiction(one: str, other: str) -> QwenctlError:
     return QwenctlError(f"{one} and {other} contradict each other", "leave one of them out", ExitCode.USAGE)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What is asked of a load: wishes for a plan, or the file of a plan that is made already."""
+
+    wishes: PlacementConstraints = field(default_factory=PlacementConstraints)
+    plan: Path | None = None

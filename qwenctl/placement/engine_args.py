@@ -1,7 +1,7 @@
 """How the engine is told of a layout: devices, rows, and overrides for the tensors that lie apart from their row.
 
-A `Problem` and its `Layout` come in, the engine's `Placement` goes out. An override names tensors exactly: its pattern
-is anchored at both ends, and no two patterns match the same tensor.
+A `PlacementProblem` and its `LayerAssignment` come in, the engine's `Placement` goes out. An override names tensors
+exactly: its pattern is anchored at both ends, and no two patterns match the same tensor.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from qwenctl.placement.layer_split import Layout
-from qwenctl.placement.problem import Problem
+from qwenctl.placement.layer_split import LayerAssignment
+from qwenctl.placement.problem import PlacementProblem
 from qwenctl.placement.tensor_inventory import TOKEN_EMBEDDINGS
 from qwenctl.protocol.placement import CPU, Placement
 
 
-def owners(problem: Problem, layout: Layout) -> dict[str, str]:
+def tensor_devices(problem: PlacementProblem, layout: LayerAssignment) -> dict[str, str]:
     """The memory of each tensor that is loaded."""
-    rows = row_owners(problem, layout)
+    rows = layer_devices(problem, layout)
     found = {}
     for tensor in problem.inventory.tensors:
         if problem.is_loaded(tensor):
@@ -26,17 +26,17 @@ def owners(problem: Problem, layout: Layout) -> dict[str, str]:
     return found
 
 
-def row_owners(problem: Problem, layout: Layout) -> list[str]:
+def layer_devices(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     """The memory that each row goes to."""
     pairs = zip(problem.devices, layout.counts, strict=True)
     return [CPU] * layout.start + [device.name for device, count in pairs for _ in range(count)]
 
 
-def placement(problem: Problem, layout: Layout) -> Placement:
+def to_placement(problem: PlacementProblem, layout: LayerAssignment) -> Placement:
     """What the engine is told. Without any device on the machine, nothing."""
     if not problem.machine.devices:
         return Placement()
-    where = owners(problem, layout)
+    where = tensor_devices(problem, layout)
     used = {device.name: count for device, count in zip(problem.devices, layout.counts, strict=True)}
     used = {name: count for name, count in used.items() if count or name in where.values()}
     return Placement(
@@ -66,9 +66,9 @@ def overrides(where: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _apart(problem: Problem, layout: Layout, where: Mapping[str, str]) -> dict[str, str]:
+def _apart(problem: PlacementProblem, layout: LayerAssignment, where: Mapping[str, str]) -> dict[str, str]:
     """The tensors that do not lie where llama.cpp would put them with their row."""
-    rows = row_owners(problem, layout)
+    rows = layer_devices(problem, layout)
     layers = {tensor.name: tensor.layer for tensor in problem.inventory.tensors}
     usual = {name: CPU if name == TOKEN_EMBEDDINGS else rows[layers[name]] for name in where}
     return {name: memory for name, memory in where.items() if memory != usual[name]}

@@ -14,7 +14,7 @@ _UNITS = 1 << 16
 Layer = tuple[tuple[str, int], ...]  # names and bytes of the tensors of a layer's experts
 
 
-def fill(layers: Sequence[Layer], room: int) -> list[str]:
+def pack_experts(layers: Sequence[Layer], room: int) -> list[str]:
     """The names of the tensors that are taken."""
     sizes = [sum(n_bytes for _, n_bytes in layer) for layer in layers]
     total = sum(sizes)

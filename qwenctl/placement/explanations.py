@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.placement.forecast import UNKNOWN_DEVICE, UNKNOWN_RAM, Forecast
-from qwenctl.placement.layer_split import Layout
-from qwenctl.placement.problem import Problem
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.placement.layer_split import LayerAssignment
+from qwenctl.placement.problem import PlacementProblem
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
 
-def reasons(problem: Problem, layout: Layout, settings: EngineSettings, cast: Forecast) -> tuple[str, ...]:
+def reasons(
+    problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams, cast: Forecast
+) -> tuple[str, ...]:
     """The sentences, the most important first."""
     found = [*_rows(problem, layout), *_experts(problem, layout), *_settings(problem, layout, settings)]
     if problem.inventory.shape.mtp_blocks and not problem.wishes.mtp:
         found.append("the MTP block is not loaded: it is of no use without speculation")
     if cast.paged_bytes:
         found.append(
-            f"{size(cast.paged_bytes)} do not fit into RAM: they are read from disk again and again, which costs most "
-            "of the speed"
+            f"{format_bytes(cast.paged_bytes)} do not fit into RAM: they are read from disk again and again, "
+            "which costs most of the speed"
         )
     if problem.machine.ram_bandwidth is None:
         found.append(f"the RAM's speed is not known, {UNKNOWN_RAM / 1e9:.0f} GB/s are assumed: `qwenctl doctor`")
@@ -30,7 +32,7 @@ def reasons(problem: Problem, layout: Layout, settings: EngineSettings, cast: Fo
     return tuple(found)
 
 
-def _rows(problem: Problem, layout: Layout) -> list[str]:
+def _rows(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     if not problem.machine.devices:
         return ["there is no GPU: all lies in RAM"]
     if not any(layout.counts):
@@ -45,7 +47,7 @@ def _rows(problem: Problem, layout: Layout) -> list[str]:
     return [f"all that is read for every token lies on {names}: attention, shared experts, output, KV cache", *found]
 
 
-def _experts(problem: Problem, layout: Layout) -> list[str]:
+def _experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     sizes = {tensor.name: tensor.n_bytes for tensor in problem.inventory.tensors}
     on_devices = sum(sizes[name] for name, memory in layout.experts.items() if memory != CPU)
     in_ram = sum(sizes[name] for name, memory in layout.experts.items() if memory == CPU)
@@ -54,15 +56,23 @@ def _experts(problem: Problem, layout: Layout) -> list[str]:
         return []
     share = f"{shape.experts_used} of {shape.experts} are read for a token"
     if not in_ram and not problem.fixed:
-        return [f"all routed experts ({size(on_devices)}) have room on the GPUs too"]
+        return [f"all routed experts ({format_bytes(on_devices)}) have room on the GPUs too"]
     if not on_devices:
         return [f"the routed experts lie in RAM: {share}"]
-    return [f"routed experts fill what is left there ({size(on_devices)}); {size(in_ram)} lie in RAM: {share}"]
+    return [
+        f"routed experts fill what is left there ({format_bytes(on_devices)}); "
+        f"{format_bytes(in_ram)} lie in RAM: {share}"
+    ]
 
 
-def _settings(problem: Problem, layout: Layout, settings: EngineSettings) -> list[str]:
+def _settings(problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams) -> list[str]:
     found = []
-    if layout.mixed and any(layout.counts) and settings.micro_batch_tokens > 512 and problem.inventory.shape.experts:
+    if (
+        layout.has_cpu_experts
+        and any(layout.counts)
+        and settings.micro_batch_tokens > 512
+        and problem.inventory.shape.experts
+    ):
         found.append(
             f"micro-batch of {settings.micro_batch_tokens:,}: for a long prompt the experts are copied to the GPU once "
             "for each"

@@ -1,8 +1,9 @@
 """How fast a placement will be: tokens a second of decode and prefill, and what limits them.
 
-Bytes read for each token by memory, and a `Machine`, come in; a frozen `Forecast` goes out. Decoding reads all that it
-needs once a token, one memory after the other (llama.cpp overlaps none of it), so that its time is the sum of bytes by
-bandwidth. The constants are what llama.cpp reaches of that, fitted to eight published runs: those of the 35B on an RTX
+Bytes read for each token by memory, and a `Machine`, come in; a frozen `Forecast` goes out. Decoding reads all
+that it needs once a token, one memory after the other (llama.cpp overlaps none of it), so that its time is the sum of
+bytes by bandwidth. The constants are what llama.cpp reaches of that, fitted to eight published runs: those of the 35B
+on an RTX
 3090 and 5080, and of the 397B on an RTX PRO 6000 with twelve channels of RAM, are met within 6 %, those of the 35B on
 an RTX 3060, and of the 122B on a 4090 whose RAM is not told, within 26 %.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwenctl.machine.profile import Device, Machine
-from qwenctl.placement.tensor_inventory import Shape
+from qwenctl.placement.tensor_inventory import ModelDims
 from qwenctl.protocol.placement import CPU
 
 # Where nothing was measured: two channels of DDR4-3200, the slowest GPU that is sold for this, PCIe 3.0.
@@ -44,7 +45,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Work:
+class TokenTraffic:
     """Bytes by memory that a token reads, and those of its cache in a full context; layers on devices.
 
     `copied` are bytes of experts in RAM that a device would copy for a micro-batch, `offloads` whether it would.
@@ -71,7 +72,7 @@ def token_seconds(machine: Machine, reads: Mapping[str, float], device_layers: i
     return sum(n_bytes / rate(machine, name) for name, n_bytes in reads.items()) + _LAYER_SECONDS * device_layers
 
 
-def forecast(machine: Machine, shape: Shape, work: Work, micro_batch: int) -> Forecast:
+def forecast(machine: Machine, shape: ModelDims, work: TokenTraffic, micro_batch: int) -> Forecast:
     """The speeds of a placement."""
     paging = _paging_seconds(work)
     empty = token_seconds(machine, work.reads, work.device_layers) + paging
@@ -89,12 +90,12 @@ def forecast(machine: Machine, shape: Shape, work: Work, micro_batch: int) -> Fo
     )
 
 
-def _paging_seconds(work: Work) -> float:
+def _paging_seconds(work: TokenTraffic) -> float:
     """What is not in RAM is read from the disk: its share of the experts' bytes of a token."""
     return work.reads.get(CPU, 0.0) * min(1.0, work.paged_bytes / max(1, work.copied)) / PAGING_RATE
 
 
-def _prefill(machine: Machine, shape: Shape, work: Work, micro_batch: int) -> tuple[float, str]:
+def _prefill(machine: Machine, shape: ModelDims, work: TokenTraffic, micro_batch: int) -> tuple[float, str]:
     """Tokens a second, and what limits them: copying experts to a device, computing there or on the CPU."""
     ram = work.reads.get(CPU, 0.0)
     total = sum(work.reads.values()) or 1.0
@@ -111,14 +112,14 @@ def _prefill(machine: Machine, shape: Shape, work: Work, micro_batch: int) -> tu
     return micro_batch / (on_cpu + computing), "the CPU" if on_cpu > computing else "the GPU"
 
 
-def active_weights(shape: Shape) -> int:
+def active_weights(shape: ModelDims) -> int:
     """Weights that a token meets, about: attention, and the experts used with the shared one or the feed-forward."""
     attention = 4 * shape.hidden * max(shape.linear_inner, shape.heads * shape.head_dim)
     experts = 3 * shape.hidden * shape.width * (shape.experts_used + 1 if shape.experts else 1)
     return shape.layers * (attention + experts) + shape.hidden * shape.vocabulary
 
 
-def _flops(machine: Machine, shape: Shape, work: Work) -> float:
+def _flops(machine: Machine, shape: ModelDims, work: TokenTraffic) -> float:
     used = [device for device in machine.devices if work.reads.get(device.name)]
     bandwidth = max((device.bandwidth or UNKNOWN_DEVICE for device in used), default=UNKNOWN_DEVICE)
     return (_EXPERT_FLOPS if shape.experts else _DENSE_FLOPS) * bandwidth

@@ -1,8 +1,8 @@
 """Chooses which rows go to which device, and which experts to each device's rest.
 
-A `Problem` comes in, the fastest `Layout` that has room goes out. With one or two devices all divisions of the rows are
-looked at, with more those that lie near a good one. A division is first judged as if experts could be cut anywhere; the
-best few are then filled with whole tensors.
+A `PlacementProblem` comes in, the fastest `LayerAssignment` that has room goes out. With one or two devices all
+divisions of the rows are looked at, with more those that lie near a good one. A division is first judged as if experts
+could be cut anywhere; the best few are then filled with whole tensors.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from qwenctl.placement.expert_knapsack import fill
+from qwenctl.placement.expert_knapsack import pack_experts
 from qwenctl.placement.forecast import token_seconds
-from qwenctl.placement.problem import Problem
+from qwenctl.placement.problem import PlacementProblem
 from qwenctl.protocol.placement import CPU
 
 _ALL_DIVISIONS, _TRIED = 2, 12
 
 
 @dataclass(frozen=True)
-class Layout:
+class LayerAssignment:
     """`counts` of rows for each device, those from `start` on in order; `experts` names each one's device or "CPU"."""
 
     counts: tuple[int, ...]
@@ -30,18 +30,18 @@ class Layout:
     reads: Mapping[str, float]
     full_reads: Mapping[str, float]
     seconds: float
-    mixed: bool
+    has_cpu_experts: bool
 
 
 @dataclass(frozen=True)
-class Sums:
+class PrefixSums:
     """Running sums over the rows of a problem, so that a division is judged without going through them.
 
     `held` are bytes of weights and cache, `read` bytes for each token, `experts` those of experts; `fixed` and
     `fixed_reads` are of the tensors that wishes fix, by memory.
     """
 
-    problem: Problem
+    problem: PlacementProblem
     held: tuple[int, ...]
     read: tuple[float, ...]
     experts: tuple[int, ...]
@@ -61,7 +61,7 @@ class Sums:
         return left if min(left, default=0) >= 0 else None
 
 
-def sums_of(problem: Problem) -> Sums:
+def prefix_sums(problem: PlacementProblem) -> PrefixSums:
     """The running sums of a problem."""
     rows, fixed, reads = problem.rows, dict[str, int](), dict[str, float]()
     for tensor in problem.inventory.tensors:
@@ -69,7 +69,7 @@ def sums_of(problem: Problem) -> Sums:
         if name and problem.is_loaded(tensor):
             fixed[name] = fixed.get(name, 0) + tensor.n_bytes
             reads[name] = reads.get(name, 0.0) + tensor.n_bytes * problem.inventory.token_fraction(tensor)
-    return Sums(
+    return PrefixSums(
         problem,
         tuple(accumulate((row.dense + row.cache for row in rows), initial=0)),
         tuple(accumulate((row.read for row in rows), initial=0.0)),
@@ -79,15 +79,15 @@ def sums_of(problem: Problem) -> Sums:
     )
 
 
-def choose_layout(problem: Problem) -> Layout | None:
+def choose_layout(problem: PlacementProblem) -> LayerAssignment | None:
     """The fastest layout that has room, or None if what the wishes fix has none."""
-    sums = sums_of(problem)
+    sums = prefix_sums(problem)
     if not problem.devices:
         return fill_layout(sums, (), len(problem.rows))
     judged = []  # of equals the one on few devices is taken, then the even one, then the first
     for counts in dict.fromkeys(_divisions(sums)):
         start = len(problem.rows) - sum(counts)
-        if (seconds := judge(sums, counts, start)) is not None:
+        if (seconds := estimate_token_seconds(sums, counts, start)) is not None:
             evenness = (sum(map(bool, counts)), _unevenness(problem, counts), tuple(-count for count in counts))
             judged.append((round(seconds, 9), evenness, counts, start))
     judged.sort()
@@ -95,7 +95,7 @@ def choose_layout(problem: Problem) -> Layout | None:
     return min((one for one in layouts if one), key=lambda one: round(one.seconds, 9), default=None)
 
 
-def rooms(sums: Sums, counts: tuple[int, ...], start: int) -> tuple[list[int], bool] | None:
+def expert_capacity(sums: PrefixSums, counts: tuple[int, ...], start: int) -> tuple[list[int], bool] | None:
     """Bytes that each device has left for experts, and whether some must lie in RAM; None without room."""
     at, sizes = start, []
     for count in counts:
@@ -111,10 +111,10 @@ def rooms(sums: Sums, counts: tuple[int, ...], start: int) -> tuple[list[int], b
     return room, True
 
 
-def judge(sums: Sums, counts: tuple[int, ...], start: int) -> float | None:
+def estimate_token_seconds(sums: PrefixSums, counts: tuple[int, ...], start: int) -> float | None:
     """Seconds of a token, if experts could be cut anywhere; None without room."""
     problem, at, placed = sums.problem, start, 0
-    found = rooms(sums, counts, start)
+    found = expert_capacity(sums, counts, start)
     if found is None:
         return None
     fraction = problem.inventory.shape.experts_used / max(1, problem.inventory.shape.experts)
@@ -127,21 +127,23 @@ def judge(sums: Sums, counts: tuple[int, ...], start: int) -> float | None:
     return token_seconds(problem.machine, reads, len(problem.rows) - start)
 
 
-def fill_layout(sums: Sums, counts: tuple[int, ...], start: int) -> Layout | None:
+def fill_layout(sums: PrefixSums, counts: tuple[int, ...], start: int) -> LayerAssignment | None:
     """The layout of a division, its devices filled with whole tensors of experts; None without room."""
-    problem, found = sums.problem, rooms(sums, counts, start)
+    problem, found = sums.problem, expert_capacity(sums, counts, start)
     if found is None:
         return None
     experts, at = dict[str, str](), start
     for number, count in enumerate(counts):
         layers = [row.experts for row in problem.rows[at : at + count] if row.experts]
-        experts |= dict.fromkeys(fill(layers, found[0][number]), problem.devices[number].name)
+        experts |= dict.fromkeys(pack_experts(layers, found[0][number]), problem.devices[number].name)
         at += count
     placed = {name: experts.get(name, CPU) for row in problem.rows for name, _ in row.experts}
     return _layout(sums, counts, start, placed, mixed=found[1])
 
 
-def _layout(sums: Sums, counts: tuple[int, ...], start: int, experts: dict[str, str], *, mixed: bool) -> Layout:
+def _layout(
+    sums: PrefixSums, counts: tuple[int, ...], start: int, experts: dict[str, str], *, mixed: bool
+) -> LayerAssignment:
     problem = sums.problem
     fraction = problem.inventory.shape.experts_used / max(1, problem.inventory.shape.experts)
     reads, full = dict(sums.fixed_reads), dict[str, float]()
@@ -157,10 +159,10 @@ def _layout(sums: Sums, counts: tuple[int, ...], start: int, experts: dict[str, 
         name: n_bytes for name, n_bytes in full.items() if name not in reads
     }
     seconds = token_seconds(problem.machine, reads, len(problem.rows) - start)
-    return Layout(counts, start, experts, reads, full, seconds, mixed)
+    return LayerAssignment(counts, start, experts, reads, full, seconds, mixed)
 
 
-def _divisions(sums: Sums) -> Iterator[tuple[int, ...]]:
+def _divisions(sums: PrefixSums) -> Iterator[tuple[int, ...]]:
     """Counts of rows for each device that are worth a look: of all rows, or of as many as have room."""
     problem, wishes = sums.problem, sums.problem.wishes
     rows, devices = len(problem.rows), len(problem.devices)
@@ -169,20 +171,20 @@ def _divisions(sums: Sums) -> Iterator[tuple[int, ...]]:
         yield from (_by_split(problem, count) for count in ([most] if wishes.gpu_layers >= 0 else range(most, -1, -1)))
         return
     fixed = wishes.gpu_layers >= 0 or problem.must_fill
-    count = most if fixed else next((n for n in range(most, 0, -1) if _in_turn(sums, n)), 0)
+    count = most if fixed else next((n for n in range(most, 0, -1) if _greedy_split(sums, n)), 0)
     yield from _partitions(sums, count, devices)
 
 
-def _in_turn(sums: Sums, count: int) -> tuple[int, ...] | None:
+def _greedy_split(sums: PrefixSums, count: int) -> tuple[int, ...] | None:
     """The last `count` rows, each device taking in turn as many as it has room for; None if they do not fit."""
     rows, counts = len(sums.problem.rows), list[int]()
     for _ in sums.problem.devices:
         left = count - sum(counts)
-        counts.append(next((n for n in range(left, 0, -1) if rooms(sums, (*counts, n), rows - count)), 0))
+        counts.append(next((n for n in range(left, 0, -1) if expert_capacity(sums, (*counts, n), rows - count)), 0))
     return tuple(counts) if sum(counts) == count else None
 
 
-def _partitions(sums: Sums, count: int, devices: int) -> Iterator[tuple[int, ...]]:
+def _partitions(sums: PrefixSums, count: int, devices: int) -> Iterator[tuple[int, ...]]:
     if devices == 1:
         yield (count,)
     elif devices <= _ALL_DIVISIONS:
@@ -192,18 +194,18 @@ def _partitions(sums: Sums, count: int, devices: int) -> Iterator[tuple[int, ...
         yield from _near(sums, count)
 
 
-def _near(sums: Sums, count: int) -> Iterator[tuple[int, ...]]:
+def _near(sums: PrefixSums, count: int) -> Iterator[tuple[int, ...]]:
     """Divisions by room, by speed, in turn, on one device alone; from the fastest on those that moves make faster."""
     problem, start = sums.problem, len(sums.problem.rows) - count
     free = [float(problem.room(number)) for number in range(len(problem.devices))]
     speeds = [room * (device.bandwidth or 1.0) for room, device in zip(free, problem.devices, strict=True)]
     alone = [[float(number == one) for number in range(len(free))] for one in range(len(free))]
-    found = [divided(count, weights) for weights in (free, speeds, *alone)]
-    found += [counts] if (counts := _in_turn(sums, count)) else []
+    found = [split_layers(count, weights) for weights in (free, speeds, *alone)]
+    found += [counts] if (counts := _greedy_split(sums, count)) else []
     yield from found
     best, before = math.inf, math.inf
     while found:
-        best, fastest = min((judge(sums, one, start) or math.inf, one) for one in found)
+        best, fastest = min((estimate_token_seconds(sums, one, start) or math.inf, one) for one in found)
         if best >= before:
             return
         found, before = list(_moved(fastest)), best
@@ -219,7 +221,7 @@ def _moved(counts: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
                 yield moved
 
 
-def divided(count: int, weights: Sequence[float]) -> tuple[int, ...]:
+def split_layers(count: int, weights: Sequence[float]) -> tuple[int, ...]:
     """`count` rows divided by weights, as llama.cpp divides them by --tensor-split."""
     total = sum(weights) or 1
     bounds = [part / total for part in accumulate(weights)]
@@ -229,12 +231,12 @@ def divided(count: int, weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(owners.count(number) for number in range(len(weights)))
 
 
-def _by_split(problem: Problem, count: int) -> tuple[int, ...]:
+def _by_split(problem: PlacementProblem, count: int) -> tuple[int, ...]:
     weights = [*problem.wishes.split, *([0.0] * (len(problem.devices) - len(problem.wishes.split)))]
-    return divided(count, weights) if count else (0,) * len(weights)
+    return split_layers(count, weights) if count else (0,) * len(weights)
 
 
-def _unevenness(problem: Problem, counts: tuple[int, ...]) -> float:
+def _unevenness(problem: PlacementProblem, counts: tuple[int, ...]) -> float:
     """How far the rows are from being divided by the devices' room: of equals the most even is taken."""
     rooms = [problem.room(number) or 1 for number in range(len(counts))]
     shares = [count / sum(counts) if sum(counts) else 0.0 for count in counts]

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.profile import Machine, as_json, machine_of
+from qwenctl.machine.profile import Machine, as_json, machine_from_json
 from qwenctl.placement.forecast import Forecast
-from qwenctl.protocol.messages import EngineSettings
-from qwenctl.protocol.placement import CPU, MemoryUse, placement_of
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.placement import CPU, MemoryUse, placement_from_json
 
 _VERSION = 1
 _DIFFERENCE = 0.03  # between planned and actual bytes, above which there is a warning
@@ -28,7 +28,7 @@ _CONTEXT, _COMPUTE, _OTHERS = ("KV cache", "state"), ("buffers",), ("vision", "s
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """Bytes of one class in one memory; `layers` says which, as "0-11", where it is told."""
 
     kind: str
@@ -43,7 +43,7 @@ class MemoryPlan:
     name: str
     total_bytes: int
     free_bytes: int
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
 
     @property
     def n_bytes(self) -> int:
@@ -64,7 +64,7 @@ class Plan:
 
     model: str
     machine: Machine
-    settings: EngineSettings
+    settings: LoadParams
     memories: tuple[MemoryPlan, ...]
     forecast: Forecast
     reasons: tuple[str, ...]
@@ -84,7 +84,7 @@ def from_json(text: str, name: str) -> Plan:
             raise ValueError("made by another version")
         return Plan(
             model=str(fields["model"]),
-            machine=machine_of(fields["machine"]),
+            machine=machine_from_json(fields["machine"]),
             settings=_settings(fields["settings"]),
             memories=tuple(_memory(one) for one in fields["memories"]),
             forecast=Forecast(**fields["forecast"]),
@@ -96,18 +96,18 @@ def from_json(text: str, name: str) -> Plan:
         raise QwenctlError(f"{name} is not a plan ({str(error)[:80]})", hint, ExitCode.BAD_DATA) from error
 
 
-def with_buffers(plan: Plan, measured: Mapping[str, int]) -> Plan:
+def with_measured_buffers(plan: Plan, measured: Mapping[str, int]) -> Plan:
     """The plan with the bytes of compute buffers, by memory, that a load by it needs."""
 
     def changed(memory: MemoryPlan) -> MemoryPlan:
         others = tuple(part for part in memory.parts if part.kind not in _COMPUTE)
         n_bytes = measured.get(memory.name, 0)
-        return replace(memory, parts=(*others, Part(*_COMPUTE, n_bytes)) if n_bytes else others)
+        return replace(memory, parts=(*others, MemoryPart(*_COMPUTE, n_bytes)) if n_bytes else others)
 
     return replace(plan, memories=tuple(map(changed, plan.memories)), exact=True)
 
 
-def differences(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
+def plan_deviations(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
     """A sentence for each memory that took over 3 % more or less than planned.
 
     Of the RAM nothing is said where weights are mapped: their bytes have gaps, and are not all in memory.
@@ -130,9 +130,9 @@ def differences(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
     return found
 
 
-def _settings(fields: dict[str, Any]) -> EngineSettings:
-    return EngineSettings(**{**fields, "placement": placement_of(fields["placement"])})
+def _settings(fields: dict[str, Any]) -> LoadParams:
+    return LoadParams(**{**fields, "placement": placement_from_json(fields["placement"])})
 
 
 def _memory(fields: dict[str, Any]) -> MemoryPlan:
-    return MemoryPlan(**{**fields, "parts": tuple(Part(**part) for part in fields["parts"])})
+    return MemoryPlan(**{**fields, "parts": tuple(MemoryPart(**part) for part in fields["parts"])})

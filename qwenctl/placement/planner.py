@@ -1,7 +1,8 @@
 """Makes the plan: the fastest layout that has room, and the settings that go with it.
 
-An `Inventory`, a `Machine` and `Wishes` come in, a frozen `Plan` goes out. Nothing is read, asked or loaded here: what
-a trial load has measured of compute buffers may come in and takes the place of the estimates.
+A `TensorInventory`, a `Machine` and `PlacementConstraints` come in, a frozen `Plan` goes out. Nothing is read,
+asked or loaded here: what a trial load has measured of compute buffers may come in and takes the place of the
+estimates.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from dataclasses import dataclass, replace
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import Machine
 from qwenctl.models.context_memory import USUAL_TOKENS, longest_context
-from qwenctl.placement.capacity_errors import no_device_room, no_ram
-from qwenctl.placement.constraints import Wishes, check
-from qwenctl.placement.context_budget import Context
-from qwenctl.placement.engine_args import owners, placement
+from qwenctl.placement.capacity_errors import device_memory_exceeded, ram_exceeded
+from qwenctl.placement.constraints import PlacementConstraints, validate_constraints
+from qwenctl.placement.context_budget import ContextParams
+from qwenctl.placement.engine_args import tensor_devices, to_placement
 from qwenctl.placement.explanations import reasons
-from qwenctl.placement.forecast import Work, forecast
-from qwenctl.placement.layer_split import Layout, choose_layout
+from qwenctl.placement.forecast import TokenTraffic, forecast
+from qwenctl.placement.layer_split import LayerAssignment, choose_layout
 from qwenctl.placement.memory_breakdown import memory_plans, ram_needed
 from qwenctl.placement.plan import Plan
-from qwenctl.placement.problem import Problem, state_problem
-from qwenctl.placement.tensor_inventory import Inventory
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.placement.problem import PlacementProblem, build_problem
+from qwenctl.placement.tensor_inventory import TensorInventory
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
 USUAL_BATCH, USUAL_MICRO_BATCH = 2048, 512
@@ -33,23 +34,26 @@ _OFFLOAD_MICRO_BATCH = 2048
 
 
 @dataclass(frozen=True)
-class Solved:
+class Solution:
     """A problem with its layout."""
 
-    problem: Problem
-    layout: Layout
+    problem: PlacementProblem
+    layout: LayerAssignment
 
 
 def make_plan(
-    inventory: Inventory, machine: Machine, wishes: Wishes, measured: Mapping[str, int] | None = None
+    inventory: TensorInventory,
+    machine: Machine,
+    wishes: PlacementConstraints,
+    measured: Mapping[str, int] | None = None,
 ) -> Plan:
     """The plan for a model. Raises QwenctlError where wishes contradict each other or something has no room."""
-    check(wishes)
+    validate_constraints(wishes)
     solved = _solve(inventory, machine, wishes, measured or {})
     problem, layout = solved.problem, solved.layout
     missing = max(0, ram_needed(problem, layout) - machine.ram_available)
     if missing and not wishes.paging:
-        raise no_ram(problem, layout)
+        raise ram_exceeded(problem, layout)
     settings = _settings(problem, layout, paging=missing > 0)
     work = _work(problem, layout, missing)
     cast = forecast(machine, inventory.shape, work, problem.context.micro_batch)
@@ -58,7 +62,7 @@ def make_plan(
     return Plan(inventory.name, machine, settings, memories, cast, why, exact=bool(measured))
 
 
-def context_tokens(inventory: Inventory, wishes: Wishes) -> int:
+def context_tokens(inventory: TensorInventory, wishes: PlacementConstraints) -> int:
     """The context that is asked for, or a usual one. Raises QwenctlError for more than the model can be given."""
     trained = inventory.shape.context or USUAL_TOKENS
     longest = longest_context(trained)
@@ -68,32 +72,34 @@ def context_tokens(inventory: Inventory, wishes: Wishes) -> int:
     return wishes.context or min(trained, USUAL_TOKENS)
 
 
-def _solve(inventory: Inventory, machine: Machine, wishes: Wishes, measured: Mapping[str, int]) -> Solved:
+def _solve(
+    inventory: TensorInventory, machine: Machine, wishes: PlacementConstraints, measured: Mapping[str, int]
+) -> Solution:
     tokens = context_tokens(inventory, wishes)
     usual = min(wishes.micro_batch or USUAL_MICRO_BATCH, tokens)
     flash, forks = wishes.flash != "off", int(wishes.draft != "off")
     whole = tokens * wishes.sequences
-    context = Context(whole, wishes.sequences, wishes.cache_k, wishes.cache_v, usual, flash, forks)
-    problem = state_problem(inventory, machine, wishes, context, measured)
+    context = ContextParams(whole, wishes.sequences, wishes.cache_k, wishes.cache_v, usual, flash, forks)
+    problem = build_problem(inventory, machine, wishes, context, measured)
     layout = choose_layout(problem)
     if not wishes.micro_batch and inventory.shape.experts and any(map(problem.offloads, range(len(problem.devices)))):
         larger = min(_OFFLOAD_MICRO_BATCH, tokens, wishes.batch or tokens)
-        if (layout is None or layout.mixed) and larger > usual:
-            wider = state_problem(inventory, machine, wishes, replace(context, micro_batch=larger), measured)
+        if (layout is None or layout.has_cpu_experts) and larger > usual:
+            wider = build_problem(inventory, machine, wishes, replace(context, micro_batch=larger), measured)
             if (wide := choose_layout(wider)) is not None:
                 problem, layout = wider, wide
     if layout is None:
-        raise no_device_room(problem)
-    return Solved(problem, layout)
+        raise device_memory_exceeded(problem)
+    return Solution(problem, layout)
 
 
-def _settings(problem: Problem, layout: Layout, *, paging: bool) -> EngineSettings:
+def _settings(problem: PlacementProblem, layout: LayerAssignment, *, paging: bool) -> LoadParams:
     wishes, context = problem.wishes, problem.context
     in_ram = any(memory == CPU for memory in layout.experts.values()) or CPU in problem.fixed.values()
     mode = wishes.load_mode
     if mode == "auto" and problem.machine.devices and (paging or in_ram):
         mode = "mmap" if paging else "none"  # read into memory that a GPU copies from fast
-    return EngineSettings(
+    return LoadParams(
         context_tokens=context.tokens,
         threads=wishes.threads or problem.machine.cores,
         batch_tokens=wishes.batch or max(USUAL_BATCH, context.micro_batch),
@@ -104,7 +110,7 @@ def _settings(problem: Problem, layout: Layout, *, paging: bool) -> EngineSettin
         flash_attention=wishes.flash,
         load_mode=mode,
         snapshot_bytes=wishes.snapshot_bytes,
-        placement=placement(problem, layout),
+        placement=to_placement(problem, layout),
         draft=wishes.draft,
         draft_max=wishes.draft_max,
         draft_min=wishes.draft_min,
@@ -112,11 +118,11 @@ def _settings(problem: Problem, layout: Layout, *, paging: bool) -> EngineSettin
     )
 
 
-def _work(problem: Problem, layout: Layout, missing: int) -> Work:
-    where = owners(problem, layout)
+def _work(problem: PlacementProblem, layout: LayerAssignment, missing: int) -> TokenTraffic:
+    where = tensor_devices(problem, layout)
     experts = [tensor for tensor in problem.inventory.tensors if tensor.is_expert and tensor.name in where]
     used = [number for number, count in enumerate(layout.counts) if count]
-    return Work(
+    return TokenTraffic(
         reads=layout.reads,
         full_reads=layout.full_reads,
         device_layers=len(problem.rows) - layout.start,

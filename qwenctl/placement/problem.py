@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.profile import GIB, Device, Machine
 from qwenctl.models.context_memory import DRAFT_HEAD_TOKENS
-from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, Wishes
-from qwenctl.placement.context_budget import Context, cache_bytes, device_compute, ram_compute, state_bytes
+from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, PlacementConstraints
+from qwenctl.placement.context_budget import ContextParams, cache_bytes, device_compute, ram_compute, state_bytes
 from qwenctl.placement.expert_knapsack import Layer
-from qwenctl.placement.tensor_inventory import OUTPUT, TOKEN_EMBEDDINGS, Inventory, Tensor
+from qwenctl.placement.tensor_inventory import OUTPUT, TOKEN_EMBEDDINGS, TensorEntry, TensorInventory
 from qwenctl.protocol.placement import CPU
 
 _MARGIN_SHARE, _MARGIN_BYTES = 16, GIB  # what stays free of a device: a sixteenth, a GiB at most
@@ -26,7 +26,7 @@ _RPC = "RPC"
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerCost:
     """Bytes that go with a row: dense weights, cache. `read` is read for each token, `full_read` of a full cache.
 
     `experts` are the tensors of its routed experts that may lie anywhere.
@@ -40,18 +40,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Problem:
+class PlacementProblem:
     """`fixed` names the memory of tensors that the wishes fix; they are in no row. `devices` may be used, in order.
 
     `measured` are bytes of compute buffers that a load has shown, in the place of the estimate.
     """
 
-    inventory: Inventory
+    inventory: TensorInventory
     machine: Machine
-    wishes: Wishes
-    context: Context
+    wishes: PlacementConstraints
+    context: ContextParams
     devices: tuple[Device, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[LayerCost, ...]
     fixed: Mapping[str, str]
     measured: Mapping[str, int]
 
@@ -101,27 +101,31 @@ class Problem:
         """Whether llama.cpp lets devices work at the same time: if all lies on several, and no tensor apart."""
         return used > 1 and not mixed and not self.fixed
 
-    def is_loaded(self, tensor: Tensor) -> bool:
+    def is_loaded(self, tensor: TensorEntry) -> bool:
         """Whether it is read at all: the MTP block is only if it is wanted."""
         return self.wishes.mtp or not self.inventory.is_mtp(tensor)
 
 
-def state_problem(
-    inventory: Inventory, machine: Machine, wishes: Wishes, context: Context, measured: Mapping[str, int]
-) -> Problem:
+def build_problem(
+    inventory: TensorInventory,
+    machine: Machine,
+    wishes: PlacementConstraints,
+    context: ContextParams,
+    measured: Mapping[str, int],
+) -> PlacementProblem:
     """The problem of placing a model. Raises QwenctlError for a device that is not there."""
     devices = _devices(machine, wishes)
     fixed = _fixed(inventory, devices, wishes)
-    problem = Problem(inventory, machine, wishes, context, devices, (), fixed, measured)
-    free: dict[int, list[Tensor]] = {}
+    problem = PlacementProblem(inventory, machine, wishes, context, devices, (), fixed, measured)
+    free: dict[int, list[TensorEntry]] = {}
     for tensor in inventory.tensors:
         if tensor.name not in fixed and tensor.name != TOKEN_EMBEDDINGS and problem.is_loaded(tensor):
             free.setdefault(tensor.layer, []).append(tensor)
     rows = tuple(_row(problem, number, free.get(number, [])) for number in range(inventory.shape.blocks + 1))
-    return Problem(inventory, machine, wishes, context, devices, rows, fixed, measured)
+    return PlacementProblem(inventory, machine, wishes, context, devices, rows, fixed, measured)
 
 
-def _row(problem: Problem, number: int, tensors: list[Tensor]) -> Row:
+def _row(problem: PlacementProblem, number: int, tensors: list[TensorEntry]) -> LayerCost:
     inventory, shape, context = problem.inventory, problem.inventory.shape, problem.context
     dense = [tensor for tensor in tensors if not tensor.is_expert]
     weights = sum(tensor.n_bytes for tensor in dense)
@@ -137,10 +141,10 @@ def _row(problem: Problem, number: int, tensors: list[Tensor]) -> Row:
     elif number < shape.blocks and problem.wishes.mtp:
         cache = cache_bytes(shape, replace(context, tokens=DRAFT_HEAD_TOKENS))
     experts = tuple((tensor.name, tensor.n_bytes) for tensor in tensors if tensor.is_expert)
-    return Row(weights, cache, read, full_read, experts)
+    return LayerCost(weights, cache, read, full_read, experts)
 
 
-def _devices(machine: Machine, wishes: Wishes) -> tuple[Device, ...]:
+def _devices(machine: Machine, wishes: PlacementConstraints) -> tuple[Device, ...]:
     if wishes.devices == (NO_DEVICE,) or wishes.gpu_layers == 0:
         return ()
     named = {device.name: device for device in machine.devices}
@@ -165,7 +169,7 @@ def _there(named: Mapping[str, Device]) -> str:
     return f"there are: {', '.join(named)}" if named else "there is none: `qwenctl doctor` says why"
 
 
-def _fixed(inventory: Inventory, devices: tuple[Device, ...], wishes: Wishes) -> dict[str, str]:
+def _fixed(inventory: TensorInventory, devices: tuple[Device, ...], wishes: PlacementConstraints) -> dict[str, str]:
     """The memory of each tensor that a wish names; the first override that matches wins, as in llama.cpp."""
     named = {device.name: device for device in devices}
     overrides = [

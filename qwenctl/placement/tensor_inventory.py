@@ -1,8 +1,8 @@
 """What there is to place: every tensor of a model with bytes, class and layer, and the numbers that a context needs.
 
 The header of a GGUF file and its splits, or a checkpoint with the type it would be quantized to, comes in; a frozen
-`Inventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP block,
-whose routed experts are routed experts.
+`TensorInventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP
+block, whose routed experts are routed experts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quantize.errors import QuantizeError
 from quantize.gguf_header import read_header
-from quantize.plan import Options, tensor_sizes
+from quantize.plan import QuantizeOptions, tensor_sizes
 from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
@@ -23,7 +23,7 @@ TOKEN_EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelDims:
     """The numbers of a model. `full_layers` are those of the trunk with full attention, the others are recurrent.
 
     `state` counts the 32-bit numbers of one recurrent layer's state, `linear_inner` the channels of its values and
@@ -54,7 +54,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorEntry:
     """`layer` is the number of the block; that of what comes before the blocks is -1, of what comes after, `blocks`."""
 
     name: str
@@ -69,12 +69,12 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Inventory:
+class TensorInventory:
     """A model's tensors, those of its vision tower as one number of bytes. `path` is empty if no file is here."""
 
     name: str
-    shape: Shape
-    tensors: tuple[Tensor, ...]
+    shape: ModelDims
+    tensors: tuple[TensorEntry, ...]
     vision_bytes: int = 0
     path: str = ""
 
@@ -93,18 +93,18 @@ class Inventory:
         """Whether the output is the embeddings, of which a device then gets a copy."""
         return not any(tensor.name == OUTPUT for tensor in self.tensors)
 
-    def is_mtp(self, tensor: Tensor) -> bool:
+    def is_mtp(self, tensor: TensorEntry) -> bool:
         """Whether it belongs to the MTP block."""
         return self.shape.layers <= tensor.layer < self.shape.blocks
 
-    def token_fraction(self, tensor: Tensor) -> float:
+    def token_fraction(self, tensor: TensorEntry) -> float:
         """The part of a tensor that is read for one token: of the experts those used, of the embeddings a row."""
         if tensor.is_expert:
             return self.shape.experts_used / self.shape.experts
         return 1 / self.shape.vocabulary if tensor.name == TOKEN_EMBEDDINGS else 1.0
 
 
-def of_gguf(path: Path) -> Inventory:
+def from_gguf(path: Path) -> TensorInventory:
     """The inventory of a GGUF file with its splits. Raises QwenctlError."""
     try:
         headers = [read_header(file) for file in split_files(path)]
@@ -113,17 +113,17 @@ def of_gguf(path: Path) -> Inventory:
     sizes = {tensor.name: tensor.n_bytes for header in headers for tensor in header.tensors}
     vocabulary = next((info.shape[-1] for one in headers for info in one.tensors if info.name == TOKEN_EMBEDDINGS), 1)
     shape = _shape_of_metadata(path.name, headers[0].metadata, sizes, vocabulary)
-    return Inventory(path.stem, shape, _tensors(sizes, shape), path=str(path))
+    return TensorInventory(path.stem, shape, _tensors(sizes, shape), path=str(path))
 
 
-def of_checkpoint(folder: Path, options: Options) -> Inventory:
+def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
     """The inventory of what the checkpoint in `folder` would become. Raises QwenctlError."""
     try:
         found = tensor_sizes(folder, options)
     except QuantizeError as error:
         raise from_quantize(error) from error
     config, mtp = found.config, int(found.mtp)
-    shape = Shape(
+    shape = ModelDims(
         blocks=config.layers + mtp,
         mtp_blocks=mtp,
         full_layers=tuple(number for number, linear in enumerate(config.linear_layers) if not linear),
@@ -141,25 +141,25 @@ def of_checkpoint(folder: Path, options: Options) -> Inventory:
         context=config.context,
     )
     name = f"{folder.name}-{options.type_name.upper()}"
-    return Inventory(name, shape, _tensors(found.n_bytes, shape), found.vision_bytes)
+    return TensorInventory(name, shape, _tensors(found.n_bytes, shape), found.vision_bytes)
 
 
-def _tensors(sizes: Mapping[str, int], shape: Shape) -> tuple[Tensor, ...]:
-    return tuple(Tensor(name, n_bytes, _kind(name, shape), _layer(name, shape)) for name, n_bytes in sizes.items())
+def _tensors(sizes: Mapping[str, int], shape: ModelDims) -> tuple[TensorEntry, ...]:
+    return tuple(TensorEntry(name, n_bytes, _kind(name, shape), _layer(name, shape)) for name, n_bytes in sizes.items())
 
 
-def _kind(name: str, shape: Shape) -> str:
+def _kind(name: str, shape: ModelDims) -> str:
     kind = tensor_class(name, shape.layers)
     return ROUTED_EXPERTS if kind == MTP and "_exps." in name else kind
 
 
-def _layer(name: str, shape: Shape) -> int:
+def _layer(name: str, shape: ModelDims) -> int:
     if name.startswith("blk."):
         return int(name.split(".", 2)[1])
     return -1 if name == TOKEN_EMBEDDINGS else shape.blocks
 
 
-def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterable[str], vocabulary: int) -> Shape:
+def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterable[str], vocabulary: int) -> ModelDims:
     architecture = str(metadata.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         hint = "Qwen3.5 models are qwen35 and qwen35moe"
@@ -175,7 +175,7 @@ def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterabl
     blocks, mtp = number("block_count"), number("nextn_predict_layers", 0)
     inner, groups, state = number("ssm.inner_size"), number("ssm.group_count"), number("ssm.state_size")
     there = set(names)
-    return Shape(
+    return ModelDims(
         blocks=blocks,
         mtp_blocks=min(mtp, blocks),
         full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in there),

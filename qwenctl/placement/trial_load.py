@@ -15,17 +15,17 @@ from pathlib import Path
 
 from qwenctl.machine.llama_process import llama_environment
 from qwenctl.machine.profile import Machine
-from qwenctl.placement.constraints import Wishes
-from qwenctl.placement.plan import Plan, with_buffers
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.plan import Plan, with_measured_buffers
 from qwenctl.placement.planner import make_plan
-from qwenctl.placement.tensor_inventory import Inventory
+from qwenctl.placement.tensor_inventory import TensorInventory
 from qwenctl.protocol.codec import encode
-from qwenctl.protocol.messages import EngineSettings, Load
+from qwenctl.protocol.load import Load, LoadParams
 
 _ROUNDS, _CHILD_SECONDS = 5, 120
 
 
-def tried_plan(inventory: Inventory, machine: Machine, wishes: Wishes) -> Plan:
+def plan_with_dry_load(inventory: TensorInventory, machine: Machine, wishes: PlacementConstraints) -> Plan:
     """The plan with the buffers that a trial load needs, where there is a device; else that of the estimate.
 
     Raises QwenctlError.
@@ -44,11 +44,11 @@ def tried_plan(inventory: Inventory, machine: Machine, wishes: Wishes) -> Plan:
         largest = {name: max(n_bytes, largest.get(name, 0)) for name, n_bytes in {**largest, **measured}.items()}
         before, plan = plan, make_plan(inventory, machine, kept, largest)
         if plan.settings == before.settings:
-            return with_buffers(plan, measured)
+            return with_measured_buffers(plan, measured)
     return plan
 
 
-def compute_bytes(path: Path, settings: EngineSettings) -> Mapping[str, int] | None:
+def compute_bytes(path: Path, settings: LoadParams) -> Mapping[str, int] | None:
     """Bytes of the compute buffers by memory, if the model were loaded so; None if a trial load fails."""
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """The messages of a batch: many records that are answered together.
 
-After `OpenBatch` the engine takes `AddRecord` at any time, and sends events in whatever order they happen, until
+After `StartBatch` the engine takes `SubmitRequest` at any time, and sends events in whatever order they happen, until
 `EndBatch`. Records are known by the numbers that the program gives them. Like `protocol`, this module knows the shape
 of the messages alone.
 """
@@ -9,23 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qwenctl.protocol.messages import (
-    EngineSettings,
-    FinishReason,
-    Generate,
-    Message,
-    Sampling,
-    ThinkingEnd,
-    Timings,
-    Tools,
-    Usage,
-)
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import FinishReason, Generate, Message, Sampling, ThinkingEnd, Timings, Tools, Usage
 
 RECORD_TOKENS = 8192  # the room of one record, if nothing is said
 
 
 @dataclass(frozen=True)
-class OpenBatch:
+class StartBatch:
     """Make room for `parallel` records at once (0: as many as measuring finds best, at most `most`).
 
     `settings.context_tokens` is the room of one record. With `shares`, a beginning that several prompts have in common
@@ -33,16 +24,16 @@ class OpenBatch:
     state kept in the file `keep`. Answered by BatchOpened or Failed.
     """
 
-    settings: EngineSettings
+    settings: LoadParams
     parallel: int = 0
-    most: int = 64
-    shares: bool = True
-    messages: tuple[Message, ...] = ()
+    max_parallel: int = 64
+    share_prefixes: bool = True
+    prefix_messages: tuple[Message, ...] = ()
     keep: str = ""
 
 
 @dataclass(frozen=True)
-class AddRecord:
+class SubmitRequest:
     """Answer one conversation; the fields are those of `Generate`. Answered by RecordStarted, then Done or Failed."""
 
     number: int
@@ -70,7 +61,7 @@ class EndBatch:
 
 
 @dataclass(frozen=True)
-class BatchOpened:
+class BatchStarted:
     """Room for `parallel` records of `context_tokens` each; `rates` are the tokens/s measured, by number of records."""
 
     parallel: int
@@ -125,6 +116,6 @@ class BatchProgress:
     waiting: int
 
 
-BatchRequest = OpenBatch | AddRecord | EndBatch
-BatchEvent = BatchOpened | RecordStarted | RecordDone | RecordFailed | BatchProgress
+BatchRequest = StartBatch | SubmitRequest | EndBatch
+BatchEvent = BatchStarted | RecordStarted | RecordDone | RecordFailed | BatchProgress
 BatchMessage = BatchRequest | BatchEvent

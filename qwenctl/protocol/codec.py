@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from qwenctl.protocol.batch import BatchMessage
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import AnyMessage, EngineSettings, Message, Sampling, Timings, ToolCall, Usage
-from qwenctl.protocol.placement import MemoryUse, placement_of
+from qwenctl.protocol.messages import AnyMessage, Message, Sampling, Timings, ToolCall, Usage
+from qwenctl.protocol.placement import MemoryUse, placement_from_json
 
 
-def _settings(fields: Mapping[str, Any]) -> EngineSettings:
-    return EngineSettings(**{**fields, "placement": placement_of(fields["placement"])})
+def _settings(fields: Mapping[str, Any]) -> LoadParams:
+    return LoadParams(**{**fields, "placement": placement_from_json(fields["placement"])})
 
 
 _ENCODER = json.JSONEncoder(default=vars)  # one for all tokens: `dataclasses.asdict` would take ten times as long
@@ -47,7 +48,7 @@ def _is_media(media: Media) -> bool:
     return all(isinstance(one, str) for one in texts) and isinstance(place, int) and media.kind in _MEDIA
 
 
-def message_of(fields: Mapping[str, Any]) -> Message:
+def message_from_json(fields: Mapping[str, Any]) -> Message:
     """The turn with these fields, as `dataclasses.asdict` gives them. Raises TypeError for what cannot be one."""
     calls = [{"name": call["name"], "arguments": call["arguments"]} for call in fields.get("tool_calls", ())]
     media = tuple(Media(**each) for each in fields.get("media", ()))
@@ -69,6 +70,6 @@ _PARTS: dict[str, Callable[[Any], Any]] = {  # by the name of the field, for all
     "media": lambda fields: Media(**fields),
     "vision": lambda fields: VisionSettings(**fields),
     "memory": lambda several: tuple(MemoryUse(**fields) for fields in several),
-    "messages": lambda several: tuple(map(message_of, several)),
+    "messages": lambda several: tuple(map(message_from_json, several)),
     "tools": tuple,
 }

@@ -39,21 +39,21 @@ class VisionSettings:
 
 
 @dataclass(frozen=True)
-class See:
+class ConfigureVision:
     """Look at pictures so from now on. Answered by nothing: what is wrong with it is told when one is looked at."""
 
     vision: VisionSettings
 
 
 @dataclass(frozen=True)
-class Look:
+class InspectMedia:
     """What would the model see of this file? Answered by Seen or Failed."""
 
     media: Media
 
 
 @dataclass(frozen=True)
-class Seen:
+class MediaInfo:
     """A picture or a clip of `width` x `height` pixels costs `tokens`; `frames` of the `seconds` of a clip are seen."""
 
     width: int

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qwenctl.protocol.media import Look, Media, See, Seen
-from qwenctl.protocol.placement import MemoryUse, Placement
+from qwenctl.protocol.load import Load, LoadProgress, ModelInfo
+from qwenctl.protocol.media import ConfigureVision, InspectMedia, Media, MediaInfo
 
 
 @dataclass(frozen=True)
-class Measure:
+class RunBenchmark:
     """Evaluate made-up tokens: `prompt` at once, then `generate` one by one; `depth` before them do not count.
 
     Answered by Measured or Failed. What the context held is forgotten.
@@ -26,7 +26,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkResult:
     """What was measured took so many seconds."""
 
     seconds: float
@@ -76,52 +76,22 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class EngineSettings:
-    """How a model is loaded. Counts of tokens, threads and layers; cache types by ggml name ("f16", "q8_0", ...)."""
-
-    context_tokens: int = 0  # 0: the smaller of the model's own and 32,768
-    threads: int = 0  # 0: physical cores
-    batch_tokens: int = 2048
-    micro_batch_tokens: int = 512
-    gpu_layers: int = -1  # -1: all that the backend's devices can take
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    flash_attention: Literal["auto", "on", "off"] = "auto"
-    load_mode: Literal["auto", "mmap", "none"] = "auto"
-    snapshot_bytes: int | None = None  # memory for snapshots of the state; None: 2 GiB or 5 % of RAM
-    placement: Placement = field(default_factory=Placement)
-    extra_buffers: bool = True  # ggml's extra buffer types: weights laid out anew for faster kernels, AMX among them
-    draft: Literal["auto", "mtp", "ngram", "off"] = "off"  # the model's draft head, the text so far, both, or none
-    draft_max: int = 0  # tokens of one draft; 0: what is good for its source
-    draft_min: int = 0  # so many are always drafted, where there are; 0: as many as pay
-    adapts_threads: bool = False  # fewer threads decode while other programs keep the processors busy
-
-
-@dataclass(frozen=True)
-class Load:
-    """Load the model at `path`. Answered by LoadProgress, then Loaded or Failed."""
-
-    path: str
-    settings: EngineSettings = field(default_factory=EngineSettings)
-
-
-@dataclass(frozen=True)
 class Generate:
     """Continue the conversation. Answered by PromptProgress, Token, then Finished or Failed."""
 
     messages: tuple[Message, ...]
-    think: bool = True
+    enable_thinking: bool = True
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1  # -1: until the model ends its turn or the context is full
     think_budget: int = -1  # tokens of thinking after which it is closed; -1: no limit
     grammar: str = ""  # GBNF that the answer must follow, not the thinking
     json_schema: str = ""  # the same, as a JSON schema
     tools: Tools = ()  # the functions that may be called
-    keep: str = ""  # the file for what has been read, of a prompt that takes long
+    state_path: str = ""  # the file for what has been read, of a prompt that takes long
 
 
 @dataclass(frozen=True)
-class Prepare:
+class WarmPrefix:
     """Read ahead what the next prompt will begin with, until the next request comes. Answered by nothing."""
 
     messages: tuple[Message, ...]
@@ -131,7 +101,7 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class ReadPrefix:
+class PrefillPrefix:
     """Read what all prompts have in common that begin with these messages, and keep the state in the file `keep`.
 
     Answered by PromptProgress, then PrefixRead or Failed. It may be cancelled; what has been read is kept then too.
@@ -186,31 +156,7 @@ class Close:
 
 
 @dataclass(frozen=True)
-class LoadProgress:
-    """`fraction` of the weights read, 0 to 1."""
-
-    fraction: float
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What was loaded. `description` is llama.cpp's own line, for example "qwen35moe 397B.A17B Q4_K - Medium"."""
-
-    name: str
-    architecture: str
-    description: str
-    size_bytes: int
-    parameters: int
-    context_tokens: int
-    training_context_tokens: int
-    generation_config: dict[str, float] = field(default_factory=dict)  # sampling values that the file carries
-    fingerprint: str = ""  # of the file's content (`model_file.fingerprint`)
-    template_sha256: str = ""
-    memory: tuple[MemoryUse, ...] = ()
-
-
-@dataclass(frozen=True)
-class PromptProgress:
+class PrefillProgress:
     """`done` of `total` prompt tokens evaluated in `seconds` (`total` leaves out those that the cache held)."""
 
     done: int
@@ -219,7 +165,7 @@ class PromptProgress:
 
 
 @dataclass(frozen=True)
-class Token:
+class TextDelta:
     """A piece of text of at least one character, as soon as it is whole UTF-8, and how many tokens it is made of."""
 
     text: str
@@ -250,7 +196,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Finished:
+class GenerationFinished:
     """The end of an answer. `thinking_end` is what closed the thinking: the model, its budget, or a loop in it."""
 
     reason: FinishReason
@@ -260,7 +206,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class PrefixRead:
+class PrefixReady:
     """The first `tokens` of `total` are there now, and on the disk unless there was an `error`."""
 
     tokens: int
@@ -277,7 +223,7 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class Counted:
+class TokenCount:
     """The number of tokens of a text."""
 
     tokens: int
@@ -304,7 +250,7 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
-class Failed:
+class RequestFailed:
     """A request that could not be done. `kind` names the row of the error table in `qwenctl.errors`."""
 
     kind: Literal["model", "memory", "template", "context", "setting", "cancelled", "request", "media", "mmproj"]
@@ -312,8 +258,21 @@ class Failed:
     hint: str = ""
 
 
-Answered = Load | Generate | ReadPrefix | Restore | Count | CountPrompt | Look | Measure | Flush | Stats
-Request = Answered | Prepare | See | Cancel | Close
-LastEvent = Loaded | Finished | PrefixRead | Restored | Counted | Seen | Measured | Flushed | EngineStats | Failed
-Event = LoadProgress | PromptProgress | Token | LastEvent
+RequestWithReply = (
+    Load | Generate | PrefillPrefix | Restore | Count | CountPrompt | InspectMedia | RunBenchmark | Flush | Stats
+)
+Request = RequestWithReply | WarmPrefix | ConfigureVision | Cancel | Close
+TerminalEvent = (
+    ModelInfo
+    | GenerationFinished
+    | PrefixReady
+    | Restored
+    | TokenCount
+    | MediaInfo
+    | BenchmarkResult
+    | Flushed
+    | EngineStats
+    | RequestFailed
+)
+Event = LoadProgress | PrefillProgress | TextDelta | TerminalEvent
 AnyMessage = Request | Event

@@ -46,7 +46,7 @@ class MemoryUse:
         return self.weights + self.context + self.compute
 
 
-def placement_of(fields: Mapping[str, Any]) -> Placement:
+def placement_from_json(fields: Mapping[str, Any]) -> Placement:
     """The placement with these fields, as JSON gives them. Raises TypeError, ValueError or KeyError."""
     return Placement(
         tuple(map(str, fields["devices"])),

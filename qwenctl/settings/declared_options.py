@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.settings.usage_errors import own_words
+from qwenctl.settings.usage_errors import normalize_message
 
 Kind = Literal["switch", "number", "text", "list"]
 
@@ -69,14 +69,14 @@ class Command:
         return next((setting for setting in self.settings if wanted in setting.names), None)
 
 
-def configurable(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def configurable_commands(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command below typer's `root` that has settings, with the words that call it."""
     yield from (pair for pair in _below(root, ()) if pair[0][0] != _WITHOUT_SETTINGS)
 
 
-def declared(root: Any) -> tuple[Command, ...]:
+def collect_options(root: Any) -> tuple[Command, ...]:
     """The commands below typer's `root` with their settings."""
-    return tuple(_command(path, command) for path, command in configurable(root))
+    return tuple(_command(path, command) for path, command in configurable_commands(root))
 
 
 def _below(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -126,7 +126,7 @@ def _checked(command: Any, option: TyperOption, value: Any) -> Any:
     try:
         return option.process_value(typer.Context(command), value)
     except typer.BadParameter as error:
-        raise QwenctlError(own_words(error.message), code=ExitCode.CONFIG) from error
+        raise QwenctlError(normalize_message(error.message), code=ExitCode.CONFIG) from error
 
 
 def nearest(key: str, settings: Sequence[Setting]) -> Setting | None:

@@ -18,9 +18,9 @@ import typer
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
-from qwenctl.settings.declared_options import Command, Setting, configurable
+from qwenctl.settings.declared_options import Command, Setting, configurable_commands
 from qwenctl.settings.resolve import Settings
-from qwenctl.settings.sources import Value
+from qwenctl.settings.sources import ResolvedValue
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
         return (*commands, self.key, f"{self.command}.{self.key}")
 
 
-def effective(root: Any, commands: Sequence[Command], settings: Settings, words: Sequence[str]) -> list[Row]:
+def effective_rows(root: Any, commands: Sequence[Command], settings: Settings, words: Sequence[str]) -> list[Row]:
     """The rows that `words` choose, all without any. Raises QwenctlError, or what typer raises for a command line."""
     if any(word.startswith("-") for word in words):
         return _of_command_line(root, commands, settings, words)
@@ -57,24 +57,24 @@ def _of_command_line(root: Any, commands: Sequence[Command], settings: Settings,
     if not calls:
         raise QwenctlError(f"no command '{words[0]}'", "qwenctl config show -- chat --temp 0.7")
     command = max(calls, key=lambda call: len(call.path))
-    called = dict(configurable(root))[command.path]
+    called = dict(configurable_commands(root))[command.path]
     context = typer.Context(called, typer.Context(root, info_name="qwenctl"), " ".join(command.path))
     flags, _, _ = called.make_parser(context).parse_args(args=list(words[len(command.path) :]))
     return _rows(command, settings, {setting.field: _flag(command, setting, flags) for setting in command.settings})
 
 
-def _flag(command: Command, setting: Setting, flags: Mapping[str, Any]) -> Value | None:
+def _flag(command: Command, setting: Setting, flags: Mapping[str, Any]) -> ResolvedValue | None:
     """Raises QwenctlError if the option has a wrong value."""
     if flags.get(setting.field) is None:
         return None
     given = flags[setting.field]
     try:
-        return Value(given, setting.check(given), "command line")
+        return ResolvedValue(given, setting.check(given), "command line")
     except QwenctlError as error:
         raise QwenctlError(f"--{setting.name}: {error.message}", command.help, ExitCode.USAGE) from error
 
 
-def _rows(command: Command, settings: Settings, flags: Mapping[str, Value | None]) -> list[Row]:
+def _rows(command: Command, settings: Settings, flags: Mapping[str, ResolvedValue | None]) -> list[Row]:
     rows = []
     for setting in command.settings:
         value = flags.get(setting.field) or settings.values.get((command.path, setting.field))
@@ -83,13 +83,15 @@ def _rows(command: Command, settings: Settings, flags: Mapping[str, Value | None
     return rows
 
 
-def _default(setting: Setting) -> Value:
+def _default(setting: Setting) -> ResolvedValue:
     """A default that is text is taken as if it had been typed."""
     default = setting.default
-    return Value(default, setting.check(default) if isinstance(default, str) and default else default, "default")
+    return ResolvedValue(
+        default, setting.check(default) if isinstance(default, str) and default else default, "default"
+    )
 
 
-def _plain(value: Value) -> Any:
+def _plain(value: ResolvedValue) -> Any:
     """As the command gets it; a value that stands for none is shown as it was given."""
     return _written(value.given if value.parsed is None else value.parsed)
 

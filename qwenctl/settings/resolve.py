@@ -15,14 +15,21 @@ from typing import Any
 
 import typer
 
-from qwenctl.settings.declared_options import Command, configurable, declared
-from qwenctl.settings.sources import Problem, Said, Value, said_by_file, said_by_variables, unused_variables
+from qwenctl.settings.declared_options import Command, collect_options, configurable_commands
+from qwenctl.settings.sources import (
+    RawSetting,
+    ResolvedValue,
+    SettingError,
+    settings_from_env,
+    settings_from_file,
+    unused_variables,
+)
 from qwenctl.settings.toml import TomlFile
 
 # A file that lies in the current folder may have come with it, from anybody: it must not say yes in a person's place,
 # have code run, choose where a token or a conversation is sent, or open a port to others. Some of these are not for any
 # file; see `declared`.
-NOT_FROM_THE_FOLDER = frozenset(
+FORBIDDEN_IN_LOCAL_FILE = frozenset(
     {"yes", "overwrite", "force", "tools", "token", "endpoint", "rpc", "host", "plan", "allow-url"}
 )
 
@@ -33,8 +40,8 @@ Key = tuple[tuple[str, ...], str]
 class Settings:
     """Values by path of the command and field of the option; problems; and variables that nothing reads."""
 
-    values: Mapping[Key, Value]
-    problems: tuple[Problem, ...]
+    values: Mapping[Key, ResolvedValue]
+    problems: tuple[SettingError, ...]
     unused: tuple[str, ...]
 
     def check(self, path: tuple[str, ...]) -> None:
@@ -48,36 +55,36 @@ def resolve(
     commands: Sequence[Command], folder_file: TomlFile, user_file: TomlFile, environment: Mapping[str, str]
 ) -> Settings:
     """Bring the sources together; the first that has a right value for a setting gives it."""
-    variables = list(said_by_variables(commands, environment))
+    variables = list(settings_from_env(commands, environment))
     said = [
         *variables,
-        *said_by_file(commands, folder_file, NOT_FROM_THE_FOLDER),
-        *said_by_file(commands, user_file),
+        *settings_from_file(commands, folder_file, FORBIDDEN_IN_LOCAL_FILE),
+        *settings_from_file(commands, user_file),
     ]
-    values: dict[Key, Value] = {}
-    problems: list[Problem] = []
+    values: dict[Key, ResolvedValue] = {}
+    problems: list[SettingError] = []
     for one in said:
-        understood = one.understood() if isinstance(one, Said) else one
-        if isinstance(understood, Problem):
+        understood = one.validate() if isinstance(one, RawSetting) else one
+        if isinstance(understood, SettingError):
             problems.append(understood)
-        elif isinstance(one, Said):
+        elif isinstance(one, RawSetting):
             values.setdefault((one.command.path, one.setting.field), understood)
     return Settings(values, tuple(problems), tuple(unused_variables(environment, variables)))
 
 
-class Configuration:
+class SettingsContext:
     """The program's root command with its settings; `json` says whether a setting has asked for JSON so far."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
         self.json = False
-        for _, command in configurable(root):
+        for _, command in configurable_commands(root):
             command.context_class = _ConfiguredContext
 
     @cached_property
     def commands(self) -> tuple[Command, ...]:
         """All commands that have settings."""
-        return declared(self.root)
+        return collect_options(self.root)
 
     @cached_property
     def settings(self) -> Settings:
@@ -104,7 +111,7 @@ class _ConfiguredContext(typer.Context):
 
     def lookup_default(self, name: str, call: bool = True) -> Any:
         """The setting; for help and completion, which parse resiliently, there is none."""
-        configuration = self.find_object(Configuration)
+        configuration = self.find_object(SettingsContext)
         if self.resilient_parsing or configuration is None:
             return None
         return configuration.default(_words(self), name)

@@ -85,7 +85,7 @@ _MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Value:
+class ResolvedValue:
     """`given` as the option's parser takes it, `parsed` as the command gets it."""
 
     given: Given
@@ -94,7 +94,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SettingError:
     """What is wrong, and the command that it is wrong for; None if it is for all."""
 
     error: QwenctlError
@@ -102,7 +102,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Said:
+class RawSetting:
     """A value for `setting` of `command`: from `origin`, a variable or a line of a file, under the name `label`."""
 
     command: Command
@@ -112,15 +112,15 @@ class Said:
     label: str
     from_file: bool
 
-    def understood(self) -> Value | Problem:
+    def validate(self) -> ResolvedValue | SettingError:
         """The value, checked by the option's own parser. A wrong variable is a problem of its command alone."""
         convert = from_toml if self.from_file else from_environment
         try:
             given = convert(self.setting, self.value)
-            return Value(given, self.setting.check(given), self.origin)
+            return ResolvedValue(given, self.setting.check(given), self.origin)
         except QwenctlError as error:
             what = QwenctlError(f"{self.label}: {_shortened(error.message)}", self.command.help, ExitCode.CONFIG)
-            return Problem(what, None if self.from_file else self.command)
+            return SettingError(what, None if self.from_file else self.command)
 
 
 def _shortened(message: str) -> str:
@@ -132,12 +132,12 @@ _SHOWN_CHARACTERS = 60
 Keys = tuple[str, ...]
 
 
-def said_by_file(
+def settings_from_file(
     commands: Sequence[Command], file: TomlFile, refused: Collection[str] = ()
-) -> Iterator[Said | Problem]:
+) -> Iterator[RawSetting | SettingError]:
     """The settings that `file` has; those named in `refused` it may not have."""
     if file.problem:
-        yield Problem(file.problem)
+        yield SettingError(file.problem)
     else:
         yield from _Reader(file, {command.path: command for command in commands}, refused).top()
 
@@ -148,7 +148,7 @@ class _Reader:
     commands: Mapping[Keys, Command]
     refused: Collection[str]
 
-    def top(self) -> Iterator[Said | Problem]:
+    def top(self) -> Iterator[RawSetting | SettingError]:
         yield from self._twice((), self.file.values)
         for key, value in self.file.values.items():
             if (_word(key),) in self.commands:
@@ -158,7 +158,7 @@ class _Reader:
                 takers = [(command, found) for command in self.commands.values() if (found := command.find(key))]
                 yield from self._key((key,), takers, value)
 
-    def _table(self, keys: Keys, table: Any) -> Iterator[Said | Problem]:
+    def _table(self, keys: Keys, table: Any) -> Iterator[RawSetting | SettingError]:
         path = tuple(map(_word, keys))
         command = self.commands[path]
         if not isinstance(table, dict):
@@ -174,7 +174,9 @@ class _Reader:
                 found = command.find(key)
                 yield from self._key((*keys, key), [(command, found)] if found else [], value)
 
-    def _key(self, keys: Keys, takers: list[tuple[Command, Setting]], value: Any) -> Iterator[Said | Problem]:
+    def _key(
+        self, keys: Keys, takers: list[tuple[Command, Setting]], value: Any
+    ) -> Iterator[RawSetting | SettingError]:
         if not takers:
             yield self._unknown(keys, value)
         elif (name := takers[0][1].name) in self.refused:
@@ -183,9 +185,9 @@ class _Reader:
         else:
             place = self.file.place(keys)
             for command, setting in takers:
-                yield Said(command, setting, value, place, f"{place} {keys[-1]}", from_file=True)
+                yield RawSetting(command, setting, value, place, f"{place} {keys[-1]}", from_file=True)
 
-    def _twice(self, keys: Keys, table: Mapping[str, Any]) -> Iterator[Problem]:
+    def _twice(self, keys: Keys, table: Mapping[str, Any]) -> Iterator[SettingError]:
         """ctx-size and ctx_size are one key for us, two for TOML."""
         first: dict[str, str] = {}
         for key in table:
@@ -196,7 +198,7 @@ class _Reader:
                     (*keys, key), f"'{key}' is the same key as '{before}'", f"{where} has the other one"
                 )
 
-    def _unknown(self, keys: Keys, value: Any) -> Problem:
+    def _unknown(self, keys: Keys, value: Any) -> SettingError:
         path = tuple(map(_word, keys[:-1]))
         here = [self.commands[path]] if path else list(self.commands.values())
         if any(_word(keys[-1]) in command.unsettable for command in here):
@@ -217,8 +219,8 @@ class _Reader:
         near = tables[0] if tables else setting.name if setting else ""
         return f"did you mean '{near}'?" if near else "`qwenctl config show` lists all keys"
 
-    def _problem(self, keys: Keys, what: str, hint: str) -> Problem:
-        return Problem(QwenctlError(f"{self.file.place(keys)} {what}", hint, ExitCode.CONFIG))
+    def _problem(self, keys: Keys, what: str, hint: str) -> SettingError:
+        return SettingError(QwenctlError(f"{self.file.place(keys)} {what}", hint, ExitCode.CONFIG))
 
 
 def _word(key: str) -> str:
@@ -232,7 +234,7 @@ def _short(key: str) -> str:
 _PREFIX = "QWENCTL_"
 
 
-def said_by_variables(commands: Sequence[Command], environment: Mapping[str, str]) -> Iterator[Said]:
+def settings_from_env(commands: Sequence[Command], environment: Mapping[str, str]) -> Iterator[RawSetting]:
     """The settings that `environment` has."""
     for own in (True, False):
         for command in commands:
@@ -240,10 +242,10 @@ def said_by_variables(commands: Sequence[Command], environment: Mapping[str, str
                 for name in setting.names:
                     variable = _variable(*command.path, name) if own else _variable(name)
                     if environment.get(variable):
-                        yield Said(command, setting, environment[variable], variable, variable, from_file=False)
+                        yield RawSetting(command, setting, environment[variable], variable, variable, from_file=False)
 
 
-def unused_variables(environment: Mapping[str, str], used: Sequence[Said]) -> list[str]:
+def unused_variables(environment: Mapping[str, str], used: Sequence[RawSetting]) -> list[str]:
     """The variables that look like settings and are none."""
     names = {one.origin for one in used}
     return sorted(name for name in environment if name.startswith(_PREFIX) and environment[name] and name not in names)

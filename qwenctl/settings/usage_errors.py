@@ -26,10 +26,10 @@ def explain_usage(error: Exception, arguments: Sequence[str]) -> QwenctlError | 
     known, word = (options, wrong) if wrong else _commands(context, message)
     near = difflib.get_close_matches(word, known, n=1) if word else []
     hint = f"did you mean {near[0]}? `{path} --help` lists all" if near else f"{path} --help"
-    return QwenctlError(own_words(message), hint, ExitCode.USAGE)
+    return QwenctlError(normalize_message(message), hint, ExitCode.USAGE)
 
 
-def own_words(message: str) -> str:
+def normalize_message(message: str) -> str:
     """typer's `message` as this program says it: on one line, in lower case, without suggestions."""
     line = " ".join(message.split()).removesuffix(".").replace("Value error, ", "")
     line = re.sub(r"\s*\(Possible options?: [^)]*\)|\. Did you mean .*$", "", line)

@@ -79,7 +79,7 @@ def _plain(character: str) -> tuple[_State, bool]:
     return _C1.get(character, "text"), not _UNSAFE.match(character)
 
 
-def shortened(text: str, most: int = 1600) -> str:
+def truncate_middle(text: str, most: int = 1600) -> str:
     """The beginning and the end of a text of more than `most` characters, and between them how much is left out."""
     if len(text) <= most:
         return text
@@ -102,6 +102,6 @@ def decode(data: bytes, warn: Callable[[str], None]) -> str:
         return text
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """`text` with U+FFFD for each byte that Python could not decode and kept as a surrogate (PEP 383)."""
     return _SURROGATE.sub(_REPLACEMENT, text)

@@ -17,7 +17,7 @@ _LEAVE_WITHIN_S = 2.0
 
 
 @contextmanager
-def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+def cancel_on_sigint(stop: Callable[[], None]) -> Iterator[None]:
     """Inside, the first SIGINT calls `stop`; one that follows within two seconds raises KeyboardInterrupt."""
     last = float("-inf")
 
@@ -53,7 +53,7 @@ def termination_as_exit(code: int) -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_held() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def defer_sigint() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Inside, a SIGINT waits; what is given lets it through, also one that has waited, as KeyboardInterrupt."""
     waits = False
 

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 
 from qwenctl.protocol.messages import FinishReason, Message, ToolCall, Tools
-from qwenctl.tools.schema import parameters_of, problem_of, typed_value
+from qwenctl.tools.schema import coerce_argument, parameters_of, validate_call
 
 _BEGIN = "<tool_call>"
 _FUNCTION = re.compile(r"\s*<function=([^>\n]*)>")
@@ -33,7 +33,7 @@ _TEXT_AFTER = "text after a call is not read: write nothing after the calls"
 
 
 @dataclass(frozen=True)
-class FoundCall:
+class ParsedCall:
     """A call, and what is wrong with it, if it cannot be run."""
 
     call: ToolCall
@@ -41,10 +41,10 @@ class FoundCall:
 
 
 @dataclass(frozen=True)
-class Found:
+class ParsedCalls:
     """The calls of an answer; `broken` is text that was meant to be one, and `problem` what is wrong besides."""
 
-    calls: tuple[FoundCall, ...] = ()
+    calls: tuple[ParsedCall, ...] = ()
     broken: str = ""
     problem: str = ""
 
@@ -55,18 +55,18 @@ class _Broken(Exception):
 
 def answer_with_calls(
     text: str, thinking: str, calls: str, reason: FinishReason, tools: Tools
-) -> tuple[Message, Found]:
+) -> tuple[Message, ParsedCalls]:
     """An answer as a turn of the conversation, and its calls; only an answer that ended by itself has any."""
     if reason != "stop":
-        return Message("assistant", text + calls, thinking), Found()
+        return Message("assistant", text + calls, thinking), ParsedCalls()
     found = find_calls(calls, tools)
     content = "\n\n".join(part for part in (text.strip(), found.broken) if part) if found.broken else text
     return Message("assistant", content, thinking, tuple(one.call for one in found.calls)), found
 
 
-def find_calls(text: str, tools: Tools) -> Found:
+def find_calls(text: str, tools: Tools) -> ParsedCalls:
     """The calls in `text`, of the functions `tools`."""
-    calls: list[FoundCall] = []
+    calls: list[ParsedCall] = []
     broken: list[str] = []
     problems: list[str] = []
     at = 0
@@ -81,13 +81,13 @@ def find_calls(text: str, tools: Tools) -> Found:
             broken.append(text[begin:at].strip())
             problems.append(str(error))
         else:
-            calls.append(FoundCall(call, problem_of(call, tools)))
+            calls.append(ParsedCall(call, validate_call(call, tools)))
     if text[at:].strip():
         problems.append(_TEXT_AFTER)
-    return Found(tuple(calls), "\n".join(broken), "\n".join(dict.fromkeys(problems)))
+    return ParsedCalls(tuple(calls), "\n".join(broken), "\n".join(dict.fromkeys(problems)))
 
 
-def shown(call: ToolCall) -> str:
+def format_call(call: ToolCall) -> str:
     """A call on one line, as a person reads it: `get_weather(city="Paris")`. What cannot be seen is spelled out."""
     arguments = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items())
     line = f"{call.name}({', '.join(arguments)})"
@@ -107,7 +107,7 @@ def _call(text: str, at: int, tools: Tools) -> tuple[ToolCall, int]:
         end, call_end = _PARAMETER_END.search(text, begin), _CALL_END.search(text, begin)
         if end is None or (call_end is not None and call_end.start() < end.start()):
             raise _Broken(f"the parameter {key!r} is not closed by </parameter>")
-        arguments[key] = typed_value(text[begin : end.start()], key, parameters)
+        arguments[key] = coerce_argument(text[begin : end.start()], key, parameters)
         at = end.end()
     closing = _FUNCTION_END.match(text, at)
     if closing is None:

@@ -21,14 +21,14 @@ from typing import IO, Any, cast
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import ToolCall, Tools
 from qwenctl.tools.schema import parse_json
-from qwenctl.tools.subprocesses import chunks, end, ending
-from qwenctl.tools.tool_set import MOST_CHARACTERS, NO_OUTPUT, failure, shortened
+from qwenctl.tools.subprocesses import exit_description, kill_process_tree, read_chunks
+from qwenctl.tools.tool_set import MOST_CHARACTERS, NO_OUTPUT, error_result, shortened
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 _MOST_BYTES = 4 * MOST_CHARACTERS + 1
 
 
-class DescribedFunctions:
+class JsonTools:
     """The functions of one file. See `contract.Functions` for the methods."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
@@ -39,9 +39,9 @@ class DescribedFunctions:
         self._commands = {function["name"]: command for function, command in entries}
         if len(self._commands) < len(entries):
             raise _wrong(path, "two functions have the same name")
-        self.answered_by_hand = frozenset(name for name, command in self._commands.items() if not command)
+        self.manual_tools = frozenset(name for name, command in self._commands.items() if not command)
 
-    def __enter__(self) -> DescribedFunctions:
+    def __enter__(self) -> JsonTools:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,11 +62,11 @@ class DescribedFunctions:
                     start_new_session=True,  # Ctrl-C is for the chat, which ends it
                 )
             except (OSError, ValueError) as error:  # the latter: a null byte in an argument
-                return failure(f"{command[0]} cannot be run: {getattr(error, 'strerror', None) or error}")
+                return error_result(f"{command[0]} cannot be run: {getattr(error, 'strerror', None) or error}")
             try:
                 return _answer(process, self._timeout_s)
             finally:
-                end(process)
+                kill_process_tree(process)
 
     def close(self) -> None:
         """Nothing runs between two calls."""
@@ -76,15 +76,15 @@ def _answer(process: subprocess.Popen[bytes], timeout_s: float) -> str:
     streams = [cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)]
     until, said = time.monotonic() + timeout_s, [b"", b""]
     try:
-        for number, data in chunks(streams, until):
+        for number, data in read_chunks(streams, until):
             joined = said[number] + data
             said[number] = joined[-_MOST_BYTES:] if number else joined[:_MOST_BYTES]  # of errors the end counts
         code = process.wait(max(0.0, until - time.monotonic()))
     except (TimeoutError, subprocess.TimeoutExpired):
-        return failure(f"no answer within {timeout_s:g} seconds")
+        return error_result(f"no answer within {timeout_s:g} seconds")
     out, errors = (data.decode("utf-8", "replace").strip("\r\n") for data in said)
     if code:
-        return failure("\n".join(part for part in (ending(code), errors, out) if part))
+        return error_result("\n".join(part for part in (exit_description(code), errors, out) if part))
     return shortened(out) or NO_OUTPUT
 
 

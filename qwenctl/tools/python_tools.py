@@ -16,18 +16,18 @@ from typing import IO, Any, cast
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import ToolCall, Tools
-from qwenctl.tools.subprocesses import chunks, end, ending
-from qwenctl.tools.tool_set import failure
+from qwenctl.tools.subprocesses import exit_description, kill_process_tree, read_chunks
+from qwenctl.tools.tool_set import error_result
 
 _START_S = 60.0
 _LAST_WORDS_S = 0.5
 _KEPT_BYTES = 4096
 
 
-class PythonFunctions:
+class PythonTools:
     """The functions of one file. See `contract.Functions` for the methods."""
 
-    answered_by_hand: frozenset[str] = frozenset()
+    manual_tools: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         """Raises QwenctlError if the file cannot be imported or has no such function."""
@@ -39,7 +39,7 @@ class PythonFunctions:
         except _Ended as error:
             raise QwenctlError(f"{path}: {error}", f"python {path}", ExitCode.BAD_DATA) from error
 
-    def __enter__(self) -> PythonFunctions:
+    def __enter__(self) -> PythonTools:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,14 +52,14 @@ class PythonFunctions:
                 self._start()
             answer = self._ask({"name": call.name, "arguments": call.arguments}, self._timeout_s)
         except _Ended as error:
-            return failure(str(error))
+            return error_result(str(error))
         return str(answer["result"])
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
             process, self._process = self._process, None
-            end(process)
+            kill_process_tree(process)
 
     def _start(self) -> list[dict[str, Any]]:
         """Start the process; the schemas of its functions. Raises _Ended."""
@@ -86,7 +86,7 @@ class PythonFunctions:
                 stdin = cast("IO[bytes]", process.stdin)
                 stdin.write(json.dumps(request).encode() + b"\n")
                 stdin.flush()
-            for number, data in chunks(streams, time.monotonic() + timeout_s):
+            for number, data in read_chunks(streams, time.monotonic() + timeout_s):
                 line, errors = (line, (errors + data)[-_KEPT_BYTES:]) if number else (line + data, errors)
                 if line.endswith(b"\n"):
                     return cast("dict[str, Any]", json.loads(line))
@@ -101,11 +101,11 @@ class PythonFunctions:
             self.close()
             raise
         with suppress(TimeoutError):
-            for _, data in chunks(streams[1:], time.monotonic() + _LAST_WORDS_S):
+            for _, data in read_chunks(streams[1:], time.monotonic() + _LAST_WORDS_S):
                 errors += data
         self.close()
         last = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise _Ended(": ".join([f"its process ended with {ending(process.returncode)}", *last]))
+        raise _Ended(": ".join([f"its process ended with {exit_description(process.returncode)}", *last]))
 
 
 class _Ended(Exception):

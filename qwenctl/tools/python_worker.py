@@ -25,8 +25,8 @@ import pydantic
 import pydantic_core
 from pydantic.json_schema import GenerateJsonSchema
 
-from qwenctl.terminal.sanitize import whole
-from qwenctl.tools.tool_set import NO_OUTPUT, failure, shortened
+from qwenctl.terminal.sanitize import replace_surrogates
+from qwenctl.tools.tool_set import NO_OUTPUT, error_result, shortened
 
 _MODULE = "functions_for_the_model"
 
@@ -112,9 +112,9 @@ def _result(function: Callable[..., Any], arguments: dict[str, Any], path: Path)
         value = pydantic.validate_call(function)(**arguments)
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
-        return shortened(whole(_text(value))) or NO_OUTPUT
+        return shortened(replace_surrogates(_text(value))) or NO_OUTPUT
     except BaseException as error:  # noqa: BLE001 - whatever a function raises is its result
-        return failure(whole(_said(error, path)))
+        return error_result(replace_surrogates(_said(error, path)))
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwenctl.protocol.messages import ToolCall, Tools
-from qwenctl.terminal.sanitize import whole
+from qwenctl.terminal.sanitize import replace_surrogates
 
 Schema = Mapping[str, Any]
 _KINDS = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
@@ -27,7 +27,7 @@ def parameters_of(tools: Tools, name: str) -> Schema | None:
     return next((one.get("parameters", {}) for one in functions if one["name"] == name), None)
 
 
-def typed_value(text: str, name: str, parameters: Schema) -> Any:
+def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
     """The value that the model means by `text` for the parameter `name`: what its schema allows, else the text."""
     kinds = _kinds(parameters.get("properties", {}).get(name, {}), parameters)
     if kinds == {"string"}:
@@ -41,7 +41,7 @@ def typed_value(text: str, name: str, parameters: Schema) -> Any:
     return value if not isinstance(value, str) and (_is_of(value, kinds) or "string" not in kinds) else text
 
 
-def problem_of(call: ToolCall, tools: Tools) -> str:
+def validate_call(call: ToolCall, tools: Tools) -> str:
     """What is wrong with `call`, as a sentence for the model; nothing if it can be run."""
     parameters = parameters_of(tools, call.name)
     if parameters is None:
@@ -79,13 +79,13 @@ def parse_json(text: str) -> Any:
 
 def _plain(value: Any, levels: int) -> Any:
     if isinstance(value, str):
-        return whole(value)
+        return replace_surrogates(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("no finite number")
     if isinstance(value, dict | list) and not levels:
         raise ValueError("too deep")
     if isinstance(value, dict):
-        return {whole(key): _plain(inner, levels - 1) for key, inner in value.items()}
+        return {replace_surrogates(key): _plain(inner, levels - 1) for key, inner in value.items()}
     return [_plain(inner, levels - 1) for inner in value] if isinstance(value, list) else value
 
 

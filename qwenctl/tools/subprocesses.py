@@ -18,7 +18,7 @@ _CHUNK = 65_536
 _GONE_WITHIN_S = 5.0
 
 
-def chunks(streams: Sequence[IO[bytes]], until: float) -> Iterator[tuple[int, bytes]]:
+def read_chunks(streams: Sequence[IO[bytes]], until: float) -> Iterator[tuple[int, bytes]]:
     """What comes from `streams`, with the number of the stream; nothing comes as its end. Raises TimeoutError."""
     with selectors.DefaultSelector() as selector:
         for number, stream in enumerate(streams):
@@ -35,12 +35,12 @@ def chunks(streams: Sequence[IO[bytes]], until: float) -> Iterator[tuple[int, by
                 yield key.data, data
 
 
-def ending(code: int | None) -> str:
+def exit_description(code: int | None) -> str:
     """How a process ended that has `code`."""
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def kill_process_tree(process: subprocess.Popen[bytes]) -> None:
     """End `process`, which leads a session of its own, and what it has started there, and wait until it is gone."""
     if process.returncode is None:  # it has not been waited for, so that its number is still its own
         with suppress(ProcessLookupError, PermissionError):

@@ -11,7 +11,7 @@ MOST_CHARACTERS = 20_000  # of one result, some 5,000 tokens; more would fill th
 NO_OUTPUT = "(no output)"
 
 
-class Functions(Protocol):
+class ToolSet(Protocol):
     """A set of functions. Use as a context: what runs ends with it."""
 
     @property
@@ -19,7 +19,7 @@ class Functions(Protocol):
         """What the model is told of them."""
 
     @property
-    def answered_by_hand(self) -> frozenset[str]:
+    def manual_tools(self) -> frozenset[str]:
         """The names of those that nothing runs: a person answers for them."""
 
     def run(self, call: ToolCall) -> str:
@@ -39,6 +39,6 @@ def shortened(text: str) -> str:
     return f"{text[:MOST_CHARACTERS]}\n… cut after {MOST_CHARACTERS:,} characters"
 
 
-def failure(reason: str) -> str:
+def error_result(reason: str) -> str:
     """The result of a function that failed."""
     return shortened(f"error: {reason}")

@@ -15,36 +15,38 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwenctl.errors import QwenctlError
-from qwenctl.placement.constraints import Wishes
-from qwenctl.tune.candidates import Change
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.tune.candidates import Candidate
 
 LEAST_ROUNDS = 3
 _LEAST_GAIN, _ERRORS = 1.01, 2.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     """`gain` is how many times as fast the other is: the geometric mean over the rounds."""
 
     gain: float
     is_faster: bool
 
 
-def verdict(base: Sequence[float], other: Sequence[float]) -> Verdict:
+def verdict(base: Sequence[float], other: Sequence[float]) -> Comparison:
     """Compare the seconds of rounds. Too few rounds show nothing."""
     logs = [math.log(one / two) for one, two in zip(base, other, strict=True)]
     if not logs:
-        return Verdict(1.0, is_faster=False)
+        return Comparison(1.0, is_faster=False)
     mean = statistics.fmean(logs)
     error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     enough = len(logs) >= LEAST_ROUNDS and mean >= math.log(_LEAST_GAIN) and mean > _ERRORS * error
-    return Verdict(math.exp(mean), enough)
+    return Comparison(math.exp(mean), enough)
 
 
 _MOST_ROUNDS = 7
 _WORTH_A_LOOK = 1.01  # a first measurement below this does not make a candidate the best so far
 
-Measure = Callable[[Wishes], float]  # loads the model as these wishes say, and gives the seconds of a turn
+Measure = Callable[
+    [PlacementConstraints], float
+]  # loads the model as these wishes say, and gives the seconds of a turn
 Tell = Callable[[str], None]
 
 
@@ -63,7 +65,7 @@ class Tuning:
 
     changes: dict[str, Any]
     names: tuple[str, ...]
-    verdict: Verdict
+    verdict: Comparison
     rounds: int
     trials: tuple[Trial, ...]
     is_complete: bool
@@ -82,7 +84,7 @@ class _Clock:
         """Whether so many rounds fit, and `others` measurements before them. What takes long loses anyway."""
         return time.monotonic() + rounds * (self.planned + self.shortest) + others * self.shortest <= self.end
 
-    def measured(self, name: str, measure: Measure, wishes: Wishes, tell: Tell) -> float | None:
+    def measured(self, name: str, measure: Measure, wishes: PlacementConstraints, tell: Tell) -> float | None:
         """The seconds of a turn; None where the model cannot be loaded so."""
         tell(name)
         start = time.monotonic()
@@ -101,7 +103,11 @@ class _Clock:
 
 
 def search(
-    base: Wishes, dimensions: Iterable[tuple[Change, ...]], measure: Measure, limit_s: float, tell: Tell
+    base: PlacementConstraints,
+    dimensions: Iterable[tuple[Candidate, ...]],
+    measure: Measure,
+    limit_s: float,
+    tell: Tell,
 ) -> Tuning:
     """Find changes of `base` that make a turn faster. Raises QwenctlError if `base` itself cannot be loaded."""
     clock = _Clock(time.monotonic() + limit_s)
@@ -119,7 +125,7 @@ def search(
                 best, best_seconds, chosen = wishes, seconds, change.name
                 names = (*(name for name in names if name not in {one.name for one in changes}), chosen)
     if best == base:
-        return Tuning({}, (), Verdict(1.0, is_faster=False), 0, tuple(clock.trials), is_complete)
+        return Tuning({}, (), Comparison(1.0, is_faster=False), 0, tuple(clock.trials), is_complete)
     rounds = list(_rounds(base, best, measure, clock, tell))
     found = verdict([one for one, _ in rounds], [other for _, other in rounds])
     changes_ = _differences(base, best) if found.is_faster else {}
@@ -127,13 +133,17 @@ def search(
     return Tuning(changes_, names if found.is_faster else (), found, len(rounds), tuple(clock.trials), is_complete)
 
 
-def _worth_a_try(best: Wishes, changes: tuple[Change, ...]) -> Iterator[tuple[Change, Wishes]]:
+def _worth_a_try(
+    best: PlacementConstraints, changes: tuple[Candidate, ...]
+) -> Iterator[tuple[Candidate, PlacementConstraints]]:
     """Each change, made to the best before this kind of change: of one kind only one can hold."""
     for change in changes:
         yield change, replace(best, **dict(change.fields))
 
 
-def _rounds(base: Wishes, best: Wishes, measure: Measure, clock: _Clock, tell: Tell) -> Iterator[tuple[float, float]]:
+def _rounds(
+    base: PlacementConstraints, best: PlacementConstraints, measure: Measure, clock: _Clock, tell: Tell
+) -> Iterator[tuple[float, float]]:
     """Pairs of seconds, of the plan and of the best, the one first that was second before."""
     for number in range(_MOST_ROUNDS):
         if not clock.has_time_for(1):
@@ -147,6 +157,6 @@ def _rounds(base: Wishes, best: Wishes, measure: Measure, clock: _Clock, tell: T
         yield pair["as planned"], pair["tuned"]
 
 
-def _differences(base: Wishes, best: Wishes) -> dict[str, Any]:
-    names = [name for name in Wishes.__dataclass_fields__ if getattr(base, name) != getattr(best, name)]
+def _differences(base: PlacementConstraints, best: PlacementConstraints) -> dict[str, Any]:
+    names = [name for name in PlacementConstraints.__dataclass_fields__ if getattr(base, name) != getattr(best, name)]
     return {name: getattr(best, name) for name in names}

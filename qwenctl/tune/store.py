@@ -16,11 +16,11 @@ from qwenctl.errors import QwenctlError
 from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import tuned_folder
 from qwenctl.models.gguf_check import split_files
-from qwenctl.placement.constraints import Wishes
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.protocol.load import LoadParams
 
 _HEADER_BYTES = 1 << 20
-_UNFIXED = Wishes()
+_UNFIXED = PlacementConstraints()
 # The fields that a tuning may choose. Threads and micro-batch hold for every load; the others only where everything
 # else is asked for as it was when they were measured, but for what lies beside the model: where that takes the room,
 # the plan holds.
@@ -32,8 +32,9 @@ _BESIDE = (
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What a tuning has found: fields of `Wishes` with their values, none where the plan itself was the fastest.
+class TuningResult:
+    """What a tuning has found: fields of `PlacementConstraints` with their values, none where the plan itself was the
+    fastest.
 
     `gain` is how many times as fast a turn was as with the plan; `alike` the other wishes under which it was measured.
     """
@@ -54,13 +55,13 @@ def model_key(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def others(wishes: Wishes) -> dict[str, Any]:
+def fixed_constraints(wishes: PlacementConstraints) -> dict[str, Any]:
     """What is asked for beside the fields that a tuning may choose, as JSON gives it back."""
     fields = {name: value for name, value in asdict(wishes).items() if name not in (*_ANYWHERE, *_ALIKE, *_BESIDE)}
     return {name: _listed(value) for name, value in fields.items() if value != getattr(_UNFIXED, name)}
 
 
-def keep(path: Path, tuned: Tuned) -> Path:
+def keep(path: Path, tuned: TuningResult) -> Path:
     """Keep a result for the model at `path`; where it lies. Raises QwenctlError, OSError."""
     place = tuned_folder() / f"{model_key(path)}-{_machine()}.json"
     write_object(place, {"model": path.name, **asdict(tuned)})
@@ -75,28 +76,30 @@ def forget(path: Path) -> bool:
     return there
 
 
-def find(path: Path) -> Tuned | None:
+def find(path: Path) -> TuningResult | None:
     """What is kept for the model at `path` on this machine; nothing where that cannot be told."""
     try:
         folder, key = tuned_folder(), model_key(path)
         if not any(folder.glob(f"{key}-*.json")):  # the usual case, without a look at the machine
             return None
         found = read_object(folder / f"{key}-{_machine()}.json")
-        return Tuned(_known(found["changes"]), float(found["gain"]), dict(found["alike"]), str(found["measured"]))
+        return TuningResult(
+            _known(found["changes"]), float(found["gain"]), dict(found["alike"]), str(found["measured"])
+        )
     except (OSError, QwenctlError, KeyError, TypeError, ValueError):
         return None
 
 
-def with_tuned(wishes: Wishes, tuned: Tuned | None) -> Wishes:
+def apply_tuning(wishes: PlacementConstraints, tuned: TuningResult | None) -> PlacementConstraints:
     """`wishes` with what a tuning has found for those that are left open."""
     if tuned is None:
         return wishes
-    names = [*_ANYWHERE, *(_ALIKE if others(wishes) == dict(tuned.alike) else ())]
+    names = [*_ANYWHERE, *(_ALIKE if fixed_constraints(wishes) == dict(tuned.alike) else ())]
     left_open = [name for name in names if getattr(wishes, name) == getattr(_UNFIXED, name)]
     return replace(wishes, **{name: tuned.changes[name] for name in left_open if name in tuned.changes})
 
 
-def with_tuned_threads(settings: EngineSettings, tuned: Tuned | None) -> EngineSettings:
+def with_tuned_threads(settings: LoadParams, tuned: TuningResult | None) -> LoadParams:
     """`settings` with the number of threads that a tuning has found, if it is left open."""
     return settings if tuned is None or settings.threads else replace(settings, threads=tuned.changes.get("threads", 0))
 

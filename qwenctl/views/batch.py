@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from quantize.formatting import duration, rate
-from qwenctl.batch.runner import Figures
+from quantize.formatting import format_duration, format_rate
+from qwenctl.batch.runner import BatchStats
 from qwenctl.terminal.streams import StatusLine, is_terminal
 
 _LINE_SECONDS, _LINE_SHARE, _SHORTEST_SECONDS = 30.0, 0.05, 1.0
 _SETTLED_SECONDS = 2.0  # before that a rate says nothing
 
 
-def batch_progress(stream: TextIO | None, *, quiet: bool) -> tuple[Callable[[Figures], None], Callable[[], None]]:
+def batch_progress(stream: TextIO | None, *, quiet: bool) -> tuple[Callable[[BatchStats], None], Callable[[], None]]:
     """Who is told the figures again and again, and what clears the line at the end."""
     if quiet or stream is None:
         return lambda _: None, lambda: None
@@ -27,11 +27,11 @@ def batch_progress(stream: TextIO | None, *, quiet: bool) -> tuple[Callable[[Fig
     return _lines(stream), lambda: None
 
 
-def _lines(stream: TextIO) -> Callable[[Figures], None]:
+def _lines(stream: TextIO) -> Callable[[BatchStats], None]:
     """A line at each twentieth of the way and each half minute, but at most one a second."""
     shown_at, shown = time.monotonic(), 0
 
-    def report(figures: Figures) -> None:
+    def report(figures: BatchStats) -> None:
         nonlocal shown_at, shown
         seconds, total = time.monotonic() - shown_at, figures.total
         moved = total is not None and figures.settled - shown >= total * _LINE_SHARE
@@ -43,23 +43,23 @@ def _lines(stream: TextIO) -> Callable[[Figures], None]:
     return report
 
 
-def progress_line(figures: Figures) -> str:
+def progress_line(figures: BatchStats) -> str:
     """How far it is, how fast, and how long it will take yet."""
     of = f" of {figures.total:,}" if figures.total is not None else ""
     failed = f", {figures.failed:,} failed" if figures.failed else ""
     parts = [f"{figures.settled - figures.failed:,}{of} done{failed}"]
     prompts, answers = speeds(figures)
     if answers:
-        parts.append(f"prompts {rate(prompts)}/s, answers {rate(answers)}/s")
+        parts.append(f"prompts {format_rate(prompts)}/s, answers {format_rate(answers)}/s")
     if figures.work.parallel:
         parts.append(f"{figures.work.active} at once")
     left = seconds_left(figures)
     if left is not None:
-        parts.append(f"{duration(left)} left")
+        parts.append(f"{format_duration(left)} left")
     return " · ".join(parts)
 
 
-def speeds(figures: Figures) -> tuple[float, float]:
+def speeds(figures: BatchStats) -> tuple[float, float]:
     """Tokens/s of prompts and of answers, each over the time that it took, or over all where that is not known."""
     work, elapsed = figures.work, time.monotonic() - figures.started
     return (
@@ -68,7 +68,7 @@ def speeds(figures: Figures) -> tuple[float, float]:
     )
 
 
-def seconds_left(figures: Figures) -> float | None:
+def seconds_left(figures: BatchStats) -> float | None:
     """By the answers of this run; None before it can be told."""
     elapsed = time.monotonic() - figures.started
     if figures.total is None or not figures.answered or elapsed < _SETTLED_SECONDS:
@@ -76,7 +76,7 @@ def seconds_left(figures: Figures) -> float | None:
     return max(0, figures.total - figures.settled) * elapsed / figures.answered
 
 
-def summary_fields(figures: Figures) -> dict[str, Any]:
+def summary_fields(figures: BatchStats) -> dict[str, Any]:
     """The final figures as data."""
     prompts, answers = speeds(figures)
     work, latencies = figures.work, sorted(figures.seconds)
@@ -98,15 +98,15 @@ def summary_fields(figures: Figures) -> dict[str, Any]:
     }
 
 
-def summary_lines(figures: Figures) -> list[str]:
+def summary_lines(figures: BatchStats) -> list[str]:
     """The final figures as a table."""
     fields = summary_fields(figures)
     known = f", {figures.known:,} were done before" if figures.known else ""
     rows = [
         ("records", f"{fields['answered']:,} answered, {figures.failed:,} failed{known}"),
-        ("time", f"{duration(fields['seconds'])}, {figures.work.parallel or 1} at once"),
-        ("prompts", f"{figures.work.prompt_tokens:,} tokens, {rate(fields['prompt_tokens_per_s'])}/s"),
-        ("answers", f"{figures.work.answer_tokens:,} tokens, {rate(fields['answer_tokens_per_s'])}/s"),
+        ("time", f"{format_duration(fields['seconds'])}, {figures.work.parallel or 1} at once"),
+        ("prompts", f"{figures.work.prompt_tokens:,} tokens, {format_rate(fields['prompt_tokens_per_s'])}/s"),
+        ("answers", f"{figures.work.answer_tokens:,} tokens, {format_rate(fields['answer_tokens_per_s'])}/s"),
     ]
     if figures.work.shared_tokens:
         rows.append(("shared", f"{figures.work.shared_tokens:,} tokens of prompts, copied instead of evaluated"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.hub.download.partial_file import arrived_bytes
 from qwenctl.machine import free_disk
 from qwenctl.terminal.sanitize import clean_line
@@ -19,9 +19,9 @@ from qwenctl.terminal.streams import is_terminal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qwenctl.hub.local.installed import LocalModel
+    from qwenctl.hub.local.installed import InstalledModel
     from qwenctl.hub.pull import PullPlan
-    from qwenctl.hub.select.available_quants import Offers
+    from qwenctl.hub.select.available_quants import AvailableQuants
     from qwenctl.hub.select.fit import Fit
 
 _NO_TERMINAL = 10_000
@@ -47,27 +47,27 @@ def _print(table: Table, stream: TextIO, *lines: str) -> None:
     stream.flush()
 
 
-def print_offers(offers: Offers, fits: Sequence[Fit], stream: TextIO) -> None:
+def print_offers(offers: AvailableQuants, fits: Sequence[Fit], stream: TextIO) -> None:
     """What a repository offers, and where each would fit."""
     table = _table("quant", ">size", ">bits/weight", "on this machine")
     for fit in fits:
         bits = offers.bits_per_weight(fit.candidate)
-        where = "only ik_llama.cpp can load it" if fit.candidate.is_foreign else fit.where
+        where = "only ik_llama.cpp can load it" if fit.candidate.needs_llama_fork else fit.where
         table.add_row(
-            clean_line(fit.candidate.label), size(fit.candidate.n_bytes), f"{bits:.2f}" if bits else "-", where
+            clean_line(fit.candidate.label), format_bytes(fit.candidate.n_bytes), f"{bits:.2f}" if bits else "-", where
         )
-    context = f"{size(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context counted in"
+    context = f"{format_bytes(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context counted in"
     made = "made here while the checkpoint arrives; " if offers.made else ""
     _print(table, stream, f"{made}{context}")
 
 
-def offer_fields(offers: Offers, fits: Sequence[Fit]) -> list[dict[str, Any]]:
+def offer_fields(offers: AvailableQuants, fits: Sequence[Fit]) -> list[dict[str, Any]]:
     """The same for a program."""
     return [
         {
             "quant": fit.candidate.label, "bytes": fit.candidate.n_bytes, "disk_bytes": fit.candidate.disk_bytes,
             "bits_per_weight": round(offers.bits_per_weight(fit.candidate), 3), "where": fit.where,
-            "needed_bytes": fit.needed_bytes, "made_here": offers.made, "foreign": fit.candidate.is_foreign,
+            "needed_bytes": fit.needed_bytes, "made_here": offers.made, "foreign": fit.candidate.needs_llama_fork,
         }
         for fit in fits
     ]  # fmt: skip
@@ -77,13 +77,14 @@ def print_plan(plan: PullPlan, stream: TextIO) -> None:
     """What a pull would fetch."""
     table = _table("file", ">size", "state", "hash")
     for file in plan.files:
-        table.add_row(clean_line(file.path), size(file.size), _state(plan, file.etag), file.etag[:12])
+        table.add_row(clean_line(file.path), format_bytes(file.size), _state(plan, file.etag), file.etag[:12])
     listing, folder = plan.listing, plan.cache.root
     free, license_name = free_disk(folder), clean_line(plan.listing.license) or "not given"
     _print(
         table, stream,
         f"from {clean_line(listing.repository)}@{listing.commit[:12]}, license {license_name}",
-        f"to fetch: {size(plan.needed_bytes)} of {size(plan.n_bytes)}; {size(free)} free in {clean_line(str(folder))}",
+        f"to fetch: {format_bytes(plan.needed_bytes)} of {format_bytes(plan.n_bytes)}; "
+        f"{format_bytes(free)} free in {clean_line(str(folder))}",
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def _state(plan: PullPlan, etag: str) -> str:
     if missing is None:
         return "here"
     arrived = arrived_bytes(plan.cache.part(missing), missing.size)
-    return f"{size(arrived)} here" if arrived else "to fetch"
+    return f"{format_bytes(arrived)} here" if arrived else "to fetch"
 
 
 def plan_fields(plan: PullPlan) -> dict[str, Any]:
@@ -110,23 +111,23 @@ def plan_fields(plan: PullPlan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_models(models: Sequence[LocalModel], stream: TextIO) -> None:
+def print_models(models: Sequence[InstalledModel], stream: TextIO) -> None:
     """What is here."""
     table = _table("model", ">size", "commit", "where")
     for model in models:
-        name = clean_line(model.name) + (f" ({model.lacking} parts missing)" if model.lacking else "")
+        name = clean_line(model.name) + (f" ({model.missing_parts} parts missing)" if model.missing_parts else "")
         where = (
             "made here: " + clean_line(str(model.path)) if model.cache is None else clean_line(str(model.cache.root))
         )
-        table.add_row(name, size(model.n_bytes), model.commit[:12] or "-", where)
+        table.add_row(name, format_bytes(model.n_bytes), model.commit[:12] or "-", where)
     total = sum(model.n_bytes for model in models)
-    _print(table, stream, f"{len(models)} model{'s' * (len(models) != 1)}, {size(total)}")
+    _print(table, stream, f"{len(models)} model{'s' * (len(models) != 1)}, {format_bytes(total)}")
 
 
-def model_fields(model: LocalModel) -> dict[str, Any]:
+def model_fields(model: InstalledModel) -> dict[str, Any]:
     """A model here, for a program."""
     return {
         "name": model.name, "repository": model.repository, "quant": model.quant, "commit": model.commit,
         "bytes": model.n_bytes, "path": str(model.path), "made_here": model.cache is None,
-        "missing_parts": model.lacking,
+        "missing_parts": model.missing_parts,
     }  # fmt: skip

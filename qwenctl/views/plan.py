@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantize.formatting import rate, size
+from quantize.formatting import format_bytes, format_rate
 from qwenctl.charts.plan import FREE, STYLES, TAKEN, bar, memory_name, speed, table
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
@@ -46,7 +46,7 @@ def print_placement(plan: Plan, stream: TextIO) -> None:
 
 def _line(memory: MemoryPlan, width: int, *, colored: bool) -> Text:
     """A memory's name, its bar, and how much of it is used."""
-    text = Text(f"{memory_name(memory):<6}{size(memory.n_bytes):>8} of {size(memory.total_bytes):<8}")
+    text = Text(f"{memory_name(memory):<6}{format_bytes(memory.n_bytes):>8} of {format_bytes(memory.total_bytes):<8}")
     text.append(" ")
     for run in bar(memory, width):
         text.append(*_cells(run.kind, run.cells, colored=colored))
@@ -93,8 +93,8 @@ def _forecast(plan: Plan) -> list[str]:
     cast, settings = plan.forecast, plan.settings
     lines = [
         f"forecast: {speed(plan)}",
-        f"prompt: {rate(cast.prefill)} tokens/s, limited by {cast.prefill_limit}; loading: {cast.load_seconds:,.0f} s "
-        "from a usual NVMe disk",
+        f"prompt: {format_rate(cast.prefill)} tokens/s, limited by {cast.prefill_limit}; "
+        f"loading: {cast.load_seconds:,.0f} s from a usual NVMe disk",
         f"settings: -c {settings.context_tokens} -t {settings.threads} -b {settings.batch_tokens} "
         f"-ub {settings.micro_batch_tokens} -ctk {settings.cache_type_k} -ctv {settings.cache_type_v} "
         f"--load-mode {settings.load_mode}",

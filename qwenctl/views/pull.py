@@ -18,8 +18,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from quantize.formatting import duration, size
-from qwenctl.hub.pull import Shown
+from quantize.formatting import format_bytes, format_duration
+from qwenctl.hub.pull import PullEvents
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
 from qwenctl.views.quantization import ErasableBars
@@ -27,7 +27,7 @@ from qwenctl.views.quantization import ErasableBars
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from quantize.convert import Progress as Conversion
+    from quantize.convert import ConversionProgress as Conversion
     from qwenctl.errors import QwenctlError
     from qwenctl.hub.download.downloader import Progress
 
@@ -47,21 +47,21 @@ class _Row:
 
 
 @contextmanager
-def pull_progress(stream: TextIO | None, *, quiet: bool) -> Iterator[tuple[Shown, Report]]:
+def pull_progress(stream: TextIO | None, *, quiet: bool) -> Iterator[tuple[PullEvents, Report]]:
     """Who hears of a pull, on `stream`; with `quiet` only what went wrong is shown.
 
     The second takes the progress of a fetch and of a conversion that follows it; the first is for a fetch alone.
     """
     if stream is None:
-        yield Shown(lambda _: None, lambda _: None, lambda _: None), lambda _fetch, _conversion: None
+        yield PullEvents(lambda _: None, lambda _: None, lambda _: None), lambda _fetch, _conversion: None
     elif quiet:
-        yield Shown(lambda _: None, lambda _: None, _writer(stream, _warning)), lambda _fetch, _conversion: None
+        yield PullEvents(lambda _: None, lambda _: None, _writer(stream, _warning)), lambda _fetch, _conversion: None
     elif is_terminal(stream) and os.environ.get("TERM") != "dumb":
         with _bars(stream) as shown:
             yield shown
     else:
         report = _lines(stream)
-        yield Shown(lambda fetch: report(fetch, None), _writer(stream, str), _writer(stream, _warning)), report
+        yield PullEvents(lambda fetch: report(fetch, None), _writer(stream, str), _writer(stream, _warning)), report
 
 
 def _writer(stream: TextIO, to_text: Callable[..., str]) -> Callable[..., None]:
@@ -82,11 +82,13 @@ class _Amounts(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The column's text for one line."""
-        return Text(f"{size(task.completed)} of {size(task.total or 0)}  {task.fields['state']}", no_wrap=True)
+        return Text(
+            f"{format_bytes(task.completed)} of {format_bytes(task.total or 0)}  {task.fields['state']}", no_wrap=True
+        )
 
 
 @contextmanager
-def _bars(stream: TextIO) -> Iterator[tuple[Shown, Report]]:
+def _bars(stream: TextIO) -> Iterator[tuple[PullEvents, Report]]:
     """Lines that leave nothing behind. They are redrawn when progress is reported, without a thread of their own."""
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     columns = (
@@ -108,7 +110,7 @@ def _bars(stream: TextIO) -> Iterator[tuple[Shown, Report]]:
         console.print(text, soft_wrap=True)
 
     try:
-        yield Shown(lambda fetch: report(fetch, None), say, lambda trouble: say(_warning(trouble))), report
+        yield PullEvents(lambda fetch: report(fetch, None), say, lambda trouble: say(_warning(trouble))), report
     finally:
         bars.stop()
 
@@ -172,7 +174,7 @@ class Rate:
         self._follow(done)
         if self._rate < 1:
             return "waiting"
-        return f"{size(self._rate)}/s, {duration((total - done) / self._rate)} left"
+        return f"{format_bytes(self._rate)}/s, {format_duration((total - done) / self._rate)} left"
 
     def _follow(self, done: int) -> None:
         now = time.monotonic()
@@ -199,7 +201,9 @@ def _lines(stream: TextIO) -> Report:
         if not is_due and rows[-1].state != "done" and (not trouble or trouble == note):
             return
         shown_at, share, note = now, done, trouble
-        amounts = "; ".join(f"{_named(row, rows)}{size(row.done)} of {size(row.total)}, {row.state}" for row in rows)
+        amounts = "; ".join(
+            f"{_named(row, rows)}{format_bytes(row.done)} of {format_bytes(row.total)}, {row.state}" for row in rows
+        )
         stream.write(f"{done:4.0%}  {amounts}\n")
         stream.flush()
 

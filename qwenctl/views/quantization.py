@@ -18,16 +18,16 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from quantize.formatting import duration, size
+from quantize.formatting import format_bytes, format_duration
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
-    from quantize.convert import Progress, Result
-    from quantize.plan import Plan
-    from quantize.summary import FileSummary, Part, Summary
+    from quantize.convert import ConversionProgress, ConversionResult
+    from quantize.plan import ConversionPlan
+    from quantize.summary import FileSummary, Summary, SummaryRow
 
-Report = Callable[["Progress"], None]
+Report = Callable[["ConversionProgress"], None]
 _LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 
 
@@ -78,7 +78,7 @@ def _bar(start: str, stream: TextIO) -> Iterator[Report]:
     bar = ErasableBars(*columns, console=console, transient=True, auto_refresh=False, expand=True)
     task = bar.add_task("", total=None)
 
-    def report(progress: Progress) -> None:
+    def report(progress: ConversionProgress) -> None:
         if bar.tasks[0].total is None:
             console.print(_start(start, progress), soft_wrap=True)
             # Bytes of an earlier run count as done, but not for the rate.
@@ -97,7 +97,7 @@ def _lines(start: str, stream: TextIO) -> Report:
     began_at = shown_at = time.monotonic()
     shown: float | None = None
 
-    def report(progress: Progress) -> None:
+    def report(progress: ConversionProgress) -> None:
         nonlocal shown_at, shown
         now, share = time.monotonic(), progress.done_bytes / progress.total_bytes
         if shown is None:
@@ -113,35 +113,35 @@ def _lines(start: str, stream: TextIO) -> Report:
     return report
 
 
-def _start(start: str, progress: Progress) -> str:
-    return f"{start}, going on at {size(progress.resumed_bytes)}" if progress.resumed_bytes else start
+def _start(start: str, progress: ConversionProgress) -> str:
+    return f"{start}, going on at {format_bytes(progress.resumed_bytes)}" if progress.resumed_bytes else start
 
 
-def _progress_line(progress: Progress, seconds: float) -> str:
+def _progress_line(progress: ConversionProgress, seconds: float) -> str:
     rate = (progress.done_bytes - progress.resumed_bytes) / seconds
-    left = f", {duration((progress.total_bytes - progress.done_bytes) / rate)} left" if rate else ""
-    done = f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
+    left = f", {format_duration((progress.total_bytes - progress.done_bytes) / rate)} left" if rate else ""
+    done = f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
     share = progress.done_bytes / progress.total_bytes
-    return f"{share:4.0%}  {done}, {size(rate)}/s{left}, {progress.tensor_class}"
+    return f"{share:4.0%}  {done}, {format_bytes(rate)}/s{left}, {progress.tensor_class}"
 
 
-def start_line(plan: Plan, threads: int) -> str:
+def start_line(plan: ConversionPlan, threads: int) -> str:
     """What is about to be done."""
     name, files = clean_line(plan.checkpoint.name), len(plan.files)
-    made = f"{size(plan.n_bytes)} in {files} file{'s' * (files > 1)}"
+    made = f"{format_bytes(plan.n_bytes)} in {files} file{'s' * (files > 1)}"
     return f"quantizing {name} to {plan.recipe.name}: {made}, {threads} thread{'s' * (threads > 1)}"
 
 
-def result_lines(files: Sequence[FileSummary], result: Result) -> list[str]:
+def result_lines(files: Sequence[FileSummary], result: ConversionResult) -> list[str]:
     """The files, and what they took."""
-    resumed = f", {size(result.resumed_bytes)} of it from an earlier run" if result.resumed_bytes else ""
-    return [*made_lines(files), f"done in {duration(result.wall_seconds)}{resumed}"]
+    resumed = f", {format_bytes(result.resumed_bytes)} of it from an earlier run" if result.resumed_bytes else ""
+    return [*file_lines(files), f"done in {format_duration(result.wall_seconds)}{resumed}"]
 
 
-def made_lines(files: Sequence[FileSummary]) -> list[str]:
+def file_lines(files: Sequence[FileSummary]) -> list[str]:
     """A line for each file that was made."""
     return [
-        f"{clean_line(str(file.path))}: {size(file.n_bytes)}, {file.bits_per_weight:.2f} bits per weight"
+        f"{clean_line(str(file.path))}: {format_bytes(file.n_bytes)}, {file.bits_per_weight:.2f} bits per weight"
         for file in files
     ]
 
@@ -150,13 +150,15 @@ def print_summary(summary: Summary, stream: TextIO) -> None:
     """The table of a dry run, and below it what the conversion makes and needs."""
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.print(_table(summary), no_wrap=True)
-    for line in made_lines(summary.files):
+    for line in file_lines(summary.files):
         console.print(line, soft_wrap=True)
     room = summary.room
-    short = "" if room.needed <= room.free else f", {size(room.needed - room.free)} short"
-    disk = f"{size(room.needed)} needed, {size(room.free)} free in {clean_line(str(room.folder))}{short}"
+    short = "" if room.needed <= room.free else f", {format_bytes(room.needed - room.free)} short"
+    disk = (
+        f"{format_bytes(room.needed)} needed, {format_bytes(room.free)} free in {clean_line(str(room.folder))}{short}"
+    )
     console.print(f"disk: {disk}", soft_wrap=True)
-    console.print(f"memory: up to {size(summary.memory_bytes)} with {summary.threads} threads", soft_wrap=True)
+    console.print(f"memory: up to {format_bytes(summary.memory_bytes)} with {summary.threads} threads", soft_wrap=True)
 
 
 def _table(summary: Summary) -> Table:
@@ -167,13 +169,13 @@ def _table(summary: Summary) -> Table:
     for _, group in groupby(summary.parts, key=lambda part: part.tensor_class):
         _add_rows(table, list(group), total)
     tensors = sum(part.tensors for part in summary.parts)
-    table.add_row("total", summary.recipe, f"{tensors:,}", size(total), "")
+    table.add_row("total", summary.recipe, f"{tensors:,}", format_bytes(total), "")
     return table
 
 
-def _add_rows(table: Table, parts: list[Part], total: int) -> None:
+def _add_rows(table: Table, parts: list[SummaryRow], total: int) -> None:
     """The types of one class; its name stands in the first row only."""
     for number, part in enumerate(parts):
         name = "" if number else part.tensor_class
         share = part.n_bytes / total
-        table.add_row(name, part.type_name, f"{part.tensors:,}", size(part.n_bytes), f"{share:.1%}")
+        table.add_row(name, part.type_name, f"{part.tensors:,}", format_bytes(part.n_bytes), f"{share:.1%}")

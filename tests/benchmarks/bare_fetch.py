@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenctl.hub.download.downloader import Settings, fetch_all
-from qwenctl.hub.download.hub_api import describe
-from qwenctl.hub.download.segment_queue import Wanted
+from qwenctl.hub.download.downloader import DownloadOptions, download_all
+from qwenctl.hub.download.hub_api import fetch_listing
+from qwenctl.hub.download.segment_queue import DownloadTarget
 from qwenctl.hub.repository.listing import Digest, RemoteFile
 
 
@@ -40,13 +40,13 @@ class _Unhashed(RemoteFile):
 
 
 def _main(how: str, repository: str, folder: Path) -> None:
-    settings = Settings()
-    listing = describe(repository, "main", settings.patience, lambda _: None)
+    settings = DownloadOptions()
+    listing = fetch_listing(repository, "main", settings.patience, lambda _: None)
     kind = RemoteFile if how == "hashed" else _Unhashed
     files = [kind(file.path, file.size, file.git_sha1, file.sha256) for file in listing.files]
-    wanted = [Wanted(file, folder / f"{file.etag}.part", folder / file.etag) for file in files]
+    wanted = [DownloadTarget(file, folder / f"{file.etag}.part", folder / file.etag) for file in files]
     start = time.perf_counter()
-    fetch_all(listing, wanted, settings, lambda _: None, lambda _: None)
+    download_all(listing, wanted, settings, lambda _: None, lambda _: None)
     print(time.perf_counter() - start)
 
 

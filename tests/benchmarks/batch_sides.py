@@ -17,23 +17,23 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from qwenctl.batch.backends.backend import Answerer
-from qwenctl.batch.backends.engine_backend import LocalAnswerer, Setup
-from qwenctl.batch.backends.openai_client import EndpointAnswerer, Servers
-from qwenctl.batch.input.readers import Form, read_items
+from qwenctl.batch.backends.backend import BatchBackend
+from qwenctl.batch.backends.engine_backend import EngineBackend, EngineBackendConfig
+from qwenctl.batch.backends.openai_client import EndpointConfig, OpenAIBackend
+from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.output.writers import FileOutput
-from qwenctl.batch.records import Wanted
-from qwenctl.batch.runner import Batch, Figures, Plan
+from qwenctl.batch.records import GenerationParams
+from qwenctl.batch.runner import BatchRunner, BatchStats, OutputSettings
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.batch import OpenBatch
-from qwenctl.protocol.messages import EngineSettings, Loaded
+from qwenctl.protocol.batch import StartBatch
+from qwenctl.protocol.load import LoadParams, ModelInfo
 from tests.benchmarks.measure import cost_of, own_seconds
 from tests.benchmarks.settings import Settings
 
 _RECORDS, _ANSWER_TOKENS, _PROMPT_TOKENS = 64, 32, 32
 NUMBERS = (16, 32, 64)
 _SAMPLING = {"temperature": 1, "top_k": 40, "presence_penalty": 0}
-_WANTED = Wanted(think=False, max_tokens=_ANSWER_TOKENS, sampling=_SAMPLING)
+_WANTED = GenerationParams(think=False, max_tokens=_ANSWER_TOKENS, sampling=_SAMPLING)
 
 
 def records_of(number: int, who: str, prefix: str = "") -> bytes:
@@ -48,16 +48,16 @@ def ours(
     """Tokens for each CPU second of our own engine and the program around it."""
     engine = Engine.start(settings.folder)
     try:
-        *_, loaded = engine.load(model, EngineSettings(context_tokens=256, threads=settings.threads))
-        assert isinstance(loaded, Loaded)
-        opening = OpenBatch(EngineSettings(context_tokens=room, threads=settings.threads), parallel, shares=shares)
-        answerer = LocalAnswerer(Setup(lambda: (engine, loaded), opening, 0, print))
+        *_, loaded = engine.load(model, LoadParams(context_tokens=256, threads=settings.threads))
+        assert isinstance(loaded, ModelInfo)
+        opening = StartBatch(LoadParams(context_tokens=room, threads=settings.threads), parallel, share_prefixes=shares)
+        answerer = EngineBackend(EngineBackendConfig(lambda: (engine, loaded), opening, 0, print))
         return _speed(settings, records, answerer, lambda: _cpu(engine._process.pid) + own_seconds())
     finally:
         engine.close()
 
 
-def _speed(settings: Settings, records: bytes, answerer: Answerer, cpu: Callable[[], float]) -> float:
+def _speed(settings: Settings, records: bytes, answerer: BatchBackend, cpu: Callable[[], float]) -> float:
     """Tokens for each second of `cpu`, from the first record read to the last answer on the disk."""
     source, output = settings.folder / "in.jsonl", settings.folder / "out.jsonl"
     source.write_bytes(records)
@@ -66,8 +66,8 @@ def _speed(settings: Settings, records: bytes, answerer: Answerer, cpu: Callable
     begin = cpu()
     with source.open("rb") as stream:
         kept = FileOutput(output, {}, "input", force=False, retries=False)
-        Batch(Plan("qwenctl", "", 0, {}), kept, answerer, _unheard).run(
-            read_items(stream, "in", Form("jsonl", _WANTED))
+        BatchRunner(OutputSettings("qwenctl", "", 0, {}), kept, answerer, _unheard).run(
+            read_items(stream, "in", InputFormat("jsonl", _WANTED))
         )
         kept.close(is_complete=True)
     seconds = cpu() - begin
@@ -82,7 +82,7 @@ def _cpu(process: int) -> float:
     return float(times.user + times.system)
 
 
-def _unheard(_figures: Figures) -> None:
+def _unheard(_figures: BatchStats) -> None:
     """Nobody looks."""
 
 
@@ -105,7 +105,7 @@ def best_server(settings: Settings, programs: Path, model: Path, number: int) ->
     speeds = []
     for count in NUMBERS:
         with _server(settings, programs, model, count) as (url, process):
-            answerer = EndpointAnswerer(Servers((url,), "", count, 600, 600, 0))
+            answerer = OpenAIBackend(EndpointConfig((url,), "", count, 600, 600, 0))
             records = records_of(number, f"server {count}")
             speeds.append(_speed(settings, records, answerer, partial(_cpu, process)))
     return max(speeds)

@@ -38,32 +38,32 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 def _rates(settings: Settings, model: Path, cache: str) -> dict[int, list[float]]:
     """Tokens a second at each depth, one for each round."""
-    from qwenctl.engine.kv.snapshots import whole_state
-    from qwenctl.engine.llama.cancellation import Interrupt
+    from qwenctl.engine.kv.snapshots import get_sequence_state
+    from qwenctl.engine.llama.cancellation import CancelFlag
     from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
-    from qwenctl.protocol.messages import EngineSettings, Load
+    from qwenctl.protocol.load import Load, LoadParams
 
     # With one thread the CPU's time, on which others who use the machine weigh less.
     clock = time.process_time if settings.threads == 1 else time.perf_counter
     log = LlamaLog()
-    loading = EngineSettings(
+    loading = LoadParams(
         max(_DEPTHS) + 1024, settings.threads, cache_type_k=cache, cache_type_v=cache, flash_attention="on"
     )
-    loaded = load_model(Load(str(model), loading), Interrupt(), log, lambda _: None)
+    loaded = load_model(Load(str(model), loading), CancelFlag(), log, lambda _: None)
     sequence = loaded.sequence
     for _ in sequence.prefill(range(20, 20 + _ROWS), (), _ROWS):
         pass
-    saved, state = sequence.saved(), whole_state(loaded.context)
+    saved, state = sequence.export_state(), get_sequence_state(loaded.context)
     rates: dict[int, list[float]] = {depth: [] for depth in _DEPTHS}
     for _ in settings.rounds():
         for depth in _DEPTHS:
             sequence.restore(type(saved)([1] * depth, _deeper(state, depth), {}))
-            sequence.append(1)
+            sequence.decode(1)
             begin = clock()
             for _ in range(_TOKENS):
-                sequence.append(1)
-            sequence.wait()
+                sequence.decode(1)
+            sequence.synchronize()
             rates[depth].append(_TOKENS / (clock() - begin))
     return rates
 

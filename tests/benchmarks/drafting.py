@@ -20,7 +20,8 @@ from typing import Literal
 import psutil
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, ratio
 from tests.benchmarks.inputs import QWENCTL, TOY, make_input, make_toy_gguf
 from tests.benchmarks.measure import cost_of
@@ -78,7 +79,7 @@ def _engine(settings: Settings, model: Path, draft: _Draft, always: int = 0) -> 
     before = {child.pid for child in psutil.Process().children()}
     with Engine.start(settings.folder) as engine:
         [process] = [child for child in psutil.Process().children() if child.pid not in before]
-        loading = EngineSettings(4096, settings.threads, draft=draft, draft_min=always, draft_max=always)
+        loading = LoadParams(4096, settings.threads, draft=draft, draft_min=always, draft_max=always)
         list(engine.load(model, loading))
         yield _Timed(engine, process, settings.threads)
 
@@ -89,7 +90,7 @@ def _answer(timed: _Timed, requests: Sequence[Generate]) -> tuple[float, int, in
     begin = timed.seconds()
     for request in requests:
         *_, finished = timed.engine.generate(request)
-        assert isinstance(finished, Finished)
+        assert isinstance(finished, GenerationFinished)
         usage = finished.usage
         tokens += usage.thinking_tokens + usage.answer_tokens
         drafted, accepted = drafted + usage.drafted_tokens, accepted + usage.accepted_tokens

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.protocol.load import LoadParams
 
 _TOKENS = 48  # decoded for each measurement
 
 
 def _main(model: str, threads: int, prompt: int, seconds: float) -> None:
-    settings = EngineSettings(context_tokens=1024, threads=threads, adapts_threads=not threads)
+    settings = LoadParams(context_tokens=1024, threads=threads, adapts_threads=not threads)
     with tempfile.TemporaryDirectory() as folder, Engine.start(Path(folder)) as engine:
         list(engine.load(Path(model), settings))
         engine.measure(prompt=prompt, generate=2)

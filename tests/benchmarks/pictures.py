@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from qwenctl.engine.client import Engine
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, at_most, ratio
 from tests.benchmarks.inputs import QWENCTL
 from tests.benchmarks.measure import cost_of
@@ -41,8 +42,8 @@ def run(settings: Settings) -> Iterator[Figure]:
     ):
         assert helpers.stdin is not None
         assert helpers.stdout is not None
-        list(engine.load(model, EngineSettings(_CONTEXT, settings.threads)))
-        engine.see(VisionSettings(str(mmproj)))
+        list(engine.load(model, LoadParams(_CONTEXT, settings.threads)))
+        engine.configure_vision(VisionSettings(str(mmproj)))
         for number in settings.rounds():
             path = _picture(settings.folder, number)
             first.append(_first_token(engine, path, _WHAT))
@@ -65,5 +66,5 @@ def _first_token(engine: Engine, path: Path, question: str) -> float:
     media = Media("image", str(path), hashlib.sha256(path.read_bytes()).hexdigest(), path.name)
     asked = (Message("user", question, media=(media,)),)
     *_, finished = engine.generate(Generate(asked, False, Sampling(temperature=0, presence_penalty=0), 1))
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     return finished.timings.first_token_s

@@ -14,19 +14,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from quantize.plan import Options
+from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
 from qwenctl.errors import QwenctlError
 from qwenctl.machine import read_devices
 from qwenctl.machine.profile import GIB, Device, Machine
-from qwenctl.placement.constraints import Wishes
-from qwenctl.placement.context_budget import Context
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.context_budget import ContextParams
 from qwenctl.placement.forecast import token_seconds
-from qwenctl.placement.layer_split import divided
+from qwenctl.placement.layer_split import split_layers
 from qwenctl.placement.planner import make_plan
-from qwenctl.placement.problem import Problem, state_problem
-from qwenctl.placement.tensor_inventory import TOKEN_EMBEDDINGS, Inventory, of_gguf
-from qwenctl.placement.trial_load import tried_plan
+from qwenctl.placement.problem import PlacementProblem, build_problem
+from qwenctl.placement.tensor_inventory import TOKEN_EMBEDDINGS, TensorInventory, from_gguf
+from qwenctl.placement.trial_load import plan_with_dry_load
 from qwenctl.protocol.placement import CPU
 from tests.benchmarks.figures import Figure, at_least, at_most, ratio
 from tests.benchmarks.settings import Settings
@@ -36,7 +36,7 @@ from tests.rpc_server import rpc_server
 
 _CASES = (("35B", "Q4_K_M", (12,)), ("35B", "Q8_0", (24,)), ("122B", "Q2_K", (24, 24)), ("397B", "Q4_K_M", (24,)),
           ("397B", "Q4_K_M", (32, 16)))  # fmt: skip
-_WISHES = Wishes(context=32_768, threads=1, micro_batch=512, fit_targets=(GIB,))
+_WISHES = PlacementConstraints(context=32_768, threads=1, micro_batch=512, fit_targets=(GIB,))
 _OVERRIDE = r"blk\.3\.ffn_up_exps"
 _GIVEN_UP = (
     ("-ngl 30", replace(_WISHES, gpu_layers=30)),
@@ -53,12 +53,12 @@ def run(settings: Settings) -> Iterator[Figure]:
         with ExitStack() as servers:
             endpoints = [servers.enter_context(rpc_server(size * GIB)) for size in sizes]
             name = f"{model} {type_name}, {' + '.join(f'{size} GiB' for size in sizes)}"
-            yield from _case(settings, name, of_gguf(path), endpoints)
+            yield from _case(settings, name, from_gguf(path), endpoints)
     if settings.peer is not None:
         yield from _where_it_gives_up(settings, settings.peer.programs)
 
 
-def _case(settings: Settings, name: str, model: Inventory, endpoints: Sequence[str]) -> Iterator[Figure]:
+def _case(settings: Settings, name: str, model: TensorInventory, endpoints: Sequence[str]) -> Iterator[Figure]:
     machine, wishes = _machine(endpoints), replace(_WISHES, rpc=tuple(endpoints))
     planning, ours, whole, theirs, fitting = [], [], [], [], []
     arguments: dict[str, str] = {}
@@ -66,7 +66,7 @@ def _case(settings: Settings, name: str, model: Inventory, endpoints: Sequence[s
         start = time.perf_counter()
         make_plan(model, machine, wishes)
         planning.append(time.perf_counter() - start)
-        plan = tried_plan(of_gguf(Path(model.path)), machine, wishes)
+        plan = plan_with_dry_load(from_gguf(Path(model.path)), machine, wishes)
         whole.append(time.perf_counter() - start - planning[-1])
         ours.append(plan.forecast.decode)
         if settings.peer is not None:
@@ -88,15 +88,15 @@ def _where_it_gives_up(settings: Settings, programs: Path) -> Iterator[Figure]:
     with rpc_server(12 * GIB) as endpoint:
         machine = _machine([endpoint])
         for given, wishes in _GIVEN_UP:
-            plan = tried_plan(of_gguf(path), machine, replace(wishes, rpc=(endpoint,)))
+            plan = plan_with_dry_load(from_gguf(path), machine, replace(wishes, rpc=(endpoint,)))
             gives_up = _run(programs, path, [endpoint], *given.split()).returncode != 0
             told = f"{plan.forecast.decode:.1f} tokens/s to nothing"
             yield _yes(f"{given} and automatic fit: ours plans, the peer gives up", plan.exact and gives_up, told)
-        refusal = _refusal(of_gguf(path), machine, replace(_WISHES, cpu_experts=10))
+        refusal = _refusal(from_gguf(path), machine, replace(_WISHES, cpu_experts=10))
         gives_up = _run(programs, path, [endpoint], *_TOO_MANY.split()).returncode != 0
         what = f"{_TOO_MANY}: ours says what fits, the peer gives up"
         yield _yes(what, gives_up and " fits" in refusal.hint, refusal.hint)
-        refusal = _refusal(of_gguf(path), replace(machine, ram_total=8 * GIB, ram_available=7 * GIB), _WISHES)
+        refusal = _refusal(from_gguf(path), replace(machine, ram_total=8 * GIB, ram_available=7 * GIB), _WISHES)
         takes_it = _run(programs, path, [endpoint]).returncode == 0
         what = "8 GiB of RAM: ours says what is missing, the peer fits the GPU alone"
         yield _yes(what, takes_it and "of RAM" in refusal.message, refusal.message)
@@ -106,7 +106,7 @@ def _yes(what: str, is_so: bool, told: str) -> Figure:
     return Figure(f"35B Q4_K_M, 12 GiB, {what}", [float(is_so)], at_least(1), "llama-fit-params", told)
 
 
-def _refusal(model: Inventory, machine: Machine, wishes: Wishes) -> QwenctlError:
+def _refusal(model: TensorInventory, machine: Machine, wishes: PlacementConstraints) -> QwenctlError:
     try:
         make_plan(model, machine, wishes)
     except QwenctlError as error:
@@ -120,7 +120,7 @@ def _header_only(folder: Path, model: str, type_name: str) -> Path:
         source = folder / model
         if not source.exists():
             make_sparse(source, PUBLISHED[model])
-        [file] = make_conversion(source, path, Options(type_name, vision=False)).text_files
+        [file] = make_conversion(source, path, QuantizeOptions(type_name, vision=False)).text_files
         with path.open("wb") as header_only:
             header_only.write(file.header)
             header_only.truncate(file.n_bytes)
@@ -146,20 +146,20 @@ def _run(programs: Path, path: Path, endpoints: Sequence[str], *more: str) -> su
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-def _speed(model: Inventory, machine: Machine, wishes: Wishes, arguments: dict[str, str]) -> float:
+def _speed(model: TensorInventory, machine: Machine, wishes: PlacementConstraints, arguments: dict[str, str]) -> float:
     """Tokens a second of the peer's placement."""
-    problem = state_problem(model, machine, wishes, Context(32_768, 1, "f16", "f16", 512), {})
+    problem = build_problem(model, machine, wishes, ContextParams(32_768, 1, "f16", "f16", 512), {})
     rows = len(problem.rows)
     given = int(arguments["ngl"])
     count = rows if given < 0 else min(rows, given)
     weights = [float(part) for part in arguments.get("ts", "1").split(",")]
     weights += [0.0] * (len(machine.devices) - len(weights))
-    counts = divided(count, weights)
+    counts = split_layers(count, weights)
     owners = [CPU] * (rows - count) + [d.name for d, n in zip(machine.devices, counts, strict=True) for _ in range(n)]
     return 1 / token_seconds(machine, _reads(problem, owners, arguments.get("ot", "")), count)
 
 
-def _reads(problem: Problem, owners: Sequence[str], overrides: str) -> dict[str, float]:
+def _reads(problem: PlacementProblem, owners: Sequence[str], overrides: str) -> dict[str, float]:
     """Bytes by memory that a token reads."""
     pairs = [one.rpartition("=") for one in overrides.split(",") if one]
     reads = dict.fromkeys([CPU, *(device.name for device in problem.machine.devices)], 0.0)

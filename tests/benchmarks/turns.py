@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from qwenctl.engine.client import Engine
-from qwenctl.protocol.messages import EngineSettings, Finished, Generate, Message, Sampling
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling
 from tests.benchmarks.figures import Figure, at_least, ratio
 from tests.benchmarks.inputs import QWENCTL, make_input
 from tests.benchmarks.measure import MIB, cost_of
@@ -34,7 +35,7 @@ def run(settings: Settings) -> Iterator[Figure]:
         messages = _conversation(engine)
         asked = (*messages, Message("user", _QUESTION))
         for _ in settings.rounds():
-            engine.prepare(messages, think=False, keep=keep)
+            engine.warm_prefix(messages, think=False, keep=keep)
             begin = time.perf_counter()
             engine.flush()  # waits for the reading ahead, then for the disk
             save.append(time.perf_counter() - begin)
@@ -51,7 +52,7 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 def _engine(settings: Settings, model: Path, **changes: int) -> Engine:
     engine = Engine.start(settings.folder)
-    loading = replace(EngineSettings(context_tokens=24_576, threads=settings.threads), **changes)  # type: ignore[arg-type]
+    loading = replace(LoadParams(context_tokens=24_576, threads=settings.threads), **changes)  # type: ignore[arg-type]
     list(engine.load(model, loading))
     return engine
 
@@ -71,7 +72,7 @@ def _request(messages: tuple[Message, ...]) -> Generate:
 
 def _first_token(engine: Engine, asked: tuple[Message, ...]) -> float:
     *_, finished = engine.generate(_request(asked))
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, GenerationFinished)
     return finished.timings.first_token_s
 
 

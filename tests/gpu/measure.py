@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenctl.machine.profile import memory_size
-from qwenctl.placement.plan import Plan, differences, from_json
+from qwenctl.placement.plan import Plan, from_json, plan_deviations
 from qwenctl.protocol.placement import CPU, MemoryUse
 
 _NO_ROOM = 71
@@ -77,7 +77,7 @@ def measure(bench: Bench, cap: int) -> Iterator[tuple[str, str, str, str]]:
             f"{planned >> 20:,}",
             _ratio(actual, planned),
         )
-    for line in differences(plan, used):
+    for line in plan_deviations(plan, used):
         yield f"**over 3 %**: {line}", "", "", ""
     ours = told["results"][0]["avg_ts"]
     cast = plan.forecast.decode

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
+from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.machine import read_devices
 from tests.checkpoints import make
 from tests.qwen35_layout import Model
@@ -30,5 +30,5 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moe")
     checkpoint = make(folder / "checkpoint", Model(layers=8, experts=16, vision=None), seed=1)
     path = folder / "moe-BF16.gguf"
-    convert(make_plan(checkpoint, path, Options("BF16", vision=False)), threads=1)
+    convert(make_plan(checkpoint, path, QuantizeOptions("BF16", vision=False)), threads=1)
     return path

@@ -12,16 +12,16 @@ import pytest
 
 from qwenctl.machine import read_devices
 from qwenctl.machine.profile import Device, Machine
-from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, Wishes
+from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, PlacementConstraints
 from qwenctl.placement.plan import Plan
-from qwenctl.placement.tensor_inventory import of_gguf
-from qwenctl.placement.trial_load import tried_plan
+from qwenctl.placement.tensor_inventory import from_gguf
+from qwenctl.placement.trial_load import plan_with_dry_load
 from qwenctl.protocol.placement import CPU
 
 NAME = "Vulkan0"
 MIB = 1 << 20
 PATIENCE = 3000  # seconds for one thing, where shaders must be compiled for it
-WISHES = Wishes(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
+WISHES = PlacementConstraints(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
 ON_THE_CPU = replace(WISHES, devices=(NO_DEVICE,), fit_targets=())
 ALL_ON_THE_DEVICE = replace(WISHES, cpu_experts=0)
 EXPERTS_IN_RAM = replace(WISHES, cpu_experts=ALL_EXPERTS)
@@ -52,9 +52,9 @@ def machine() -> Machine:
     return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
 
 
-def planned(path: Path, wishes: Wishes) -> Plan:
+def planned(path: Path, wishes: PlacementConstraints) -> Plan:
     """The plan for a model, with its buffers tried."""
-    plan = tried_plan(of_gguf(path), machine(), wishes)
+    plan = plan_with_dry_load(from_gguf(path), machine(), wishes)
     assert plan.exact
     return plan
 

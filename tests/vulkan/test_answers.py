@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qwenctl.engine.client import Engine
-from qwenctl.placement.constraints import Wishes
+from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.protocol.batch import RecordDone
 from qwenctl.protocol.media import VisionSettings
 from qwenctl.protocol.messages import Message
@@ -41,12 +41,12 @@ OPTIONS = ("--temp", "0", "--presence-penalty", "0", "-t", "1", "-c", "2048")
 
 
 @contextmanager
-def engine_with(path: Path, wishes: Wishes, logs: Path) -> Iterator[Engine]:
+def engine_with(path: Path, wishes: PlacementConstraints, logs: Path) -> Iterator[Engine]:
     """An engine that has loaded the model as planned, and looks at pictures by the mmproj file beside it."""
     with Engine.start(logs) as engine:
         list(engine.load(path, planned(path, wishes).settings))
         for mmproj in path.parent.glob("mmproj*"):
-            engine.see(VisionSettings(str(mmproj)))
+            engine.configure_vision(VisionSettings(str(mmproj)))
         yield engine
 
 
@@ -115,7 +115,7 @@ def test_drafts_change_no_answer(engine: Engine, seeing_gguf: Path, tmp_path: Pa
     [(ON_THE_CPU, EXPERTS_IN_RAM), (EXPERTS_IN_RAM, ON_THE_CPU), (EXPERTS_IN_RAM, ALL_ON_THE_DEVICE)],
 )
 def test_a_state_is_gone_on_with_in_another_placement(
-    toy_gguf: Path, tmp_path: Path, kept_by: Wishes, gone_on_by: Wishes
+    toy_gguf: Path, tmp_path: Path, kept_by: PlacementConstraints, gone_on_by: PlacementConstraints
 ) -> None:
     keep = tmp_path / "state"
     with ExitStack() as running:
@@ -123,7 +123,7 @@ def test_a_state_is_gone_on_with_in_another_placement(
         messages: tuple[Message, ...] = ()
         for question in QUESTIONS[:2]:
             messages = with_turn(messages, question, ask(one, (*messages, Message("user", question)), think=False))
-        one.prepare(messages, think=False, keep=keep)
+        one.warm_prefix(messages, think=False, keep=keep)
         assert one.flush().error == ""
         restored = other.restore(keep)
         assert (restored.reason, restored.tokens > 0) == ("", True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwenctl.placement.constraints import Wishes
-from qwenctl.placement.plan import differences
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.plan import plan_deviations
 from tests.libllama import Logits, squared_error
 from tests.placed_logits import placed_logits
 from tests.vulkan.device import (
@@ -24,13 +24,13 @@ from tests.vulkan.device import (
 ERROR, TOTAL = 1e-3, 1 << 30
 
 
-def computed(path: Path, wishes: Wishes) -> Logits:
+def computed(path: Path, wishes: PlacementConstraints) -> Logits:
     """The logits after a prompt of some tokens, and after a token more."""
     with device_memory(TOTAL) as folder:
         plan = planned(path, wishes)
         found, memory = placed_logits(path, plan.settings, timeout_s=PATIENCE)
         more = most_bytes(folder) - sum(one.n_bytes for one in plan.memories[1:])
-    assert differences(plan, memory) == []
+    assert plan_deviations(plan, memory) == []
     print(f"\nallocated on the device while it computed, beyond the plan: {more:,} bytes")
     assert more < TOTAL // 16  # what a plan leaves free of it
     return np.frombuffer(found, np.float32).reshape(2, -1)
@@ -42,7 +42,7 @@ def on_the_cpu(toy_gguf: Path) -> Logits:
 
 
 @pytest.mark.parametrize("wishes", [ALL_ON_THE_DEVICE, EXPERTS_IN_RAM])
-def test_logits_are_those_of_the_cpu(toy_gguf: Path, on_the_cpu: Logits, wishes: Wishes) -> None:
+def test_logits_are_those_of_the_cpu(toy_gguf: Path, on_the_cpu: Logits, wishes: PlacementConstraints) -> None:
     found = computed(toy_gguf, wishes)
     errors = [squared_error(mine, wanted) for mine, wanted in zip(found, on_the_cpu, strict=True)]
     print(f"\nmean squared error of the prompt and of a token: {errors[0]:.1e}, {errors[1]:.1e}")

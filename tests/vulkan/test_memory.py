@@ -11,10 +11,10 @@ import pytest
 from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine import read_devices
-from qwenctl.machine.bandwidth_cache import key_of, read_speeds
-from qwenctl.placement.constraints import Wishes
-from qwenctl.placement.plan import Plan, differences
-from qwenctl.protocol.messages import Loaded
+from qwenctl.machine.bandwidth_cache import device_key, read_speeds
+from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.plan import Plan, plan_deviations
+from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.placement import CPU, MemoryUse
 from tests.test_placement_rpc import opened
 from tests.vulkan.device import (
@@ -37,13 +37,13 @@ def loaded(path: Path, plan: Plan, logs: Path) -> dict[str, MemoryUse]:
     """What each memory took when the model was loaded as planned."""
     with Engine.start(logs) as engine:
         *_, last = engine.load(path, plan.settings)
-    assert isinstance(last, Loaded)
-    assert differences(plan, last.memory) == []
+    assert isinstance(last, ModelInfo)
+    assert plan_deviations(plan, last.memory) == []
     return {one.name: one for one in last.memory}
 
 
 @pytest.mark.parametrize("wishes", [ALL_ON_THE_DEVICE, replace(WISHES, cpu_experts=3), EXPERTS_IN_RAM])
-def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, wishes: Wishes) -> None:
+def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, wishes: PlacementConstraints) -> None:
     with device_memory(1 << 30) as folder:
         plan = planned(moe, wishes)
         memory = loaded(moe, plan, tmp_path)
@@ -61,7 +61,7 @@ def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, wishes: W
 def test_the_speed_of_the_device_is_measured() -> None:
     """Though one of its kernels can read no more than 128 MiB."""
     [device] = [one for one in read_devices() if one.name == NAME]
-    speed = read_speeds("vulkan", [device], 1).speeds[key_of(device, 1)]
+    speed = read_speeds("vulkan", [device], 1).speeds[device_key(device, 1)]
     print(f"\n{speed}")
     assert speed.bandwidth
     assert speed.copy_rate

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qwenctl.batch.records import Answer, Failure, Record
+from qwenctl.batch.records import Answer, Record, RecordError
 
 
 @dataclass(frozen=True)
-class Work:
+class BackendStats:
     """What was done so far: tokens of prompts evaluated, or copied from a shared beginning, and tokens of answers.
 
     Seconds that went into prompts and answers, where they can be told apart; records that are answered now, at once at
@@ -27,7 +27,7 @@ class Work:
     waiting: int = 0
 
 
-class Answerer(Protocol):
+class BatchBackend(Protocol):
     """Takes records by number and gives back answers in any order. Every method may raise QwenctlError."""
 
     @property
@@ -35,17 +35,17 @@ class Answerer(Protocol):
         """The name of what answers."""
 
     @property
-    def window(self) -> int:
+    def queue_depth(self) -> int:
         """How many records it wants to have at hand."""
 
     @property
-    def work(self) -> Work:
+    def stats(self) -> BackendStats:
         """What was done so far."""
 
     def submit(self, number: int, record: Record) -> None:
         """Answer a record, soon."""
 
-    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | Failure]]:
+    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
         """What has been answered since the last call; waits for something up to `timeout_s`."""
 
     def close(self) -> None:

@@ -12,32 +12,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from quantize.formatting import duration
-from qwenctl.batch.backends.backend import Work
-from qwenctl.batch.records import Answer, Failure, Record, seeded
+from quantize.formatting import format_duration
+from qwenctl.batch.backends.backend import BackendStats
+from qwenctl.batch.records import Answer, Record, RecordError, record_seed
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.media_files import MediaSource, found, no_pictures
-from qwenctl.models.sampling import chosen_sampling
+from qwenctl.files.media_files import MediaSource, no_pictures, resolve_message_media
+from qwenctl.models.sampling import resolve_sampling
 from qwenctl.protocol.batch import (
-    AddRecord,
     BatchEvent,
-    BatchOpened,
     BatchProgress,
     BatchRequest,
-    OpenBatch,
+    BatchStarted,
     RecordDone,
     RecordFailed,
     RecordStarted,
+    StartBatch,
+    SubmitRequest,
 )
+from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Loaded, Message
+from qwenctl.protocol.messages import Message
 from qwenctl.tools.calls import answer_with_calls
 
 LONGEST_S = 900.0  # a batch of a prompt takes minutes on a slow machine, and more where weights come from a disk
 _LEAST_WORK = 0.01  # of one core's time; even waiting for a disk takes more
 
 
-class Silence:
+class HangDetector:
     """The time since the engine said something last; `longest_s` without work mean that it hangs."""
 
     def __init__(self, longest_s: float = LONGEST_S) -> None:
@@ -68,13 +69,13 @@ _WINDOW = 4  # records at hand, for each one that is answered
 class BatchEngine(Protocol):
     """What is needed of an engine; `engine.client.Engine` is the real one."""
 
-    def tell(self, request: BatchRequest) -> None:
+    def send(self, request: BatchRequest) -> None:
         """Send a request of a batch, and wait for nothing."""
 
-    def hear(self, timeout_s: float | None) -> BatchEvent | None:
+    def receive(self, timeout_s: float | None) -> BatchEvent | None:
         """The next event; None if none comes in that time."""
 
-    def work_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
         """The processor time that it has taken so far."""
 
     def close(self) -> None:
@@ -82,11 +83,11 @@ class BatchEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Setup:
+class EngineBackendConfig:
     """How the engine is made: `start` gives a new one with the model in it. `close` is called at the end."""
 
-    start: Callable[[], tuple[BatchEngine, Loaded]]
-    opening: OpenBatch
+    start: Callable[[], tuple[BatchEngine, ModelInfo]]
+    opening: StartBatch
     seed: int
     tell: Callable[[str], None]
     pictures: MediaSource | None = None
@@ -94,13 +95,13 @@ class Setup:
     longest_silence_s: float = LONGEST_S
 
 
-class LocalAnswerer:
+class EngineBackend:
     """Answers with an engine."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: EngineBackendConfig) -> None:
         self._setup = setup
         self._engine: BatchEngine | None = None
-        self._loaded: Loaded | None = None
+        self._loaded: ModelInfo | None = None
         self._new = deque[int]()  # not sent yet
         self._suspects = deque[int]()  # to be sent alone
         self._records: dict[int, Record] = {}
@@ -109,10 +110,10 @@ class LocalAnswerer:
         self._started: set[int] = set()
         self._alone: int | None = None
         self._crashes = 0
-        self._silence = Silence(setup.longest_silence_s)
-        self._found: list[tuple[int, Answer | Failure]] = []
-        self._before, self._now = Work(), Work()
-        self.opened: BatchOpened | None = None
+        self._silence = HangDetector(setup.longest_silence_s)
+        self._found: list[tuple[int, Answer | RecordError]] = []
+        self._before, self._now = BackendStats(), BackendStats()
+        self.opened: BatchStarted | None = None
 
     @property
     def model(self) -> str:
@@ -120,13 +121,13 @@ class LocalAnswerer:
         return self._loaded.name if self._loaded is not None else ""
 
     @property
-    def window(self) -> int:
+    def queue_depth(self) -> int:
         """Enough to choose from by common beginnings."""
-        parallel = self.opened.parallel if self.opened is not None else self._setup.opening.most
+        parallel = self.opened.parallel if self.opened is not None else self._setup.opening.max_parallel
         return max(64, _WINDOW * parallel)
 
     @property
-    def work(self) -> Work:
+    def stats(self) -> BackendStats:
         """Of all engines so far."""
         counts = {
             name: getattr(self._before, name) + getattr(self._now, name)
@@ -139,14 +140,14 @@ class LocalAnswerer:
         self._records[number] = record
         self._new.append(number)
 
-    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | Failure]]:
+    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
         """Answers since the last call. Raises QwenctlError when the engine can do nothing at all."""
         try:
             self._send()
             event = self._hear(self._engine, timeout_s) if self._engine is not None and self._sent else None
             while event is not None and self._engine is not None:
                 self._note(event)
-                event = self._engine.hear(0)
+                event = self._engine.receive(0)
         except QwenctlError as error:
             if error.code not in _CRASHES:
                 raise
@@ -176,19 +177,19 @@ class LocalAnswerer:
         while self._new:
             self._hand_over(engine, loaded, self._new.popleft())
 
-    def _hand_over(self, engine: BatchEngine, loaded: Loaded, number: int) -> None:
+    def _hand_over(self, engine: BatchEngine, loaded: ModelInfo, number: int) -> None:
         record = self._records[number]
         try:
             messages = self._with_pictures(number, record)
         except QwenctlError as error:
-            self._finish(number, Failure("media", error.message, error.hint))
+            self._finish(number, RecordError("media", error.message, error.hint))
             return
         wanted = record.wanted
-        sampling = chosen_sampling(wanted.sampling, wanted.think, loaded)
-        sampling = dataclasses.replace(sampling, seed=seeded(record, self._setup.seed))
+        sampling = resolve_sampling(wanted.sampling, wanted.think, loaded)
+        sampling = dataclasses.replace(sampling, seed=record_seed(record, self._setup.seed))
         self._sent.add(number)
-        engine.tell(
-            AddRecord(
+        engine.send(
+            SubmitRequest(
                 number, messages, wanted.think, sampling, wanted.max_tokens, wanted.think_budget,
                 wanted.grammar, wanted.json_schema, wanted.tools,
             )
@@ -197,28 +198,30 @@ class LocalAnswerer:
     def _with_pictures(self, number: int, record: Record) -> tuple[Message, ...]:
         """The messages, and in them the pictures that were named. Raises QwenctlError."""
         source = self._setup.pictures
-        messages = tuple(found(one, source.take if source else no_pictures) for one in record.messages)
+        messages = tuple(
+            resolve_message_media(one, source.resolve if source else no_pictures) for one in record.messages
+        )
         self._media[number] = tuple(media for message in messages for media in message.media)
         return messages
 
-    def _open(self) -> tuple[BatchEngine, Loaded]:
+    def _open(self) -> tuple[BatchEngine, ModelInfo]:
         self.opened = None
         self._engine, self._loaded = engine, loaded = self._setup.start()
-        engine.tell(self._setup.opening)
+        engine.send(self._setup.opening)
         self._silence.end()  # that of another engine, before it crashed
         event = None
         while event is None:
             event = self._hear(engine, _OPENING_S)
-        self.opened = event if isinstance(event, BatchOpened) else None
+        self.opened = event if isinstance(event, BatchStarted) else None
         return engine, loaded
 
     def _hear(self, engine: BatchEngine, timeout_s: float) -> BatchEvent | None:
         """The next event; None if none comes in that time. An engine that hangs is as good as crashed."""
-        event = engine.hear(timeout_s)
+        event = engine.receive(timeout_s)
         if event is not None:
             self._silence.end()
-        elif self._silence.is_hang(timeout_s, engine.work_seconds):
-            minutes = duration(self._setup.longest_silence_s)
+        elif self._silence.is_hang(timeout_s, engine.cpu_seconds):
+            minutes = format_duration(self._setup.longest_silence_s)
             raise QwenctlError(f"the model engine hangs: no word and no work in {minutes}", "", ExitCode.ENGINE_CRASHED)
         return event
 
@@ -229,15 +232,15 @@ class LocalAnswerer:
             case RecordDone():
                 self._finish(event.number, self._answer(event))
             case RecordFailed():
-                self._finish(event.number, Failure(event.kind, event.message, event.hint))
+                self._finish(event.number, RecordError(event.kind, event.message, event.hint))
             case BatchProgress():
                 parallel = self.opened.parallel if self.opened is not None else 0
-                self._now = Work(
+                self._now = BackendStats(
                     event.prompt_tokens, event.shared_tokens, event.answer_tokens, event.prompt_s, event.answer_s,
                     event.active, parallel, event.waiting,
                 )  # fmt: skip
 
-    def _finish(self, number: int, outcome: Answer | Failure) -> None:
+    def _finish(self, number: int, outcome: Answer | RecordError) -> None:
         self._sent.discard(number)
         self._started.discard(number)
         self._alone = None if number == self._alone else self._alone
@@ -269,12 +272,12 @@ class LocalAnswerer:
     def _recover(self, error: QwenctlError) -> None:
         """Close the engine; find out what to do with the records that it had."""
         self._end_engine()
-        self._before, self._now = self.work, Work()
+        self._before, self._now = self.stats, BackendStats()
         self._crashes += 1
         if self.opened is None or self._crashes > _MOST_CRASHES:  # it never got as far as a record, or never further
             raise error
         if self._alone is not None:
-            self._finish(self._alone, Failure("crash", error.message, error.hint))
+            self._finish(self._alone, RecordError("crash", error.message, error.hint))
         begun = sorted(self._started)
         self._suspects.extend(begun)
         self._new.extendleft(sorted(self._sent - set(begun), reverse=True))

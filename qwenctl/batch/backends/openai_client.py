@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import httpx2
 
-from qwenctl.batch.backends.backend import Work
-from qwenctl.batch.backends.openai_format import Refused, Troubled, body_of, understood
-from qwenctl.batch.records import Answer, Failure, Record, seeded
+from qwenctl.batch.backends.backend import BackendStats
+from qwenctl.batch.backends.openai_format import PermanentError, RetryableResponse, parse_response, request_body
+from qwenctl.batch.records import Answer, Record, RecordError, record_seed
 from qwenctl.errors import ExitCode, QwenctlError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
@@ -26,7 +26,7 @@ _WINDOW = 4
 
 
 @dataclass(frozen=True)
-class Servers:
+class EndpointConfig:
     """Where to ask, for which model, how many at once of each, how long one answer and all silence may last."""
 
     urls: tuple[str, ...]
@@ -46,13 +46,13 @@ class _Job:
     first_at: float = 0.0
 
 
-class EndpointAnswerer:
+class OpenAIBackend:
     """Asks servers from threads of its own, which end with the process."""
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: EndpointConfig) -> None:
         self._servers = servers
         self._jobs: queue.Queue[_Job] = queue.Queue()
-        self._found: queue.Queue[tuple[int, Answer | Failure] | QwenctlError] = queue.Queue()
+        self._found: queue.Queue[tuple[int, Answer | RecordError] | QwenctlError] = queue.Queue()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._prompt_tokens = self._answer_tokens = self._active = 0
@@ -71,15 +71,15 @@ class EndpointAnswerer:
         return self._servers.model
 
     @property
-    def window(self) -> int:
+    def queue_depth(self) -> int:
         """Enough that no thread waits."""
         return _WINDOW * self._servers.parallel * len(self._servers.urls)
 
     @property
-    def work(self) -> Work:
+    def stats(self) -> BackendStats:
         """What the servers have counted."""
         parallel = self._servers.parallel * len(self._servers.urls)
-        return Work(
+        return BackendStats(
             self._prompt_tokens, 0, self._answer_tokens, 0.0, 0.0, self._active, parallel, self._jobs.qsize()
         )  # fmt: skip
 
@@ -87,7 +87,7 @@ class EndpointAnswerer:
         """Take a record."""
         self._jobs.put(_Job(number, record))
 
-    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | Failure]]:
+    def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
         """Answers since the last call. Raises QwenctlError when no server answers any more, or refuses all."""
         found = []
         try:
@@ -125,9 +125,9 @@ class EndpointAnswerer:
         begin = time.perf_counter()
         try:
             answer = self._ask(url, job.record)
-        except Refused as error:
-            self._found.put(error.stops_all or (job.number, Failure("refused", str(error))))
-        except Troubled as error:
+        except PermanentError as error:
+            self._found.put(error.stops_all or (job.number, RecordError("refused", str(error))))
+        except RetryableResponse as error:
             self._again(url, job, error)
         except RuntimeError:  # the client was closed
             if not self._stop.is_set():
@@ -143,23 +143,23 @@ class EndpointAnswerer:
 
     def _ask(self, url: str, record: Record) -> Answer:
         """Raises Refused or Troubled."""
-        body = body_of(record, self._servers.model, seeded(record, self._servers.seed))
+        body = request_body(record, self._servers.model, record_seed(record, self._servers.seed))
         try:
             response = self._client.post(url, json=body)
         except httpx2.InvalidURL as error:
-            raise Refused(f"{url} is no address", stops_all=QwenctlError(f"{url} is no address")) from error
+            raise PermanentError(f"{url} is no address", stops_all=QwenctlError(f"{url} is no address")) from error
         except httpx2.HTTPError as error:
-            raise Troubled(f"{url}: {str(error).lower() or type(error).__name__}") from error
-        return understood(url, response.status_code, response.headers, response.content, record)
+            raise RetryableResponse(f"{url}: {str(error).lower() or type(error).__name__}") from error
+        return parse_response(url, response.status_code, response.headers, response.content, record)
 
-    def _again(self, url: str, job: _Job, trouble: Troubled) -> None:
+    def _again(self, url: str, job: _Job, trouble: RetryableResponse) -> None:
         """Give a record back after a pause, or give it up, or all."""
         job.attempt += 1
         with self._lock:
             others = self._answered_at > job.first_at
             silence = time.monotonic() - max(self._answered_at, job.first_at)
         if others and job.attempt >= _MOST_ATTEMPTS and trouble.wait is None:
-            self._found.put((job.number, Failure("server", f"{trouble} ({job.attempt} attempts)")))
+            self._found.put((job.number, RecordError("server", f"{trouble} ({job.attempt} attempts)")))
             return
         pause = trouble.wait if trouble.wait is not None else _pause(job.attempt)
         if silence + pause > self._servers.patience_s:

@@ -22,7 +22,7 @@ _BUSY = (408, 409, 425, 429)
 _LONGEST_WAIT = 600.0
 
 
-class Troubled(Exception):
+class RetryableResponse(Exception):
     """It may go better next time, after `wait` seconds if the server said so."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
@@ -30,7 +30,7 @@ class Troubled(Exception):
         self.wait = wait
 
 
-class Refused(Exception):
+class PermanentError(Exception):
     """It will not go better; `stops_all` if it would be so for every record."""
 
     def __init__(self, message: str, stops_all: QwenctlError | None = None) -> None:
@@ -38,7 +38,7 @@ class Refused(Exception):
         self.stops_all = stops_all
 
 
-def body_of(record: Record, model: str, seed: int) -> dict[str, Any]:
+def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
     """The body of the request."""
     wanted = record.wanted
     body: dict[str, Any] = {"messages": [_message(one) for one in record.messages], "stream": False, "seed": seed}
@@ -58,23 +58,25 @@ def body_of(record: Record, model: str, seed: int) -> dict[str, Any]:
     return body
 
 
-def understood(url: str, status: int, headers: Mapping[str, str], content: bytes, record: Record) -> Answer:
+def parse_response(url: str, status: int, headers: Mapping[str, str], content: bytes, record: Record) -> Answer:
     """The answer in a response. Raises Refused or Troubled."""
     if status in _BUSY or status >= 500:
-        raise Troubled(f"{url}: {status}{_reason(content)}", _wait(headers))
+        raise RetryableResponse(f"{url}: {status}{_reason(content)}", _wait(headers))
     if status in (401, 403):
         hint = "QWENCTL_BATCH_API_KEY holds the key that is sent"
         message = f"{url} refuses the key ({status})"
-        raise Refused(message, QwenctlError(message, hint, ExitCode.NO_PERMISSION))
+        raise PermanentError(message, QwenctlError(message, hint, ExitCode.NO_PERMISSION))
     if status == 404:
         message = f"{url}: 404{_reason(content)}"
-        raise Refused(message, QwenctlError(message, "--endpoint names the server, its /v1 included", ExitCode.USAGE))
+        raise PermanentError(
+            message, QwenctlError(message, "--endpoint names the server, its /v1 included", ExitCode.USAGE)
+        )
     if status != 200:
-        raise Refused(f"{url}: {status}{_reason(content)}")
+        raise PermanentError(f"{url}: {status}{_reason(content)}")
     try:
         return _answer(json.loads(content), record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Troubled(f"{url}: no chat completion in its answer") from error
+        raise RetryableResponse(f"{url}: no chat completion in its answer") from error
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

@@ -10,46 +10,46 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qwenctl.files.media_files import named_media
+from qwenctl.files.media_files import unresolved_media
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, ToolCall
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A form in which nothing may stand but what is declared, each of its type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Function(Strict):
+class _Function(StrictModel):
     name: str
     arguments: str | dict[str, Any]
 
 
-class _Call(Strict):
+class _Call(StrictModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: _Function
 
 
-class _Text(Strict):
+class _Text(StrictModel):
     type: Literal["text"]
     text: str
 
 
-class _Address(Strict):
+class _Address(StrictModel):
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class _Picture(Strict):
+class _Picture(StrictModel):
     """OpenAI's form; the address may be a path."""
 
     type: Literal["image_url"]
     image_url: _Address
 
 
-class _Clip(Strict):
+class _Clip(StrictModel):
     type: Literal["video_url"]
     video_url: _Address
 
@@ -58,7 +58,7 @@ PART_TYPES = ("text", "image_url", "video_url")
 _Part = Annotated[_Text | _Picture | _Clip, Field(discriminator="type")]
 
 
-class MessageForm(Strict):
+class MessageForm(StrictModel):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -87,9 +87,9 @@ def _content(given: str | list[_Part] | None) -> tuple[str, tuple[Media, ...]]:
         if isinstance(part, _Text):
             text += part.text
         elif isinstance(part, _Picture):
-            media.append(named_media("image", part.image_url.url, len(text)))
+            media.append(unresolved_media("image", part.image_url.url, len(text)))
         else:
-            media.append(named_media("video", part.video_url.url, len(text)))
+            media.append(unresolved_media("video", part.video_url.url, len(text)))
     return text, tuple(media)
 
 

@@ -14,69 +14,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from qwenctl.batch.input.record_schema import key_of, record_of
-from qwenctl.batch.input.splitter import MOST_BYTES, Piece, check_text, pieces
+from qwenctl.batch.input.record_schema import parse_record, record_id
+from qwenctl.batch.input.splitter import MOST_BYTES, InputLine, check_text, split_lines
 from qwenctl.batch.input.strict_json import BadLine, decoded, parse_object
-from qwenctl.batch.input.template import NoSuchField, Template
-from qwenctl.batch.records import BadRecord, Record, Wanted
+from qwenctl.batch.input.template import MissingField, Template
+from qwenctl.batch.records import GenerationParams, InvalidRecord, Record
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Message
 
 Kind = Literal["jsonl", "lines", "files", "csv"]
-Item = Record | BadRecord
+Item = Record | InvalidRecord
 _TEXT_FIELD = "text"  # what a line is called in a template
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
-class Form:
+class InputFormat:
     """How records are read. `prompt` and `system` are templates; `kept` names fields that are copied through."""
 
     kind: Kind
-    wanted: Wanted
+    wanted: GenerationParams
     prompt: Template | None = None
     system: Template | None = None
     kept: tuple[str, ...] = ()
     end: bytes = b"\n"
 
 
-def read_items(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+def read_items(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
     """The records of a stream called `name`. Raises QwenctlError for what is no such input at all."""
     if form.kind == "csv":
         return _csv(stream, name, form)
     return _by_pieces(stream, name, form)
 
 
-def _by_pieces(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
-    parse: Callable[[Piece, Form], Record] = {"jsonl": _json, "lines": _line, "files": _file}[form.kind]
-    for piece in pieces(stream, name, form.end):
+def _by_pieces(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
+    parse: Callable[[InputLine, InputFormat], Record] = {"jsonl": _json, "lines": _line, "files": _file}[form.kind]
+    for piece in split_lines(stream, name, form.end):
         data = piece.data.removesuffix(b"\r") if form.end == b"\n" else piece.data
         if not data.strip():
             continue
         try:
             if not piece.is_whole:
                 raise BadLine(MOST_BYTES + 1, f"longer than {MOST_BYTES >> 20} MiB")
-            yield parse(Piece(piece.line, data), form)
+            yield parse(InputLine(piece.line, data), form)
         except BadLine as error:
-            yield BadRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error))
+            yield InvalidRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error))
 
 
-def _json(piece: Piece, form: Form) -> Record:
+def _json(piece: InputLine, form: InputFormat) -> Record:
     fields, text = parse_object(piece.data)
     if form.prompt is not None:  # then the fields are data, whatever they are called
-        return _filled(fields, key_of(fields.get("id"), piece.line), piece.line, form)
+        return _filled(fields, record_id(fields.get("id"), piece.line), piece.line, form)
     system = form.system
     named = system.names if system is not None else frozenset()
     own = {key: value for key, value in fields.items() if key not in named or key == "id"}
-    record = record_of(own, text, piece.line, form.wanted, form.kept)
+    record = parse_record(own, text, piece.line, form.wanted, form.kept)
     if system is None or any(message.role == "system" for message in record.messages):
         return record
     messages = (*_system(system, fields), *record.messages)
-    return Record(record.key, record.line, messages, record.wanted, record.kept)
+    return Record(record.key, record.line, messages, record.wanted, record.passthrough)
 
 
-def _line(piece: Piece, form: Form) -> Record:
+def _line(piece: InputLine, form: InputFormat) -> Record:
     """A line of text: the prompt, or the field `text` of the template."""
     text = decoded(piece.data)
     control = _CONTROL.search(text)
@@ -85,7 +85,7 @@ def _line(piece: Piece, form: Form) -> Record:
     return _filled({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
 
 
-def _file(piece: Piece, form: Form) -> Record:
+def _file(piece: InputLine, form: InputFormat) -> Record:
     """The name of a file, whose text is the field `file`."""
     path = Path(decoded(piece.data))
     try:
@@ -104,7 +104,7 @@ def _file(piece: Piece, form: Form) -> Record:
     return _filled(fields, str(path), piece.line, form)
 
 
-def _csv(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+def _csv(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
     """Rows by the names in the first one."""
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     csv.field_size_limit(MOST_BYTES)
@@ -118,7 +118,7 @@ def _csv(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRecord(line, f"{name}:{line}:1", f"no CSV ({error})")
+                yield InvalidRecord(line, f"{name}:{line}:1", f"no CSV ({error})")
                 continue
             if row:
                 yield _row(row, names, line, name, form)
@@ -126,7 +126,7 @@ def _csv(stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
         text.detach()
 
 
-def _header(rows: Iterator[list[str]], name: str, form: Form) -> list[str]:
+def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str]:
     try:
         names = [field.strip() for field in next(rows, [])]
     except csv.Error as error:
@@ -143,25 +143,25 @@ def _header(rows: Iterator[list[str]], name: str, form: Form) -> list[str]:
     return names
 
 
-def _row(row: list[str], names: list[str], line: int, name: str, form: Form) -> Item:
+def _row(row: list[str], names: list[str], line: int, name: str, form: InputFormat) -> Item:
     if len(row) != len(names):
-        return BadRecord(line, f"{name}:{line}:1", f"{len(row)} fields where the first line has {len(names)}")
+        return InvalidRecord(line, f"{name}:{line}:1", f"{len(row)} fields where the first line has {len(names)}")
     for number, value in enumerate(row):
         if _SURROGATE.search(value):
-            return BadRecord(line, f"{name}:{line}:1", f"field {number + 1} ({names[number]}) is not UTF-8")
+            return InvalidRecord(line, f"{name}:{line}:1", f"field {number + 1} ({names[number]}) is not UTF-8")
     fields = dict(zip(names, row, strict=True))
     try:
-        return _filled(fields, key_of(fields.get("id"), line), line, form)
+        return _filled(fields, record_id(fields.get("id"), line), line, form)
     except BadLine as error:
-        return BadRecord(line, f"{name}:{line}:{error.column}", str(error))
+        return InvalidRecord(line, f"{name}:{line}:{error.column}", str(error))
 
 
-def _filled(fields: Mapping[str, Any], key: str, line: int, form: Form) -> Record:
+def _filled(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -> Record:
     """The record of a template's fields. Raises BadLine for one that lacks a field."""
     try:
         text = form.prompt.fill(fields) if form.prompt is not None else str(fields[_TEXT_FIELD])
         system = _system(form.system, fields)
-    except NoSuchField as error:
+    except MissingField as error:
         there = ", ".join(sorted(fields)[:8])
         raise BadLine(1, f"no field {str(error)!r} for the template; there are: {there}") from error
     if not text.strip():

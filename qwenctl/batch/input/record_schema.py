@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm, Strict
-from qwenctl.batch.input.strict_json import BadLine, locate
-from qwenctl.batch.records import Record, Wanted
+from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm, StrictModel
+from qwenctl.batch.input.strict_json import BadLine, find_column
+from qwenctl.batch.records import GenerationParams, Record
 from qwenctl.models.sampling import SAMPLING_OPTIONS
 from qwenctl.protocol.messages import Message
 
@@ -29,7 +29,7 @@ def _ranged(field: str) -> Any:
     return Field(ge=max(option.lowest, 0) if field == "seed" else option.lowest, le=option.highest, allow_inf_nan=False)
 
 
-class _Sampled(Strict):
+class _Sampled(StrictModel):
     """The sampling parameters, by llama.cpp's names."""
 
     temperature: Annotated[float, _ranged("temperature")] | None = None
@@ -48,12 +48,12 @@ class _Sampled(Strict):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class _Tool(Strict):
+class _Tool(StrictModel):
     type: Literal["function"]
     function: dict[str, Any]
 
 
-class _Short(_Sampled):
+class _QwenctlRecord(_Sampled):
     """The short form."""
 
     id: str | int | None = None
@@ -68,14 +68,14 @@ class _Short(_Sampled):
     tools: list[_Tool] | None = None
 
 
-class _NamedSchema(Strict):
+class _NamedSchema(StrictModel):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class _Format(Strict):
+class _Format(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _NamedSchema | None = None
 
@@ -86,7 +86,7 @@ class _Format(Strict):
         return '{"type": "object"}' if self.type == "json_object" else ""
 
 
-class _TemplateValues(Strict):
+class _TemplateValues(StrictModel):
     enable_thinking: bool | None = None
 
 
@@ -109,43 +109,47 @@ class _Body(_Sampled):
     store: bool | None = None
 
 
-class _OpenAI(Strict):
+class _OpenAI(StrictModel):
     custom_id: Annotated[str, Field(min_length=1)]
     method: Literal["POST"] = "POST"
     url: Literal["/v1/chat/completions", "/chat/completions"] = "/v1/chat/completions"
     body: _Body
 
 
-def record_of(fields: Mapping[str, Any], text: str, line: int, wanted: Wanted, kept: Sequence[str]) -> Record:
+def parse_record(
+    fields: Mapping[str, Any], text: str, line: int, wanted: GenerationParams, kept: Sequence[str]
+) -> Record:
     """The record on line `line`, whose parsed `text` is `fields`; `wanted` is what holds where it says nothing.
 
     The fields `kept` are copied through and may be any. Raises BadLine.
     """
     carried = {name: fields[name] for name in kept if name in fields}
-    known = {name: value for name, value in fields.items() if name not in carried or name in _Short.model_fields}
+    known = {
+        name: value for name, value in fields.items() if name not in carried or name in _QwenctlRecord.model_fields
+    }
     try:
         if "custom_id" in fields or "body" in fields:
             openai = _OpenAI.model_validate({name: value for name, value in fields.items() if name not in carried})
             return Record(
                 openai.custom_id, line, _messages(openai.body.messages), _openai(openai.body, wanted), carried
             )
-        short = _Short.model_validate(known)
+        short = _QwenctlRecord.model_validate(known)
     except ValidationError as error:
         raise _bad_line(error, text, fields) from error
     except ValueError as error:
         raise BadLine(1, str(error)) from error
     try:
-        return Record(key_of(short.id, line), line, _asked(short), _short(short, wanted), carried)
+        return Record(record_id(short.id, line), line, _asked(short), _short(short, wanted), carried)
     except ValueError as error:
         raise BadLine(1, str(error)) from error
 
 
-def key_of(given: object, line: int) -> str:
+def record_id(given: object, line: int) -> str:
     """The id of a record; without one the number of its line."""
     return str(given) if isinstance(given, str | int) and str(given) else str(line)
 
 
-def _asked(short: _Short) -> tuple[Message, ...]:
+def _asked(short: _QwenctlRecord) -> tuple[Message, ...]:
     """The conversation. Raises ValueError if there is none, or two."""
     if (short.prompt is None) == (short.messages is None):
         both = short.prompt is not None
@@ -162,7 +166,7 @@ def _messages(given: Sequence[MessageForm]) -> tuple[Message, ...]:
     return tuple(one.message() for one in given)
 
 
-def _short(short: _Short, wanted: Wanted) -> Wanted:
+def _short(short: _QwenctlRecord, wanted: GenerationParams) -> GenerationParams:
     schema = short.json_schema
     return _merged(
         wanted,
@@ -176,7 +180,7 @@ def _short(short: _Short, wanted: Wanted) -> Wanted:
     )
 
 
-def _openai(body: _Body, wanted: Wanted) -> Wanted:
+def _openai(body: _Body, wanted: GenerationParams) -> GenerationParams:
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     thinks = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs is not None else None
     return _merged(
@@ -189,11 +193,11 @@ def _openai(body: _Body, wanted: Wanted) -> Wanted:
     )
 
 
-def _merged(wanted: Wanted, sampling: Mapping[str, float | int], **given: Any) -> Wanted:
+def _merged(wanted: GenerationParams, sampling: Mapping[str, float | int], **given: Any) -> GenerationParams:
     own = {name: value for name, value in given.items() if value is not None}
     if own.get("json_schema") or own.get("grammar"):  # it stands for whichever of the two holds for all
         own = {"json_schema": "", "grammar": "", **own}
-    merged: Wanted = replace(wanted, sampling={**wanted.sampling, **sampling}, **own)
+    merged: GenerationParams = replace(wanted, sampling={**wanted.sampling, **sampling}, **own)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar contradict each other")
     return merged
@@ -217,10 +221,10 @@ def _bad_line(error: ValidationError, text: str, fields: Mapping[str, Any]) -> B
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(path[-1]), _known_beside(path), n=1)
         hint = f": did you mean {near[0]!r}?" if near else ""
-        return BadLine(locate(text, path), f"unknown key {where[:60]!r}{hint}")
+        return BadLine(find_column(text, path), f"unknown key {where[:60]!r}{hint}")
     if kind == "missing":
-        return BadLine(locate(text, path[:-1]), f"no {'.'.join(map(str, path))}")
-    return BadLine(locate(text, path), f"{where}: {message[:1].lower()}{message[1:]}")
+        return BadLine(find_column(text, path[:-1]), f"no {'.'.join(map(str, path))}")
+    return BadLine(find_column(text, path), f"{where}: {message[:1].lower()}{message[1:]}")
 
 
 def _is_way(step: str | int) -> bool:
@@ -235,7 +239,7 @@ def _is_tag(before: str | int, step: str | int) -> bool:
 
 def _known_beside(path: Sequence[str | int]) -> list[str]:
     """The names that may stand where an unknown one stands."""
-    inside = {(): _Short, ("body",): _Body, ("messages",): MessageForm, ("body", "messages"): MessageForm}
+    inside = {(): _QwenctlRecord, ("body",): _Body, ("messages",): MessageForm, ("body", "messages"): MessageForm}
     names = tuple(str(step) for step in path[:-1] if isinstance(step, str))
-    form: Any = inside.get(names, _Short)
+    form: Any = inside.get(names, _QwenctlRecord)
     return list(form.model_fields)

@@ -10,7 +10,7 @@ import hashlib
 from array import array
 
 
-class Ids:
+class IdSet:
     """A set of texts: open addressing in an array, at most half full."""
 
     def __init__(self) -> None:

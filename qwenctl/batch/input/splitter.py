@@ -25,7 +25,7 @@ _NOT_TEXT = (
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputLine:
     """One piece without its end; `line` is where it begins, from 1. It is not whole if it is cut at `MOST_BYTES`."""
 
     line: int
@@ -33,7 +33,7 @@ class Piece:
     is_whole: bool = True
 
 
-def pieces(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[Piece]:
+def split_lines(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[InputLine]:
     """The pieces of a stream, which `end` ends; blank ones too. A byte order mark is left out.
 
     Raises QwenctlError for what is no UTF-8 text at all.
@@ -43,7 +43,7 @@ def pieces(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[Piece]:
         if first:
             check_text(data, name)
             data, first = data.removeprefix(_BOM), False
-        yield Piece(line, data, is_whole)
+        yield InputLine(line, data, is_whole)
         line += 1 if end == b"\n" else data.count(b"\n")
 
 

@@ -56,7 +56,7 @@ def decoded(data: bytes) -> str:
         raise BadLine(column, f"byte {data[error.start]:#04x} is not UTF-8") from error
 
 
-def locate(text: str, path: Sequence[str | int]) -> int:
+def find_column(text: str, path: Sequence[str | int]) -> int:
     """The column at which the value at `path` stands in the JSON `text`; of what holds it, if it is not there."""
     at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]  # it matches nothing at least
     for step in path:

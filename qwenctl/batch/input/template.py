@@ -18,7 +18,7 @@ from qwenctl.errors import QwenctlError
 _NAME = re.compile(r"[^\W\d][\w -]*")
 
 
-class NoSuchField(Exception):
+class MissingField(Exception):
     """A record lacks a field that a template names."""
 
 
@@ -52,6 +52,6 @@ class Template:
 
     def _value(self, fields: Mapping[str, Any], name: str) -> str:
         if name not in fields:
-            raise NoSuchField(name)
+            raise MissingField(name)
         value = fields[name]
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

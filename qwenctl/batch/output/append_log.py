@@ -13,7 +13,7 @@ from pathlib import Path
 _STEP = 1 << 20
 
 
-class Appended:
+class AppendLog:
     """The file at `path`, made if it is not there. Every method raises OSError with its name."""
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class Appended:
             while written < len(line):  # what is in the way is told by the next write
                 written += os.write(self._descriptor, line[written:])
         except OSError as error:
-            self.cut(begin)
+            self.truncate(begin)
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.size += written
         return begin
@@ -49,7 +49,7 @@ class Appended:
                 yield at, line + b"\n"
                 at += len(line) + 1
 
-    def cut(self, size: int) -> None:
+    def truncate(self, size: int) -> None:
         """Leave out all after the first `size` bytes."""
         os.ftruncate(self._descriptor, size)
         self.size, self._is_dirty = size, True

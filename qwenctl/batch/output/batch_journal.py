@@ -1,7 +1,7 @@
 """Finished records that wait for earlier ones, kept on the disk until it is their turn.
 
-An `Entry` goes in and comes out again, in this run or, by its key, in the next. The file is written anew when most of
-it is no longer needed, so that it stays small however long the batch is.
+A `JournalEntry` goes in and comes out again, in this run or, by its key, in the next. The file is written anew when
+most of it is no longer needed, so that it stays small however long the batch is.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenctl.batch.output.append_log import Appended
+from qwenctl.batch.output.append_log import AppendLog
 
 _LEAST_BYTES = 4 << 20  # not worth being made smaller
 _GROWTH = 4
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """A finished record: its line of the output, without the newline, and its line of statistics."""
 
     key: str
@@ -29,19 +29,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Place:
+class FileSpan:
     """Where an entry stands."""
 
     begin: int
     size: int
 
 
-class Journal:
+class BatchJournal:
     """The journal in the file `path`; `earlier` are the entries that another run has left, by key."""
 
     def __init__(self, path: Path) -> None:
-        self._file = Appended(path)
-        self._live: dict[int, Place] = {}
+        self._file = AppendLog(path)
+        self._live: dict[int, FileSpan] = {}
         self._numbers = 0
         self.earlier: dict[str, tuple[int, str]] = {}
         end = 0
@@ -49,17 +49,17 @@ class Journal:
             entry = _entry(line)
             if entry is None:
                 break
-            self.earlier[entry.key] = self._note(Place(begin, len(line))), entry.fingerprint
+            self.earlier[entry.key] = self._note(FileSpan(begin, len(line))), entry.fingerprint
             end = begin + len(line)
         if end < self._file.size:  # torn
-            self._file.cut(end)
+            self._file.truncate(end)
 
-    def keep(self, entry: Entry) -> int:
+    def append(self, entry: JournalEntry) -> int:
         """Put an entry on the disk; the number by which it is taken."""
         line = json.dumps(asdict(entry), ensure_ascii=True).encode() + b"\n"
-        return self._note(Place(self._file.append(line), len(line)))
+        return self._note(FileSpan(self._file.append(line), len(line)))
 
-    def take(self, number: int) -> Entry:
+    def take(self, number: int) -> JournalEntry:
         """An entry, which stays on the disk until another is kept or all are forgotten."""
         place = self._live.pop(number)
         entry = _entry(self._file.read(place.begin, place.size))
@@ -67,11 +67,11 @@ class Journal:
             raise OSError(None, "it was changed by somebody else", str(self._file.path))
         return entry
 
-    def forget_taken(self) -> None:
+    def compact(self) -> None:
         """Give back the room of what was taken and is on the disk elsewhere."""
         if not self._live:
             if self._file.size:
-                self._file.cut(0)
+                self._file.truncate(0)
         elif self._file.size > _LEAST_BYTES + _GROWTH * sum(place.size for place in self._live.values()):
             self._write_anew()
 
@@ -85,7 +85,7 @@ class Journal:
         if remove or not self._file.size:
             self._file.path.unlink(missing_ok=True)
 
-    def _note(self, place: Place) -> int:
+    def _note(self, place: FileSpan) -> int:
         self._numbers += 1
         self._live[self._numbers] = place
         return self._numbers
@@ -94,10 +94,10 @@ class Journal:
         path = self._file.path
         unfinished = path.with_name(f"{path.name}.part")
         unfinished.unlink(missing_ok=True)
-        smaller = Appended(unfinished)
+        smaller = AppendLog(unfinished)
         places = {}
         for number, place in self._live.items():
-            places[number] = Place(smaller.append(self._file.read(place.begin, place.size)), place.size)
+            places[number] = FileSpan(smaller.append(self._file.read(place.begin, place.size)), place.size)
         smaller.sync()
         os.replace(unfinished, path)
         self._file.close()
@@ -105,9 +105,9 @@ class Journal:
         self._file, self._live = smaller, places
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> JournalEntry | None:
     """The entry of a line; None for one that is torn."""
     try:
-        return Entry(**json.loads(line))
+        return JournalEntry(**json.loads(line))
     except (ValueError, TypeError):
         return None

@@ -24,7 +24,7 @@ def render(record: Record, fingerprint: str, answer: Answer, style: Style, selec
         return _line(_openai(record, fingerprint, answer, model))
     fields = {
         "id": record.key,
-        **record.kept,
+        **record.passthrough,
         "answer": answer.text,
         "thinking": answer.thinking,
         "tool_calls": [asdict(call) for call in answer.tool_calls],
@@ -58,7 +58,7 @@ def _openai(record: Record, fingerprint: str, answer: Answer, model: str) -> Map
         "custom_id": record.key,
         "response": response,
         "error": None,
-        **record.kept,
+        **record.passthrough,
     }
 
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwenctl.batch.output.append_log import Appended
+from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.errors import ExitCode, QwenctlError
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Done:
+class CompletedLine:
     """A line of the output: its record's key and fingerprint, and where both files' lines begin."""
 
     key: str
@@ -36,7 +36,7 @@ def line_hash(line: bytes) -> str:
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 
-def check_settings(stats: Appended, output: Appended, settings: Mapping[str, Any], *, force: bool) -> bytes:
+def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, Any], *, force: bool) -> bytes:
     """Compare `settings` with those that the output was made with; the line to begin or to go on with, if any.
 
     Raises QwenctlError where the output belongs to other settings, unless it is to be forced, or to nothing known.
@@ -65,7 +65,7 @@ def check_settings(stats: Appended, output: Appended, settings: Mapping[str, Any
     return header_line(settings) if changed else b""
 
 
-def agree(stats: Appended, output: Appended) -> None:
+def reconcile(stats: AppendLog, output: AppendLog) -> None:
     """Cut off what stands in only one of the two files. Raises QwenctlError for a line that was changed."""
     kept_output = kept_stats = 0
     written = enumerate(output.lines(), 1)
@@ -85,25 +85,25 @@ def agree(stats: Appended, output: Appended) -> None:
                 )
             kept_output = at + len(answer)
         kept_stats = begin + len(line)
-    output.cut(kept_output)
-    stats.cut(kept_stats)
+    output.truncate(kept_output)
+    stats.truncate(kept_stats)
 
 
-def done_lines(stats: Appended) -> Iterator[Done]:
+def done_lines(stats: AppendLog) -> Iterator[CompletedLine]:
     """The lines of the output, in its order, once the two files agree."""
     output_begin = 0
     for done in _stats_lines(stats):
-        yield Done(done.key, done.fingerprint, output_begin, done.stats_begin, done.size, done.stats)
+        yield CompletedLine(done.key, done.fingerprint, output_begin, done.stats_begin, done.size, done.stats)
         output_begin += done.stats["bytes"]
 
 
-def _stats_lines(stats: Appended) -> Iterator[Done]:
+def _stats_lines(stats: AppendLog) -> Iterator[CompletedLine]:
     for begin, line in stats.lines():
         fields = _parsed(line)
         if fields is None:
             return
         if "batch" not in fields:
-            yield Done(fields["id"], fields["hash"], 0, begin, len(line), fields)
+            yield CompletedLine(fields["id"], fields["hash"], 0, begin, len(line), fields)
 
 
 def header_line(settings: Mapping[str, Any]) -> bytes:

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from qwenctl.batch.output.append_log import Appended, sync_folder
-from qwenctl.batch.output.batch_journal import Entry, Journal
-from qwenctl.batch.output.resume import Done, agree, check_settings, done_lines, header_line, line_hash
-from qwenctl.batch.records import Failure
+from qwenctl.batch.output.append_log import AppendLog, sync_folder
+from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
+from qwenctl.batch.output.resume import CompletedLine, check_settings, done_lines, header_line, line_hash, reconcile
+from qwenctl.batch.records import RecordError
 from qwenctl.errors import ExitCode, QwenctlError
 
 Order = Literal["input", "done"]
@@ -26,19 +26,19 @@ _SYNC_SECONDS = 1.0
 _STANDARD_OUTPUT = 1
 
 
-class Output(Protocol):
+class ResultWriter(Protocol):
     """What a batch needs of the place where its answers go. Every method may raise OSError."""
 
-    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+    def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
         """Whether the record is settled from before; asked for each in the order of the input."""
 
-    def put(self, number: int, entry: Entry) -> None:
+    def write_answer(self, number: int, entry: JournalEntry) -> None:
         """Settle a record with its answer."""
 
-    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
         """Settle a record that has no answer."""
 
-    def tick(self) -> None:
+    def sync_if_due(self) -> None:
         """Called often: keep the promise that what is finished is on the disk within a second."""
 
     def close(self, *, is_complete: bool) -> None:
@@ -71,27 +71,27 @@ class StreamOutput:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if path is not None else _STANDARD_OUTPUT
         self._sequencer = _Sequencer(self._write)
 
-    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+    def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
         """Nothing is."""
         return None
 
-    def put(self, number: int, entry: Entry) -> None:
+    def write_answer(self, number: int, entry: JournalEntry) -> None:
         """Write the answer, now or when it is its turn."""
         self._sequencer.settle(number, entry) if self._is_ordered else self._write(entry)
 
-    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
         """Tell it."""
         if self._is_ordered:
             self._sequencer.settle(number, None)
         self._tell(f"{where or key}: {failure.message}")
 
-    def tick(self) -> None:
+    def sync_if_due(self) -> None:
         """Nothing waits."""
 
     def close(self, *, is_complete: bool) -> None:
         """Nothing is open."""
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: JournalEntry) -> None:
         line = entry.line.encode() + b"\n"
         while line:
             line = line[os.write(self._descriptor, line) :]
@@ -103,16 +103,19 @@ class FileOutput:
     def __init__(self, path: Path, settings: Mapping[str, Any], order: Order, *, force: bool, retries: bool) -> None:
         """Open the files and find out what is done. Raises QwenctlError where they belong to another batch."""
         self._force, self._is_ordered = force, order == "input"
-        self._output, self._stats = Appended(path), Appended(beside(path, "stats"))
+        self._output, self._stats = AppendLog(path), AppendLog(sidecar_path(path, "stats"))
         self._header = header_line(settings)
         header = check_settings(self._stats, self._output, settings, force=force)
-        agree(self._stats, self._output)
+        reconcile(self._stats, self._output)
         if header:
             self._stats.append(header)
-        self._errors, self._journal = Appended(beside(path, "errors")), Journal(path.with_name(f"{path.name}.journal"))
+        self._errors, self._journal = (
+            AppendLog(sidecar_path(path, "errors")),
+            BatchJournal(path.with_name(f"{path.name}.journal")),
+        )
         sync_folder(path)
         self._failed = self._failed_before(retries=retries)
-        self._lines: Iterator[Done] = done_lines(self._stats)
+        self._lines: Iterator[CompletedLine] = done_lines(self._stats)
         self._ahead = next(self._lines, None)
         self._done: dict[str, str] = {}
         if not self._is_ordered:
@@ -120,7 +123,7 @@ class FileOutput:
         self._sequencer = _Sequencer(self._take)
         self._synced_at = time.monotonic()
 
-    def known(self, number: int, key: str, fingerprint: str) -> Known | None:
+    def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
         """Whether an earlier run has settled it. Raises QwenctlError if it was another record by the same id."""
         if key in self._failed:
             self._settle(number, None)
@@ -144,21 +147,21 @@ class FileOutput:
         self._settle(number, place)
         return "done"
 
-    def put(self, number: int, entry: Entry) -> None:
+    def write_answer(self, number: int, entry: JournalEntry) -> None:
         """Write the answer, or keep it until it is its turn."""
         if not self._is_ordered or number == self._sequencer.next:
             self._write(entry)
             self._settle(number, None)
         else:
-            self._settle(number, self._journal.keep(entry))
+            self._settle(number, self._journal.append(entry))
 
-    def fail(self, number: int, key: str, fingerprint: str, where: str, failure: Failure) -> None:
+    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
         """Write it to the file of errors."""
         fields = {"id": key, "where": where, "hash": fingerprint, "error": asdict(failure)}
         self._errors.append(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
         self._settle(number, None)
 
-    def tick(self) -> None:
+    def sync_if_due(self) -> None:
         """Bring what is finished to the disk, at least once a second."""
         if time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self._sync()
@@ -180,7 +183,7 @@ class FileOutput:
     def _take(self, place: int) -> None:
         self._write(self._journal.take(place))
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: JournalEntry) -> None:
         """First the line, then its statistics: one that only the output has is cut off by the next run."""
         line = entry.line.encode() + b"\n"
         self._output.append(line)
@@ -191,21 +194,21 @@ class FileOutput:
         for file in (self._output, self._stats, self._errors):
             file.sync()
         self._journal.sync()
-        self._journal.forget_taken()
+        self._journal.compact()
         self._synced_at = time.monotonic()
 
-    def _pull_back(self, first: Done) -> None:
+    def _pull_back(self, first: CompletedLine) -> None:
         """From here on another record comes first: put all later lines among those that wait for their turn."""
         rest = [first, *self._lines]
         for done in rest:
             line = self._output.read(done.output_begin, done.stats["bytes"])
             known = ("id", "hash", "bytes", "line_hash")
             stats = {name: value for name, value in done.stats.items() if name not in known}
-            entry = Entry(done.key, done.fingerprint, line.decode().rstrip("\n"), stats)
-            self._journal.earlier[done.key] = self._journal.keep(entry), done.fingerprint
+            entry = JournalEntry(done.key, done.fingerprint, line.decode().rstrip("\n"), stats)
+            self._journal.earlier[done.key] = self._journal.append(entry), done.fingerprint
         self._journal.sync()
-        self._output.cut(first.output_begin)
-        self._stats.cut(first.stats_begin)
+        self._output.truncate(first.output_begin)
+        self._stats.truncate(first.stats_begin)
         self._stats.append(self._header)  # one that held may stand after what was cut off
         self._ahead = None
 
@@ -226,11 +229,11 @@ class FileOutput:
             except (ValueError, KeyError, TypeError):
                 break
             end = begin + len(line)
-        self._errors.cut(0 if retries else end)
+        self._errors.truncate(0 if retries else end)
         return set() if retries else failed
 
 
-def beside(path: Path, what: str) -> Path:
+def sidecar_path(path: Path, what: str) -> Path:
     """The file for `what` beside an output: out.jsonl has out.stats.jsonl."""
     stem = path.name.removesuffix(".jsonl")
     return path.with_name(f"{stem}.{what}.jsonl")
@@ -238,5 +241,10 @@ def beside(path: Path, what: str) -> Path:
 
 def remove_output(path: Path) -> None:
     """Remove an output with all that stands beside it."""
-    for one in (path, beside(path, "stats"), beside(path, "errors"), path.with_name(f"{path.name}.journal")):
+    for one in (
+        path,
+        sidecar_path(path, "stats"),
+        sidecar_path(path, "errors"),
+        path.with_name(f"{path.name}.journal"),
+    ):
         one.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from qwenctl.chat.interactive.slash_completion import ChatCompleter
-from qwenctl.terminal.sanitize import whole
+from qwenctl.terminal.sanitize import replace_surrogates
 
 _QUOTES = '"""'
 
@@ -63,7 +63,7 @@ class LineInput:
 
         Raises KeyboardInterrupt for Ctrl-C on an empty line, EOFError for Ctrl-D on one.
         """
-        return whole(unquoted(self._session.prompt("> ", default=prefill)))
+        return replace_surrogates(strip_block_quotes(self._session.prompt("> ", default=prefill)))
 
 
 def ask(question: str) -> str:
@@ -75,11 +75,11 @@ def ask(question: str) -> str:
     clear_typeahead(session.app.input)
     if sys.stdin.isatty():
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    return whole(session.prompt(question))
+    return replace_surrogates(session.prompt(question))
 
 
 @contextmanager
-def quiet_keyboard() -> Iterator[None]:
+def suppress_echo() -> Iterator[None]:
     """Keys pressed while nobody reads them are not echoed, and are what they are when the next line is read.
 
     With the terminal's own editing on, Enter would arrive as a line feed, which begins a line instead of sending one,
@@ -107,7 +107,7 @@ def quiet_keyboard() -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
-def unquoted(text: str) -> str:
+def strip_block_quotes(text: str) -> str:
     """`text` without the three quotation marks around it, if it has them."""
     stripped = text.strip()
     if stripped.startswith(_QUOTES) and stripped.endswith(_QUOTES) and len(stripped) >= 2 * len(_QUOTES):
@@ -117,7 +117,7 @@ def unquoted(text: str) -> str:
 
 def is_open_block(text: str) -> bool:
     """Has a block of many lines begun in `text` and not ended?"""
-    return text.lstrip().startswith(_QUOTES) and unquoted(text) == text
+    return text.lstrip().startswith(_QUOTES) and strip_block_quotes(text) == text
 
 
 def _keys() -> KeyBindings:

@@ -10,35 +10,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from qwenctl.chat.attachments import with_attachments
+from qwenctl.chat.attachments import prepend_attachments
 from qwenctl.chat.build_request import request
-from qwenctl.chat.context_trimming import make_room
+from qwenctl.chat.context_trimming import trim_context
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.interactive.line_input import quiet_keyboard
+from qwenctl.chat.interactive import persistence as keeping
+from qwenctl.chat.interactive.line_input import suppress_echo
 from qwenctl.chat.interactive.screen import AnswerView
-from qwenctl.chat.interactive.slash_actions import ACTIONS, attach, send_picture
+from qwenctl.chat.interactive.slash_actions import ACTIONS, attach, attach_media
 from qwenctl.chat.interactive.slash_commands import run_command
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
-from qwenctl.chat.saved import persistence as keeping
-from qwenctl.chat.tool_calls import answer_calls
+from qwenctl.chat.tool_calls import run_tool_calls
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import Finished
-from qwenctl.terminal.signals import first_interrupt, interrupts_held
-from qwenctl.tools.calls import Found, answer_with_calls
+from qwenctl.protocol.messages import GenerationFinished
+from qwenctl.terminal.signals import cancel_on_sigint, defer_sigint
+from qwenctl.tools.calls import ParsedCalls, answer_with_calls
 from qwenctl.tools.tool_set import MOST_ROUNDS
 
 
 def run_chat(setup: ChatSetup) -> ExitCode:
     """Talk until the person leaves. Raises QwenctlError if the model or the session cannot be opened at the start."""
-    with quiet_keyboard():
+    with suppress_echo():
         model = setup.open_model()
         state = ChatState(model, setup.conversation)
         try:
             setup.screen.note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D leaves")
             if setup.store is not None and setup.resume:
-                state = keeping.go_on(setup, state, setup.store, setup.resume)
+                state = keeping.resume(setup, state, setup.store, setup.resume)
             for named in setup.media:
-                state = send_picture(setup, state, named)
+                state = attach_media(setup, state, named)
             return _talk(setup, state)
         finally:
             model.engine.close()
@@ -55,7 +55,7 @@ def _talk(setup: ChatSetup, state: ChatState) -> ExitCode:
                     state = _answer(setup, state, asked)
             except QwenctlError as error:
                 setup.screen.error(error)
-                state = replace(state, alive=state.alive and error.code != ExitCode.ENGINE_CRASHED)
+                state = replace(state, engine_alive=state.engine_alive and error.code != ExitCode.ENGINE_CRASHED)
                 continue
             if leaves:
                 break
@@ -63,14 +63,14 @@ def _talk(setup: ChatSetup, state: ChatState) -> ExitCode:
     except KeyboardInterrupt:
         pass
     finally:
-        keeping.leave(setup, state)
+        keeping.close(setup, state)
         state.model.engine.close()
     return code
 
 
 def _next_line(setup: ChatSetup, prefill: str) -> str | None:
     """The next line that says something; None at the end. Ctrl-C does not leave, not even between two lines."""
-    with interrupts_held() as let_through:
+    with defer_sigint() as let_through:
         while True:
             try:
                 with let_through():
@@ -88,48 +88,48 @@ def _obey(setup: ChatSetup, state: ChatState, line: str) -> tuple[ChatState, Con
     """The state after `line`, what it asks the model, if anything, and whether to leave."""
     if not line.startswith("/"):
         state = attach(setup, state, line)
-        question = with_attachments(line, state.attached)
+        question = prepend_attachments(line, state.attached)
         asked = state.conversation.with_user(question, state.media)
         return replace(state, attached=(), media=()), asked, False
     outcome = run_command(line, state.conversation, state.sampling)
     setup.screen.note(*outcome.lines)
     state = replace(state, conversation=outcome.conversation, media=outcome.media or state.media)
-    if outcome.then == "generate":
+    if outcome.next_action == "generate":
         return state, outcome.conversation, False
-    if outcome.then in ACTIONS:
-        state = ACTIONS[outcome.then](setup, state, outcome.argument)
-    return state, None, outcome.then == "quit"
+    if outcome.next_action in ACTIONS:
+        state = ACTIONS[outcome.next_action](setup, state, outcome.argument)
+    return state, None, outcome.next_action == "quit"
 
 
 def _answer(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatState:
     """Let the model answer, and call functions on the way; what it has said is kept, however the answer ends."""
-    if not state.alive:
+    if not state.engine_alive:
         state.model.engine.close()
-        state = replace(state, model=setup.open_model(), alive=True)
-    state = keeping.begin(setup, replace(state, conversation=asked))
+        state = replace(state, model=setup.open_model(), engine_alive=True)
+    state = keeping.save_question(setup, replace(state, conversation=asked))
     for _ in range(MOST_ROUNDS):
         state, found = _say(setup, state)
         if found is None:
             return state
         if setup.functions is None or not (found.calls or found.problem):
-            return keeping.keep(setup, state)
-        state, goes_on = answer_calls(setup, setup.functions, state, found)
+            return keeping.save(setup, state)
+        state, goes_on = run_tool_calls(setup, setup.functions, state, found)
         if not goes_on:
-            return keeping.keep(setup, state)
+            return keeping.save(setup, state)
     setup.screen.note(f"stopped after {MOST_ROUNDS} rounds of calls; the next line goes on")
-    return keeping.keep(setup, state)
+    return keeping.save(setup, state)
 
 
-def _say(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Found | None]:
+def _say(setup: ChatSetup, state: ChatState) -> tuple[ChatState, ParsedCalls | None]:
     """One answer of the model, and the calls in it; None if it failed."""
-    asked = make_room(state.model, state.conversation, setup.on_full, setup.screen.note)
+    asked = trim_context(state.model, state.conversation, setup.on_full, setup.screen.note)
     state = replace(state, conversation=asked, last=None)
     wanted = request(asked, state.model.loaded, setup.limits, state.session)
     failure: QwenctlError | None = None
     with _stoppable(setup, state) as view:
         try:
             for event in state.model.engine.generate(wanted):
-                if isinstance(event, Finished):
+                if isinstance(event, GenerationFinished):
                     state = replace(state, last=event)
                 else:
                     view.show(event)
@@ -148,7 +148,7 @@ def _say(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Found | None]:
 
 @contextmanager
 def _stoppable(setup: ChatSetup, state: ChatState) -> Iterator[AnswerView]:
-    with first_interrupt(state.model.engine.cancel), setup.screen.answer() as view:
+    with cancel_on_sigint(state.model.engine.cancel), setup.screen.answer() as view:
         yield view
 
 
@@ -161,6 +161,6 @@ def _after_failure(setup: ChatSetup, state: ChatState, view: AnswerView, failure
     if view.text or view.thinking or view.calls:
         kept = state.conversation.with_answer(view.text + view.calls, view.thinking)
     else:
-        kept = state.conversation if crashed else state.conversation.undone()
-    state = replace(state, conversation=kept, alive=not crashed)
-    return state if crashed else keeping.take_back(setup, state)
+        kept = state.conversation if crashed else state.conversation.without_last_turn()
+    state = replace(state, conversation=kept, engine_alive=not crashed)
+    return state if crashed else keeping.discard_question(setup, state)

@@ -25,9 +25,10 @@ from rich.text import Text
 
 from qwenctl.chat.interactive.markdown_stream import Block, MarkdownStream
 from qwenctl.errors import QwenctlError
-from qwenctl.protocol.messages import Finished, Loaded, LoadProgress, Message, PrefixRead, PromptProgress, Token
-from qwenctl.terminal.sanitize import TerminalCleaner, clean, clean_line, shortened
-from qwenctl.tools.calls import shown
+from qwenctl.protocol.load import LoadProgress, ModelInfo
+from qwenctl.protocol.messages import GenerationFinished, Message, PrefillProgress, PrefixReady, TextDelta
+from qwenctl.terminal.sanitize import TerminalCleaner, clean, clean_line, truncate_middle
+from qwenctl.tools.calls import format_call
 from qwenctl.views.answer import ending, figures, reading
 
 ColorChoice = Literal["auto", "always", "never"]
@@ -66,22 +67,22 @@ class Screen:
         if error.hint:
             self._console.print(Text(f"  hint: {clean_line(error.hint)}", style="dim"), soft_wrap=True)
 
-    def loading(self, name: str, events: Iterable[LoadProgress | Loaded]) -> Loaded:
+    def loading(self, name: str, events: Iterable[LoadProgress | ModelInfo]) -> ModelInfo:
         """Show how far the loading of `name` is; return what was loaded."""
         columns = (TextColumn("loading {task.description}", markup=False), BarColumn(), TaskProgressColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task(clean_line(name), total=1.0)
             for event in events:
-                if isinstance(event, Loaded):
+                if isinstance(event, ModelInfo):
                     return event
                 progress.update(task, completed=event.fraction)
         raise QwenctlError("the engine ended the loading without a model")
 
-    def reading(self, events: Iterable[PromptProgress | PrefixRead]) -> PrefixRead:
+    def reading(self, events: Iterable[PrefillProgress | PrefixReady]) -> PrefixReady:
         """Show how far the reading of a prefix is; return what was read."""
         with Live(console=self._console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
             for event in events:
-                if isinstance(event, PrefixRead):
+                if isinstance(event, PrefixReady):
                     return event
                 line = Text(reading(event, "the prefix (Ctrl-C stops, and keeps what is read)"), style="dim")
                 live.update(line, refresh=True)
@@ -95,14 +96,14 @@ class Screen:
         for message in messages[last:]:
             if message.role == "user":
                 pictures = "".join(f"[{clean_line(media.name)}] " for media in message.media)
-                self._console.print(Text(f"> {pictures}{shortened(clean(message.content))}"))
+                self._console.print(Text(f"> {pictures}{truncate_middle(clean(message.content))}"))
             elif message.role == "tool":
                 self.result(message.content)
             else:
                 with self.answer() as view:
-                    view.show(Token(message.content, "answer"))
+                    view.show(TextDelta(message.content, "answer"))
                 for call in message.tool_calls:
-                    self.call(shown(call), whole=False)
+                    self.call(format_call(call), whole=False)
 
     def call(self, line: str, *, whole: bool) -> None:
         """A call of a function on its line; `whole`, if a person is to decide on it, however long it is."""
@@ -143,7 +144,7 @@ class Screen:
             finally:
                 view.close()
 
-    def finished(self, finished: Finished, loaded: Loaded, max_tokens: int) -> None:
+    def finished(self, finished: GenerationFinished, loaded: ModelInfo, max_tokens: int) -> None:
         """The line below an answer: why it ended, if not by itself, and its figures."""
         items = figures(finished, loaded.context_tokens)
         why = ending(finished, max_tokens)
@@ -181,9 +182,9 @@ class AnswerView:
         """The text of calls, tags included; it is shown only as long as it is being written."""
         return "".join(self._pieces["call"])
 
-    def show(self, event: PromptProgress | Token) -> None:
+    def show(self, event: PrefillProgress | TextDelta) -> None:
         """Show one event of the answer."""
-        if isinstance(event, PromptProgress):
+        if isinstance(event, PrefillProgress):
             self._redraw(lambda: Text(reading(event), style="dim"))
             return
         self._pieces[event.channel].append(event.text)
@@ -192,18 +193,18 @@ class AnswerView:
         if event.channel == "thinking":
             self._show_thinking(shown)
         elif event.channel == "call":
-            self._fold_thinking()
+            self._collapse_thinking()
             self._print(self._markdown.finish())
             self._shown_calls = (self._shown_calls + shown)[-self._console.width * self._console.height :]
             self._redraw(lambda: self._tail(self._shown_calls, "dim"))
         else:
-            self._fold_thinking()
+            self._collapse_thinking()
             self._print(self._markdown.feed(shown))
             self._redraw(self._open_block)
 
     def close(self) -> None:
         """Print what is still open: the answer is over."""
-        self._fold_thinking()
+        self._collapse_thinking()
         self._print(self._markdown.finish())
         self._live.update(Text(""))
 
@@ -214,7 +215,7 @@ class AnswerView:
         self._shown_thinking = (self._shown_thinking + shown)[-self._console.width * self._console.height :]
         self._redraw(lambda: self._tail(self._shown_thinking.lstrip(), "dim italic"))
 
-    def _fold_thinking(self) -> None:
+    def _collapse_thinking(self) -> None:
         if self._thinking_since is None:
             return
         seconds, self._thinking_since = time.monotonic() - self._thinking_since, None

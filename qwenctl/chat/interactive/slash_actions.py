@@ -11,31 +11,31 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from quantize.formatting import size
-from qwenctl.chat.attachments import mentioned, read_attachments
+from quantize.formatting import format_bytes
+from qwenctl.chat.attachments import find_mentions, read_attachments
+from qwenctl.chat.interactive import persistence as keeping
 from qwenctl.chat.interactive.slash_commands import sampling_lines
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
-from qwenctl.chat.saved import persistence as keeping
-from qwenctl.chat.saved.export import exported
+from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import is_media
 from qwenctl.terminal.sanitize import clean_line
-from qwenctl.views.answer import drafting, seen_line, speeds
+from qwenctl.views.answer import drafting, format_media_line, speeds
 
 Action = Callable[[ChatSetup, ChatState, str], ChatState]
 
 
 def _stats(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     loaded = state.model.loaded
-    lines = [f"{loaded.name}: {loaded.description}, {size(loaded.size_bytes)}"]
+    lines = [f"{loaded.name}: {loaded.description}, {format_bytes(loaded.size_bytes)}"]
     with suppress(QwenctlError):
-        if state.alive:
+        if state.engine_alive:
             stats = state.model.engine.stats()
             lines += [
                 f"context {stats.context_used:,}/{stats.context_tokens:,} tokens",
-                f"memory {size(stats.resident_bytes)}",
-                f"{stats.snapshots} snapshots of earlier turns, {size(stats.snapshot_bytes)}",
+                f"memory {format_bytes(stats.resident_bytes)}",
+                f"{stats.snapshots} snapshots of earlier turns, {format_bytes(stats.snapshot_bytes)}",
                 *(f"all answers: {drafts}" for drafts in drafting(stats.drafted_tokens, stats.accepted_tokens)),
             ]
     if state.last is not None:
@@ -59,7 +59,7 @@ def _sessions(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
 
 
 def _load(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
-    return keeping.go_on(setup, state, _store(setup), name)
+    return keeping.resume(setup, state, _store(setup), name)
 
 
 def _save(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
@@ -70,7 +70,7 @@ def _save(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
     opened = store.open(name)
     if state.session is not None:
         state.session.close()
-    state = keeping.keep(setup, replace(state, session=opened, private=False))
+    state = keeping.save(setup, replace(state, session=opened, private=False))
     setup.screen.note(f"kept as {name}")
     return state
 
@@ -89,7 +89,7 @@ def _export(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
     file = Path(path).expanduser()
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(exported(state.conversation, "json" if file.suffix == ".json" else "markdown"))
+            stream.write(export_text(state.conversation, "json" if file.suffix == ".json" else "markdown"))
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise QwenctlError(f"{file}: {reason}", "/export another-name.md", ExitCode.CANNOT_CREATE) from error
@@ -117,30 +117,30 @@ def _file(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
 
 def attach(setup: ChatSetup, state: ChatState, line: str) -> ChatState:
     """With the files that `line` mentions as @path."""
-    for path in mentioned(line):
-        sends = send_picture if is_media(Path(path).expanduser()) else _attached
+    for path in find_mentions(line):
+        sends = attach_media if is_media(Path(path).expanduser()) else _attached
         state = sends(setup, state, path)
     return state
 
 
 def _image(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
-    state = send_picture(setup, state, named)
+    state = attach_media(setup, state, named)
     setup.screen.note("sent with the next question")
     return state
 
 
-def send_picture(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
+def attach_media(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
     """With the picture or clip that `named` means, to be sent with the next question; what it costs is said."""
-    media = setup.take(named)
-    if state.alive:
-        setup.screen.note(seen_line(media, state.model.engine.look(media)))
+    media = setup.resolve_media(named)
+    if state.engine_alive:
+        setup.screen.note(format_media_line(media, state.model.engine.inspect_media(media)))
     return replace(state, media=(*state.media, media))
 
 
 def _attached(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
     found = read_attachments(path)
     n_bytes = sum(len(one.text.encode()) for one in found)
-    tokens = sum(state.model.engine.count(one.text) for one in found) if state.alive else 0
+    tokens = sum(state.model.engine.count(one.text) for one in found) if state.engine_alive else 0
     files = f"{len(found):,} files, " if len(found) > 1 else ""
     setup.screen.note(f"{path}: {files}{n_bytes:,} bytes, {tokens:,} tokens")
     return replace(state, attached=(*state.attached, *found))

@@ -56,20 +56,20 @@ _MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """What a slash command led to: the conversation now, lines to show, what comes next, pictures to send with it."""
 
     conversation: Conversation
     lines: tuple[str, ...] = ()
-    then: Next = "ask"
+    next_action: Next = "ask"
     argument: str = ""
     media: tuple[Media, ...] = ()
 
 
-_Command = Callable[[Conversation, str, Sampling], Outcome]
+_Command = Callable[[Conversation, str, Sampling], CommandResult]
 
 
-def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Outcome:
+def run_command(line: str, conversation: Conversation, sampling: Sampling) -> CommandResult:
     """Do what `line` says. `sampling` is what would be used now, for `/set` to list. Raises QwenctlError."""
     name, _, rest = line.strip().partition(" ")
     name, rest = _ALIASES.get(name.lower(), name.lower()), rest.strip()
@@ -82,86 +82,86 @@ def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Ou
     )
 
 
-def _help(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+def _help(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     width = max(len(f"{name} {values}") for name, (values, _) in COMMANDS.items())
     listed = [f"{f'{name} {values}':<{width}}  {what}" for name, (values, what) in COMMANDS.items()]
-    return Outcome(conversation, (*listed, "", *_KEYS))
+    return CommandResult(conversation, (*listed, "", *_KEYS))
 
 
-def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> Outcome:
+def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> CommandResult:
     word, _, rest = choice.lower().partition(" ")
     if word == "budget":
         try:
             budget = int(parse_number(rest.strip(), 0, _MOST_TOKENS, whole=True))
         except QwenctlError as error:
             raise QwenctlError(f"/think budget: {error.message}", "/think budget 2000") from error
-        return Outcome(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
+        return CommandResult(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
     wanted = {"": not conversation.think, "on": True, "off": False}.get(choice.lower())
     if wanted is None:
         raise QwenctlError(f"/think is on, off or budget N, not {choice!r}", "/think on")
-    return Outcome(conversation.with_think(wanted), (f"thinking is {'on' if wanted else 'off'}",))
+    return CommandResult(conversation.with_think(wanted), (f"thinking is {'on' if wanted else 'off'}",))
 
 
-def _thinking(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+def _thinking(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     thought = conversation.last_thinking.strip()
-    return Outcome(conversation, tuple(thought.split("\n")) if thought else ("nothing was thought yet",))
+    return CommandResult(conversation, tuple(thought.split("\n")) if thought else ("nothing was thought yet",))
 
 
-def _system(conversation: Conversation, text: str, _sampling: Sampling) -> Outcome:
-    return Outcome(conversation.with_system(text), ("system prompt set" if text else "no system prompt",))
+def _system(conversation: Conversation, text: str, _sampling: Sampling) -> CommandResult:
+    return CommandResult(conversation.with_system(text), ("system prompt set" if text else "no system prompt",))
 
 
-def _clear(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
-    return Outcome(conversation.cleared(), ("a new conversation",), then="new")
+def _clear(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
+    return CommandResult(conversation.reset(), ("a new conversation",), next_action="new")
 
 
-def _regenerate(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
-    before = conversation.unanswered()
-    if not before.asks:
+def _regenerate(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
+    before = conversation.without_last_answer()
+    if not before.awaits_answer:
         raise QwenctlError("there is no question yet")
-    return Outcome(before, then="generate")
+    return CommandResult(before, next_action="generate")
 
 
-def _undo(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
-    before = conversation.undone()
+def _undo(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
+    before = conversation.without_last_turn()
     if before == conversation:
         raise QwenctlError("there is nothing to take back")
-    asked = conversation.unanswered().messages[-1].content.strip().split("\n")[0]
-    return Outcome(before, (f"taken back: {asked[:60]}",))
+    asked = conversation.without_last_answer().messages[-1].content.strip().split("\n")[0]
+    return CommandResult(before, (f"taken back: {asked[:60]}",))
 
 
-def _edit(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+def _edit(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     if not conversation.last_question:
         raise QwenctlError("there is no question yet")
-    undone, media = conversation.undone(), conversation.last_media
-    return Outcome(undone, then="edit", argument=conversation.last_question, media=media)
+    undone, media = conversation.without_last_turn(), conversation.last_media
+    return CommandResult(undone, next_action="edit", argument=conversation.last_question, media=media)
 
 
-def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> Outcome:
+def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     if not conversation.last_answer:
         raise QwenctlError("there is no answer yet")
-    return Outcome(conversation, then="copy", argument=conversation.last_answer)
+    return CommandResult(conversation, next_action="copy", argument=conversation.last_answer)
 
 
 def _doing(then: Next) -> _Command:
     """A command that leaves the conversation as it is and needs no argument."""
-    return lambda conversation, _rest, _sampling: Outcome(conversation, then=then)
+    return lambda conversation, _rest, _sampling: CommandResult(conversation, next_action=then)
 
 
 def _doing_with(then: Next, needed: str, example: str) -> _Command:
     """A command that leaves the conversation as it is and needs an argument."""
 
-    def command(conversation: Conversation, rest: str, _sampling: Sampling) -> Outcome:
+    def command(conversation: Conversation, rest: str, _sampling: Sampling) -> CommandResult:
         if not rest:
             raise QwenctlError(f"/{then} needs {needed}", example)
-        return Outcome(conversation, then=then, argument=rest)
+        return CommandResult(conversation, next_action=then, argument=rest)
 
     return command
 
 
-def _set(conversation: Conversation, rest: str, sampling: Sampling) -> Outcome:
+def _set(conversation: Conversation, rest: str, sampling: Sampling) -> CommandResult:
     if not rest:
-        return Outcome(conversation, tuple(sampling_lines(sampling)))
+        return CommandResult(conversation, tuple(sampling_lines(sampling)))
     name, _, text = rest.replace("=", " ").partition(" ")
     option = find(name)
     if not text.strip():
@@ -172,7 +172,7 @@ def _set(conversation: Conversation, rest: str, sampling: Sampling) -> Outcome:
         value = parse_value(option, text.strip())
     except QwenctlError as error:
         raise QwenctlError(f"{option.name}: {error.message}") from error
-    return Outcome(conversation.with_sampling(option.field, value), (f"{option.name} is {_shown(value)}",))
+    return CommandResult(conversation.with_sampling(option.field, value), (f"{option.name} is {_shown(value)}",))
 
 
 def sampling_lines(sampling: Sampling) -> list[str]:

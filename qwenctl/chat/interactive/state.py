@@ -8,16 +8,16 @@ from pathlib import Path
 
 from qwenctl.chat.attachments import Attachment
 from qwenctl.chat.build_request import AnswerLimits
-from qwenctl.chat.context_trimming import OnFull
+from qwenctl.chat.context_trimming import ContextFullPolicy
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive.screen import Screen
 from qwenctl.chat.saved.sessions import OpenSession, SessionStore
-from qwenctl.engine.interface import OpenModel
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.files.media_files import no_pictures
-from qwenctl.models.sampling import chosen_sampling
+from qwenctl.models.sampling import resolve_sampling
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Finished, Sampling
-from qwenctl.tools.tool_set import Functions
+from qwenctl.protocol.messages import GenerationFinished, Sampling
+from qwenctl.tools.tool_set import ToolSet
 
 
 def _nobody(_question: str) -> str:
@@ -35,17 +35,17 @@ class ChatSetup:
     `store` is where conversations are kept (None: nowhere); `resume` is the name of the one to go on with.
     """
 
-    open_model: Callable[[], OpenModel]
+    open_model: Callable[[], LoadedEngine]
     read_line: Callable[[str], str]
     screen: Screen
     conversation: Conversation
     limits: AnswerLimits = field(default_factory=AnswerLimits)
     ask: Callable[[str], str] = _nobody
-    functions: Functions | None = None
-    allows_all: bool = False
-    take: Callable[[str], Media] = no_pictures
+    functions: ToolSet | None = None
+    auto_approve_tools: bool = False
+    resolve_media: Callable[[str], Media] = no_pictures
     media: tuple[str, ...] = ()
-    on_full: OnFull = "stop"
+    on_full: ContextFullPolicy = "stop"
     model: Path = Path()
     store: SessionStore | None = None
     resume: str = ""
@@ -55,18 +55,18 @@ class ChatSetup:
 class ChatState:
     """`alive` is whether the engine runs, `last` the end of the last answer, `session` where the chat is kept."""
 
-    model: OpenModel
+    model: LoadedEngine
     conversation: Conversation
-    alive: bool = True
-    last: Finished | None = None
+    engine_alive: bool = True
+    last: GenerationFinished | None = None
     session: OpenSession | None = None
     private: bool = False
     attached: tuple[Attachment, ...] = ()  # goes with the next question
     media: tuple[Media, ...] = ()  # so do these
     prefill: str = ""  # what the next line begins with
-    allowed: frozenset[str] = frozenset()  # functions that may be called without asking
+    approved_tools: frozenset[str] = frozenset()  # functions that may be called without asking
 
     @property
     def sampling(self) -> Sampling:
         """What the next answer is sampled with."""
-        return chosen_sampling(self.conversation.sampling, self.conversation.think, self.model.loaded)
+        return resolve_sampling(self.conversation.sampling, self.conversation.think, self.model.loaded)

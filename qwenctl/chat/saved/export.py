@@ -12,17 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from qwenctl.chat.attachments import fenced
+from qwenctl.chat.attachments import code_fence
 from qwenctl.chat.conversation import Conversation
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message
-from qwenctl.tools.calls import shown
+from qwenctl.tools.calls import format_call
 
 Format = Literal["markdown", "json"]
 _HEADINGS = {"system": "System", "user": "You", "assistant": "Answer", "tool": "Result"}
 
 
-def exported(conversation: Conversation, form: Format) -> str:
+def export_text(conversation: Conversation, form: Format) -> str:
     """The whole conversation, thinking and calls included."""
     if form == "json":
         messages = [_fields(message) for message in conversation.messages]
@@ -55,7 +55,7 @@ def _markdown(message: Message) -> list[str]:
         parts.append(f"<details><summary>Thinking</summary>\n\n> {thought}\n\n</details>")
     text = message.content.strip()
     if message.role == "tool":
-        text = fenced(text)
+        text = code_fence(text)
     if text or not message.tool_calls:
         parts.append(text)
-    return parts + [fenced(shown(call)) for call in message.tool_calls]
+    return parts + [code_fence(format_call(call)) for call in message.tool_calls]

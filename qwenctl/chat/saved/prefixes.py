@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenctl.chat.attachments import fenced, read_attachments
+from qwenctl.chat.attachments import code_fence, read_attachments
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import SessionStore
-from qwenctl.engine.interface import OpenModel
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.protocol.messages import PrefixRead, PromptProgress, Tools
-from qwenctl.terminal.signals import first_interrupt
+from qwenctl.protocol.messages import PrefillProgress, PrefixReady, Tools
+from qwenctl.terminal.signals import cancel_on_sigint
 
-FollowReading = Callable[[Iterator[PromptProgress | PrefixRead]], PrefixRead]
+FollowReading = Callable[[Iterator[PrefillProgress | PrefixReady]], PrefixReady]
 
 
 @dataclass(frozen=True)
-class Prefix:
+class SavedPrefix:
     """`text` is the system message of what begins with it; `name` is what it is kept as in `store`, if it is."""
 
     text: str
@@ -34,7 +34,7 @@ class Prefix:
     is_new: bool = False
 
 
-def find_prefix(store: SessionStore, given: str, system: str, keep: str | None) -> Prefix:
+def find_prefix(store: SessionStore, given: str, system: str, keep: str | None) -> SavedPrefix:
     """The prefix that `given` names: one that is kept, or else a file or folder, after the text of `system`.
 
     A file is kept as `keep` (None: not at all). Raises QwenctlError if there is no such thing.
@@ -44,18 +44,18 @@ def find_prefix(store: SessionStore, given: str, system: str, keep: str | None) 
             raise QwenctlError(
                 f"the prefix {given!r} holds its own system prompt", "leave out -sys, or give the file again"
             )
-        return Prefix(store.load(given).conversation.system, given, store)
+        return SavedPrefix(store.load(given).conversation.system, given, store)
     if not Path(given).expanduser().exists() and os.sep not in given and keep is None:
         store.load(given)  # says which there are
     texts = read_attachments(given)
     if len(texts) == 1 and Path(given).expanduser().is_file():
         parts = [texts[0].text]
     else:
-        parts = [f"{text.name}:\n{fenced(text.text)}" for text in texts]
-    return Prefix("\n\n".join([system, *parts] if system else parts), keep or "", store, is_new=keep is not None)
+        parts = [f"{text.name}:\n{code_fence(text.text)}" for text in texts]
+    return SavedPrefix("\n\n".join([system, *parts] if system else parts), keep or "", store, is_new=keep is not None)
 
 
-def begin_with(model: OpenModel, path: Path, prefix: Prefix, tools: Tools, follow: FollowReading) -> str:
+def prefill_prefix(model: LoadedEngine, path: Path, prefix: SavedPrefix, tools: Tools, follow: FollowReading) -> str:
     """Let the model in the file `path` read the prefix, as far as it has not been read on another day.
 
     Returns what is to be said of it, mostly nothing. Ctrl-C ends the reading, and what has been read is kept: raises
@@ -72,8 +72,8 @@ def begin_with(model: OpenModel, path: Path, prefix: Prefix, tools: Tools, follo
             opened.close()
     file = _state_file(prefix, tools)
     restored = model.engine.restore(file) if file.exists() else None
-    with first_interrupt(model.engine.cancel):
-        read = follow(model.engine.read_prefix(conversation.sent, keep=file, tools=tools))
+    with cancel_on_sigint(model.engine.cancel):
+        read = follow(model.engine.read_prefix(conversation.prompt_messages, keep=file, tools=tools))
     if read.tokens < read.total:
         raise QwenctlError(
             f"stopped after {read.tokens:,} of {read.total:,} tokens of the prefix, which are kept",
@@ -86,7 +86,7 @@ def begin_with(model: OpenModel, path: Path, prefix: Prefix, tools: Tools, follo
     return f"the prefix {prefix.name!r} was read again: {why}" if why else ""
 
 
-def _state_file(prefix: Prefix, tools: Tools) -> Path:
+def _state_file(prefix: SavedPrefix, tools: Tools) -> Path:
     """Functions stand before the system message, so that each set of them has a state of its own."""
     file = prefix.store.state_file(prefix.name)
     digest = hashlib.blake2b(json.dumps(tools, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -23,9 +23,10 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
 from qwenctl.files.media_files import MAX_BYTES
-from qwenctl.protocol.codec import message_of
+from qwenctl.protocol.codec import message_from_json
+from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Loaded, Message
+from qwenctl.protocol.messages import Message
 
 _CONVERSATION, _STATE, _LOCK, _MEDIA = "conversation.json", "state", "lock", "media"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
@@ -131,7 +132,7 @@ class OpenSession:
         """Where the engine keeps its state."""
         return self._folder / _STATE
 
-    def keep(self, conversation: Conversation, model: Path, loaded: Loaded) -> None:
+    def keep(self, conversation: Conversation, model: Path, loaded: ModelInfo) -> None:
         """Write the conversation and its pictures. Raises OSError."""
         for media in conversation.media:
             self._keep_media(media)
@@ -193,7 +194,7 @@ def _fields(session: Session) -> dict[str, Any]:
 
 def _from_fields(name: str, fields: Mapping[str, Any]) -> Session:
     conversation = Conversation(
-        messages=tuple(map(message_of, fields["messages"])),
+        messages=tuple(map(message_from_json, fields["messages"])),
         think=bool(fields["think"]),
         think_budget=int(fields["think_budget"]),
         sampling=dict(fields["sampling"]),

@@ -17,9 +17,9 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import piped_input
 
 if TYPE_CHECKING:
-    from qwenctl.batch.input.readers import Form, Item
+    from qwenctl.batch.input.readers import InputFormat, Item
     from qwenctl.batch.input.template import Template
-    from qwenctl.chat.saved.prefixes import Prefix
+    from qwenctl.chat.saved.prefixes import SavedPrefix
 
 _STEP = 1 << 16
 
@@ -59,20 +59,20 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def form_of(given: BatchOptions) -> Form:
+def input_format(given: BatchOptions) -> InputFormat:
     """How the records are read. Raises QwenctlError for a template or schema that is none."""
-    from qwenctl.batch.input.readers import Form
+    from qwenctl.batch.input.readers import InputFormat
     from qwenctl.batch.input.template import Template
-    from qwenctl.batch.records import Wanted
+    from qwenctl.batch.records import GenerationParams
 
     wanted = {
         **given.wanted,
         "grammar": options.text_or_file(given.wanted["grammar"], "::="),
         "json_schema": options.text_or_file(given.wanted["json_schema"], "{"),
     }
-    return Form(
+    return InputFormat(
         given.kind,  # type: ignore[arg-type]  # `check_options` has looked at it
-        Wanted(**wanted),
+        GenerationParams(**wanted),
         Template.parse(given.prompt, "--prompt") if given.prompt is not None else None,
         _system(given),
         given.keep,
@@ -85,11 +85,11 @@ def _system(given: BatchOptions) -> Template | None:
     from qwenctl.batch.input.template import Template
 
     if given.prefix is not None:
-        return Template(((prefix_of(given.prefix).text, None),))
+        return Template(((load_prefix(given.prefix).text, None),))
     return Template.parse(given.system, "--system") if given.system is not None else None
 
 
-def prefix_of(given: str) -> Prefix:
+def load_prefix(given: str) -> SavedPrefix:
     """The prefix that `--prefix` names. Raises QwenctlError if there is none."""
     from qwenctl.chat.saved.prefixes import find_prefix
     from qwenctl.chat.saved.sessions import SessionStore
@@ -138,12 +138,12 @@ def _is_regular(stream: BinaryIO) -> bool:
         return False
 
 
-def choose(given: BatchOptions, stream: BinaryIO, name: str, form: Form) -> Iterator[Item]:
+def select_records(given: BatchOptions, stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
     """The records that are wanted, in their order. Raises QwenctlError if there are none."""
     from qwenctl.batch.input.readers import read_items
 
     items = read_items(stream, name, form)
-    chosen = iter(_drawn(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
+    chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
     first = next(chosen, None)
     if first is None:
         raise QwenctlError(f"{name} has no records", 'a record is a line such as {"prompt": "…"}', ExitCode.BAD_DATA)
@@ -151,7 +151,7 @@ def choose(given: BatchOptions, stream: BinaryIO, name: str, form: Form) -> Iter
     yield from chosen
 
 
-def _drawn(items: Iterator[Item], count: int, seed: int) -> list[Item]:
+def _reservoir_sample(items: Iterator[Item], count: int, seed: int) -> list[Item]:
     """`count` of all items, each set as likely as any other (reservoir sampling), in their order."""
     draw = random.Random(seed)  # noqa: S311 - the same records on each run
     kept: list[tuple[int, Item]] = []

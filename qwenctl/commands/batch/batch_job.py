@@ -13,15 +13,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from qwenctl.commands.batch.batch_input import check_options, choose, count_records, form_of, open_source, prefix_of
+from qwenctl.commands.batch.batch_input import (
+    check_options,
+    count_records,
+    input_format,
+    load_prefix,
+    open_source,
+    select_records,
+)
 from qwenctl.commands.batch.batch_request import BatchOptions
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import StatusLine, text_writer, warn
+from qwenctl.views.loading import follow_loading
 
 if TYPE_CHECKING:
-    from qwenctl.batch.backends.backend import Answerer
-    from qwenctl.batch.output.writers import Output
-    from qwenctl.batch.runner import Figures, Plan
+    from qwenctl.batch.backends.backend import BatchBackend
+    from qwenctl.batch.output.writers import ResultWriter
+    from qwenctl.batch.runner import BatchStats, OutputSettings
     from qwenctl.protocol.messages import Message
 
 _PER_ENDPOINT = 16
@@ -39,12 +47,12 @@ def run_batch(given: BatchOptions) -> None:
     if given.output == "-" or (path.exists() and not path.is_file()):
         figures = _run(given, lambda: _stream(given, path))
     else:
-        from qwenctl.files.locks import exclusive
+        from qwenctl.files.locks import file_lock
 
         if not path.parent.is_dir():
             raise QwenctlError(f"no folder {path.parent}", f"mkdir -p {path.parent}", ExitCode.CANNOT_CREATE)
         lock = path.with_name(f"{path.name}.lock")
-        with exclusive(lock, 0, warn, "writes this output", "wait until it has ended, or give another -o"):
+        with file_lock(lock, 0, warn, "writes this output", "wait until it has ended, or give another -o"):
             figures = _run(given, lambda: _file(given, path))
     _show(given, figures)
     if figures.failed:
@@ -53,7 +61,7 @@ def run_batch(given: BatchOptions) -> None:
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def _stream(given: BatchOptions, path: Path) -> Output:
+def _stream(given: BatchOptions, path: Path) -> ResultWriter:
     """Standard output, or a pipe or device by its name."""
     from qwenctl.batch.output.writers import StreamOutput
 
@@ -62,39 +70,39 @@ def _stream(given: BatchOptions, path: Path) -> Output:
     return StreamOutput(given.order, warn, None if given.output == "-" else path)
 
 
-def _file(given: BatchOptions, path: Path) -> Output:
+def _file(given: BatchOptions, path: Path) -> ResultWriter:
     from qwenctl.batch.output.writers import FileOutput, remove_output
 
     if given.overwrite:
         remove_output(path)
-    return FileOutput(path, settings_of(given), given.order, force=given.force, retries=given.retry_errors)
+    return FileOutput(path, resume_settings(given), given.order, force=given.force, retries=given.retry_errors)
 
 
-def _run(given: BatchOptions, open_output: Callable[[], Output]) -> Figures:
-    from qwenctl.batch.runner import Batch
+def _run(given: BatchOptions, open_output: Callable[[], ResultWriter]) -> BatchStats:
+    from qwenctl.batch.runner import BatchRunner
     from qwenctl.views.batch import batch_progress
 
-    form = form_of(given)
+    form = input_format(given)
     report, clear = batch_progress(sys.stderr, quiet=given.quiet)
     with open_source(given) as (stream, name):
         total = count_records(given, stream)
         output = open_output()
         answerer = _answerer(given)
-        batch = Batch(plan_of(given, total), output, answerer, report)
+        batch = BatchRunner(plan_of(given, total), output, answerer, report)
         with _kept(given, batch, output, answerer, clear):
-            return batch.run(choose(given, stream, name, form))
+            return batch.run(select_records(given, stream, name, form))
 
 
-def plan_of(given: BatchOptions, total: int | None) -> Plan:
+def plan_of(given: BatchOptions, total: int | None) -> OutputSettings:
     """How answers are written, and what determines them."""
-    from qwenctl.batch.runner import Plan
+    from qwenctl.batch.runner import OutputSettings
 
-    return Plan(given.style, given.select, given.seed, _answered_by(given), total)
+    return OutputSettings(given.style, given.select, given.seed, _answered_by(given), total)
 
 
 @contextlib.contextmanager
 def _kept(
-    given: BatchOptions, batch: Any, output: Output, answerer: Answerer, clear: Callable[[], None]
+    given: BatchOptions, batch: Any, output: ResultWriter, answerer: BatchBackend, clear: Callable[[], None]
 ) -> Iterator[None]:
     """Whatever ends the batch: what is done is on the disk, and it is said how to go on."""
     try:
@@ -125,7 +133,7 @@ def _kept(
         answerer.close()
 
 
-def _close_quietly(output: Output) -> None:
+def _close_quietly(output: ResultWriter) -> None:
     """What cannot be brought to the disk any more has been told already."""
     with contextlib.suppress(OSError):
         output.close(is_complete=False)
@@ -149,18 +157,18 @@ def _answered_by(given: BatchOptions) -> dict[str, Any]:
     """What determines answers beside their records."""
     if given.endpoints:
         return {"model": str(given.model or ""), "endpoint": True}
-    from qwenctl.commands.chat.chat_job import existing_model
+    from qwenctl.commands.chat.chat_job import resolve_model
     from qwenctl.models.gguf_check import fingerprint
 
     engine = given.engine
     return {
-        "model": fingerprint(existing_model(given.model)),
+        "model": fingerprint(resolve_model(given.model)),
         "room": engine.context_tokens,
         "cache": f"{engine.cache_type_k} {engine.cache_type_v}",
     }
 
 
-def settings_of(given: BatchOptions) -> dict[str, Any]:
+def resume_settings(given: BatchOptions) -> dict[str, Any]:
     """What must be the same for a batch that goes on, by the names of options."""
     wanted = {name.replace("_", "-"): value for name, value in given.wanted.items()}
     return {
@@ -170,7 +178,7 @@ def settings_of(given: BatchOptions) -> dict[str, Any]:
         "seed": given.seed,
         "--prompt": given.prompt,
         "--system": given.system,
-        "--prefix": _digest(prefix_of(given.prefix).text) if given.prefix is not None else None,
+        "--prefix": _digest(load_prefix(given.prefix).text) if given.prefix is not None else None,
         "--keep": list(given.keep),
         "--format": given.style,
         "--select": given.select,
@@ -183,12 +191,12 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _answerer(given: BatchOptions) -> Answerer:
+def _answerer(given: BatchOptions) -> BatchBackend:
     if given.endpoints:
-        from qwenctl.batch.backends.openai_client import EndpointAnswerer, Servers
+        from qwenctl.batch.backends.openai_client import EndpointConfig, OpenAIBackend
 
-        return EndpointAnswerer(
-            Servers(
+        return OpenAIBackend(
+            EndpointConfig(
                 given.endpoints, str(given.model or ""), given.parallel or _PER_ENDPOINT, given.timeout,
                 given.patience, given.seed, given.api_key,
             )
@@ -196,57 +204,58 @@ def _answerer(given: BatchOptions) -> Answerer:
     return _local(given)
 
 
-def _local(given: BatchOptions) -> Answerer:
+def _local(given: BatchOptions) -> BatchBackend:
     from shutil import rmtree
 
-    from qwenctl.batch.backends.engine_backend import BatchEngine, LocalAnswerer, Setup
-    from qwenctl.chat import pipe
-    from qwenctl.commands.chat.chat_job import existing_model
-    from qwenctl.commands.options.load import with_room_for
-    from qwenctl.commands.options.vision_options import vision_of
+    from qwenctl.batch.backends.engine_backend import BatchEngine, EngineBackend, EngineBackendConfig
+    from qwenctl.commands.chat.chat_job import resolve_model
+    from qwenctl.commands.options.load_options import with_room_for
+    from qwenctl.commands.options.vision_options import vision_settings
     from qwenctl.engine.client import Engine
-    from qwenctl.files.atomic import passing_folder
+    from qwenctl.files.atomic import temp_dir_path
     from qwenctl.files.media_files import MediaSource
     from qwenctl.loading.checked_backend import start_engine
     from qwenctl.loading.open_for_batch import plan_batch
-    from qwenctl.protocol.batch import OpenBatch
-    from qwenctl.protocol.messages import Loaded
+    from qwenctl.protocol.batch import StartBatch
+    from qwenctl.protocol.load import ModelInfo
     from qwenctl.tune.store import find, with_tuned_threads
 
-    path = existing_model(given.model)
-    vision = vision_of(path, given.pictures)
-    settings, most = with_tuned_threads(given.engine, find(path)), given.parallel or most_at_once(given, path)
+    path = resolve_model(given.model)
+    vision = vision_settings(path, given.pictures)
+    settings, most = with_tuned_threads(given.engine, find(path)), given.parallel or max_parallel(given, path)
     asked = with_room_for(given.asked, vision.mmproj)
     planned = plan_batch(path, asked, settings, most, fixed=given.parallel > 0)
 
-    def start() -> tuple[BatchEngine, Loaded]:
+    def start() -> tuple[BatchEngine, ModelInfo]:
         status = StatusLine(None if given.quiet else sys.stderr)
-        opened = planned.open(start_engine, lambda events: pipe.load(events, status), warn)
+        opened = planned.open(start_engine, lambda events: follow_loading(events, status), warn)
         try:
-            opened.engine.see(vision)
+            opened.engine.configure_vision(vision)
             return cast("Engine", opened.engine), opened.loaded
         except BaseException:
             opened.engine.close()
             raise
 
-    opening = OpenBatch(planned.settings, given.parallel, planned.most, given.share, *_beginning(given))
-    folder = passing_folder()
+    opening = StartBatch(planned.settings, given.parallel, planned.most, given.share, *_beginning(given))
+    folder = temp_dir_path()
     pictures = MediaSource(folder, given.pictures.allows_urls, copies=False)
-    return LocalAnswerer(Setup(start, opening, given.seed, warn, pictures, lambda: rmtree(folder, ignore_errors=True)))
+    return EngineBackend(
+        EngineBackendConfig(start, opening, given.seed, warn, pictures, lambda: rmtree(folder, ignore_errors=True))
+    )
 
 
 def _beginning(given: BatchOptions) -> tuple[tuple[Message, ...], str]:
     """The message of a kept prefix, and the file of its state for batches."""
     from qwenctl.protocol.messages import Message
 
-    prefix = prefix_of(given.prefix) if given.prefix is not None else None
+    prefix = load_prefix(given.prefix) if given.prefix is not None else None
     if prefix is None or not prefix.name:
         return (), ""
     file = prefix.store.state_file(prefix.name)
     return (Message("system", prefix.text),), str(file.with_name(f"{file.name}.batch"))
 
 
-def most_at_once(given: BatchOptions, path: Path) -> int:
+def max_parallel(given: BatchOptions, path: Path) -> int:
     """How many records there is memory for, and use: half of what is free may go into their contexts."""
     import psutil
 
@@ -262,7 +271,7 @@ def most_at_once(given: BatchOptions, path: Path) -> int:
     return max(1, min(most, free // (memory.token_bytes * room + memory.state_bytes)))
 
 
-def _show(given: BatchOptions, figures: Figures) -> None:
+def _show(given: BatchOptions, figures: BatchStats) -> None:
     from qwenctl.views.batch import summary_fields, summary_lines
 
     if given.plot is not None:
@@ -275,7 +284,7 @@ def _show(given: BatchOptions, figures: Figures) -> None:
     elif not given.quiet and sys.stderr is not None:
         lines = summary_lines(figures)
         if figures.failed and given.output != "-":
-            from qwenctl.batch.output.writers import beside
+            from qwenctl.batch.output.writers import sidecar_path
 
-            lines.append(f"failed   {beside(Path(given.output), 'errors')}; --retry-errors tries them again")
+            lines.append(f"failed   {sidecar_path(Path(given.output), 'errors')}; --retry-errors tries them again")
         text_writer(sys.stderr)("".join(f"{line}\n" for line in lines))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenctl.commands.options.load import LoadOptions
-from qwenctl.commands.options.vision_options import PictureOptions
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.commands.options.vision_options import MediaOptions
+from qwenctl.placement.constraints import LoadOptions
+from qwenctl.protocol.load import LoadParams
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,6 @@ class BatchOptions:
     json: bool
     quiet: bool
     wanted: dict[str, Any] = field(default_factory=dict)
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    pictures: PictureOptions = field(default_factory=PictureOptions)
+    engine: LoadParams = field(default_factory=LoadParams)
+    pictures: MediaOptions = field(default_factory=MediaOptions)
     asked: LoadOptions = field(default_factory=LoadOptions)

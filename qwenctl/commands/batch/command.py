@@ -11,14 +11,15 @@ from dataclasses import replace
 from qwenctl.commands.batch import batch_options as own
 from qwenctl.commands.batch.batch_request import BatchOptions
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load import LoadOptions, with_load_options
-from qwenctl.commands.options.vision_options import PictureOptions, with_looking_options
-from qwenctl.loading.open_model import plain_settings
+from qwenctl.commands.options.load_options import with_load_options
+from qwenctl.commands.options.vision_options import MediaOptions, with_vision_options
+from qwenctl.loading.open_model import default_load_params
+from qwenctl.placement.constraints import LoadOptions
 
 
 # fmt: off
 @with_load_options
-@with_looking_options
+@with_vision_options
 def batch_command(
     source: own.Input = "-", output: own.Output = "-", model: options.Model = None,
     lines: own.Lines = False, null: own.Null = False, files: own.Files = False, csv: own.Csv = False,
@@ -38,7 +39,7 @@ def batch_command(
     min_p: options.MinP = None, presence_penalty: options.PresencePenalty = None,
     frequency_penalty: options.FrequencyPenalty = None, repeat_penalty: options.RepeatPenalty = None,
     repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None,
-    pictures: PictureOptions = PictureOptions(),  # noqa: B008 - frozen
+    pictures: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Answer a file of prompts: JSON lines, text (--lines), files (--files) or CSV (--csv).
 
@@ -57,7 +58,7 @@ def batch_command(
         "think": think, "think_budget": think_budget, "max_tokens": predict, "grammar": grammar,
         "json_schema": json_schema, "sampling": {name: value for name, value in given.items() if value is not None},
     }
-    settings = plain_settings(asked.wishes)
+    settings = default_load_params(asked.wishes)
     engine = replace(settings, batch_tokens=settings.micro_batch_tokens)
     kinds = [name for name, is_it in (("lines", lines), ("files", files), ("csv", csv)) if is_it]
     kind = "+".join(kinds) or ("lines" if null else "jsonl")

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qwenctl.commands.batch.batch_input import choose, form_of, open_source
+from qwenctl.commands.batch.batch_input import input_format, open_source, select_records
 from qwenctl.commands.batch.batch_request import BatchOptions
 from qwenctl.terminal.streams import text_writer, warn
 
 if TYPE_CHECKING:
-    from qwenctl.batch.backends.backend import Answerer
-    from qwenctl.batch.records import Answer, Failure, Record
+    from qwenctl.batch.backends.backend import BatchBackend
+    from qwenctl.batch.records import Answer, Record, RecordError
 
 _TRIED = 8
 _SHOWN_BAD = 5
@@ -34,7 +34,7 @@ class _Survey:
     tried: list[Record] = field(default_factory=list)
 
 
-def dry_run(given: BatchOptions, open_answerer: Callable[[BatchOptions], Answerer]) -> None:
+def dry_run(given: BatchOptions, open_answerer: Callable[[BatchOptions], BatchBackend]) -> None:
     """Print the figures. Raises typer's Exit where records cannot be asked."""
     survey = _survey(given)
     fields: dict[str, Any] = {"records": survey.records, "bad": survey.bad}
@@ -54,12 +54,12 @@ def dry_run(given: BatchOptions, open_answerer: Callable[[BatchOptions], Answere
 
 def _survey(given: BatchOptions) -> _Survey:
     """Read everything; keep each second, fourth, … record, so that a few remain, far apart."""
-    from qwenctl.batch.records import BadRecord
+    from qwenctl.batch.records import InvalidRecord
 
     survey, stride = _Survey(), 1
     with open_source(given) as (stream, name):
-        for item in choose(given, stream, name, form_of(given)):
-            if isinstance(item, BadRecord):
+        for item in select_records(given, stream, name, input_format(given)):
+            if isinstance(item, InvalidRecord):
                 survey.bad += 1
                 if survey.bad <= _SHOWN_BAD:
                     warn(f"{item.where}: {item.reason}")
@@ -79,11 +79,11 @@ def _length(record: Record) -> int:
     return sum(len(message.content) for message in record.messages)
 
 
-def _estimate(survey: _Survey, answerer: Answerer) -> dict[str, Any]:
+def _estimate(survey: _Survey, answerer: BatchBackend) -> dict[str, Any]:
     """Tokens and seconds of all, by those that are tried: prompts by their characters, answers by their mean."""
     try:
         answers = _answers(survey.tried, answerer)
-        work = answerer.work
+        work = answerer.stats
     finally:
         answerer.close()
     if not answers:
@@ -105,19 +105,19 @@ def _estimate(survey: _Survey, answerer: Answerer) -> dict[str, Any]:
     return fields
 
 
-def _answers(tried: list[Record], answerer: Answerer) -> dict[int, Answer]:
+def _answers(tried: list[Record], answerer: BatchBackend) -> dict[int, Answer]:
     from qwenctl.batch.records import Answer
 
     for number, record in enumerate(tried):
         answerer.submit(number, record)
-    outcomes: dict[int, Answer | Failure] = {}
+    outcomes: dict[int, Answer | RecordError] = {}
     while len(outcomes) < len(tried):
         outcomes.update(answerer.collect(0.5))
     return {number: answer for number, answer in outcomes.items() if isinstance(answer, Answer)}
 
 
 def _lines(fields: dict[str, Any]) -> list[str]:
-    from quantize.formatting import duration
+    from quantize.formatting import format_duration
 
     bad = f", {fields['bad']:,} cannot be asked" if fields["bad"] else ""
     lines = [f"records  {fields['records']:,}{bad}"]
@@ -126,5 +126,5 @@ def _lines(fields: dict[str, Any]) -> list[str]:
         lines.append(f"prompts  about {fields['prompt_tokens']:,} tokens, {by}")
         lines.append(f"answers  about {fields['answer_tokens']:,} tokens, {by}")
     if "seconds" in fields:
-        lines.append(f"time     about {duration(fields['seconds'])}, {fields['parallel']} at once")
+        lines.append(f"time     about {format_duration(fields['seconds'])}, {fields['parallel']} at once")
     return lines

@@ -6,32 +6,37 @@ in it. It knows no options and writes nothing to a terminal.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.commands.options.load import LoadOptions, with_room_for
-from qwenctl.engine.interface import OpenModel
+from qwenctl.commands.options.load_options import with_room_for
+from qwenctl.commands.options.vision_options import MediaOptions, vision_settings
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.atomic import temp_dir_path
+from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
 from qwenctl.files.paths import prefixes_folder, sessions_folder
-from qwenctl.loading.open_model import open_placed
+from qwenctl.loading.open_model import open_model
+from qwenctl.placement.constraints import LoadOptions
+from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import Loaded, LoadProgress
+from qwenctl.terminal.streams import piped_input
 
 if TYPE_CHECKING:
     from qwenctl.chat.build_request import AnswerLimits
-    from qwenctl.chat.context_trimming import OnFull
+    from qwenctl.chat.context_trimming import ContextFullPolicy
     from qwenctl.chat.conversation import Conversation
-    from qwenctl.chat.saved.prefixes import FollowReading, Prefix
+    from qwenctl.chat.saved.prefixes import FollowReading, SavedPrefix
     from qwenctl.chat.saved.sessions import SessionStore
-    from qwenctl.files.media_files import MediaSource
-    from qwenctl.tools.tool_set import Functions
+    from qwenctl.tools.tool_set import ToolSet
 
 
 @dataclass(frozen=True)
-class ChatJob:
+class ChatRequest:
     """What was asked for. `resume` is the name of a session in `store`; `conversation` goes on from it.
 
     `images` go with the first question; `source` is where they come from, and `vision` how the model looks at them.
@@ -43,10 +48,10 @@ class ChatJob:
     limits: AnswerLimits
     store: SessionStore | None
     resume: str
-    on_full: OnFull
-    functions: Functions | None = None
+    on_full: ContextFullPolicy
+    functions: ToolSet | None = None
     allows_all: bool = False
-    prefix: Prefix | None = None
+    prefix: SavedPrefix | None = None
     vision: VisionSettings = field(default_factory=VisionSettings)
     source: MediaSource | None = None
     images: tuple[str, ...] = ()
@@ -55,7 +60,7 @@ class ChatJob:
         """The picture or clip that a person names. Raises QwenctlError."""
         if self.source is None:
             raise QwenctlError("pictures cannot be sent here")
-        return self.source.take(named)
+        return self.source.resolve(named)
 
 
 def chat_job(
@@ -64,30 +69,30 @@ def chat_job(
     conversation: Conversation,
     limits: AnswerLimits,
     resume: str | None,
-    on_full: OnFull,
+    on_full: ContextFullPolicy,
     *,
     keeps: bool,
-) -> ChatJob:
+) -> ChatRequest:
     """With `resume`, the session's turns, and its model if none is given; with an empty one, the latest session."""
     from qwenctl.chat.saved.sessions import SessionStore
 
     store = SessionStore(sessions_folder()) if keeps else None
     if resume is None:
-        return ChatJob(existing_model(model), asked, conversation, limits, store, "", on_full)
+        return ChatRequest(resolve_model(model), asked, conversation, limits, store, "", on_full)
     if store is None:
         raise QwenctlError("--resume and --no-save contradict each other", "leave one of them out")
     name = resume or next(iter(store.names()), "")
     if not name:
         raise QwenctlError("no conversation has been kept yet", "qwenctl chat -m MODEL.gguf", ExitCode.NO_INPUT)
     session = store.load(name)
-    return ChatJob(
-        existing_model(model or Path(session.model)), asked, session.conversation, limits, store, name, on_full
+    return ChatRequest(
+        resolve_model(model or Path(session.model)), asked, session.conversation, limits, store, name, on_full
     )
 
 
-def existing_model(model: Path | None) -> Path:
+def resolve_model(model: Path | None) -> Path:
     """The file that `model` names, a path or a model that is here. Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.resolve import model_path
+    from qwenctl.hub.local.resolve_model import model_path
     from qwenctl.models.gguf_check import check_model_file
 
     if model is None:
@@ -100,7 +105,7 @@ def existing_model(model: Path | None) -> Path:
     return path
 
 
-def with_prefix(job: ChatJob, given: str | None, keep: str | None) -> ChatJob:
+def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRequest:
     """`job` with the conversation beginning with the prefix `given`. Raises QwenctlError if there is none."""
     from qwenctl.chat.saved.prefixes import find_prefix
     from qwenctl.chat.saved.sessions import SessionStore
@@ -115,19 +120,19 @@ def with_prefix(job: ChatJob, given: str | None, keep: str | None) -> ChatJob:
     return replace(job, conversation=job.conversation.with_system(prefix.text), prefix=prefix)
 
 
-def open_model(
-    job: ChatJob,
-    follow: Callable[[Iterator[LoadProgress | Loaded]], Loaded],
+def open_chat_engine(
+    job: ChatRequest,
+    follow: Callable[[Iterator[LoadProgress | ModelInfo]], ModelInfo],
     follow_reading: FollowReading,
     say: Callable[[str], None],
-) -> OpenModel:
+) -> LoadedEngine:
     """A new engine with the model in it, which has read the prefix; `follow` and `follow_reading` show the progress."""
     from qwenctl.loading.checked_backend import start_engine
 
     asked = with_room_for(job.asked, job.vision.mmproj)
-    opened = open_placed(job.model, asked, lambda: start_engine(say), follow, say)
+    opened = open_model(job.model, asked, lambda: start_engine(say), follow, say)
     try:
-        opened.engine.see(job.vision)
+        opened.engine.configure_vision(job.vision)
         if job.prefix is not None:
             _begin_with(opened, job, job.prefix, follow_reading, say)
     except BaseException:
@@ -137,29 +142,29 @@ def open_model(
 
 
 def _begin_with(
-    opened: OpenModel, job: ChatJob, prefix: Prefix, follow: FollowReading, say: Callable[[str], None]
+    opened: LoadedEngine, job: ChatRequest, prefix: SavedPrefix, follow: FollowReading, say: Callable[[str], None]
 ) -> None:
-    from qwenctl.chat.saved.prefixes import begin_with
+    from qwenctl.chat.saved.prefixes import prefill_prefix
 
-    told = begin_with(opened, job.model, prefix, job.conversation.tools, follow)
+    told = prefill_prefix(opened, job.model, prefix, job.conversation.tools, follow)
     if told:
         say(told)
 
 
-def functions_of(path: Path | None, timeout_s: int) -> AbstractContextManager[Functions | None]:
+def load_tools(path: Path | None, timeout_s: int) -> AbstractContextManager[ToolSet | None]:
     """The functions of a file, which end with the context."""
     if path is None:
         return nullcontext()
     if path.suffix == ".py":
-        from qwenctl.tools.python_tools import PythonFunctions
+        from qwenctl.tools.python_tools import PythonTools
 
-        return PythonFunctions(path, timeout_s)
-    from qwenctl.tools.json_tools import DescribedFunctions
+        return PythonTools(path, timeout_s)
+    from qwenctl.tools.json_tools import JsonTools
 
-    return DescribedFunctions(path, timeout_s)
+    return JsonTools(path, timeout_s)
 
 
-def with_functions(job: ChatJob, functions: Functions | None, *, allows_all: bool) -> ChatJob:
+def with_functions(job: ChatRequest, functions: ToolSet | None, *, allows_all: bool) -> ChatRequest:
     """`job` with functions that the model may call. Raises QwenctlError where a schema forbids calls."""
     if functions is None:
         return job
@@ -167,3 +172,16 @@ def with_functions(job: ChatJob, functions: Functions | None, *, allows_all: boo
         raise QwenctlError("--tools and --json-schema contradict each other", "leave one of them out")
     conversation = replace(job.conversation, tools=functions.schemas)
     return replace(job, conversation=conversation, functions=functions, allows_all=allows_all)
+
+
+@contextmanager
+def media_context(job: ChatRequest, given: MediaOptions) -> Iterator[ChatRequest]:
+    """`job` with pictures, which are copied into a folder that goes with the context. Raises QwenctlError."""
+    vision = vision_settings(job.model, given)
+    folder = temp_dir_path()
+    try:
+        stdin = piped_input() if STANDARD_INPUT in given.images else None
+        source = MediaSource(folder, given.allows_urls, stdin)
+        yield replace(job, vision=vision, source=source, images=given.images)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -12,13 +12,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from qwenctl.commands.chat.chat_job import ChatJob, chat_job, functions_of, open_model, with_functions, with_prefix
+from qwenctl.commands.chat.chat_job import (
+    ChatRequest,
+    chat_job,
+    load_tools,
+    media_context,
+    open_chat_engine,
+    with_functions,
+    with_prefix,
+)
 from qwenctl.commands.chat.single_answer import answer_as_json, answer_as_text
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load import LoadOptions, with_drafts, with_load_options
-from qwenctl.commands.options.vision_options import PictureOptions, seeing, with_picture_options
+from qwenctl.commands.options.load_options import with_drafts, with_load_options
+from qwenctl.commands.options.vision_options import MediaOptions, with_picture_options
 from qwenctl.files.paths import state_folder
-from qwenctl.terminal.sanitize import whole
+from qwenctl.placement.constraints import LoadOptions
+from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
 
 Prompt = Annotated[
@@ -35,7 +44,7 @@ def chat_command(
     predict: options.Predict = -1,
     system_prompt: options.SystemPrompt = "",
     images: tuple[str, ...] = (),
-    pictures: PictureOptions = PictureOptions(),  # noqa: B008 - frozen
+    pictures: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
     think: options.Think = True,
     think_budget: options.ThinkBudget = -1,
     resume: options.Resume = None,
@@ -85,18 +94,18 @@ def chat_command(
     sampling = {name: value for name, value in given.items() if value is not None}
     limits = AnswerLimits(predict, options.text_or_file(grammar, "::="), options.text_or_file(json_schema, "{"))
     conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
-        whole(system_prompt)
+        replace_surrogates(system_prompt)
     )
     asked = with_drafts(asked, draft, draft_max, draft_min)
     job = chat_job(model, asked, conversation, limits, resume, on_full, keeps=not no_save)
     job = with_prefix(job, prefix, keep)
-    with functions_of(tools, tool_timeout) as functions, seeing(job, replace(pictures, images=images)) as job:
+    with load_tools(tools, tool_timeout) as functions, media_context(job, replace(pictures, images=images)) as job:
         job = with_functions(job, functions, allows_all=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
 
 
 def _run(
-    job: ChatJob,
+    job: ChatRequest,
     words: list[str],
     color: Literal["auto", "always", "never"],
     *,
@@ -113,7 +122,7 @@ def _run(
         answer_as_text(job, words, verbose=verbose)
 
 
-def _converse(job: ChatJob, color: Literal["auto", "always", "never"], *, keep_history: bool) -> None:
+def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, keep_history: bool) -> None:
     from qwenctl.chat.interactive.line_input import LineInput, ask, open_history
     from qwenctl.chat.interactive.loop import run_chat
     from qwenctl.chat.interactive.screen import Screen, make_console
@@ -123,7 +132,7 @@ def _converse(job: ChatJob, color: Literal["auto", "always", "never"], *, keep_h
     screen = Screen(console)
     history = open_history(state_folder() if keep_history else None)
     setup = ChatSetup(
-        open_model=lambda: open_model(
+        open_model=lambda: open_chat_engine(
             job, lambda events: screen.loading(job.model.name, events), screen.reading, screen.note
         ),
         read_line=LineInput(history, job.store.names if job.store else list, color=not console.no_color),
@@ -136,8 +145,8 @@ def _converse(job: ChatJob, color: Literal["auto", "always", "never"], *, keep_h
         on_full=job.on_full,
         ask=ask,
         functions=job.functions,
-        allows_all=job.allows_all,
-        take=job.take,
+        auto_approve_tools=job.allows_all,
+        resolve_media=job.take,
         media=job.images,
     )
     code = run_chat(setup)

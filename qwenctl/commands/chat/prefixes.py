@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwenctl.commands.chat.saved_list import listed
+from qwenctl.commands.chat.saved_list import list_text
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.shell_completion import complete_prefixes
 from qwenctl.files.paths import prefixes_folder
@@ -27,7 +27,7 @@ prefixes_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List the prefixes that are kept, the latest first."""
     if context.invoked_subcommand is None:
-        text_writer(sys.stdout)(listed(_store(), as_json=json))
+        text_writer(sys.stdout)(list_text(_store(), as_json=json))
 
 
 @prefixes_app.command("show")

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from qwenctl.chat.saved.sessions import SessionStore
 
 
-def listed(store: SessionStore, *, as_json: bool) -> str:
+def list_text(store: SessionStore, *, as_json: bool) -> str:
     """All that is kept in `store`, the latest first, in lines or as JSON."""
-    rows = [row(store, name) for name in store.names()]
+    rows = [list_row(store, name) for name in store.names()]
     if as_json:
         return json.dumps(rows, ensure_ascii=False) + "\n"
     width = max((len(one["name"]) for one in rows), default=0)
-    return "".join(f"{one['name']:<{width}}  {described(one)}\n" for one in rows)
+    return "".join(f"{one['name']:<{width}}  {row_text(one)}\n" for one in rows)
 
 
-def row(store: SessionStore, name: str) -> dict[str, Any]:
+def list_row(store: SessionStore, name: str) -> dict[str, Any]:
     """What the list shows of a session; of a damaged one that it is so."""
     state = store.state_bytes(name)
     try:
@@ -37,7 +37,7 @@ def row(store: SessionStore, name: str) -> dict[str, Any]:
     }
 
 
-def described(row: dict[str, Any]) -> str:
+def row_text(row: dict[str, Any]) -> str:
     """A row as text, but for its name."""
     if row.get("damaged"):
         return "damaged"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qwenctl.commands.chat.saved_list import described, listed, row
+from qwenctl.commands.chat.saved_list import list_row, list_text, row_text
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.shell_completion import complete_sessions
 from qwenctl.files.paths import sessions_folder
@@ -42,29 +42,29 @@ sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List the conversations that are kept, the latest first."""
     if context.invoked_subcommand is None:
-        text_writer(sys.stdout)(listed(_store(), as_json=json))
+        text_writer(sys.stdout)(list_text(_store(), as_json=json))
 
 
 @sessions_app.command("show")
 def show_command(name: Name, json: options.Json = False) -> None:
     """Show a conversation and what it was held with."""
-    from qwenctl.chat.saved.export import exported
+    from qwenctl.chat.saved.export import export_text
 
     store = _store()
     session = store.load(name)
     if json:
-        messages = json_format.loads(exported(session.conversation, "json"))
-        _print(json_format.dumps({**row(store, name), **messages}, ensure_ascii=False))
+        messages = json_format.loads(export_text(session.conversation, "json"))
+        _print(json_format.dumps({**list_row(store, name), **messages}, ensure_ascii=False))
     else:
-        _print(f"{name}  {described(row(store, name))}\n\n{exported(session.conversation, 'markdown').rstrip()}")
+        _print(f"{name}  {row_text(list_row(store, name))}\n\n{export_text(session.conversation, 'markdown').rstrip()}")
 
 
 @sessions_app.command("export")
 def export_command(name: Name, form: Format = "markdown", output: Target = None) -> None:
     """Write a conversation as Markdown or JSON."""
-    from qwenctl.chat.saved.export import exported
+    from qwenctl.chat.saved.export import export_text
 
-    text = exported(_store().load(name).conversation, form)
+    text = export_text(_store().load(name).conversation, form)
     if output is None:
         _print(text.rstrip("\n"))
     else:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.common import agreed
-from qwenctl.commands.quantize.result import print_json, say
+from qwenctl.commands.options.common import confirm
+from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
 
@@ -23,23 +23,25 @@ def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: o
     """Remove parts of downloads that nobody went on with. Asks first on a terminal; whole models are never touched."""
     from qwenctl.hub.local.hf_cache import default_root
     from qwenctl.hub.local.registry import noted_roots, noted_spools
-    from qwenctl.hub.local.stale_downloads import find_leftovers, find_spools
+    from qwenctl.hub.local.stale_downloads import find_leftovers, stale_buffers
 
     roots = dict.fromkeys([default_root().absolute(), *noted_roots()])
-    found = [*(one for root in roots for one in find_leftovers(root)), *find_spools(noted_spools())]
+    found = [*(one for root in roots for one in find_leftovers(root)), *stale_buffers(noted_spools())]
     total = sum(one.n_bytes for one in found)
     what = f"{len(found)} leftover{'s' * (len(found) != 1)}"
     if not json:
-        text_writer(sys.stdout)("".join(f"{size(one.n_bytes):>8}  {clean_line(str(one.path))}\n" for one in found))
-    if found and not dry_run and (yes or json or agreed(f"remove {what} ({size(total)})?")):
+        text_writer(sys.stdout)(
+            "".join(f"{format_bytes(one.n_bytes):>8}  {clean_line(str(one.path))}\n" for one in found)
+        )
+    if found and not dry_run and (yes or json or confirm(f"remove {what} ({format_bytes(total)})?")):
         for one in found:
             if one.path.is_dir():
                 shutil.rmtree(one.path, ignore_errors=True)
             else:
                 one.path.unlink(missing_ok=True)
-        say(f"removed {what}: {size(total)} are free", quiet=json)
+        print_status(f"removed {what}: {format_bytes(total)} are free", quiet=json)
     elif not found:
-        say("nothing is left behind", quiet=json)
+        print_status("nothing is left behind", quiet=json)
     if json:
         files = [{"path": str(one.path), "bytes": one.n_bytes} for one in found]
         print_json({"leftovers": files, "bytes": total, "removed": bool(found) and not dry_run})

@@ -13,8 +13,8 @@ from qwenctl.commands.models.pull_flow import survey
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_published
-from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub
-from qwenctl.commands.quantize.result import processors, say
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing
+from qwenctl.commands.quantize.result import available_cpus, print_status
 from qwenctl.terminal.streams import text_writer
 
 Remote = Annotated[
@@ -50,32 +50,34 @@ def _list_local(*, as_json: bool) -> None:
     elif models:
         print_models(models, sys.stdout)
     else:
-        say("no model is here", "  hint: qwenctl pull qwen3.5-35b-a3b", quiet=False)
+        print_status("no model is here", "  hint: qwenctl pull qwen3.5-35b-a3b", quiet=False)
 
 
 def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
     from qwenctl.hub.local.hf_cache import default_root
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
-    from qwenctl.hub.select.target import Wish, find_target
+    from qwenctl.hub.select.target import PullRequest, find_target
     from qwenctl.views.models import offer_fields, print_offers
 
     asked, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
-    job = Job(None, processors(), SPOOL_BYTES, overwrite=False, dry_run=True, json=as_json, quiet=as_json)
+    job = QuantizeJob(None, available_cpus(), SPOOL_BYTES, overwrite=False, dry_run=True, json=as_json, quiet=as_json)
 
     def tell(line: str) -> None:
-        say(line, quiet=as_json)
+        print_status(line, quiet=as_json)
 
-    target = find_target(asked, Wish(), lambda repository: ask_hub(repository, revision or asked.revision, pull, tell))
+    target = find_target(
+        asked, PullRequest(), lambda repository: fetch_listing(repository, revision or asked.revision, pull, tell)
+    )
     found = survey(target.listing, pull, job, Path(default_root()), tell)
     if as_json:
         _print_list(offer_fields(found.offers, found.fits))
     else:
-        say(f"{target.listing.repository}@{target.listing.commit[:12]}", quiet=False)
+        print_status(f"{target.listing.repository}@{target.listing.commit[:12]}", quiet=False)
         print_offers(found.offers, found.fits, sys.stdout)
         others = asked.family.repositories if asked.family else ()
         more = [name for name in others if name.lower() != target.listing.repository.lower()]
-        say(*([f"of the same model: {', '.join(more)}"] if more else []), quiet=False)
+        print_status(*([f"of the same model: {', '.join(more)}"] if more else []), quiet=False)
 
 
 def _print_list(rows: list[dict[str, object]]) -> None:

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwenctl import __version__
-from qwenctl.commands.models.pull_flow import Survey, pull_locked, pull_target, show_local, survey
+from qwenctl.commands.models.pull_flow import RepositorySurvey, pull_locked, pull_target, show_local, survey
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.common import ask
 from qwenctl.commands.options.shell_completion import complete_published, complete_types
-from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub, quantize_remote
-from qwenctl.commands.quantize.result import processors, say
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
+from qwenctl.commands.quantize.result import available_cpus, print_status
 from qwenctl.errors import QwenctlError
 from qwenctl.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import ModelName
-    from qwenctl.hub.select.target import Target, Wish
+    from qwenctl.hub.select.target import PullRequest, ResolvedTarget
 
 Name = Annotated[
     str,
@@ -85,15 +85,15 @@ def pull_command(
     Files lie in the Hugging Face cache, where other tools find them too. Standard output gets the path of the file to
     load where it is no terminal.
     """
-    from qwenctl.hub.download.downloader import Settings
+    from qwenctl.hub.download.downloader import DownloadOptions
     from qwenctl.hub.local.hf_cache import default_root, is_offline
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
-    from qwenctl.hub.select.target import Wish
+    from qwenctl.hub.select.target import PullRequest
 
-    settings = Settings(connections) if patience is None else Settings(connections, patience)
+    settings = DownloadOptions(connections) if patience is None else DownloadOptions(connections, patience)
     pull = PullOptions(settings, wait, repair)
-    job = Job(output or to, processors(), spool or SPOOL_BYTES, False, dry_run, json, quiet, yes)
+    job = QuantizeJob(output or to, available_cpus(), spool or SPOOL_BYTES, False, dry_run, json, quiet, yes)
     offline = offline or is_offline()
     if locked:
         if name or hf_name:
@@ -101,7 +101,7 @@ def pull_command(
             raise QwenctlError("--locked says itself what is pulled", hint)
         pull_locked(locked, to, job, pull, offline=offline)
         return
-    asked, wish = parse_name(_one_name(name, hf_name)), Wish(quantize, source, vision)
+    asked, wish = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
     _check_wish(asked, wish)
     if offline:
         show_local(replace(asked, quant=asked.quant or wish.label, revision=revision or asked.revision), job)
@@ -113,9 +113,9 @@ def pull_command(
         hint = "`--to DIR` keeps what is pulled in a folder"
         raise QwenctlError(f"-o is for what is quantized here, and {target.label} is there as it is", hint)
     if target.recipe:
-        from quantize.plan import Options
+        from quantize.plan import QuantizeOptions
 
-        made_of = Options(target.recipe, vision=vision, tool_version=__version__)
+        made_of = QuantizeOptions(target.recipe, vision=vision, tool_version=__version__)
         quantize_remote(target.listing, made_of, job, pull)
     else:
         pull_target(target, to, job, pull)
@@ -129,7 +129,7 @@ def _one_name(name: str, hf_name: str) -> str:
     return name or hf_name
 
 
-def _check_wish(asked: ModelName, wish: Wish) -> None:
+def _check_wish(asked: ModelName, wish: PullRequest) -> None:
     """Raise QwenctlError if the command line asks for two things at once."""
     from qwenctl.hub.repository.model_name import quant_key
 
@@ -140,30 +140,34 @@ def _check_wish(asked: ModelName, wish: Wish) -> None:
         raise QwenctlError(f"{' and '.join(said)} are two different things", hint)
 
 
-def _target(asked: ModelName, wish: Wish, revision: str, folder: Path, job: Job, pull: PullOptions) -> Target | None:
+def _target(
+    asked: ModelName, wish: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
+) -> ResolvedTarget | None:
     """What the name comes to; None if the person at the terminal does not want it."""
-    from qwenctl.hub.select.target import close_target, find_target
+    from qwenctl.hub.select.target import find_target, select_quant
     from qwenctl.views.pull import pull_progress
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
-        target = find_target(asked, wish, lambda name: ask_hub(name, revision or asked.revision, pull, shown.tell))
-        if not target.is_open:
+        target = find_target(
+            asked, wish, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.tell)
+        )
+        if not target.needs_choice:
             return target
         found = survey(target.listing, pull, job, folder, shown.tell)
     label = _chosen(target, found, job)
-    return close_target(target, label, wish) if label else None
+    return select_quant(target, label, wish) if label else None
 
 
-def _chosen(target: Target, found: Survey, job: Job) -> str:
+def _chosen(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -> str:
     """The quantization to take: the best that fits, or what the person at the terminal prefers; "" for none."""
-    from qwenctl.hub.select.fit import choose
+    from qwenctl.hub.select.fit import best_fit
     from qwenctl.views.models import print_offers
 
     asks = not (job.yes or job.dry_run or job.quiet or job.json) and is_terminal(sys.stdin) and is_terminal(sys.stderr)
     if asks:
         print_offers(found.offers, found.fits, sys.stderr)
-    best, reason = choose(target.listing.repository, found.fits, found.offers.context, found.machine)
-    say(f"chosen: {reason}", quiet=job.quiet or job.json)
+    best, reason = best_fit(target.listing.repository, found.fits, found.offers.context, found.machine)
+    print_status(f"chosen: {reason}", quiet=job.quiet or job.json)
     answer = (ask("pull it? [Y/n, or another quant] ") if asks else None) or "y"
     if answer.lower() in ("n", "no"):
         return ""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantize.formatting import duration, size
-from qwenctl.commands.quantize.remote import Job, ask_hub, quantize_remote
-from qwenctl.commands.quantize.result import print_json, say
+from quantize.formatting import format_bytes, format_duration
+from qwenctl.commands.quantize.remote import QuantizeJob, fetch_listing, quantize_remote
+from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import is_terminal, text_writer
 
@@ -21,43 +21,47 @@ if TYPE_CHECKING:
     from qwenctl.hub.pull import PullOptions, PullPlan
     from qwenctl.hub.repository.listing import Listing, RemoteFile
     from qwenctl.hub.repository.model_name import ModelName
-    from qwenctl.hub.select.available_quants import Offers
+    from qwenctl.hub.select.available_quants import AvailableQuants
     from qwenctl.hub.select.fit import Fit
-    from qwenctl.hub.select.target import Target
-    from qwenctl.machine import Machine
+    from qwenctl.hub.select.target import ResolvedTarget
+    from qwenctl.machine import MachineMemory
 
 
 @dataclass(frozen=True)
-class Survey:
+class RepositorySurvey:
     """What a repository offers, and where each would fit on this machine."""
 
-    offers: Offers
-    machine: Machine
+    offers: AvailableQuants
+    machine: MachineMemory
     fits: tuple[Fit, ...]
 
 
-def survey(listing: Listing, pull: PullOptions, job: Job, folder: Path, tell: Callable[[str], None]) -> Survey:
+def survey(
+    listing: Listing, pull: PullOptions, job: QuantizeJob, folder: Path, tell: Callable[[str], None]
+) -> RepositorySurvey:
     """Look at the repository, and at the machine with the disk of `folder`."""
     from qwenctl.hub.select.available_quants import find_offers
-    from qwenctl.hub.select.fit import place
-    from qwenctl.machine import free_disk, read_machine
+    from qwenctl.hub.select.fit import fit_candidate
+    from qwenctl.machine import free_disk, read_machine_memory
 
     offers, machine, free = (
         find_offers(listing, pull.settings, job.spool_bytes, tell),
-        read_machine(),
+        read_machine_memory(),
         free_disk(folder),
     )
-    return Survey(offers, machine, tuple(place(one, offers.context, machine, free) for one in offers.candidates))
+    return RepositorySurvey(
+        offers, machine, tuple(fit_candidate(one, offers.context, machine, free) for one in offers.candidates)
+    )
 
 
-def pull_target(target: Target, to: Path | None, job: Job, pull: PullOptions) -> None:
+def pull_target(target: ResolvedTarget, to: Path | None, job: QuantizeJob, pull: PullOptions) -> None:
     """Bring the files of a target here, and say what to do with them."""
     plan = _pull(target.listing, target.label, target.files, to, job, pull)
     if plan is not None:
         _show(plan, job)
 
 
-def pull_locked(path: Path, to: Path | None, job: Job, pull: PullOptions, *, offline: bool) -> None:
+def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions, *, offline: bool) -> None:
     """Bring exactly those models here that a lock file lists; `offline` see that they are here."""
     from qwenctl.hub.local.lock_file import check_locked, locked_files, read_lock
 
@@ -65,7 +69,9 @@ def pull_locked(path: Path, to: Path | None, job: Job, pull: PullOptions, *, off
         if offline:
             _show_locked(model, to, job)
             continue
-        listing = ask_hub(model.repository, model.commit, pull, lambda line: say(line, quiet=job.quiet or job.json))
+        listing = fetch_listing(
+            model.repository, model.commit, pull, lambda line: print_status(line, quiet=job.quiet or job.json)
+        )
         files = locked_files(model, listing)
         if model.recipe:
             _make_locked(model, listing, job, pull)
@@ -74,15 +80,15 @@ def pull_locked(path: Path, to: Path | None, job: Job, pull: PullOptions, *, off
             _show(plan, job)
 
 
-def _show_locked(model: LockedModel, to: Path | None, job: Job) -> None:
+def _show_locked(model: LockedModel, to: Path | None, job: QuantizeJob) -> None:
     """The model that is locked, as it is here, with nobody asked."""
     from qwenctl.hub.local.hf_cache import RepoCache, default_root
     from qwenctl.hub.local.installed import CHECKPOINT
-    from qwenctl.hub.local.lock_file import check_here
+    from qwenctl.hub.local.lock_file import verify_local
 
     made_in = job.output or Path()
     cached = RepoCache(to or default_root(), model.repository).snapshot(model.commit)
-    path = check_here(model, (made_in if made_in.is_dir() else made_in.parent) if model.recipe else cached)
+    path = verify_local(model, (made_in if made_in.is_dir() else made_in.parent) if model.recipe else cached)
     path = path.parent if model.quant == CHECKPOINT else path
     if job.json:
         print_json({"repository": model.repository, "commit": model.commit, "quant": model.quant, "path": str(path)})
@@ -90,14 +96,14 @@ def _show_locked(model: LockedModel, to: Path | None, job: Job) -> None:
         text_writer(sys.stdout)(f"{path}\n")
 
 
-def _make_locked(model: LockedModel, listing: Listing, job: Job, pull: PullOptions) -> None:
+def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: PullOptions) -> None:
     """Quantize again what was quantized; the same must come out."""
-    from qwenctl.hub.streaming.recipe_args import parse_recipe
+    from qwenctl.hub.streaming.recipe_args import recipe_from_args
 
     output = job.output
     if output is None or output.is_dir():
         output = (output or Path()) / model.outputs[0].path
-    made = quantize_remote(listing, parse_recipe(model.recipe), replace(job, output=output), pull)
+    made = quantize_remote(listing, recipe_from_args(model.recipe), replace(job, output=output), pull)
     for was, now in zip(model.outputs, made, strict=False):
         if was.sha256 != now.sha256:
             raise QwenctlError(
@@ -107,13 +113,13 @@ def _make_locked(model: LockedModel, listing: Listing, job: Job, pull: PullOptio
             )
 
 
-def show_local(asked: ModelName, job: Job) -> None:
+def show_local(asked: ModelName, job: QuantizeJob) -> None:
     """The model as it is here, with nobody asked."""
-    from qwenctl.hub.local.installed import local_models, matching
+    from qwenctl.hub.local.installed import filter_by_name, local_models
     from qwenctl.views.models import model_fields
 
     models = local_models()
-    found = [model for model in matching(asked, models) if not model.lacking]
+    found = [model for model in filter_by_name(asked, models) if not model.missing_parts]
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         hint = f"here are: {names}" if names else "without --offline it can be pulled"
@@ -125,7 +131,7 @@ def show_local(asked: ModelName, job: Job) -> None:
 
 
 def _pull(
-    listing: Listing, label: str, files: Sequence[RemoteFile], to: Path | None, job: Job, pull: PullOptions
+    listing: Listing, label: str, files: Sequence[RemoteFile], to: Path | None, job: QuantizeJob, pull: PullOptions
 ) -> PullPlan | None:
     """Follow the plan, or show it."""
     from qwenctl.hub.local.hf_cache import RepoCache, default_root
@@ -144,12 +150,15 @@ def _pull(
         plan = pull_files(listing, label, files, cache, pull, shown)
     if to:
         note_root(to)
-    took = f"{size(plan.needed_bytes)} of it fetched in {duration(time.monotonic() - start)}"
-    say(f"{label}: {size(plan.n_bytes)}, {took if plan.missing else 'here already'}", quiet=job.quiet or job.json)
+    took = f"{format_bytes(plan.needed_bytes)} of it fetched in {format_duration(time.monotonic() - start)}"
+    print_status(
+        f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'here already'}",
+        quiet=job.quiet or job.json,
+    )
     return plan
 
 
-def _show(plan: PullPlan, job: Job) -> None:
+def _show(plan: PullPlan, job: QuantizeJob) -> None:
     """Where it lies, and what to do with it."""
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.views.models import plan_fields
@@ -158,7 +167,7 @@ def _show(plan: PullPlan, job: Job) -> None:
     is_source = plan.label == CHECKPOINT
     path = plan.first_path.parent if is_source else plan.first_path
     command = f"quantize {shlex.quote(str(path))}" if is_source else f"chat -m {shlex.quote(name)}"
-    say(f"next: qwenctl {command}", quiet=job.quiet or job.json)
+    print_status(f"next: qwenctl {command}", quiet=job.quiet or job.json)
     if job.json:
         print_json({**plan_fields(plan), "path": str(path), "name": name})
     elif job.quiet or not is_terminal(sys.stdout):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
-from qwenctl.commands.options.common import agreed
-from qwenctl.commands.options.local_model import Name, find_here
-from qwenctl.commands.quantize.result import print_json, say
+from qwenctl.commands.options.common import confirm
+from qwenctl.commands.options.local_model import Name, find_installed
+from qwenctl.commands.quantize.result import print_json, print_status
 
 
 def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = False) -> None:
@@ -15,12 +15,12 @@ def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = Fa
     from qwenctl.hub.local.installed import local_models
     from qwenctl.hub.local.removal import remove_models
 
-    models = find_here(name)
+    models = find_installed(name)
     names = ", ".join(dict.fromkeys(model.name for model in models))
     n_bytes = sum(model.n_bytes for model in models)
-    if not yes and not json and not agreed(f"remove {names} ({size(n_bytes)})?"):
+    if not yes and not json and not confirm(f"remove {names} ({format_bytes(n_bytes)})?"):
         return
     freed = remove_models(models, [model for model in local_models() if model not in models])
-    say(f"removed {names}: {size(freed)} are free", quiet=json)
+    print_status(f"removed {names}: {format_bytes(freed)} are free", quiet=json)
     if json:
         print_json({"removed": [model.name for model in models], "freed_bytes": freed})

@@ -6,9 +6,9 @@ import hashlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.local_model import Name, find_one
+from qwenctl.commands.options.local_model import Name, find_one_installed
 from qwenctl.commands.quantize.result import print_json
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
@@ -16,15 +16,15 @@ from qwenctl.terminal.streams import text_writer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qwenctl.hub.local.installed import LocalModel
-    from qwenctl.hub.local.verification import Expected
+    from qwenctl.hub.local.installed import InstalledModel
+    from qwenctl.hub.local.verification import ExpectedFile
 
 
 def show_command(name: Name, json: options.Json = False) -> None:
     """Show one model: its files with sizes and hashes, where it is from, and what its header says."""
     from qwenctl.hub.local.verification import expected_files
 
-    model = find_one(name)
+    model = find_one_installed(name)
     files = expected_files(model)
     facts = _facts(model)
     if json:
@@ -35,13 +35,13 @@ def show_command(name: Name, json: options.Json = False) -> None:
     text_writer(sys.stdout)("\n".join(lines) + "\n")
 
 
-def _file_fields(one: Expected) -> dict[str, Any]:
+def _file_fields(one: ExpectedFile) -> dict[str, Any]:
     there = one.path.stat().st_size if one.path.exists() else None
     return {"path": str(one.path), "size": there, "hash": one.etag or None}
 
 
-def _file_line(one: Expected) -> str:
-    there = size(one.path.stat().st_size) if one.path.exists() else "missing"
+def _file_line(one: ExpectedFile) -> str:
+    there = format_bytes(one.path.stat().st_size) if one.path.exists() else "missing"
     return f"{clean_line(one.name)}  {there}  {one.etag or 'no hash is known'}"
 
 
@@ -52,7 +52,7 @@ _LABELS = {
 }  # fmt: skip
 
 
-def _facts(model: LocalModel) -> dict[str, Any]:
+def _facts(model: InstalledModel) -> dict[str, Any]:
     from qwenctl.views.models import model_fields
 
     metadata = _metadata(model)
@@ -68,7 +68,7 @@ def _facts(model: LocalModel) -> dict[str, Any]:
     }
 
 
-def _metadata(model: LocalModel) -> Mapping[str, object]:
+def _metadata(model: InstalledModel) -> Mapping[str, object]:
     """The metadata of a GGUF file, or of a checkpoint the same keys from its files."""
     import json
 
@@ -88,7 +88,7 @@ def _metadata(model: LocalModel) -> Mapping[str, object]:
     }
 
 
-def _license(model: LocalModel) -> str:
+def _license(model: InstalledModel) -> str:
     """What the repository said when it was pulled."""
     from qwenctl.errors import QwenctlError
     from qwenctl.hub.local.lock_file import NAME, read_lock

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.local_model import AnyName, find_here
-from qwenctl.commands.quantize.result import print_json, processors, say
+from qwenctl.commands.options.local_model import AnyName, find_installed
+from qwenctl.commands.quantize.result import available_cpus, print_json, print_status
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.hub.local.installed import LocalModel
-    from qwenctl.hub.local.verification import Expected
+    from qwenctl.hub.local.installed import InstalledModel
+    from qwenctl.hub.local.verification import ExpectedFile
 
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what is wrong.")]
@@ -29,7 +29,7 @@ _REPORT_SECONDS = 0.1
 
 def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet = False) -> None:
     """Read every file of a model, or of all, and compare it with the hash that it was published with."""
-    models = find_here(name)
+    models = find_installed(name)
     rows, troubles = _check(models, quiet=quiet or json)
     if json:
         print_json({"files": rows})
@@ -37,16 +37,18 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
             raise SystemExit(troubles[0].code)
         return
     if not quiet:
-        text_writer(sys.stdout)("".join(f"{row['state']:<9}{row['file']}  {size(row['bytes'])}\n" for row in rows))
+        text_writer(sys.stdout)(
+            "".join(f"{row['state']:<9}{row['file']}  {format_bytes(row['bytes'])}\n" for row in rows)
+        )
     if troubles:
         more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
         raise QwenctlError(f"{troubles[0].message}{more}", troubles[0].hint, troubles[0].code)
     unknown = sum(row["state"] == "no hash" for row in rows)
     more = f"; of {unknown} no hash is known" if unknown else ""
-    say(f"{len(rows) - unknown} files are as they were published{more}", quiet=quiet)
+    print_status(f"{len(rows) - unknown} files are as they were published{more}", quiet=quiet)
 
 
-def _check(models: list[LocalModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:
+def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:
     """A row for each file, and what is wrong."""
     from qwenctl.hub.download.downloader import Progress
     from qwenctl.hub.local.verification import check_file, expected_files
@@ -62,8 +64,8 @@ def _check(models: list[LocalModel], *, quiet: bool) -> tuple[list[dict[str, Any
         with lock:
             read[0] += n_bytes
 
-    with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(processors()) as pool:
-        shown.tell(f"reading {len(files)} files, {size(total)}")
+    with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(available_cpus()) as pool:
+        shown.tell(f"reading {len(files)} files, {format_bytes(total)}")
         jobs = [pool.submit(check_file, one, _mending(model), follow) for one, model in files.values()]
         try:
             while not all(job.done() for job in jobs):
@@ -78,7 +80,7 @@ def _check(models: list[LocalModel], *, quiet: bool) -> tuple[list[dict[str, Any
     return rows, [trouble for trouble in found if trouble]
 
 
-def _row(one: Expected, trouble: QwenctlError | None) -> dict[str, Any]:
+def _row(one: ExpectedFile, trouble: QwenctlError | None) -> dict[str, Any]:
     states = {ExitCode.BAD_DATA: "damaged", ExitCode.NO_INPUT: "missing"}
     state = states.get(trouble.code, "damaged") if trouble else "ok" if one.etag else "no hash"
     n_bytes = one.path.stat().st_size if one.path.exists() else 0
@@ -88,7 +90,7 @@ def _row(one: Expected, trouble: QwenctlError | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mending(model: LocalModel) -> str:
+def _mending(model: InstalledModel) -> str:
     """The command that fetches again what is wrong."""
     if model.cache is None:
         return f"qwenctl quantize {model.repository} --type {model.quant} -o {model.path} --overwrite"

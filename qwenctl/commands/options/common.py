@@ -228,7 +228,7 @@ def ask(question: str) -> str | None:
     return line.strip()
 
 
-def agreed(question: str) -> bool:
+def confirm(question: str) -> bool:
     """Whether the answer is yes, as it is where nobody can answer."""
     answer = ask(f"{question} [y/N] ")
     return answer is None or answer.lower() in ("y", "yes")

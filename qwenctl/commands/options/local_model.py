@@ -12,7 +12,7 @@ from qwenctl.commands.options.shell_completion import complete_local
 from qwenctl.errors import ExitCode, QwenctlError
 
 if TYPE_CHECKING:
-    from qwenctl.hub.local.installed import LocalModel
+    from qwenctl.hub.local.installed import InstalledModel
 
 Name = Annotated[
     str,
@@ -25,9 +25,9 @@ AnyName = Annotated[
 ]
 
 
-def find_here(text: str) -> list[LocalModel]:
+def find_installed(text: str) -> list[InstalledModel]:
     """The models here that `text` means; all for "". Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.installed import local_models, matching
+    from qwenctl.hub.local.installed import filter_by_name, local_models
     from qwenctl.hub.repository.model_name import parse_name
 
     models = local_models()
@@ -37,7 +37,7 @@ def find_here(text: str) -> list[LocalModel]:
     found = by_file
     if not found:
         with suppress(QwenctlError):  # no name of the Hub: then what is here is the better hint
-            found = matching(parse_name(text), models)
+            found = filter_by_name(parse_name(text), models)
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         hint = f"here are: {names}" if names else "`qwenctl ls` lists what is here"
@@ -45,11 +45,11 @@ def find_here(text: str) -> list[LocalModel]:
     return found
 
 
-def find_one(text: str) -> LocalModel:
+def find_one_installed(text: str) -> InstalledModel:
     """The one model here that `text` means. Raises QwenctlError."""
-    found = find_here(text)
+    found = find_installed(text)
     if len(found) > 1:
         counts = Counter(model.name for model in found)
-        names = [model.name if counts[model.name] == 1 else model.exact_name for model in found]
+        names = [model.name if counts[model.name] == 1 else model.qualified_name for model in found]
         raise QwenctlError(f"{text} means {len(found)} models: {', '.join(names)}", f"qwenctl show {names[-1]}")
     return found[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import typer
 
-from qwenctl.settings.resolve import Configuration
+from qwenctl.settings.resolve import SettingsContext
 
 # What every shell takes as one word as it stands. Other names are not offered: typer's scripts cannot quote them, and
 # what zsh gets is evaluated. Files with such names are left to the shell's own completion.
@@ -76,7 +76,7 @@ def _kept_names(folder: Callable[[], Path], incomplete: str) -> list[str]:
 
 def complete_keys(context: typer.Context, incomplete: str) -> list[str]:
     """Commands, their settings, and both together, as in `chat.temp`."""
-    configuration = context.find_object(Configuration)
+    configuration = context.find_object(SettingsContext)
     commands = configuration.commands if configuration else ()
     dotted = [f"{command.name}.{setting.name}" for command in commands for setting in command.settings]
     names = [setting.name for command in commands for setting in command.settings]
@@ -85,7 +85,7 @@ def complete_keys(context: typer.Context, incomplete: str) -> list[str]:
 
 
 @contextmanager
-def words_with_colons() -> Iterator[None]:
+def bash_colon_words() -> Iterator[None]:
     """Inside, typer completes names with colons in bash too, which takes what is behind a colon for another word."""
     if os.environ.get("_QWENCTL_COMPLETE") != "complete_bash":
         yield
@@ -118,7 +118,9 @@ def _models_here(*, checkpoints: bool) -> Iterator[str]:
 
     with suppress(OSError, QwenctlError):
         models = local_models()
-        yield from (model.name for model in models if checkpoints or not (model.lacking or model.quant == CHECKPOINT))
+        yield from (
+            model.name for model in models if checkpoints or not (model.missing_parts or model.quant == CHECKPOINT)
+        )
 
 
 def _gguf_files(incomplete: str) -> Iterator[str]:

@@ -6,30 +6,25 @@ Values of options and a job come in, a job with pictures goes out. What a pictur
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qwenctl.commands.chat.chat_job import ChatJob
-from qwenctl.commands.options.load import with_options
+from qwenctl.commands.options.load_options import with_options
 from qwenctl.errors import QwenctlError
-from qwenctl.files.atomic import passing_folder
-from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
+from qwenctl.files.media_files import STANDARD_INPUT
 from qwenctl.models.sampling import parse_number
 from qwenctl.protocol.media import VisionSettings
-from qwenctl.terminal.streams import piped_input
 
 _MOST_TOKENS = 16_384  # of a picture, as published: 16,777,216 pixels
 _MOST_FPS, _MOST_FRAMES = 120, 100_000
 
 
 @dataclass(frozen=True)
-class PictureOptions:
+class MediaOptions:
     """What was asked for; `vision` still without the file."""
 
     images: tuple[str, ...] = ()
@@ -77,14 +72,14 @@ def _looking(
     fps: Fps = 2.0,
     max_frames: MaxFrames = 768,
     allow_url: AllowUrl = False,
-) -> PictureOptions:
+) -> MediaOptions:
     """The options of how pictures are looked at, and what becomes of them."""
     least, most = image_min_tokens, image_max_tokens
     if least > most:
         raise QwenctlError(
             f"--image-min-tokens {least} is more than --image-max-tokens {most}", "leave one of them out"
         )
-    return PictureOptions((), mmproj, VisionSettings("", least, most, fps, max_frames), allow_url)
+    return MediaOptions((), mmproj, VisionSettings("", least, most, fps, max_frames), allow_url)
 
 
 def _sending(image: Images = None) -> tuple[str, ...]:
@@ -94,32 +89,19 @@ def _sending(image: Images = None) -> tuple[str, ...]:
     return images
 
 
-def with_looking_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_vision_options(command: Callable[..., None]) -> Callable[..., None]:
     """`command`, which takes `pictures: PictureOptions`, with the options in its place of how pictures are seen."""
     return with_options("pictures", _looking, command)
 
 
 def with_picture_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for a command that takes `images` too, the pictures to send."""
-    return with_options("images", _sending, with_looking_options(command))
+    return with_options("images", _sending, with_vision_options(command))
 
 
-def vision_of(model: Path, given: PictureOptions) -> VisionSettings:
+def vision_settings(model: Path, given: MediaOptions) -> VisionSettings:
     """How the model in the file `model` sees. Raises QwenctlError for a file that is no vision tower."""
     from qwenctl.models.mmproj import check_mmproj, mmproj_beside
 
     found = check_mmproj(given.mmproj.expanduser()) if given.mmproj is not None else mmproj_beside(model)
     return replace(given.vision, mmproj=str(found.absolute()) if found is not None else "")
-
-
-@contextmanager
-def seeing(job: ChatJob, given: PictureOptions) -> Iterator[ChatJob]:
-    """`job` with pictures, which are copied into a folder that goes with the context. Raises QwenctlError."""
-    vision = vision_of(job.model, given)
-    folder = passing_folder()
-    try:
-        stdin = piped_input() if STANDARD_INPUT in given.images else None
-        source = MediaSource(folder, given.allows_urls, stdin)
-        yield replace(job, vision=vision, source=source, images=given.images)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

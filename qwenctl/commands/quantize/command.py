@@ -17,14 +17,14 @@ from qwenctl import __version__
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_types
-from qwenctl.commands.quantize.remote import SPOOL_BYTES, Job, ask_hub, quantize_remote
-from qwenctl.commands.quantize.result import processors, show_plan, show_result, stoppable
+from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
+from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, show_plan, show_result
 from qwenctl.errors import QwenctlError
 from qwenctl.models.sampling import parse_number
 
 if TYPE_CHECKING:
-    from quantize.convert import Result
-    from quantize.plan import Options, Plan
+    from quantize.convert import ConversionResult
+    from quantize.plan import ConversionPlan, QuantizeOptions
 
 
 def _threads(text: str) -> int:
@@ -107,14 +107,14 @@ def quantize_command(
     A run that was stopped goes on where it was with the same command. Progress goes to standard error; where standard
     output is no terminal, it gets the paths of the files that were made, one a line, the one to load first.
     """
-    from quantize.plan import Options
+    from quantize.plan import QuantizeOptions
 
-    wanted = Options(
+    wanted = QuantizeOptions(
         type_name, tuple(tensor_type or ()), imatrix, mtp, vision, vision_type, split_max_size or 0, __version__
     )
-    workers = threads or processors()
+    workers = threads or available_cpus()
     if repository := _repository(source):
-        job = Job(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
+        job = QuantizeJob(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
         _quantize_repository(repository, revision, wanted, job)
         return
     plan = _planned(source, output, wanted)
@@ -126,12 +126,12 @@ def quantize_command(
         show_result(plan, result, as_json=json, quiet=quiet)
 
 
-def _note(plan: Plan) -> None:
+def _note(plan: ConversionPlan) -> None:
     """Have `qwenctl ls` list what was made."""
-    from qwenctl.hub.local.registry import Made, note_made
+    from qwenctl.hub.local.registry import LocalConversion, register_conversion
 
     source, paths = plan.checkpoint, tuple(str(file.path.absolute()) for file in plan.files)
-    note_made(Made(paths, source.repository or source.name, source.revision, plan.recipe.name))
+    register_conversion(LocalConversion(paths, source.repository or source.name, source.revision, plan.recipe.name))
 
 
 def _repository(source: Path) -> str:
@@ -145,14 +145,14 @@ def _repository(source: Path) -> str:
     return text if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else family.source if family else ""
 
 
-def _quantize_repository(name: str, revision: str, wanted: Options, job: Job) -> None:
+def _quantize_repository(name: str, revision: str, wanted: QuantizeOptions, job: QuantizeJob) -> None:
     from qwenctl.hub.pull import PullOptions
 
     pull = PullOptions()
-    quantize_remote(ask_hub(name, revision, pull, lambda _: None), wanted, job, pull)
+    quantize_remote(fetch_listing(name, revision, pull, lambda _: None), wanted, job, pull)
 
 
-def _planned(source: Path, output: Path | None, wanted: Options) -> Plan:
+def _planned(source: Path, output: Path | None, wanted: QuantizeOptions) -> ConversionPlan:
     from quantize.output import check_paths
     from quantize.plan import make_plan
 
@@ -161,9 +161,9 @@ def _planned(source: Path, output: Path | None, wanted: Options) -> Plan:
     return plan
 
 
-def _convert(plan: Plan, threads: int, *, overwrite: bool, quiet: bool) -> Result:
+def _convert(plan: ConversionPlan, threads: int, *, overwrite: bool, quiet: bool) -> ConversionResult:
     from quantize.convert import convert
     from qwenctl.views.quantization import conversion_progress, start_line
 
-    with stoppable(), conversion_progress(start_line(plan, threads), sys.stderr, quiet=quiet) as report:
+    with handle_sigterm(), conversion_progress(start_line(plan, threads), sys.stderr, quiet=quiet) as report:
         return convert(plan, threads, report, overwrite=overwrite)

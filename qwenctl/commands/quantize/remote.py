@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantize.formatting import size
-from qwenctl.commands.quantize.result import show_plan, show_result, stoppable
+from quantize.formatting import format_bytes
+from qwenctl.commands.quantize.result import handle_sigterm, show_plan, show_result
 from qwenctl.errors import QwenctlError
 from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
-    from quantize.plan import Options
+    from quantize.plan import QuantizeOptions
     from qwenctl.hub.local.lock_file import LockedFile
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.listing import Listing
-    from qwenctl.hub.streaming.conversion import RemoteConversion
+    from qwenctl.hub.streaming.conversion import StreamingConversion
 
 SPOOL_BYTES = 50 * 10**9
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeJob:
     """How to quantize, beside the options of the plan.
 
     `json` and `quiet` say what is shown, `yes` that nothing is asked.
@@ -43,29 +43,31 @@ class Job:
     yes: bool = False
 
 
-def ask_hub(repository: str, revision: str, pull: PullOptions, tell: Callable[[str], None]) -> Listing:
+def fetch_listing(repository: str, revision: str, pull: PullOptions, tell: Callable[[str], None]) -> Listing:
     """What a repository holds. Raises QwenctlError; when nobody answers, it says what can be had without."""
     from qwenctl.hub.download.http_errors import Unreachable
-    from qwenctl.hub.download.hub_api import describe
+    from qwenctl.hub.download.hub_api import fetch_listing
     from qwenctl.hub.local.installed import local_models
     from qwenctl.hub.repository.model_name import check_revision
 
     try:
-        return describe(repository, check_revision(revision or "main"), pull.settings.patience, tell)
+        return fetch_listing(repository, check_revision(revision or "main"), pull.settings.patience, tell)
     except Unreachable as error:
         here = len(local_models())
         hint = f"{error.hint}; `--offline` uses the {here} model{'s' * (here != 1)} here"
         raise QwenctlError(error.message, hint, error.code) from error
 
 
-def quantize_remote(listing: Listing, options: Options, job: Job, pull: PullOptions) -> tuple[LockedFile, ...]:
+def quantize_remote(
+    listing: Listing, options: QuantizeOptions, job: QuantizeJob, pull: PullOptions
+) -> tuple[LockedFile, ...]:
     """Quantize the checkpoint of a repository while it arrives, or show what that would take; the files made."""
     from qwenctl.hub.streaming.conversion import convert_remote, plan_conversion
     from qwenctl.views.pull import pull_progress
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, report):
         planned = plan_conversion(listing, job.output, options, job.spool_bytes, pull, shown)
-        with planned as remote, stoppable():
+        with planned as remote, handle_sigterm():
             if job.dry_run:
                 show_plan(remote.plan, job.threads, as_json=job.json, more=_remote_fields(remote))
                 if not job.json:
@@ -77,27 +79,27 @@ def quantize_remote(listing: Listing, options: Options, job: Job, pull: PullOpti
     return made
 
 
-def _start_line(remote: RemoteConversion, threads: int) -> str:
+def _start_line(remote: StreamingConversion, threads: int) -> str:
     from qwenctl.views.quantization import start_line
 
     most = remote.plan.n_bytes + remote.spool_bytes
     return (
-        f"{start_line(remote.plan, threads)}, from {size(remote.source_bytes)} on the Hub; "
-        f"{size(most)} of disk at most, {size(remote.usual_bytes)} in the usual way"
+        f"{start_line(remote.plan, threads)}, from {format_bytes(remote.source_bytes)} on the Hub; "
+        f"{format_bytes(most)} of disk at most, {format_bytes(remote.usual_bytes)} in the usual way"
     )
 
 
-def _remote_lines(remote: RemoteConversion) -> list[str]:
+def _remote_lines(remote: StreamingConversion) -> list[str]:
     """What it takes, and what it would take in the usual way."""
-    most = remote.plan.n_bytes + remote.spool_bytes
+    most, listing = remote.plan.n_bytes + remote.spool_bytes, remote.listing
     return [
-        f"from the Hub: {size(remote.source_bytes)} of {remote.listing.repository}@{remote.listing.commit[:12]}",
-        f"spool: up to {size(remote.spool_bytes)}, so {size(most)} of disk at most",
-        f"fetching all of it first and converting by way of BF16 would take {size(remote.usual_bytes)}",
+        f"from the Hub: {format_bytes(remote.source_bytes)} of {listing.repository}@{listing.commit[:12]}",
+        f"spool: up to {format_bytes(remote.spool_bytes)}, so {format_bytes(most)} of disk at most",
+        f"fetching all of it first and converting by way of BF16 would take {format_bytes(remote.usual_bytes)}",
     ]
 
 
-def _remote_fields(remote: RemoteConversion) -> dict[str, object]:
+def _remote_fields(remote: StreamingConversion) -> dict[str, object]:
     return {
         "repository": remote.listing.repository, "commit": remote.listing.commit,
         "source_bytes": remote.source_bytes, "spool_bytes": remote.spool_bytes, "usual_bytes": remote.usual_bytes,

@@ -17,12 +17,12 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
-    from quantize.convert import Result
-    from quantize.plan import Plan
+    from quantize.convert import ConversionResult
+    from quantize.plan import ConversionPlan
     from quantize.summary import FileSummary, Summary
 
 
-def processors() -> int:
+def available_cpus() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -36,7 +36,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def handle_sigterm() -> Iterator[None]:
     """Inside, SIGTERM stops the conversion with a word about what is kept."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -51,13 +51,13 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def show_result(plan: Plan, result: Result, *, as_json: bool, quiet: bool) -> None:
+def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:
     """What was made: in words on standard error, as paths or JSON on standard output."""
     from quantize.summary import summarize_files
     from qwenctl.views.quantization import result_lines
 
     files = summarize_files(plan)
-    say(*result_lines(files, result), f"next: qwenctl chat -m {shlex.quote(str(files[0].path))}", quiet=quiet)
+    print_status(*result_lines(files, result), f"next: qwenctl chat -m {shlex.quote(str(files[0].path))}", quiet=quiet)
     if as_json:
         print_json(
             {
@@ -70,7 +70,9 @@ def show_result(plan: Plan, result: Result, *, as_json: bool, quiet: bool) -> No
         text_writer(sys.stdout)("".join(f"{file.path}\n" for file in files))
 
 
-def show_plan(plan: Plan, threads: int, *, as_json: bool, more: Mapping[str, object] = MappingProxyType({})) -> None:
+def show_plan(
+    plan: ConversionPlan, threads: int, *, as_json: bool, more: Mapping[str, object] = MappingProxyType({})
+) -> None:
     """What would be made, on standard output; in JSON with `more` fields."""
     from quantize.summary import summarize
     from qwenctl.views.quantization import print_summary
@@ -112,7 +114,7 @@ def _file_fields(files: Iterable[FileSummary]) -> list[dict[str, Any]]:
     ]
 
 
-def say(*lines: str, quiet: bool) -> None:
+def print_status(*lines: str, quiet: bool) -> None:
     """Lines on standard error."""
     if not quiet and sys.stderr is not None:
         sys.stderr.write("".join(f"{line}\n" for line in lines))

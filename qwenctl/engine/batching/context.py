@@ -15,25 +15,26 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from qwenctl.engine.batching.prefix_cache import Ints
-from qwenctl.engine.kv.snapshots import put_back_whole_state, whole_state
+from qwenctl.engine.kv.snapshots import get_sequence_state, set_sequence_state
 from qwenctl.engine.kv.state_file import Bytes
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount
-from qwenctl.engine.model import Model, context_params
-from qwenctl.engine.request_errors import RequestFailure
+from qwenctl.engine.model import LoadedModel, context_params
+from qwenctl.engine.request_errors import RequestError
 from qwenctl.machine.ggml import all_devices, library
-from qwenctl.protocol.messages import EngineSettings, Failed
+from qwenctl.protocol.load import LoadParams
+from qwenctl.protocol.messages import RequestFailed
 
-Part = tuple[int, int, Sequence[int] | Ints, bool]
+BatchItem = tuple[int, int, Sequence[int] | Ints, bool]
 """Of a batch: sequence, position of the first token, tokens, and whether the logits of the last one are wanted."""
 
 _EXACT_TYPES = ("f32", "f16", "bf16")
 _GPU_TYPES = (1, 2)  # enum ggml_backend_dev_type: GPU and integrated GPU
 
 
-class BatchContext:
+class MultiSequenceContext:
     """A context with `sequences` sequences of `size` tokens; `n_batch` tokens are computed at once."""
 
-    def __init__(self, model: Model, settings: EngineSettings, sequences: int, size: int) -> None:
+    def __init__(self, model: LoadedModel, settings: LoadParams, sequences: int, size: int) -> None:
         """Raises RequestFailure if there is not the memory for it."""
         model.log.clear()
         params = _params(settings, sequences, size)
@@ -42,7 +43,7 @@ class BatchContext:
         if self.pointer is None:
             reason = model.log.reason() or "llama.cpp gave no reason"
             what = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
-            raise RequestFailure(Failed("memory", what, "--parallel and -c make it smaller"))
+            raise RequestError(RequestFailed("memory", what, "--parallel and -c make it smaller"))
         self._memory = llama.llama_get_memory(self.pointer)
         self._threads = ThreadCount(
             params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S
@@ -50,7 +51,7 @@ class BatchContext:
         self._threads.begin()
         self._rows = _Rows(max(params.n_batch, sequences))
 
-    def evaluate(self, parts: Sequence[Part]) -> list[int]:
+    def evaluate(self, parts: Sequence[BatchItem]) -> list[int]:
         """Evaluate all parts at once; the row of each one's last token, to read its logits by.
 
         Raises RequestFailure if it cannot be done.
@@ -63,24 +64,24 @@ class BatchContext:
         """Evaluate a batch. Raises RequestFailure if it cannot be done."""
         status = llama.llama_decode(self.pointer, batch)
         if status:
-            raise RequestFailure(Failed("memory" if status < 0 else "context", f"llama_decode failed ({status})"))
+            raise RequestError(RequestFailed("memory" if status < 0 else "context", f"llama_decode failed ({status})"))
         self._threads.step(batch.n_tokens)
 
     def copy(self, source: int, target: int) -> None:
         """Give the sequence `target`, which is empty, all that `source` holds, its recurrent state too."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def forget(self, sequence: int) -> None:
+    def clear_sequence(self, sequence: int) -> None:
         """Empty one sequence."""
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def state(self, sequence: int) -> Bytes:
         """A copy of all that a sequence holds."""
-        return whole_state(self.pointer, sequence)
+        return get_sequence_state(self.pointer, sequence)
 
-    def put_back(self, sequence: int, state: Bytes) -> bool:
+    def set_state(self, sequence: int, state: Bytes) -> bool:
         """Give an empty sequence what `state` has copied; whether libllama could."""
-        return put_back_whole_state(self.pointer, state, sequence)
+        return set_sequence_state(self.pointer, state, sequence)
 
     def clear(self) -> None:
         """Empty all sequences."""
@@ -111,7 +112,7 @@ class _Rows:
         for name, array in pointers.items():
             setattr(self._batch, name, ctypes.cast(array.ctypes.data, kinds[name]))
 
-    def fill(self, parts: Sequence[Part]) -> tuple[llama.llama_batch, list[int]]:
+    def fill(self, parts: Sequence[BatchItem]) -> tuple[llama.llama_batch, list[int]]:
         """The batch of these parts, and the row of each one's last token."""
         end, rows = 0, []
         for sequence, position, tokens, wanted in parts:
@@ -126,7 +127,7 @@ class _Rows:
         return self._batch, rows
 
 
-def _params(settings: EngineSettings, sequences: int, size: int) -> llama.llama_context_params:
+def _params(settings: LoadParams, sequences: int, size: int) -> llama.llama_context_params:
     params = context_params(replace(settings, flash_attention=_flash_attention(settings)), size * sequences)
     params.n_seq_max, params.kv_unified = sequences, False
     params.n_outputs_max = sequences
@@ -135,7 +136,7 @@ def _params(settings: EngineSettings, sequences: int, size: int) -> llama.llama_
     return params
 
 
-def _flash_attention(settings: EngineSettings) -> Literal["auto", "on", "off"]:
+def _flash_attention(settings: LoadParams) -> Literal["auto", "on", "off"]:
     """Off where it is for us to choose and the CPU does the work.
 
     ggml's CPU kernel takes one of three ways through flash attention by the number of tokens in a batch, which round

@@ -10,34 +10,34 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from qwenctl.engine.batching.context import BatchContext
+from qwenctl.engine.batching.context import MultiSequenceContext
 from qwenctl.engine.batching.prefix_cache import Ints
-from qwenctl.engine.generation.prefill import keeping_step
-from qwenctl.engine.kv.mrope import Folds, picture_batches
-from qwenctl.engine.kv.state_file import SavedState, UnusableState, read_state, write_state
-from qwenctl.engine.model import Model
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.vision.encoder import Sight
-from qwenctl.engine.vision.media_items import View
-from qwenctl.protocol.batch import OpenBatch
-from qwenctl.protocol.messages import Failed
+from qwenctl.engine.generation.prefill import checkpoint_interval
+from qwenctl.engine.kv.mrope import MRopeOffsets, image_batches
+from qwenctl.engine.kv.state_file import SequenceState, StateMismatch, read_state, write_state
+from qwenctl.engine.model import LoadedModel
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.vision.encoder import VisionState
+from qwenctl.engine.vision.media_items import MediaItem
+from qwenctl.protocol.batch import StartBatch
+from qwenctl.protocol.messages import RequestFailed
 
 
-def read_beginning(
-    model: Model, context: BatchContext, sequence: int, request: OpenBatch, tell: Callable[[int], None]
+def prefill_pinned_prefix(
+    model: LoadedModel, context: MultiSequenceContext, sequence: int, request: StartBatch, tell: Callable[[int], None]
 ) -> list[int]:
     """Have `sequence` hold what the prompts have in common that begin with the request's messages; its tokens.
 
     `tell` hears, after each batch, how many were evaluated. What cannot be written is no failure. Raises RequestFailure
     if they do not fit.
     """
-    tokens = model.template.shared(request.messages, think=True).tokens
+    tokens = model.template.shared_prefix(request.prefix_messages, think=True).tokens
     if len(tokens) >= context.size:
         told = f"the prefix has {len(tokens):,} tokens, the room of a record is {context.size:,}"
-        raise RequestFailure(Failed("context", told, f"-c {1 << len(tokens).bit_length()} makes room for it"))
-    path, key = Path(request.keep), {**model.state_key, "context": "of many sequences"}
+        raise RequestError(RequestFailed("context", told, f"-c {1 << len(tokens).bit_length()} makes room for it"))
+    path, key = Path(request.keep), {**model.state_compat_key, "context": "of many sequences"}
     held = kept = before = _put_back(context, sequence, path, key, tokens)
-    step = keeping_step(len(tokens))
+    step = checkpoint_interval(len(tokens))
     while held < len(tokens):
         part = tokens[held : held + context.n_batch]
         context.evaluate([(sequence, held, part, False)])
@@ -49,34 +49,41 @@ def read_beginning(
     return tokens
 
 
-def _put_back(context: BatchContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]) -> int:
+def _put_back(
+    context: MultiSequenceContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]
+) -> int:
     """The tokens that `sequence` holds now, of those that were kept."""
     try:
         saved = read_state(path, key)
-    except (UnusableState, OSError):
+    except (StateMismatch, OSError):
         return 0
     count = len(saved.tokens)
-    if saved.tokens == tokens[:count] and context.put_back(sequence, saved.state):
+    if saved.tokens == tokens[:count] and context.set_state(sequence, saved.state):
         return count
-    context.forget(sequence)
+    context.clear_sequence(sequence)
     return 0
 
 
-def _keep(context: BatchContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]) -> None:
+def _keep(context: MultiSequenceContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]) -> None:
     try:
-        write_state(path, key, SavedState(list(tokens), context.state(sequence), {}))
+        write_state(path, key, SequenceState(list(tokens), context.state(sequence), {}))
     except OSError as error:
         sys.stderr.write(f"the state of the prefix is not kept: {error}\n")  # which is the log
 
 
-def read_pictures(
-    context: BatchContext, sight: Sight, sequence: int, tokens: Ints, views: Mapping[int, View], done: int
+def prefill_images(
+    context: MultiSequenceContext,
+    sight: VisionState,
+    sequence: int,
+    tokens: Ints,
+    views: Mapping[int, MediaItem],
+    done: int,
 ) -> tuple[int, int]:
     """Evaluate `tokens` from `done` to the end of the last picture; how many are done, and how many positions saved.
 
     Raises RequestFailure for a picture that cannot be seen.
     """
-    folds = Folds()
+    folds = MRopeOffsets()
     for at, view in sorted(views.items()):
         while done < at:
             end = min(at, done + context.n_batch)
@@ -84,8 +91,8 @@ def read_pictures(
             done = end
         embeddings = sight.embeddings(view)
         if embeddings is None:
-            raise RequestFailure(Failed("cancelled", "stopped"))
-        for batch in picture_batches(view, embeddings, folds.position(at), context.n_batch, sequence):
+            raise RequestError(RequestFailed("cancelled", "stopped"))
+        for batch in image_batches(view, embeddings, folds.position(at), context.n_batch, sequence):
             context.decode(batch)
         done = at + view.n_tokens
         folds.add(done, view)

@@ -18,14 +18,14 @@ LEAST_TOKENS = 32  # what is shorter costs more to keep in order than to evaluat
 
 
 @dataclass
-class Prefix:
+class CachedPrefix:
     """A sequence of the context that holds, or will hold, `tokens`; `done` of them are evaluated."""
 
     sequence: int
     tokens: Ints
     done: int = 0
     used_at: int = 0
-    stays: bool = False  # however seldom it is needed
+    pinned: bool = False  # however seldom it is needed
 
     @property
     def is_ready(self) -> bool:
@@ -33,51 +33,51 @@ class Prefix:
         return self.done == len(self.tokens) > 0
 
     @property
-    def is_under_way(self) -> bool:
+    def is_prefilling(self) -> bool:
         """Whether some of it is still to be evaluated."""
         return self.done < len(self.tokens)
 
-    def begins(self, prompt: Ints) -> bool:
+    def is_prefix_of(self, prompt: Ints) -> bool:
         """Whether `prompt` begins with it and goes on."""
         size = len(self.tokens)
         return 0 < size < len(prompt) and bool((prompt[:size] == self.tokens).all())
 
 
-class Prefixes:
+class PrefixCache:
     """The prefixes of a context, in its sequences `sequences`."""
 
     def __init__(self, sequences: Iterable[int]) -> None:
-        self.all = [Prefix(sequence, np.zeros(0, np.int32)) for sequence in sequences]
+        self.all = [CachedPrefix(sequence, np.zeros(0, np.int32)) for sequence in sequences]
         self._clock = 0
 
-    def longest(self, prompt: Ints) -> Prefix | None:
+    def longest(self, prompt: Ints) -> CachedPrefix | None:
         """The longest one that is ready and begins `prompt`."""
-        fitting = [prefix for prefix in self.all if prefix.is_ready and prefix.begins(prompt)]
+        fitting = [prefix for prefix in self.all if prefix.is_ready and prefix.is_prefix_of(prompt)]
         return max(fitting, key=lambda prefix: len(prefix.tokens), default=None)
 
-    def is_coming(self, prompt: Ints) -> bool:
+    def is_prefilling(self, prompt: Ints) -> bool:
         """Whether a beginning of `prompt` is under way."""
-        return any(one.is_under_way and one.begins(prompt) for one in self.all)
+        return any(one.is_prefilling and one.is_prefix_of(prompt) for one in self.all)
 
-    def use(self, prefix: Prefix) -> None:
+    def touch(self, prefix: CachedPrefix) -> None:
         """Note that it was needed."""
         self._clock += 1
         prefix.used_at = self._clock
 
-    def free(self, base: Prefix | None, waiting: Sequence[Ints]) -> Prefix | None:
+    def evict_candidate(self, base: CachedPrefix | None, waiting: Sequence[Ints]) -> CachedPrefix | None:
         """The one that was not needed for the longest time, and that no waiting prompt needs; not `base`."""
         unneeded = [
             prefix
             for prefix in self.all
             if prefix is not base
-            and not prefix.stays
-            and not prefix.is_under_way
-            and not any(map(prefix.begins, waiting))
+            and not prefix.pinned
+            and not prefix.is_prefilling
+            and not any(map(prefix.is_prefix_of, waiting))
         ]
         return min(unneeded, key=lambda prefix: prefix.used_at, default=None)
 
 
-def worth_sharing(prompt: Ints, held: int, others: Iterable[Ints]) -> int:
+def best_shared_length(prompt: Ints, held: int, others: Iterable[Ints]) -> int:
     """The length at which sharing the beginning of `prompt` with `others` saves the most tokens; 0 if it saves none.
 
     `held` tokens of it are there already.

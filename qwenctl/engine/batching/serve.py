@@ -12,35 +12,40 @@ from typing import Any
 
 import numpy as np
 
-from qwenctl.engine.batching.context import BatchContext
-from qwenctl.engine.batching.pinned_prefix import read_beginning
-from qwenctl.engine.batching.scheduler import SHARED_SEQUENCES, Batch
-from qwenctl.engine.batching.slot_count import open_context
-from qwenctl.engine.model import Model
-from qwenctl.protocol.batch import AddRecord, BatchEvent, BatchOpened, BatchProgress, OpenBatch, RecordStarted
+from qwenctl.engine.batching.context import MultiSequenceContext
+from qwenctl.engine.batching.pinned_prefix import prefill_pinned_prefix
+from qwenctl.engine.batching.scheduler import SHARED_SEQUENCES, Scheduler
+from qwenctl.engine.batching.slot_count import autotune_slots
+from qwenctl.engine.model import LoadedModel
+from qwenctl.protocol.batch import BatchEvent, BatchProgress, BatchStarted, RecordStarted, StartBatch, SubmitRequest
 
 _PROGRESS_SECONDS = 0.25
 _GATHER_SECONDS = 0.02
 
 
 def serve_batch(
-    model: Model, request: OpenBatch, requests: queue.Queue[Any], send: Callable[[BatchEvent], None]
+    model: LoadedModel, request: StartBatch, requests: queue.Queue[Any], send: Callable[[BatchEvent], None]
 ) -> Any:
     """Answer records until another request comes; that request. Raises RequestFailure if libllama cannot go on."""
-    extra = (SHARED_SEQUENCES if request.shares else 0) + bool(request.messages)
-    context, parallel, rates = open_context(model, request, extra)
+    extra = (SHARED_SEQUENCES if request.share_prefixes else 0) + bool(request.prefix_messages)
+    context, parallel, rates = autotune_slots(model, request, extra)
     try:
-        batch = Batch(model, context, parallel)
-        if request.messages:
+        batch = Scheduler(model, context, parallel)
+        if request.prefix_messages:
             _begin_with(model, context, parallel, request, batch, send)
-        send(BatchOpened(parallel, context.size, rates))
+        send(BatchStarted(parallel, context.size, rates))
         return _serve(batch, requests, send)
     finally:
         context.close()
 
 
 def _begin_with(
-    model: Model, context: BatchContext, sequence: int, request: OpenBatch, batch: Batch, send: Callable[[Any], None]
+    model: LoadedModel,
+    context: MultiSequenceContext,
+    sequence: int,
+    request: StartBatch,
+    batch: Scheduler,
+    send: Callable[[Any], None],
 ) -> None:
     """Read the beginning that was named, and tell how far it is."""
     began, evaluated = time.perf_counter(), 0
@@ -50,8 +55,8 @@ def _begin_with(
         evaluated = count
         send(BatchProgress(evaluated, 0, 0, time.perf_counter() - began, 0.0, 0, 0))
 
-    tokens = read_beginning(model, context, sequence, request, tell)
-    batch.begin_with(np.array(tokens, np.int32), evaluated, time.perf_counter() - began)
+    tokens = prefill_pinned_prefix(model, context, sequence, request, tell)
+    batch.set_pinned_prefix(np.array(tokens, np.int32), evaluated, time.perf_counter() - began)
 
 
 def _next(requests: queue.Queue[Any], timeout_s: float | None) -> Any:
@@ -62,12 +67,12 @@ def _next(requests: queue.Queue[Any], timeout_s: float | None) -> Any:
         return None
 
 
-def _serve(batch: Batch, requests: queue.Queue[Any], send: Callable[[BatchEvent], None]) -> Any:
+def _serve(batch: Scheduler, requests: queue.Queue[Any], send: Callable[[BatchEvent], None]) -> Any:
     told = float("-inf")
     while True:
         waits = None if batch.is_idle() else 0.0
         while (request := _next(requests, waits)) is not None:
-            if not isinstance(request, AddRecord):
+            if not isinstance(request, SubmitRequest):
                 return request
             batch.add(request)
             # Where nothing runs yet, those that follow at once belong together: they may have a beginning in common.

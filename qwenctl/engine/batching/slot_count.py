@@ -9,17 +9,19 @@ from __future__ import annotations
 import statistics
 import time
 
-from qwenctl.engine.batching.context import BatchContext
-from qwenctl.engine.model import Model
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.batch import RECORD_TOKENS, OpenBatch
+from qwenctl.engine.batching.context import MultiSequenceContext
+from qwenctl.engine.model import LoadedModel
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.batch import RECORD_TOKENS, StartBatch
 
 _ROUNDS = 3
 _WORTH_IT = 1.05  # tokens/s, against half as many records
 _TOKEN = 1  # any token costs the same
 
 
-def open_context(model: Model, request: OpenBatch, extra: int) -> tuple[BatchContext, int, dict[str, float]]:
+def autotune_slots(
+    model: LoadedModel, request: StartBatch, extra: int
+) -> tuple[MultiSequenceContext, int, dict[str, float]]:
     """A context for as many records as is best, and `extra` sequences; their number; the tokens/s that were measured.
 
     Raises RequestFailure if there is not the memory for one record.
@@ -27,29 +29,29 @@ def open_context(model: Model, request: OpenBatch, extra: int) -> tuple[BatchCon
     trained = model.loaded.training_context_tokens
     size = min(request.settings.context_tokens or RECORD_TOKENS, trained)
     if request.parallel:
-        return BatchContext(model, request.settings, request.parallel + extra, size), request.parallel, {}
+        return MultiSequenceContext(model, request.settings, request.parallel + extra, size), request.parallel, {}
     context, most = _largest(model, request, extra, size)
     rates = _rates(context, most)
     best = _best(rates)
     if best < most:  # what is not used would take memory from the page cache, and from others
         context.close()
-        context = BatchContext(model, request.settings, best + extra, size)
+        context = MultiSequenceContext(model, request.settings, best + extra, size)
     return context, best, {str(count): rate for count, rate in rates.items()}
 
 
-def _largest(model: Model, request: OpenBatch, extra: int, size: int) -> tuple[BatchContext, int]:
+def _largest(model: LoadedModel, request: StartBatch, extra: int, size: int) -> tuple[MultiSequenceContext, int]:
     """A context for as many records as there is memory for, at most `request.most`."""
-    most = max(1, request.most)
+    most = max(1, request.max_parallel)
     while True:
         try:
-            return BatchContext(model, request.settings, most + extra, size), most
-        except RequestFailure:
+            return MultiSequenceContext(model, request.settings, most + extra, size), most
+        except RequestError:
             if most == 1:
                 raise
             most //= 2
 
 
-def _rates(context: BatchContext, most: int) -> dict[int, float]:
+def _rates(context: MultiSequenceContext, most: int) -> dict[int, float]:
     """Tokens/s by number of records; no further than where twice in a row more records did not help."""
     rates: dict[int, float] = {}
     count, best, losses = 1, 0.0, 0
@@ -63,7 +65,7 @@ def _rates(context: BatchContext, most: int) -> dict[int, float]:
     return rates
 
 
-def _rate(context: BatchContext, count: int) -> float:
+def _rate(context: MultiSequenceContext, count: int) -> float:
     """Tokens/s of `count` answers together."""
     seconds = []
     for position in range(1 + _ROUNDS):

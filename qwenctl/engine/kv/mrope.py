@@ -14,30 +14,30 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.engine.vision.media_items import View
+from qwenctl.engine.vision.media_items import MediaItem
 
 
-class Folds:
+class MRopeOffsets:
     """The pictures among the tokens that are held: where each ends, and how many positions it saves."""
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []
 
     def position(self, length: int) -> int:
         """Of the token that follows `length` tokens."""
-        return length - sum(saved for end, saved in self.pairs if end <= length)
+        return length - sum(saved for end, saved in self.spans if end <= length)
 
-    def add(self, end: int, view: View) -> None:
+    def add(self, end: int, view: MediaItem) -> None:
         """A picture whose last token is the one before `end`."""
-        self.pairs.append((end, view.n_tokens - view.n_positions))
+        self.spans.append((end, view.n_tokens - view.n_positions))
 
-    def cut(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget what is beyond `length` tokens."""
-        self.pairs = [(end, saved) for end, saved in self.pairs if end <= length]
+        self.spans = [(end, saved) for end, saved in self.spans if end <= length]
 
 
-def picture_batches(
-    view: View, embeddings: npt.NDArray[np.float32], position: int, most: int, sequence: int = 0
+def image_batches(
+    view: MediaItem, embeddings: npt.NDArray[np.float32], position: int, most: int, sequence: int = 0
 ) -> Iterator[llama.llama_batch]:
     """Batches of at most `most` tokens of a picture whose first token is at `position`; each is used up at once."""
     own = ctypes.cast((ctypes.c_int32 * 1)(sequence), ctypes.POINTER(ctypes.c_int32))

@@ -20,17 +20,17 @@ _BYTES = ctypes.POINTER(ctypes.c_uint8)
 State = npt.NDArray[np.uint8]
 
 
-def whole_state(context: llama.llama_context_p, sequence: int = 0) -> State:
+def get_sequence_state(context: llama.llama_context_p, sequence: int = 0) -> State:
     """A copy of all of a sequence: recurrent state and KV cache."""
     return _copy(context, _WHOLE, sequence)
 
 
-def put_back_whole_state(context: llama.llama_context_p, state: State, sequence: int = 0) -> bool:
+def set_sequence_state(context: llama.llama_context_p, state: State, sequence: int = 0) -> bool:
     """Give an empty sequence the state of `whole_state`; whether libllama could."""
     return _put_back(context, state, _WHOLE, sequence)
 
 
-class Snapshots:
+class StateCheckpoints:
     """The snapshots of sequence 0 of a context, by position. Together they take at most `budget_bytes`."""
 
     def __init__(self, context: llama.llama_context_p, budget_bytes: int) -> None:
@@ -46,21 +46,21 @@ class Snapshots:
         """Bytes of all states."""
         return sum(state.size for state in self._states.values())
 
-    def take(self, position: int) -> None:
+    def save(self, position: int) -> None:
         """Keep the state that the context has now, after `position` tokens."""
         if position in self._states:
             return
         if self._make_room(llama.llama_state_seq_get_size_ext(self._context, 0, _PARTIAL)):
             self._states[position] = _copy(self._context, _PARTIAL)
 
-    def take_passing(self, position: int) -> None:
+    def save_temporary(self, position: int) -> None:
         """Keep the state of now, until the next is taken so: a reading that is stopped can go on from there."""
-        self.drop_passing()
+        self.drop_temporary()
         if position not in self._states:
-            self.take(position)
+            self.save(position)
             self._passing = position
 
-    def drop_passing(self) -> None:
+    def drop_temporary(self) -> None:
         """Forget the state that `take_passing` has kept."""
         if self._passing is not None:
             self._states.pop(self._passing, None)
@@ -72,7 +72,7 @@ class Snapshots:
             if self._make_room(states[position].size):
                 self._states[position] = states[position]
 
-    def ends(self) -> dict[int, State]:
+    def first_and_last(self) -> dict[int, State]:
         """The root and the last one: what is worth keeping for another day. In a reading also where that began."""
         positions = list(self._states)
         last = positions[-2:] if self._passing in positions[-1:] else positions[-1:]
@@ -82,17 +82,17 @@ class Snapshots:
         """The last position of a snapshot that is at most `limit`."""
         return max((position for position in self._states if position <= limit), default=None)
 
-    def put_back(self, length: int, position: int) -> bool:
+    def restore(self, length: int, position: int) -> bool:
         """Give the context the state after `length` tokens and forget all later ones; whether libllama could.
 
         `position` is that of the next token, as libllama counts them.
         """
         state = self._states[length]
-        self.forget_after(length)
+        self.discard_after(length)
         memory = llama.llama_get_memory(self._context)
         return _put_back(self._context, state, _PARTIAL) and llama.llama_memory_seq_rm(memory, 0, position, -1)
 
-    def forget_after(self, position: int) -> None:
+    def discard_after(self, position: int) -> None:
         """Forget the states of later positions: the KV cache will not hold what they belong to."""
         self._states = {at: state for at, state in self._states.items() if at <= position}
 

@@ -11,7 +11,7 @@ import ctypes
 import llama_cpp.llama_cpp as llama
 
 
-class Interrupt:
+class CancelFlag:
     """A flag: one byte of memory that C can read."""
 
     def __init__(self) -> None:

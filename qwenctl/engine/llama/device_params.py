@@ -7,19 +7,18 @@ kept until then. Devices of RPC servers are registered here.
 from __future__ import annotations
 
 import ctypes
-import socket
 from collections.abc import Mapping
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.machine.ggml import NoRpc, add_rpc_servers, all_devices, library
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.errors import QwenctlError
+from qwenctl.machine.devices import check_servers
+from qwenctl.machine.ggml import RpcUnavailable, add_rpc_servers, all_devices, library
 from qwenctl.machine.llama_build import build_command
-from qwenctl.protocol.messages import Failed
+from qwenctl.protocol.messages import RequestFailed
 from qwenctl.protocol.placement import CPU, Placement
-
-_ANSWER_SECONDS = 5.0
 
 
 class _Override(ctypes.Structure):
@@ -28,7 +27,7 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
-def place(params: Any, placement: Placement) -> list[Any]:
+def apply_placement(params: Any, placement: Placement) -> list[Any]:
     """Set the fields of `params` (llama_model_params); what is given back must live while the model loads.
 
     Raises RequestFailure for a device that is not here and a server that does not answer.
@@ -55,7 +54,7 @@ def place(params: Any, placement: Placement) -> list[Any]:
     return kept
 
 
-def buffer_devices() -> dict[str, str]:
+def device_by_buffer_type() -> dict[str, str]:
     """The name of the device by the name of its buffers, which for RPC is another one."""
     ggml = _ggml()
     return {
@@ -79,20 +78,19 @@ def _known(named: Mapping[str, Any], device: str) -> Any:
     if device not in named:
         there = ", ".join(named)
         hint = f"there are: {there}; `qwenctl doctor` shows what is here, and a plan made anew uses it"
-        raise RequestFailure(Failed("setting", f"no device is called {device}", hint))
+        raise RequestError(RequestFailed("setting", f"no device is called {device}", hint))
     return named[device]
 
 
 def _add_servers(endpoints: list[str]) -> None:
     """ggml ends the process if it cannot reach a server: so each is tried before."""
-    for endpoint in endpoints:
-        host, _, port = endpoint.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise RequestFailure(Failed("setting", f"{endpoint} does not answer ({why.lower()})")) from error
+    try:
+        check_servers(endpoints)
+    except QwenctlError as error:
+        raise RequestError(RequestFailed("setting", error.message, error.hint)) from error
     try:
         add_rpc_servers(endpoints)
-    except NoRpc as error:
-        raise RequestFailure(Failed("setting", "this llama.cpp was built without RPC", build_command("CPU"))) from error
+    except RpcUnavailable as error:
+        raise RequestError(
+            RequestFailed("setting", "this llama.cpp was built without RPC", build_command("CPU"))
+        ) from error

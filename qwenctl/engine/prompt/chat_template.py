@@ -21,19 +21,24 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from qwenctl.engine.kv.sequence import common_length
-from qwenctl.engine.prompt.media_tokens import PADS, Inlaid, with_times, with_views
-from qwenctl.engine.prompt.placeholders import Markers, to_json
+from qwenctl.engine.llama.tokens import common_prefix_length
+from qwenctl.engine.prompt.media_tokens import (
+    MEDIA_PAD_TOKENS,
+    ExpandedPrompt,
+    expand_media_tokens,
+    expand_video_timestamps,
+)
+from qwenctl.engine.prompt.placeholders import Placeholders, to_json
 from qwenctl.engine.prompt.tokenizer import Tokenizer
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.vision.encoder import Sight
-from qwenctl.engine.vision.media_items import View
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.vision.encoder import VisionState
+from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Failed, Message, Tools
+from qwenctl.protocol.messages import Message, RequestFailed, Tools
 
 
 @contextmanager
-def limited(seconds: float, n_bytes: int) -> Iterator[None]:
+def resource_limits(seconds: float, n_bytes: int) -> Iterator[None]:
     """Allow `seconds` of CPU time and `n_bytes` more memory than now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = psutil.Process().memory_info().vms + n_bytes
@@ -64,8 +69,8 @@ class Prompt:
     """
 
     tokens: list[int]
-    marks: frozenset[int]
-    views: Mapping[int, View] = field(default_factory=dict)
+    branch_points: frozenset[int]
+    views: Mapping[int, MediaItem] = field(default_factory=dict)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -83,7 +88,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class ChatTemplate:
     """The chat template of a model, compiled in a sandbox."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, sight: Sight | None = None) -> None:
+    def __init__(self, source: str, tokenizer: Tokenizer, sight: VisionState | None = None) -> None:
         """Raises RequestFailure for a template that is not valid Jinja."""
         self._tokenizer, self._sight = tokenizer, sight
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
@@ -100,25 +105,25 @@ class ChatTemplate:
         if tools:  # and in a turn that calls functions it stays, but may be written in other tokens than it was said
             later.append([Message("assistant", "x", "x" if think else ""), Message("tool", "x")])
         following = [self._render([*messages, *turns], tools, think=think, asks=False).tokens for turns in later]
-        parting = (common_length(asked.tokens, other) for other in following)
-        return Prompt(asked.tokens, frozenset([*asked.begins, *parting]), asked.views)
+        parting = (common_prefix_length(asked.tokens, other) for other in following)
+        return Prompt(asked.tokens, frozenset([*asked.boundaries, *parting]), asked.views)
 
-    def once(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
+    def render_once(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
         """The same prompt without its marks, where nothing will go on from it: a half of the work."""
         asked = self._render(messages, tools, think=think, asks=True)
         return Prompt(asked.tokens, frozenset(), asked.views)
 
-    def shared(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
+    def shared_prefix(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
         """The beginning that every prompt has in common that goes on from these messages with a user's turn."""
         nexts = ([*messages, Message("user", text)] for text in ("x", "y"))
         one, other = (self._render(turns, tools, think=think, asks=False) for turns in nexts)
-        length = common_length(one.tokens, other.tokens)
-        return Prompt(one.tokens[:length], frozenset(begin for begin in one.begins if begin <= length), one.views)
+        length = common_prefix_length(one.tokens, other.tokens)
+        return Prompt(one.tokens[:length], frozenset(begin for begin in one.boundaries if begin <= length), one.views)
 
-    def _render(self, messages: Sequence[Message], tools: Tools, *, think: bool, asks: bool) -> Inlaid:
+    def _render(self, messages: Sequence[Message], tools: Tools, *, think: bool, asks: bool) -> ExpandedPrompt:
         """The tokens, and where in them the first user's text begins, each assistant's, and what follows a picture."""
-        markers = Markers()
-        turns = [markers.turn(message) for message in messages]
+        markers = Placeholders()
+        turns = [markers.message(message) for message in messages]
         shown = [markers.tool(tool) for tool in tools]
         media = [each for message in messages for each in sorted(message.media, key=lambda media: media.at)]
         seen = [self._views(each) for each in media]
@@ -127,24 +132,24 @@ class ChatTemplate:
                 messages=turns, tools=shown or None, add_generation_prompt=asks, enable_thinking=think
             )
         if not all(tool.marker in rendered for tool in shown):
-            raise RequestFailure(Failed("setting", "the model's chat template cannot tell the model of functions"))
+            raise RequestError(RequestFailed("setting", "the model's chat template cannot tell the model of functions"))
         clips = (views for each, views in zip(media, seen, strict=True) if each.kind == "video")
-        tokens, begins = self._tokenizer.pieces(with_times(markers.split(rendered), clips))
+        tokens, begins = self._tokenizer.tokenize_segments(expand_video_timestamps(markers.split(rendered), clips))
         if not media or self._sight is None:
-            return Inlaid(tokens, begins, {})
+            return ExpandedPrompt(tokens, begins, {})
         views = [view for each in seen for view in each]
-        return with_views(tokens, begins, self._pads(), views, self._sight.tower)
+        return expand_media_tokens(tokens, begins, self._pads(), views, self._sight.tower)
 
-    def _views(self, media: Media) -> Sequence[View]:
+    def _views(self, media: Media) -> Sequence[MediaItem]:
         if self._sight is None:
-            raise RequestFailure(Failed("mmproj", "this model cannot see pictures"))
+            raise RequestError(RequestFailed("mmproj", "this model cannot see pictures"))
         return self._sight.views(media)
 
     def _pads(self) -> dict[str, int]:
         """The pad tokens by the kind of media. Raises RequestFailure if the vocabulary has none."""
-        found = {kind: self._tokenizer.scaffold(text) for kind, text in PADS.items()}
+        found = {kind: self._tokenizer.tokenize_template(text) for kind, text in MEDIA_PAD_TOKENS.items()}
         if any(len(tokens) != 1 for tokens in found.values()):
-            raise RequestFailure(Failed("media", "the model is for text only: it has no token for pictures"))
+            raise RequestError(RequestFailed("media", "the model is for text only: it has no token for pictures"))
         return {kind: tokens[0] for kind, tokens in found.items()}
 
 
@@ -152,7 +157,7 @@ class ChatTemplate:
 def _guarded() -> Iterator[None]:
     """Every way in which a template can fail as a RequestFailure that says so."""
     try:
-        with limited(_MOST_SECONDS, _MOST_BYTES):
+        with resource_limits(_MOST_SECONDS, _MOST_BYTES):
             yield
     except TimeoutError as error:
         raise _failure(f"it takes more than {_MOST_SECONDS:g} s") from error
@@ -166,5 +171,5 @@ def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _failure(why: str) -> RequestFailure:
-    return RequestFailure(Failed("template", f"the model's chat template fails: {why}"))
+def _failure(why: str) -> RequestError:
+    return RequestError(RequestFailed("template", f"the model's chat template fails: {why}"))

@@ -10,26 +10,28 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qwenctl.engine.prompt.tokenizer import Piece
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.vision.media_items import View
-from qwenctl.protocol.messages import Failed
+from qwenctl.engine.prompt.tokenizer import TemplateSegment
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.vision.media_items import MediaItem
+from qwenctl.protocol.messages import RequestFailed
 
 _PICTURE, _CLIP = "<|image_pad|>", "<|video_pad|>"
-PADS = {"image": _PICTURE, "video": _CLIP}
+MEDIA_PAD_TOKENS = {"image": _PICTURE, "video": _CLIP}
 _WHOLE_CLIP = re.compile(re.escape(f"<|vision_start|>{_CLIP}<|vision_end|>"))
 
 
 @dataclass(frozen=True)
-class Inlaid:
+class ExpandedPrompt:
     """Tokens, the marked begins in them, and each view by the position of its first token."""
 
     tokens: list[int]
-    begins: list[int]
-    views: Mapping[int, View]
+    boundaries: list[int]
+    views: Mapping[int, MediaItem]
 
 
-def with_times(pieces: Iterable[Piece], clips: Iterable[Sequence[View]]) -> Iterator[Piece]:
+def expand_video_timestamps(
+    pieces: Iterable[TemplateSegment], clips: Iterable[Sequence[MediaItem]]
+) -> Iterator[TemplateSegment]:
     """Each clip as the models were trained on it: the time of each pair of frames before the pair.
 
     Source: the processor of transformers' models/qwen3_vl, `_calculate_timestamps` and the text around it.
@@ -41,12 +43,12 @@ def with_times(pieces: Iterable[Piece], clips: Iterable[Sequence[View]]) -> Iter
         return "".join(pads)
 
     for piece in pieces:
-        yield piece if piece.outside else replace(piece, text=_WHOLE_CLIP.sub(timed, piece.text))
+        yield piece if piece.untrusted else replace(piece, text=_WHOLE_CLIP.sub(timed, piece.text))
 
 
-def with_views(
-    tokens: Sequence[int], begins: Sequence[int], pads: Mapping[str, int], views: Sequence[View], tower: str
-) -> Inlaid:
+def expand_media_tokens(
+    tokens: Sequence[int], begins: Sequence[int], pads: Mapping[str, int], views: Sequence[MediaItem], tower: str
+) -> ExpandedPrompt:
     """`tokens` with each pad replaced by the tokens of the next view; `pads` are the pad tokens by kind of media.
 
     Raises RequestFailure if the template did not write one pad for each view.
@@ -54,16 +56,16 @@ def with_views(
     kinds = {token: kind for kind, token in pads.items()}
     places = [at for at, token in enumerate(tokens) if token in kinds]
     if [kinds[tokens[at]] for at in places] != [view.media.kind for view in views]:
-        raise RequestFailure(Failed("template", "the model's chat template has no place for these pictures"))
+        raise RequestError(RequestFailed("template", "the model's chat template has no place for these pictures"))
     inlaid: list[int] = []
-    placed: dict[int, View] = {}
+    placed: dict[int, MediaItem] = {}
     shifts: list[tuple[int, int]] = []  # from which token on, and by how much, positions are moved
     done = 0
     for at, view in zip(places, views, strict=True):
         inlaid += tokens[done:at]
         placed[len(inlaid)] = view
-        inlaid += view.ids(tower)
+        inlaid += view.placeholder_ids(tower)
         done = at + 1
         shifts.append((done, len(inlaid) - done))
     moved = [begin + next((by for start, by in reversed(shifts) if start <= begin), 0) for begin in begins]
-    return Inlaid([*inlaid, *tokens[done:]], moved, placed)
+    return ExpandedPrompt([*inlaid, *tokens[done:]], moved, placed)

@@ -12,19 +12,19 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from qwenctl.engine.prompt.tokenizer import Piece
+from qwenctl.engine.prompt.tokenizer import TemplateSegment
 from qwenctl.protocol.messages import Message, ToolCall
 
 
-class Markers:
+class Placeholders:
     """The markers of one prompt."""
 
     def __init__(self) -> None:
         self._nonce = secrets.token_hex(16)
-        self._pieces: list[Piece] = []
+        self._pieces: list[TemplateSegment] = []
         self._seen_user = False
 
-    def turn(self, message: Message) -> dict[str, Any]:
+    def message(self, message: Message) -> dict[str, Any]:
         """The message as the template expects it. The begins of the first user's text and of an assistant's are marked.
 
         White space at both ends is left out: the templates of Qwen3.5 trim it and cannot see it in a marker.
@@ -39,35 +39,35 @@ class Markers:
             fields["tool_calls"] = [self._call(call) for call in message.tool_calls]
         return fields
 
-    def tool(self, tool: dict[str, Any]) -> MarkedJson:
+    def tool(self, tool: dict[str, Any]) -> OpaqueJson:
         """A function as the template expects it: all that a template can do with it is to write it as JSON."""
-        return MarkedJson(self._marker(to_json(tool)))
+        return OpaqueJson(self._marker(to_json(tool)))
 
-    def split(self, rendered: str) -> Iterator[Piece]:
+    def split(self, rendered: str) -> Iterator[TemplateSegment]:
         """What was rendered, with the texts in the place of their markers."""
         parts = re.split(rf"\[{self._nonce}:(\d+)\]", rendered)
-        yield Piece(parts[0])
+        yield TemplateSegment(parts[0])
         for number, template in zip(parts[1::2], parts[2::2], strict=True):
             yield self._pieces[int(number)]
-            yield Piece(template)
+            yield TemplateSegment(template)
 
     def _content(self, message: Message, *, marked: bool) -> str | list[dict[str, str]]:
         """The text, or where there are pictures its parts; what follows a picture is marked, and what precedes all."""
         if not message.media:
             return self._marker(message.content.strip(), marked=marked)
-        parts = [{"type": "text", "text": self._mark()}] if marked else []
+        parts = [{"type": "text", "text": self._boundary()}] if marked else []
         text, done = message.content.rstrip(), 0
         for media in sorted(message.media, key=lambda media: media.at):
             if before := text[done : media.at]:
                 parts.append({"type": "text", "text": self._marker(before)})
             parts.append({"type": media.kind})
             done = max(done, media.at)
-        rest = {"type": "text", "text": self._marker(text[done:], marked=True) or self._mark()}
+        rest = {"type": "text", "text": self._marker(text[done:], marked=True) or self._boundary()}
         return [*parts, rest]
 
-    def _mark(self) -> str:
+    def _boundary(self) -> str:
         """A place in which nothing stands, marked."""
-        self._pieces.append(Piece("", outside=True, marked=True))
+        self._pieces.append(TemplateSegment("", untrusted=True, boundary=True))
         return f"[{self._nonce}:{len(self._pieces) - 1}]"
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
@@ -84,11 +84,11 @@ class Markers:
     def _marker(self, text: str, *, marked: bool = False) -> str:
         if not text:
             return ""
-        self._pieces.append(Piece(text, outside=True, marked=marked))
+        self._pieces.append(TemplateSegment(text, untrusted=True, boundary=marked))
         return f"[{self._nonce}:{len(self._pieces) - 1}]"
 
 
-class MarkedJson(dict[str, Any]):
+class OpaqueJson(dict[str, Any]):
     """A value of which a template sees nothing but, as its JSON, the marker."""
 
     def __init__(self, marker: str) -> None:
@@ -98,4 +98,4 @@ class MarkedJson(dict[str, Any]):
 
 def to_json(value: object, **options: Any) -> str:
     """JSON as transformers renders it in templates: no escapes for HTML or for letters beyond ASCII."""
-    return value.marker if isinstance(value, MarkedJson) else json.dumps(value, **{"ensure_ascii": False, **options})
+    return value.marker if isinstance(value, OpaqueJson) else json.dumps(value, **{"ensure_ascii": False, **options})

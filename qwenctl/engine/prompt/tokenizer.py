@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.kv.sequence import common_length
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.messages import Failed
+from qwenctl.engine.llama.tokens import common_prefix_length
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.messages import RequestFailed
 
 _USER_DEFINED = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 # What libllama looks for when special tokens are on (llama-vocab.cpp, cache_special_tokens).
@@ -26,12 +26,12 @@ _KEPT_TEXTS = 256
 
 
 @dataclass(frozen=True)
-class Piece:
+class TemplateSegment:
     """A part of a prompt. `outside` says that it is no part of the template, `marked` that its begin is wanted."""
 
     text: str
-    outside: bool = False
-    marked: bool = False
+    untrusted: bool = False
+    boundary: bool = False
 
 
 class Tokenizer:
@@ -48,19 +48,19 @@ class Tokenizer:
         # libllama matches these whether or not special tokens are on. `<think>` and `<tool_call>` are among them.
         self._always_special = re.compile(_any_of((text for text, kind in special if kind & _USER_DEFINED), b"?="))
         # A conversation is tokenized again with each turn, mostly the same texts.
-        self.content = lru_cache(_KEPT_TEXTS)(self._content)
+        self.tokenize_text = lru_cache(_KEPT_TEXTS)(self._content)
 
-    def scaffold(self, text: str) -> list[int]:
+    def tokenize_template(self, text: str) -> list[int]:
         """The tokens of a text that the template wrote: special tokens are what they spell."""
         return self._tokenize(text.encode("utf-8", "replace"), special=True)
 
-    def ordinary(self, data: bytes) -> list[int]:
+    def tokenize_plain(self, data: bytes) -> list[int]:
         """The tokens of UTF-8 text, whole or not, all of them ordinary."""
         cuts = [match.start() + 1 for match in self._always_special.finditer(data)]
         pieces = (data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True))
         return [token for piece in pieces for token in self._tokenize(piece, special=False)]
 
-    def pieces(self, pieces: Iterable[Piece]) -> tuple[list[int], list[int]]:
+    def tokenize_segments(self, pieces: Iterable[TemplateSegment]) -> tuple[list[int], list[int]]:
         """The tokens of all pieces, and where in them each marked one begins."""
         tokens: list[int] = []
         begins: list[int] = []
@@ -68,28 +68,30 @@ class Tokenizer:
         offsets: list[int] = []
 
         def end_run() -> None:
-            found = self.content(run)
-            begins.extend(len(tokens) + common_length(found, self.content(run[:offset])) for offset in offsets)
+            found = self.tokenize_text(run)
+            begins.extend(
+                len(tokens) + common_prefix_length(found, self.tokenize_text(run[:offset])) for offset in offsets
+            )
             tokens.extend(found)
 
         for piece in pieces:
-            if piece.marked:
+            if piece.boundary:
                 offsets.append(len(run))
-            if piece.outside:
+            if piece.untrusted:
                 run += piece.text
                 continue
             first, *rest = self._special.split(piece.text)
             run += first
             for special, text in zip(rest[::2], rest[1::2], strict=True):
                 end_run()
-                tokens += self.scaffold(special)
+                tokens += self.tokenize_template(special)
                 run, offsets = text, []
         end_run()
         return tokens, begins
 
     def _content(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, all of them ordinary, in the NFC form that the model was trained on."""
-        return tuple(self.ordinary(unicodedata.normalize("NFC", text).encode("utf-8", "replace")))
+        return tuple(self.tokenize_plain(unicodedata.normalize("NFC", text).encode("utf-8", "replace")))
 
     def _tokenize(self, data: bytes, *, special: bool) -> list[int]:
         if not data:
@@ -98,7 +100,7 @@ class Tokenizer:
         tokens = (ctypes.c_int32 * room)()
         count = llama.llama_tokenize(self._vocabulary, data, len(data), tokens, room, False, special)
         if count < 0:
-            raise RequestFailure(Failed("request", "the text cannot be tokenized"))
+            raise RequestError(RequestFailed("request", "the text cannot be tokenized"))
         return tokens[:count]
 
 

@@ -1,7 +1,8 @@
 """From tokens to text: the bytes of each token, joined to whole characters, split into thinking and answer.
 
-Token ids come in, `Token` events go out. Where thinking ends and where a call of a function begins is decided by the id
-of a token, never by text, so that an answer may talk about the tags, and so that a call which is only quoted is none.
+Token ids come in, `TextDelta` events go out. Where thinking ends and where a call of a function begins is decided by
+the id of a token, never by text, so that an answer may talk about the tags, and so that a call which is only quoted is
+none.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 
-from qwenctl.protocol.messages import Channel, Token
+from qwenctl.protocol.messages import Channel, TextDelta
 
 
-class AnswerText:
+class StreamingDetokenizer:
     """The text of one answer. Text is passed on as soon as it is whole UTF-8.
 
     White space before the answer, and around the thinking, belongs to the template and is left out. From the first
@@ -36,25 +37,25 @@ class AnswerText:
         self._split = False  # the bytes so far end within a character
         self._held = ""  # white space that is only passed on if more follows
         self._begun = False
-        self._unsaid = 0  # tokens whose text is held
+        self._pending_tokens = 0  # tokens whose text is held
         self.tokens: dict[Channel, int] = {"thinking": 0, "answer": 0, "call": 0}
 
-    def feed(self, token: int) -> list[Token]:
+    def feed(self, token: int) -> list[TextDelta]:
         """The text that `token` has made whole."""
-        rest: list[Token] = []
+        rest: list[TextDelta] = []
         if token == self._call_begin and self.channel in self._calls_from:
-            rest = self._turn_to("call")
+            rest = self._switch_channel("call")
         self.tokens[self.channel] += 1
-        self._unsaid += 1
+        self._pending_tokens += 1
         if token == self._thinking_end and self.channel == "thinking":
-            return self._turn_to("answer")
-        said = self._pass_on(self._decode(self._pieces[token]))
+            return self._switch_channel("answer")
+        said = self._emit(self._decode(self._pieces[token]))
         return rest + said if rest else said
 
-    def finish(self) -> list[Token]:
+    def finish(self) -> list[TextDelta]:
         """What is left at the end: a character that was never completed."""
         self._split = False
-        return self._pass_on(self._decoder.decode(b"", final=True))
+        return self._emit(self._decoder.decode(b"", final=True))
 
     def _decode(self, piece: bytes) -> str:
         if not self._split and piece.isascii():  # mostly, and several times as fast
@@ -63,14 +64,14 @@ class AnswerText:
         self._split = bool(self._decoder.getstate()[0])
         return text
 
-    def _turn_to(self, channel: Channel) -> list[Token]:
+    def _switch_channel(self, channel: Channel) -> list[TextDelta]:
         rest = self.finish()
-        self.channel, self._held, self._begun, self._unsaid = channel, "", False, 0
+        self.channel, self._held, self._begun, self._pending_tokens = channel, "", False, 0
         return rest
 
-    def _pass_on(self, text: str) -> list[Token]:
+    def _emit(self, text: str) -> list[TextDelta]:
         if self._begun and self.channel != "thinking":  # nearly always
-            return self._said(text)
+            return self._delta(text)
         text = self._held + text
         if not self._begun:
             text = text.lstrip()
@@ -79,10 +80,10 @@ class AnswerText:
             shown = text.rstrip()
             text, self._held = shown, text[len(shown) :]
         self._begun = self._begun or bool(text)
-        return self._said(text)
+        return self._delta(text)
 
-    def _said(self, text: str) -> list[Token]:
+    def _delta(self, text: str) -> list[TextDelta]:
         if not text:
             return []
-        tokens, self._unsaid = self._unsaid, 0
-        return [Token(text, self.channel, tokens)]
+        tokens, self._pending_tokens = self._pending_tokens, 0
+        return [TextDelta(text, self.channel, tokens)]

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from qwenctl.engine.llama.token_tables import TokenPieces
+from qwenctl.engine.llama.tokens import TokenBytes
 from qwenctl.engine.prompt.tokenizer import Tokenizer
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.protocol.messages import Failed, Generate
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.messages import Generate, RequestFailed
 
 # llama_tokenize: vocabulary, text, its size, room for tokens, how many, and two switches.
 _TOKENIZE = ctypes.CFUNCTYPE(
@@ -30,7 +30,7 @@ _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 _JSON_OPTIONS = {"whitespace_pattern": r"[ \n\t]{0,20}"}
 
 
-class Grammar:
+class GrammarMatcher:
     """One answer's way through a grammar."""
 
     def __init__(self, tokenizer: LLTokenizer, text: str) -> None:
@@ -41,7 +41,7 @@ class Grammar:
         """Whether `token` may follow."""
         return self._matcher.validate_tokens([token]) == 1
 
-    def forbid(self, logits: npt.NDArray[np.float32]) -> None:
+    def mask_logits(self, logits: npt.NDArray[np.float32]) -> None:
         """Set `logits` [vocabulary size] to minus infinity for every token that may not follow."""
         logits[~self._allowed()[: logits.size]] = -np.inf
 
@@ -58,26 +58,26 @@ class Grammar:
         return np.unpackbits(self._mask.view(np.uint8), bitorder="little").astype(np.bool_)
 
 
-class Grammars:
+class GrammarFactory:
     """Makes grammars for one vocabulary."""
 
-    def __init__(self, vocabulary: llama.llama_vocab_p, tokenizer: Tokenizer, pieces: TokenPieces) -> None:
+    def __init__(self, vocabulary: llama.llama_vocab_p, tokenizer: Tokenizer, pieces: TokenBytes) -> None:
         self._vocabulary, self._pieces = vocabulary, pieces
         # libllama's own would make a control token of what only spells one, which the grammar then does not know.
         self._tokenize = _TOKENIZE(partial(_write_tokens, tokenizer))
 
-    def begin(self, request: Generate) -> Grammar | None:
+    def compile(self, request: Generate) -> GrammarMatcher | None:
         """The grammar that the answer must follow, if any. Raises RequestFailure for one that cannot be used."""
         if not (request.json_schema or request.grammar):
             return None
         what = "JSON schema" if request.json_schema else "grammar"
         try:
-            grammar = Grammar(self._tokenizer, _definition(request))
+            grammar = GrammarMatcher(self._tokenizer, _definition(request))
         except ValueError as error:
             reason = " ".join(str(error).split())[:300]
-            raise RequestFailure(Failed("setting", f"the {what} cannot be used: {reason}")) from error
+            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: {reason}")) from error
         if not grammar.is_possible():
-            raise RequestFailure(Failed("setting", f"the {what} cannot be used: nothing can follow it"))
+            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: nothing can follow it"))
         return grammar
 
     @cached_property
@@ -101,7 +101,7 @@ class Grammars:
 
 def _write_tokens(tokenizer: Tokenizer, _: int, text: int, size: int, tokens: int, room: int, *_switches: bool) -> int:
     """What llama_tokenize does, but that all tokens are ordinary."""
-    found = tokenizer.ordinary(ctypes.string_at(text, size))
+    found = tokenizer.tokenize_plain(ctypes.string_at(text, size))
     if len(found) > room:
         return -len(found)
     ctypes.memmove(tokens, (ctypes.c_int32 * len(found))(*found), 4 * len(found))

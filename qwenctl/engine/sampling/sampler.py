@@ -14,13 +14,13 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.engine.sampling.grammar import Grammar
+from qwenctl.engine.sampling.grammar import GrammarMatcher
 from qwenctl.protocol.messages import Sampling
 
 _KEEP_AT_LEAST = 1
 
 
-class LogitViews:
+class LogitsView:
     """The logits of a context as arrays in its own memory: what is written there is what a chain of samplers sees."""
 
     def __init__(self, context: llama.llama_context_p, vocabulary_size: int) -> None:
@@ -44,13 +44,13 @@ class Sampler:
         sampling: Sampling,
         context: llama.llama_context_p,
         vocabulary_size: int,
-        grammar: Grammar | None = None,
-        views: LogitViews | None = None,
+        grammar: GrammarMatcher | None = None,
+        views: LogitsView | None = None,
     ) -> None:
         self._context, self._grammar = context, grammar
         self._chain = _chain(sampling) if sampling.temperature > 0 else None
         self._penalties = Penalties(sampling, vocabulary_size)
-        self._views = views or LogitViews(context, vocabulary_size)
+        self._views = views or LogitsView(context, vocabulary_size)
         self._is_plain = self._chain is not None and grammar is None and not self._penalties.are_active
 
     def __enter__(self) -> Sampler:
@@ -76,11 +76,11 @@ class Sampler:
             token = int(llama.llama_sampler_sample(chain, self._context, row) if chain else logits.argmax())
             if grammar is None or grammar.allows(token):
                 break
-            grammar.forbid(logits)  # few tokens must be drawn again, so that all are looked at only then
+            grammar.mask_logits(logits)  # few tokens must be drawn again, so that all are looked at only then
             grammar = None
         if not free and self._grammar is not None:
             self._grammar.accept(token)
-        self._penalties.count(token)
+        self._penalties.observe(token)
         return token
 
 
@@ -109,7 +109,7 @@ class Penalties:
         values = np.where(values <= 0, values * self._repeat, values / self._repeat)
         logits[used] = values - (counts * self._frequency + self._presence)
 
-    def count(self, token: int) -> None:
+    def observe(self, token: int) -> None:
         """Move the window on by `token`."""
         if not self.are_active:
             return

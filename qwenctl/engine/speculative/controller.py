@@ -15,27 +15,27 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-_MOST_LOSS = 0.015  # of an answer's time
-_WORTH_IT = 1.02  # tokens a second, against plain steps
-_PLAIN_FIRST, _PLAIN_EVERY = 3, 32  # plain steps are measured before all others, and now and then again
+_MAX_SLOWDOWN = 0.015  # of an answer's time
+_MIN_SPEEDUP = 1.02  # tokens a second, against plain steps
+_WARMUP_STEPS, _REMEASURE_EVERY = 3, 32  # plain steps are measured before all others, and now and then again
 # Plain steps in which a source that does not pay is left alone, twice as many each time; after as many as the first of
 # these it is tried again, for texts change, and a measurement may have been bad.
-_RETRY_AFTER, _LONGEST_REST = 16, 1024
-_HOPELESS_REST = 4096  # where the text does not matter, for the steps are too long
+_RETRY_AFTER, _MAX_COOLDOWN = 16, 1024
+_HOPELESS_COOLDOWN = 4096  # where the text does not matter, for the steps are too long
 _LITTLE_REST = 2
 _QUIET_STEPS = 64  # at most, on end, of which no time is taken
 _KEPT_STEPS, _FEW_STEPS = 8, 2  # of few the quickest counts, for any may have been held up
-_STUTTER = 2.5  # times what was expected: what a step takes longer is not its own fault
-_ADAPTS = 0.04  # weight of the last step in the shares
-_PLACES = 4  # places at which shares are told apart; what comes later is like the last
-_BELIEVED = 4  # as if so many had been seen before the first
-_SHARE = 0.6  # what is expected before anything is known (the published heads have 0.6 to 0.9)
-_SLOPE = 0.3  # and by how much of a plain step each token more makes a step longer
+_OUTLIER_FACTOR = 2.5  # times what was expected: what a step takes longer is not its own fault
+_EMA_ALPHA = 0.04  # weight of the last step in the shares
+_POSITIONS = 4  # places at which shares are told apart; what comes later is like the last
+_PRIOR_COUNT = 4  # as if so many had been seen before the first
+_PRIOR_ACCEPTANCE = 0.6  # what is expected before anything is known (the published heads have 0.6 to 0.9)
+_PRIOR_COST_PER_TOKEN = 0.3  # and by how much of a plain step each token more makes a step longer
 _WORST_SLOPE = 1.0  # or may do so, before it is measured
 
 
 @dataclass(frozen=True)
-class Step:
+class DraftStep:
     """One evaluation: of one token, and beside it of `drafted` ones of `source`, of which `accepted` were right.
 
     `again` tokens were evaluated with them that had been before, in a step in which others were wrong.
@@ -45,52 +45,54 @@ class Step:
     drafted: int
     accepted: int
     seconds: float
-    again: int = 0
+    replayed: int = 0
 
 
 @dataclass
-class _Source:
+class _DraftSource:
     """What is known of one source of drafts."""
 
-    shares: list[float] = field(default_factory=lambda: [_SHARE])  # by place, as far as one was reached
+    acceptance_rates: list[float] = field(
+        default_factory=lambda: [_PRIOR_ACCEPTANCE]
+    )  # by place, as far as one was reached
     seen: list[int] = field(default_factory=lambda: [0])  # and how often
     seconds: dict[int, deque[float]] = field(default_factory=dict)
-    middles: dict[int, float] = field(default_factory=dict)
+    median_seconds: dict[int, float] = field(default_factory=dict)
     steps: int = 0
-    rest: int = 0
+    cooldown: int = 0
     last_rest: int = 1
-    dear: float = 0.0  # what it may lose, where that was more than the account allows
+    blocked_loss: float = 0.0  # what it may lose, where that was more than the account allows
 
-    def learn(self, step: Step) -> None:
+    def learn(self, step: DraftStep) -> None:
         self.steps += 1
-        if not step.again:
+        if not step.replayed:
             times = self.seconds.setdefault(step.drafted, deque(maxlen=_KEPT_STEPS))
             times.append(step.seconds)
-            self.middles[step.drafted] = _middle(times) if len(times) > _FEW_STEPS else min(times)
+            self.median_seconds[step.drafted] = _middle(times) if len(times) > _FEW_STEPS else min(times)
         self.see(step.drafted, step.accepted)
 
     def see(self, drafted: int, accepted: int) -> None:
         """Learn the shares from a draft, whether it was made or would have been."""
         for place in range(min(accepted + 1, drafted)):
-            at = min(place, _PLACES - 1)
-            if at == len(self.shares):
-                self.shares.append(self._share(at))
+            at = min(place, _POSITIONS - 1)
+            if at == len(self.acceptance_rates):
+                self.acceptance_rates.append(self._share(at))
                 self.seen.append(0)
             self.seen[at] += 1
-            weight = max(_ADAPTS, 1 / (self.seen[at] + _BELIEVED))
-            self.shares[at] += weight * ((place < accepted) - self.shares[at])
+            weight = max(_EMA_ALPHA, 1 / (self.seen[at] + _PRIOR_COUNT))
+            self.acceptance_rates[at] += weight * ((place < accepted) - self.acceptance_rates[at])
 
-    def tire(self, at_least: int = 0) -> None:
+    def back_off(self, at_least: int = 0) -> None:
         """It does not pay: leave it alone for a while, and for longer if it still does not."""
-        self.rest = self.last_rest = max(at_least, min(2 * self.last_rest, _LONGEST_REST))
+        self.cooldown = self.last_rest = max(at_least, min(2 * self.last_rest, _MAX_COOLDOWN))
 
-    def is_hopeless(self, most: int, plain: float) -> bool:
+    def can_never_pay(self, most: int, plain: float) -> bool:
         """Whether not even drafts of up to `most` tokens that are all right would pay, by more than one measurement."""
         if sum(map(len, self.seconds.values())) < _FEW_STEPS:
             return False
         return all(self.expected_seconds(length, plain) > (1 + length) * plain for length in range(1, most + 1))
 
-    def rates(self, most: int, plain: float, again: float) -> Iterator[tuple[int, float, float]]:
+    def throughput_by_length(self, most: int, plain: float, again: float) -> Iterator[tuple[int, float, float]]:
         """Each length up to `most`, with its tokens a second and its seconds; a wrong draft costs `again` later."""
         tokens = reached = 1.0
         for length in range(1, most + 1):
@@ -104,27 +106,31 @@ class _Source:
 
         The first draft costs more than each further one: the state is forked, and libllama makes another graph.
         """
-        if length in self.middles:
-            return self.middles[length]
-        shorter = max((other for other in self.middles if other < length), default=0)
-        longer = min((other for other in self.middles if other > length), default=0)
-        begin = self.middles.get(shorter, plain)
+        if length in self.median_seconds:
+            return self.median_seconds[length]
+        shorter = max((other for other in self.median_seconds if other < length), default=0)
+        longer = min((other for other in self.median_seconds if other > length), default=0)
+        begin = self.median_seconds.get(shorter, plain)
         if longer:
-            return begin + (self.middles[longer] - begin) * (length - shorter) / (longer - shorter)
-        average = (begin / plain - 1) / shorter if shorter else _SLOPE
-        return begin + plain * min(max(average, 0.0), _SLOPE) * (length - shorter)
+            return begin + (self.median_seconds[longer] - begin) * (length - shorter) / (longer - shorter)
+        average = (begin / plain - 1) / shorter if shorter else _PRIOR_COST_PER_TOKEN
+        return begin + plain * min(max(average, 0.0), _PRIOR_COST_PER_TOKEN) * (length - shorter)
 
-    def surely(self, length: int) -> float:
+    def all_accepted_probability(self, length: int) -> float:
         """The share of drafts of `length` that are all right; 0 before enough of them were seen."""
         return math.prod(self._share(place) for place in range(length)) if self.seen[0] >= _KEPT_STEPS else 0.0
 
     def _share(self, place: int) -> float:
         """Of a place that was never reached, what is expected of any, or what the place before it has."""
-        at = min(place, _PLACES - 1)
-        return self.shares[at] if at < len(self.shares) else max(_SHARE, self.shares[-1])
+        at = min(place, _POSITIONS - 1)
+        return (
+            self.acceptance_rates[at]
+            if at < len(self.acceptance_rates)
+            else max(_PRIOR_ACCEPTANCE, self.acceptance_rates[-1])
+        )
 
 
-class Governor:
+class DraftController:
     """Chooses, from `shortest` tokens up; its measurements last as long as it does, the account for one answer."""
 
     def __init__(self, shortest: int = 0) -> None:
@@ -132,72 +138,72 @@ class Governor:
         self._plain_steps = deque[float](maxlen=2 * _KEPT_STEPS)
         self._plain, self._plain_count = 0.0, 0
         self._again = deque[float](maxlen=_KEPT_STEPS)  # what it cost to evaluate tokens again, after a wrong draft
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str, _DraftSource] = {}
         self._since_plain = 0
         self._elapsed = self._loss = 0.0
 
-    def begin(self, seconds: float) -> None:
+    def start_answer(self, seconds: float) -> None:
         """A new answer, which has taken `seconds` so far, for its prompt."""
         self._elapsed, self._loss = seconds, 0.0
         for source in self._sources.values():
-            if source.dear:
-                self._postpone(source, source.dear)
+            if source.blocked_loss:
+                self._defer(source, source.blocked_loss)
 
-    def rests(self, source: str) -> int:
+    def cooldown_steps(self, source: str) -> int:
         """For how many steps nothing will be asked of `source`; 0 also where it is hardly worth a rest."""
-        rest = self._sources[source].rest if source in self._sources else 0
+        rest = self._sources[source].cooldown if source in self._sources else 0
         return max(0, rest - _LITTLE_REST)
 
-    def quiet_steps(self, source: str) -> int:
+    def unmeasured_steps(self, source: str) -> int:
         """How many plain steps may follow of which no time is taken, while nothing but `source` could draft."""
         if self._shortest or len(self._plain_steps) < _KEPT_STEPS:
             return 0
-        return min(self.rests(source), _QUIET_STEPS) if source else _QUIET_STEPS
+        return min(self.cooldown_steps(source), _QUIET_STEPS) if source else _QUIET_STEPS
 
-    def record_quiet(self, steps: int) -> None:
+    def record_unmeasured(self, steps: int) -> None:
         """Count plain steps of which no time was taken."""
         self._elapsed += steps * self._plain
         for source in self._sources.values():
-            source.rest = max(0, source.rest - steps)
+            source.cooldown = max(0, source.cooldown - steps)
 
     def choose(self, possible: Mapping[str, int]) -> tuple[str, int]:
         """The source and the length of the next step, of those that are `possible`; ("", 0) is a plain step."""
         if self._shortest:
             most, longest = max(((most, source) for source, most in possible.items()), default=(0, ""))
             return (longest, most) if most else ("", 0)
-        if len(self._plain_steps) < _PLAIN_FIRST or self._since_plain >= _PLAIN_EVERY:
+        if len(self._plain_steps) < _WARMUP_STEPS or self._since_plain >= _REMEASURE_EVERY:
             return "", 0
         best, best_rate = ("", 0), 0.0
         for name, most in possible.items():
-            source = self._sources.setdefault(name, _Source())
-            length, rate = self._promise(source, most) if most and not source.rest else (0, 0.0)
+            source = self._sources.setdefault(name, _DraftSource())
+            length, rate = self._best_length(source, most) if most and not source.cooldown else (0, 0.0)
             if length and not rate:
-                source.tire()
+                source.back_off()
                 return name, length
             if rate > best_rate:
                 best, best_rate = (name, length), rate
         return best
 
-    def wants(self, name: str, most: int) -> bool:
+    def may_draft(self, name: str, most: int) -> bool:
         """Whether `most` tokens of a source might be chosen soon, so that it should get ready.
 
         One that would not be is left alone for a while.
         """
-        if self._shortest or len(self._plain_steps) < _PLAIN_FIRST:
+        if self._shortest or len(self._plain_steps) < _WARMUP_STEPS:
             return True
-        source = self._sources.setdefault(name, _Source())
-        return not source.rest and self._promise(source, most)[0] > 0
+        source = self._sources.setdefault(name, _DraftSource())
+        return not source.cooldown and self._best_length(source, most)[0] > 0
 
-    def watch(self, name: str, drafted: int, accepted: int) -> bool:
+    def record_hypothetical(self, name: str, drafted: int, accepted: int) -> bool:
         """Learn from a draft that was not made: `accepted` of its tokens would have been right; whether to ask again.
 
         Where all of them would have been, the source need not rest any longer.
         """
-        source = self._sources.setdefault(name, _Source())
+        source = self._sources.setdefault(name, _DraftSource())
         source.see(drafted, accepted)
         if accepted == drafted:
-            source.rest = 0
-        return not source.rest
+            source.cooldown = 0
+        return not source.cooldown
 
     def record_plain(self, seconds: float) -> None:
         """Learn from a step in which one token was evaluated, and nothing else."""
@@ -205,76 +211,76 @@ class Governor:
         self._since_plain = 0
         self._plain_steps.append(seconds)
         self._plain_count += 1
-        if self._plain_count <= _KEPT_STEPS or self._plain_count % _PLAIN_FIRST == 0:
+        if self._plain_count <= _KEPT_STEPS or self._plain_count % _WARMUP_STEPS == 0:
             self._plain = _middle(self._plain_steps)
         for source in self._sources.values():
-            source.rest -= source.rest > 0
+            source.cooldown -= source.cooldown > 0
 
-    def record(self, step: Step) -> None:
+    def record(self, step: DraftStep) -> None:
         """Learn from a step that is done."""
-        if not (step.drafted or step.again):
+        if not (step.drafted or step.replayed):
             self.record_plain(step.seconds)
             return
         self._elapsed += step.seconds
-        source = self._sources.setdefault(step.source, _Source()) if step.drafted else None
+        source = self._sources.setdefault(step.source, _DraftSource()) if step.drafted else None
         if self._plain:  # it is not known yet where drafts are made without a choice
-            self._charge(step, source)
+            self._charge_loss(step, source)
         if source:
             self._since_plain += 1
             source.learn(step)
 
-    def _charge(self, step: Step, source: _Source | None) -> None:
+    def _charge_loss(self, step: DraftStep, source: _DraftSource | None) -> None:
         """Enter into the account what a step has cost more than plain ones, or less."""
         alone = source.expected_seconds(step.drafted, self._plain) if source else self._plain
-        if step.again:
+        if step.replayed:
             self._again.append(max(0.0, step.seconds - alone))
-        seconds = min(step.seconds, _STUTTER * (alone + self._again_seconds()))
+        seconds = min(step.seconds, _OUTLIER_FACTOR * (alone + self._again_seconds()))
         self._loss += seconds - (1 + step.accepted) * self._plain
 
     def _again_seconds(self) -> float:
-        return _middle(self._again) if self._again else _SLOPE * self._plain
+        return _middle(self._again) if self._again else _PRIOR_COST_PER_TOKEN * self._plain
 
-    def _promise(self, source: _Source, most: int) -> tuple[int, float]:
+    def _best_length(self, source: _DraftSource, most: int) -> tuple[int, float]:
         """The length that pays best, and its tokens a second, which are 0 where it is only tried; (0, 0) is none.
 
         A source of which none is to be drafted is left alone for a while.
         """
-        best, best_rate = 0, _WORTH_IT / self._plain
+        best, best_rate = 0, _MIN_SPEEDUP / self._plain
         losses = []  # of the lengths that pay
-        for length, rate, seconds in source.rates(most, self._plain, self._again_seconds()):
-            if rate > _WORTH_IT / self._plain:
-                losses.append(self._worst(source, length, seconds))
-                if rate > best_rate and self._allows(losses[-1]):
+        for length, rate, seconds in source.throughput_by_length(most, self._plain, self._again_seconds()):
+            if rate > _MIN_SPEEDUP / self._plain:
+                losses.append(self._worst_case_loss(source, length, seconds))
+                if rate > best_rate and self._within_budget(losses[-1]):
                     best, best_rate = length, rate
         if losses:
             source.last_rest = 1
-            self._postpone(source, min(losses))
+            self._defer(source, min(losses))
             return (best, best_rate) if best else (0, 0.0)
-        worst = self._worst(source, 1, source.expected_seconds(1, self._plain))
-        is_hopeless = source.is_hopeless(most, self._plain)
-        if source.last_rest >= (_HOPELESS_REST if is_hopeless else _RETRY_AFTER) and self._allows(worst):
+        worst = self._worst_case_loss(source, 1, source.expected_seconds(1, self._plain))
+        is_hopeless = source.can_never_pay(most, self._plain)
+        if source.last_rest >= (_HOPELESS_COOLDOWN if is_hopeless else _RETRY_AFTER) and self._within_budget(worst):
             return 1, 0.0
-        source.tire(_HOPELESS_REST if is_hopeless else 0)
+        source.back_off(_HOPELESS_COOLDOWN if is_hopeless else 0)
         return 0, 0.0
 
-    def _worst(self, source: _Source, length: int, seconds: float) -> float:
+    def _worst_case_loss(self, source: _DraftSource, length: int, seconds: float) -> float:
         """What a step of `length` tokens, `seconds` long, may lose: nothing may be accepted, or less than was seen."""
-        if not source.middles:
-            return 2 * _WORST_SLOPE * length * self._plain * (1 - source.surely(length))
+        if not source.median_seconds:
+            return 2 * _WORST_SLOPE * length * self._plain * (1 - source.all_accepted_probability(length))
         if source.steps < _KEPT_STEPS:
-            return (1 - source.shares[0]) * (seconds - self._plain + self._again_seconds())
+            return (1 - source.acceptance_rates[0]) * (seconds - self._plain + self._again_seconds())
         return 0.0
 
-    def _allows(self, worst: float) -> bool:
+    def _within_budget(self, worst: float) -> bool:
         """Whether the account allows to lose so much more."""
-        return self._loss + worst <= _MOST_LOSS * self._elapsed
+        return self._loss + worst <= _MAX_SLOWDOWN * self._elapsed
 
-    def _postpone(self, source: _Source, worst: float) -> None:
+    def _defer(self, source: _DraftSource, worst: float) -> None:
         """Leave a source alone until the account allows to lose `worst` by it, for it need not be asked before that."""
-        source.dear = 0.0 if self._allows(worst) else worst
-        if source.dear:
-            steps = ((self._loss + worst) / _MOST_LOSS - self._elapsed) / self._plain
-            source.rest = max(1, min(int(steps), _PLAIN_EVERY))
+        source.blocked_loss = 0.0 if self._within_budget(worst) else worst
+        if source.blocked_loss:
+            steps = ((self._loss + worst) / _MAX_SLOWDOWN - self._elapsed) / self._plain
+            source.cooldown = max(1, min(int(steps), _REMEASURE_EVERY))
 
 
 def _middle(seconds: Collection[float]) -> float:

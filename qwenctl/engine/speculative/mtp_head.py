@@ -28,7 +28,7 @@ _LEAST_STATES = 8
 _KEPT = 256  # the last tokens whose states are there
 
 
-class DraftHead:
+class MtpDrafter:
     """The draft head of a model whose context is `target`; `context` is its own."""
 
     def __init__(self, target: llama.llama_context_p, context: llama.llama_context_p, width: int, size: int) -> None:
@@ -46,12 +46,12 @@ class DraftHead:
         """Compute with so many threads."""
         llama.llama_set_n_threads(self._context, count, count)
 
-    def listen(self, *, on: bool) -> None:
+    def set_capture(self, *, on: bool) -> None:
         """Have the model give out its states, from now on, or spare it that."""
         self._end = self._begin
         llama_cpp_ext.llama_set_embeddings_nextn(self._target, on, False)
 
-    def evaluated(self, position: int, tokens: Sequence[int], row: int) -> None:
+    def on_eval(self, position: int, tokens: Sequence[int], row: int) -> None:
         """Take note of `tokens`, which the model has just evaluated from `position` on; `row` is the first's row."""
         if not self._begin <= position <= self._end:
             self._begin = self._end = position
@@ -67,7 +67,7 @@ class DraftHead:
         self._end = position + len(tokens)
         self._begin = self._end - count - held
 
-    def forget(self, position: int) -> None:
+    def rollback(self, position: int) -> None:
         """What the model has evaluated from `position` on is not true."""
         self._end = max(self._begin, min(self._end, position))
 

@@ -15,7 +15,7 @@ _TOKEN_BITS = 20  # more than any vocabulary has; a picture's number, below zero
 _KEY_MASK = (1 << _KEY_TOKENS * _TOKEN_BITS) - 1
 
 
-class NgramDrafts:
+class NgramLookup:
     """An index of one text, which may grow; `begin` is called where it may have changed otherwise.
 
     How often a text foretells itself costs nothing to see: `follow` looks on where nothing is drafted.
@@ -24,32 +24,32 @@ class NgramDrafts:
     def __init__(self) -> None:
         self._after: dict[int, int] = {}  # the position after the last place of each key
         self._indexed = self._key = 0  # so many tokens, and the key of the last of them
-        self._foretold: int | None = None  # the position of the token that should come next
+        self._predicted_at: int | None = None  # the position of the token that should come next
         self._right = 0  # the tokens before it that have come as foretold
 
     def begin(self) -> None:
         """Forget the text: another one, or another branch of it, follows."""
         self._after.clear()
         self._indexed = self._key = 0
-        self._foretold = None
+        self._predicted_at = None
 
-    def follow(self, tokens: Sequence[int], next_token: int, most: int) -> tuple[bool, int | None]:
+    def track(self, tokens: Sequence[int], next_token: int, most: int) -> tuple[bool, int | None]:
         """Whether there is anything that may follow `tokens` and `next_token`; and, where a draft of `most` tokens
         would have come to its end with `next_token`, how many of them would have been right.
         """
         ended = None
-        if self._foretold is not None:
-            if tokens[self._foretold] == next_token:
-                self._right, self._foretold = self._right + 1, self._foretold + 1
+        if self._predicted_at is not None:
+            if tokens[self._predicted_at] == next_token:
+                self._right, self._predicted_at = self._right + 1, self._predicted_at + 1
                 if self._right < most:
                     return True, None
-            ended, self._foretold = self._right, None
-        self._foretold, self._right = self._place(tokens, next_token), 0
-        return self._foretold is not None, ended
+            ended, self._predicted_at = self._right, None
+        self._predicted_at, self._right = self._place(tokens, next_token), 0
+        return self._predicted_at is not None, ended
 
-    def lose(self) -> None:
+    def stop_tracking(self) -> None:
         """Follow no longer: what comes next is drafted."""
-        self._foretold = None
+        self._predicted_at = None
 
     def draft(self, tokens: Sequence[int], next_token: int, most: int) -> list[int]:
         """At most `most` tokens that may follow `tokens` and `next_token`; the longer the match, the more of them."""

@@ -19,13 +19,13 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.engine.llama.cancellation import Interrupt
+from qwenctl.engine.llama.cancellation import CancelFlag
 from qwenctl.engine.llama.log import LlamaLog
-from qwenctl.engine.request_errors import RequestFailure
-from qwenctl.engine.vision.media_items import View, Views
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.engine.vision.media_items import MediaCache, MediaItem
 from qwenctl.models.gguf_check import fingerprint
-from qwenctl.protocol.media import Media, Seen, VisionSettings
-from qwenctl.protocol.messages import Failed
+from qwenctl.protocol.media import Media, MediaInfo, VisionSettings
+from qwenctl.protocol.messages import RequestFailed
 
 if TYPE_CHECKING:
     from qwenctl.engine.vision.images import Pixels
@@ -39,7 +39,7 @@ _NO_MEMORY = ("alloc", "out of memory")  # in libmtmd's reasons
 _NODES_AT_ONCE = 4  # of the graph, after which Ctrl-C is looked for
 
 
-class VisionTower:
+class VisionEncoder:
     """The vision tower in the file `mmproj` ("": there is none), for a loaded model; on a GPU if `uses_gpu`."""
 
     def __init__(
@@ -47,7 +47,7 @@ class VisionTower:
         mmproj: str,
         model: llama.llama_model_p,
         threads: int,
-        interrupt: Interrupt,
+        interrupt: CancelFlag,
         log: LlamaLog,
         *,
         uses_gpu: bool = True,
@@ -60,7 +60,7 @@ class VisionTower:
         """Raises RequestFailure if there is no mmproj file."""
         if not self._path.name:
             hint = "put the mmproj file of the model beside it, or name it: --mmproj FILE"
-            raise RequestFailure(Failed("mmproj", "the model cannot see pictures without its mmproj file", hint))
+            raise RequestError(RequestFailed("mmproj", "the model cannot see pictures without its mmproj file", hint))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,19 +68,19 @@ class VisionTower:
         self.check()
         return fingerprint(self._path)
 
-    def embeddings(self, view: View, pixels: Callable[[View], Sequence[Pixels]]) -> Embeddings | None:
+    def embeddings(self, view: MediaItem, pixels: Callable[[MediaItem], Sequence[Pixels]]) -> Embeddings | None:
         """What `view` is to the model; None if interrupted. Raises RequestFailure."""
-        if view.identity not in self._kept:
+        if view.cache_key not in self._kept:
             found = self._encode(pixels(view), view)
             if found is None:
                 return None
-            self._kept[view.identity] = found
+            self._kept[view.cache_key] = found
             while sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(view.identity)
-        return self._kept[view.identity]
+        self._kept.move_to_end(view.cache_key)
+        return self._kept[view.cache_key]
 
-    def _encode(self, frames: Sequence[Pixels], view: View) -> Embeddings | None:
+    def _encode(self, frames: Sequence[Pixels], view: MediaItem) -> Embeddings | None:
         self._log.clear()
         with ExitStack() as owned:
             failed = self._mtmd.mtmd_encode_chunk(self._context, self._chunk(frames, view, owned))
@@ -92,7 +92,7 @@ class VisionTower:
             values = np.ctypeslib.as_array(self._mtmd.mtmd_get_output_embd(self._context), (size,))
             return values.reshape(view.n_tokens, -1).copy()
 
-    def _chunk(self, frames: Sequence[Pixels], view: View, owned: ExitStack) -> Any:
+    def _chunk(self, frames: Sequence[Pixels], view: MediaItem, owned: ExitStack) -> Any:
         """What libmtmd encodes: the frames as one picture, which goes when `owned` ends. Raises RequestFailure."""
         mtmd, parts = self._mtmd, []
         for frame in frames:
@@ -137,9 +137,9 @@ class VisionTower:
             reason = self._log.reason() or "it is of another kind"
             if any(words in reason.lower() for words in _NO_MEMORY):
                 message = f"no memory for {self._path.name}: {reason}"
-                raise RequestFailure(Failed("memory", message, "a smaller context (-c) leaves room for it"))
+                raise RequestError(RequestFailed("memory", message, "a smaller context (-c) leaves room for it"))
             message = f"{self._path.name} does not go with the model: {reason}"
-            raise RequestFailure(Failed("model", message, "--mmproj FILE"))
+            raise RequestError(RequestFailed("model", message, "--mmproj FILE"))
         return context
 
     @cached_property
@@ -154,38 +154,38 @@ class VisionTower:
 
         return llama.ggml_backend_sched_eval_callback(goes_on)
 
-    def _failure(self, view: View, why: str) -> RequestFailure:
+    def _failure(self, view: MediaItem, why: str) -> RequestError:
         reason = self._log.reason()
-        return RequestFailure(Failed("media", f"{view.media.name} {why}" + (f": {reason}" if reason else "")))
+        return RequestError(RequestFailed("media", f"{view.media.name} {why}" + (f": {reason}" if reason else "")))
 
 
-class Sight:
+class VisionState:
     """The eyes of a model. `open_tower` gives the vision tower in a file (""; there is none) when it is needed."""
 
-    def __init__(self, open_tower: Callable[[str], VisionTower]) -> None:
+    def __init__(self, open_tower: Callable[[str], VisionEncoder]) -> None:
         self._open_tower = open_tower
-        self.use(VisionSettings())
+        self.configure(VisionSettings())
 
-    def use(self, settings: VisionSettings) -> None:
+    def configure(self, settings: VisionSettings) -> None:
         """Look at pictures so from now on."""
-        self._views, self._tower = Views(settings), self._open_tower(settings.mmproj)
+        self._views, self._tower = MediaCache(settings), self._open_tower(settings.mmproj)
 
     @property
     def tower(self) -> str:
         """What identifies the vision tower. Raises RequestFailure if there is none."""
         return self._tower.fingerprint
 
-    def views(self, media: Media) -> Sequence[View]:
+    def views(self, media: Media) -> Sequence[MediaItem]:
         """What is seen of a picture or a clip. Raises RequestFailure."""
         self._tower.check()
-        return self._views.of(media)
+        return self._views.items(media)
 
-    def embeddings(self, view: View) -> Embeddings | None:
+    def embeddings(self, view: MediaItem) -> Embeddings | None:
         """What a view is to the model; None if interrupted. Raises RequestFailure."""
         return self._tower.embeddings(view, self._views.pixels)
 
-    def described(self, media: Media, tokens: int) -> Seen:
+    def info(self, media: Media, tokens: int) -> MediaInfo:
         """A picture or a clip that costs `tokens`. Raises RequestFailure."""
         views = self.views(media)
         frames = len({frame for view in views for frame in view.frames})
-        return Seen(views[0].original.width, views[0].original.height, tokens, frames, self._views.seconds(media))
+        return MediaInfo(views[0].original.width, views[0].original.height, tokens, frames, self._views.seconds(media))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, features
 
-from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.request_errors import MediaError
 from qwenctl.engine.vision.resize import Size, check_size
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
@@ -33,18 +33,18 @@ def original_size(data: bytes) -> Size:
         return _upright(image)
 
 
-def pixels(data: bytes, size: Size) -> Pixels:
+def load_image(data: bytes, size: Size) -> Pixels:
     """The picture in a file, made `size`. Raises BadPicture."""
     with _opened(data) as image:
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            return resized(np.asarray(_rgb(upright)), size)
+            return resize_image(np.asarray(_rgb(upright)), size)
         except _BROKEN as error:
-            raise BadPicture(f"is damaged ({_reason(error)})", "get or make it again") from error
+            raise MediaError(f"is damaged ({_reason(error)})", "get or make it again") from error
 
 
-def resized(picture: Pixels, size: Size) -> Pixels:
+def resize_image(picture: Pixels, size: Size) -> Pixels:
     """Made `size`, by the filter that the models were trained with."""
     if picture.shape[:2] == (size.height, size.width):
         return np.ascontiguousarray(picture)
@@ -58,13 +58,13 @@ def _opened(data: bytes) -> Image.Image:
         image = Image.open(BytesIO(data), formats=_formats())
     except _BROKEN as error:
         if data[4:8] == b"ftyp" and not _reads_heif():
-            raise BadPicture(
+            raise MediaError(
                 "is a HEIC picture, for which pillow-heif is missing", "pip install pillow-heif"
             ) from error
-        raise BadPicture("is not a picture", f"{', '.join(_formats())} can be read") from error
+        raise MediaError("is not a picture", f"{', '.join(_formats())} can be read") from error
     try:
         check_size(Size(image.width, image.height))  # before EXIF is asked for: of a PNG, Pillow would decode all
-    except BadPicture:
+    except MediaError:
         image.close()
         raise
     return image

@@ -1,4 +1,4 @@
-"""What the model sees of pictures and clips: a `Media` of a message comes in, `View`s and their pixels go out.
+"""What the model sees of pictures and clips: a `Media` of a message comes in, `MediaItem`s and their pixels go out.
 
 A view is a picture, or two frames of a clip, with a place of its own in the prompt. Its tokens are no words: they have
 negative numbers made of what the file holds and how it is looked at, so that to compare tokens compares pictures too.
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwenctl.engine.request_errors import BadPicture, RequestFailure
-from qwenctl.engine.vision.resize import FRAMES_OF_A_TOKEN, Size, frame_size, picture_size
-from qwenctl.engine.vision.video import Clip, chosen_frames, look, pairs, read_frames
+from qwenctl.engine.request_errors import MediaError, RequestError
+from qwenctl.engine.vision.resize import FRAMES_OF_A_TOKEN, Size, frame_target_size, image_target_size
+from qwenctl.engine.vision.video import Video, frame_pairs, probe_video, read_frames, select_frames
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.protocol.messages import Failed
+from qwenctl.protocol.messages import RequestFailed
 
 if TYPE_CHECKING:
     from qwenctl.engine.vision.images import Pixels
@@ -29,7 +29,7 @@ _MOST_KNOWN = 1024  # pictures and clips
 
 
 @dataclass(frozen=True)
-class View:
+class MediaItem:
     """A picture, or the two `frames` of a clip that are seen at `seconds`; made `size`, `original` in the file."""
 
     media: Media
@@ -49,27 +49,27 @@ class View:
         return max(self.size.columns, self.size.rows)
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """The same for the same pixels, and for no others."""
         return f"{self.media.sha256} {self.frames} {self.size.width}x{self.size.height}"
 
-    def ids(self, tower: str) -> list[int]:
+    def placeholder_ids(self, tower: str) -> list[int]:
         """A number below zero for each of its tokens, as seen by the vision tower with the fingerprint `tower`."""
-        digest = hashlib.shake_256(f"{tower} {self.identity}".encode()).digest(4 * self.n_tokens)
+        digest = hashlib.shake_256(f"{tower} {self.cache_key}".encode()).digest(4 * self.n_tokens)
         numbers: list[int] = (-1 - (np.frombuffer(digest, "<u4") >> 1).astype(np.int64)).tolist()
         return numbers
 
 
-class Views:
+class MediaCache:
     """Looks at the media of messages. What has been looked at is known from then on."""
 
     def __init__(self, settings: VisionSettings) -> None:
         self._settings = settings
-        self._known: dict[tuple[str, str], tuple[View, ...]] = {}
-        self._clips: dict[str, Clip] = {}
+        self._known: dict[tuple[str, str], tuple[MediaItem, ...]] = {}
+        self._clips: dict[str, Video] = {}
         self._next: tuple[str, Iterator[Pixels]] | None = None  # the view that comes next in a clip being read
 
-    def of(self, media: Media) -> tuple[View, ...]:
+    def items(self, media: Media) -> tuple[MediaItem, ...]:
         """The views of `media`, in the order in which they are seen. Raises RequestFailure."""
         key = (media.kind, media.sha256)
         if key not in self._known:
@@ -86,42 +86,42 @@ class Views:
         clip = self._clips.get(media.sha256)
         return clip.seconds if clip is not None and media.kind == "video" else 0.0
 
-    def pixels(self, view: View) -> list[Pixels]:
+    def pixels(self, view: MediaItem) -> list[Pixels]:
         """The picture, or the frames, of `view`. Raises RequestFailure."""
-        from qwenctl.engine.vision.images import pixels, resized
+        from qwenctl.engine.vision.images import load_image, resize_image
 
         with _failing(view.media):
             if not view.frames:
-                return [pixels(_read(view.media), view.size)]
-            return [resized(frame, view.size) for frame in self._frames(view)]
+                return [load_image(_read(view.media), view.size)]
+            return [resize_image(frame, view.size) for frame in self._frames(view)]
 
-    def _of_picture(self, media: Media) -> View:
+    def _of_picture(self, media: Media) -> MediaItem:
         from qwenctl.engine.vision.images import (
             original_size,  # with Pillow, which a chat without pictures does not load
         )
 
         size = original_size(_read(media))
         least, most = self._settings.image_min_tokens, self._settings.image_max_tokens
-        return View(media, size, picture_size(size, least, most))
+        return MediaItem(media, size, image_target_size(size, least, most))
 
-    def _of_clip(self, media: Media) -> tuple[View, ...]:
+    def _of_clip(self, media: Media) -> tuple[MediaItem, ...]:
         path = Path(media.file)
         with path.open("rb") as file:
             _check(media, hashlib.file_digest(file, "sha256").hexdigest())
-        clip = self._clips[media.sha256] = look(path)
-        numbers = chosen_frames(clip, self._settings.video_fps, self._settings.video_max_frames)
-        size = frame_size(clip.size, max(len(numbers), FRAMES_OF_A_TOKEN), self._settings.image_max_tokens)
-        return tuple(View(media, clip.size, size, pair, sum(pair) / 2 / clip.rate) for pair in pairs(numbers))
+        clip = self._clips[media.sha256] = probe_video(path)
+        numbers = select_frames(clip, self._settings.video_fps, self._settings.video_max_frames)
+        size = frame_target_size(clip.size, max(len(numbers), FRAMES_OF_A_TOKEN), self._settings.image_max_tokens)
+        return tuple(MediaItem(media, clip.size, size, pair, sum(pair) / 2 / clip.fps) for pair in frame_pairs(numbers))
 
-    def _frames(self, view: View) -> list[Pixels]:
+    def _frames(self, view: MediaItem) -> list[Pixels]:
         """The frames of `view`, from where the last ones were read if they come next."""
-        views = self.of(view.media)
+        views = self.items(view.media)
         path, clip, at = Path(view.media.file), self._clips[view.media.sha256], views.index(view)
-        if self._next is None or self._next[0] != view.identity:
+        if self._next is None or self._next[0] != view.cache_key:
             numbers = [number for later in views[at:] for number in later.frames]
             self._next = ("", read_frames(path, clip, numbers))
         frames = list(islice(self._next[1], FRAMES_OF_A_TOKEN))
-        self._next = (views[at + 1].identity, self._next[1]) if at + 1 < len(views) else None
+        self._next = (views[at + 1].cache_key, self._next[1]) if at + 1 < len(views) else None
         return frames
 
 
@@ -133,7 +133,7 @@ def _read(media: Media) -> bytes:
 
 def _check(media: Media, sha256: str) -> None:
     if sha256 != media.sha256:
-        raise BadPicture("is not what it was when it was sent", "send it again")
+        raise MediaError("is not what it was when it was sent", "send it again")
 
 
 @contextmanager
@@ -141,8 +141,8 @@ def _failing(media: Media) -> Iterator[None]:
     """Every way in which a file can fail as a RequestFailure that names it."""
     try:
         yield
-    except BadPicture as error:
-        raise RequestFailure(Failed("media", f"{media.name} {error.why}", error.hint)) from error
+    except MediaError as error:
+        raise RequestError(RequestFailed("media", f"{media.name} {error.why}", error.hint)) from error
     except OSError as error:
         why = f"{media.name}: {(error.strerror or str(error)).lower()}"
-        raise RequestFailure(Failed("media", why, "send it again, or /undo")) from error
+        raise RequestError(RequestFailed("media", why, "send it again, or /undo")) from error

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.request_errors import MediaError
 
-SIDE = 32  # pixels of a token's side: patches of 16, of which 2 x 2 are merged into one token
+TOKEN_SIDE_PX = 32  # pixels of a token's side: patches of 16, of which 2 x 2 are merged into one token
 _LARGEST_RATIO = 200  # of the sides; the reference refuses more
 _MOST_PIXELS = 178_956_970  # where Pillow speaks of a decompression bomb
 FRAMES_OF_A_TOKEN = 2
 # Published for video (qwen-vl-utils, and video_preprocessor_config.json): tokens of a frame, pixels of all frames.
 MOST_FRAME_TOKENS = 768
-_LEAST_CLIP_PIXELS, _MOST_CLIP_PIXELS = 4 * SIDE**2, 24 * 1024 * SIDE**2
+_LEAST_CLIP_PIXELS, _MOST_CLIP_PIXELS = 4 * TOKEN_SIDE_PX**2, 24 * 1024 * TOKEN_SIDE_PX**2
 
 
 @dataclass(frozen=True)
@@ -30,35 +30,35 @@ class Size:
     @property
     def columns(self) -> int:
         """Tokens side by side."""
-        return self.width // SIDE
+        return self.width // TOKEN_SIDE_PX
 
     @property
     def rows(self) -> int:
         """Tokens one below the other."""
-        return self.height // SIDE
+        return self.height // TOKEN_SIDE_PX
 
 
 def check_size(size: Size) -> None:
     """Raises BadPicture for what is so large that it is an attack, and for what is too narrow to be made smaller."""
     shown = f"{size.width:,} x {size.height:,} pixels"
     if size.width * size.height > _MOST_PIXELS:
-        raise BadPicture(f"is too large ({shown}): {_MOST_PIXELS:,} are possible", "make it smaller first")
+        raise MediaError(f"is too large ({shown}): {_MOST_PIXELS:,} are possible", "make it smaller first")
     if max(size.width, size.height) > _LARGEST_RATIO * min(size.width, size.height):
-        raise BadPicture(f"is too narrow ({shown})", "cut out the part that matters")
+        raise MediaError(f"is too narrow ({shown})", "cut out the part that matters")
 
 
-def picture_size(original: Size, least_tokens: int, most_tokens: int) -> Size:
+def image_target_size(original: Size, least_tokens: int, most_tokens: int) -> Size:
     """The size of a picture that becomes `least_tokens` to `most_tokens` tokens, of the same shape nearly."""
-    return _fitted(original, 1, least_tokens * SIDE**2, most_tokens * SIDE**2)
+    return _fitted(original, 1, least_tokens * TOKEN_SIDE_PX**2, most_tokens * TOKEN_SIDE_PX**2)
 
 
-def frame_size(original: Size, frames: int, most_tokens: int) -> Size:
+def frame_target_size(original: Size, frames: int, most_tokens: int) -> Size:
     """The size of each of `frames` frames of a clip; a pair of them becomes at most `most_tokens` tokens."""
-    of_a_frame = min(most_tokens, MOST_FRAME_TOKENS) * SIDE**2
+    of_a_frame = min(most_tokens, MOST_FRAME_TOKENS) * TOKEN_SIDE_PX**2
     most = max(min(of_a_frame, _MOST_CLIP_PIXELS // frames), int(_LEAST_CLIP_PIXELS * 1.05))
     smallest = min(original.width, original.height)
-    if smallest < SIDE:
-        scale = SIDE / smallest
+    if smallest < TOKEN_SIDE_PX:
+        scale = TOKEN_SIDE_PX / smallest
         original = Size(int(original.width * scale), int(original.height * scale))
     return _fitted(original, frames, _LEAST_CLIP_PIXELS, most * frames)
 
@@ -66,13 +66,16 @@ def frame_size(original: Size, frames: int, most_tokens: int) -> Size:
 def _fitted(original: Size, frames: int, least: int, most: int) -> Size:
     """With sides that are whole tokens, and from `least` to `most` pixels in all frames."""
     width, height = original.width, original.height
-    wide, high = round(width / SIDE) * SIDE, round(height / SIDE) * SIDE
+    wide, high = round(width / TOKEN_SIDE_PX) * TOKEN_SIDE_PX, round(height / TOKEN_SIDE_PX) * TOKEN_SIDE_PX
     counted = round(frames / FRAMES_OF_A_TOKEN) * FRAMES_OF_A_TOKEN if frames > 1 else 1
     if counted * wide * high > most:
         factor = math.sqrt(frames * width * height / most)
-        wide = max(SIDE, math.floor(width / factor / SIDE) * SIDE)
-        high = max(SIDE, math.floor(height / factor / SIDE) * SIDE)
+        wide = max(TOKEN_SIDE_PX, math.floor(width / factor / TOKEN_SIDE_PX) * TOKEN_SIDE_PX)
+        high = max(TOKEN_SIDE_PX, math.floor(height / factor / TOKEN_SIDE_PX) * TOKEN_SIDE_PX)
     elif counted * wide * high < least:
         factor = math.sqrt(least / (frames * width * height))
-        wide, high = math.ceil(width * factor / SIDE) * SIDE, math.ceil(height * factor / SIDE) * SIDE
+        wide, high = (
+            math.ceil(width * factor / TOKEN_SIDE_PX) * TOKEN_SIDE_PX,
+            math.ceil(height * factor / TOKEN_SIDE_PX) * TOKEN_SIDE_PX,
+        )
     return Size(wide, high)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwenctl.engine.request_errors import BadPicture
+from qwenctl.engine.request_errors import MediaError
 from qwenctl.engine.vision.resize import FRAMES_OF_A_TOKEN, Size, check_size
 
 if TYPE_CHECKING:
@@ -31,48 +31,48 @@ _HEADS = ((b"\x1a\x45\xdf\xa3", 0, "matroska"), (b"ftyp", 4, "mp4"), (b"AVI ", 8
 
 
 @dataclass(frozen=True)
-class Clip:
+class Video:
     """What a file says of its video: the size upright, the number of frames and how many a second."""
 
     size: Size
     frames: int
-    rate: float
-    is_counted: bool  # the file tells the number; otherwise it follows from the length
+    fps: float
+    has_frame_count: bool  # the file tells the number; otherwise it follows from the length
 
     @property
     def seconds(self) -> float:
         """Its length."""
-        return self.frames / self.rate
+        return self.frames / self.fps
 
 
-def look(path: Path) -> Clip:
+def probe_video(path: Path) -> Video:
     """What `path` holds; its first frame is decoded to see that it can be. Raises BadPicture or OSError."""
     with _opened(path) as container:
         stream = container.streams.video[0]
         first = next(container.decode(stream), None)
         if first is None:
-            raise BadPicture("has no frame", "get or make it again")
+            raise MediaError("has no frame", "get or make it again")
         rate = float(stream.average_rate or stream.guessed_rate or 24)
         ends = (float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0) or (
             container.duration / 1e6 if container.duration else 0.0
         )
         frames = stream.frames or max(1, math.floor(ends * rate + 0.5))
-        return Clip(_size(first), frames, rate, bool(stream.frames))
+        return Video(_size(first), frames, rate, bool(stream.frames))
 
 
-def chosen_frames(clip: Clip, rate: float, most: int) -> list[int]:
+def select_frames(clip: Video, rate: float, most: int) -> list[int]:
     """The numbers of the frames that are looked at: `rate` a second, at least 4 and at most `most`."""
-    wanted = min(max(int(clip.frames / clip.rate * rate), LEAST_FRAMES), most, clip.frames)
+    wanted = min(max(int(clip.frames / clip.fps * rate), LEAST_FRAMES), most, clip.frames)
     return [int(number) for number in np.linspace(0, clip.frames - 1, wanted).round()]
 
 
-def pairs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+def frame_pairs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Two frames for each token; of an odd number the last counts twice."""
     whole = [*numbers, *numbers[-1:]] if len(numbers) % FRAMES_OF_A_TOKEN else list(numbers)
     return list(zip(whole[::2], whole[1::2], strict=True))
 
 
-def read_frames(path: Path, clip: Clip, numbers: Sequence[int]) -> Iterator[Pixels]:
+def read_frames(path: Path, clip: Video, numbers: Sequence[int]) -> Iterator[Pixels]:
     """The frames with these rising numbers, one after the other. Raises BadPicture or OSError."""
     wanted = iter(numbers)
     number = next(wanted, None)
@@ -87,18 +87,18 @@ def read_frames(path: Path, clip: Clip, numbers: Sequence[int]) -> Iterator[Pixe
             while number == at:
                 yield last
                 number = next(wanted, None)
-    while number is not None and last is not None and not clip.is_counted:
+    while number is not None and last is not None and not clip.has_frame_count:
         yield last  # the length was a little less than it seemed
         number = next(wanted, None)
     if number is not None:
-        raise BadPicture(f"is damaged: it ends before frame {number + 1:,} of {clip.frames:,}", "get or make it again")
+        raise MediaError(f"is damaged: it ends before frame {number + 1:,} of {clip.frames:,}", "get or make it again")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """The file, opened as what its first bytes say and as nothing else, and every failure of FFmpeg as BadPicture."""
     if importlib.util.find_spec("av") is None:
-        raise BadPicture("is a video, for which PyAV is missing", "pip install av")
+        raise MediaError("is a video, for which PyAV is missing", "pip install av")
     import av
 
     with path.open("rb") as file:
@@ -106,16 +106,16 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         file.seek(0)
         kind = next((kind for magic, at, kind in _HEADS if head[at : at + len(magic)] == magic), None)
         if kind is None:
-            raise BadPicture("is not a video", "MP4, MOV, MKV, WebM and AVI can be read")
+            raise MediaError("is not a video", "MP4, MOV, MKV, WebM and AVI can be read")
         try:
             with av.open(file, "r", format=kind, metadata_errors="replace") as container:
                 if not container.streams.video:
-                    raise BadPicture("has no video, only sound", "give a picture or a video")
+                    raise MediaError("has no video, only sound", "give a picture or a video")
                 container.streams.video[0].thread_type = "AUTO"
                 yield container
         except (av.FFmpegError, ValueError, EOFError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise BadPicture(f"is damaged ({str(why).lower()})", "get or make it again") from error
+            raise MediaError(f"is damaged ({str(why).lower()})", "get or make it again") from error
 
 
 def _size(frame: VideoFrame) -> Size:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.http_errors import Transient
-from qwenctl.hub.download.hub_api import Link, LinkExpired, locate, open_range
+from qwenctl.hub.download.http_errors import RetryableError
+from qwenctl.hub.download.hub_api import DownloadUrl, LinkExpired, open_range, resolve_url
 from qwenctl.hub.download.partial_file import arrived_bytes
-from qwenctl.hub.download.retry import Patience
-from qwenctl.hub.download.segment_queue import Board, Flight, Wanted
-from qwenctl.hub.download.stall_detector import Pace
+from qwenctl.hub.download.retry import RetryPolicy
+from qwenctl.hub.download.segment_queue import ActiveDownload, DownloadTarget, SegmentQueue
+from qwenctl.hub.download.stall_detector import ThroughputMonitor
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
 CONNECTIONS, PATIENCE_SECONDS = 8, 300.0
@@ -29,7 +29,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Settings:
+class DownloadOptions:
     """How to fetch. `patience` is the time without a byte after which it gives up."""
 
     connections: int = CONNECTIONS
@@ -61,17 +61,17 @@ class Progress:
     note: str
 
 
-class Fetch:
+class Download:
     """A fetch under way; see `fetching`. The first failure of a thread is its `error`, and ends all threads."""
 
     def __init__(
         self,
         listing: Listing,
-        wanted: Sequence[Wanted],
-        settings: Settings,
+        wanted: Sequence[DownloadTarget],
+        settings: DownloadOptions,
         warn: Callable[[QwenctlError], None],
-        may_begin: Callable[[Wanted], bool],
-        landed: Callable[[Wanted], None],
+        may_begin: Callable[[DownloadTarget], bool],
+        landed: Callable[[DownloadTarget], None],
     ) -> None:
         self.error: BaseException | None = None
         self._listing, self._warn, self._landed = listing, warn, landed
@@ -79,9 +79,9 @@ class Fetch:
         self._resumed = self._furthest = sum(arrived_bytes(one.part, one.file.size) for one in wanted)
         self._note = ""
         self._stop = threading.Event()
-        self._patience = Patience(settings.patience, self._stop, self._tell, reached=True)
-        self._pace = Pace()
-        self._board = Board(wanted, self._stop, may_begin, self._begun)
+        self._patience = RetryPolicy(settings.patience, self._stop, self._tell, reached=True)
+        self._pace = ThroughputMonitor()
+        self._board = SegmentQueue(wanted, self._stop, may_begin, self._begun)
         self._connections = [self._thread(self._connection) for _ in range(settings.connections)]
 
     def start(self) -> None:
@@ -109,7 +109,7 @@ class Fetch:
         files = tuple(
             FileProgress(one.wanted.file.path, one.wanted.file.size, one.part.arrived) for one in self._board.flights
         )
-        self._furthest = max(self._furthest, self._board.landed_bytes + sum(file.arrived for file in files))
+        self._furthest = max(self._furthest, self._board.completed_bytes + sum(file.arrived for file in files))
         return Progress(files, self._furthest, self._total, self._resumed, self._note)
 
     def _tell(self, note: str) -> None:
@@ -134,25 +134,25 @@ class Fetch:
             finally:
                 self._board.put_back(*taken)
 
-    def _bring(self, flight: Flight, number: int) -> None:
+    def _bring(self, flight: ActiveDownload, number: int) -> None:
         attempt = 0
         while not flight.part.is_whole(number) and not self._stop.is_set():
             before = flight.part.counts[number]
-            trouble = Transient("connection lost")
+            trouble = RetryableError("connection lost")
             try:
                 self._read(flight, number)
             except LinkExpired as error:
                 flight.link, trouble = None, error
-            except Transient as error:
+            except RetryableError as error:
                 trouble = error
             if not flight.part.is_whole(number) and not self._stop.is_set():
                 attempt = 0 if flight.part.counts[number] > before else attempt + 1
-                self._patience.pause(trouble, attempt)
+                self._patience.wait_before_retry(trouble, attempt)
 
-    def _read(self, flight: Flight, number: int) -> None:
+    def _read(self, flight: ActiveDownload, number: int) -> None:
         """Bring as much of a segment as one answer has."""
         meter = self._pace.meter()
-        with open_range(self._link(flight), *flight.part.span(number)) as pieces:
+        with open_range(self._link(flight), *flight.part.missing_range(number)) as pieces:
             for piece in pieces:
                 flight.part.write(number, piece)
                 self._patience.progress()
@@ -160,24 +160,24 @@ class Fetch:
                     return
         meter.end()
 
-    def _link(self, flight: Flight) -> Link:
+    def _link(self, flight: ActiveDownload) -> DownloadUrl:
         with flight.locating:
             link = flight.link
             if link is None:
-                link = flight.link = locate(self._listing, flight.wanted.file)
+                link = flight.link = resolve_url(self._listing, flight.wanted.file)
             return link
 
-    def _begun(self, flight: Flight) -> None:
+    def _begun(self, flight: ActiveDownload) -> None:
         self._thread(self._verify, flight).start()
 
-    def _verify(self, flight: Flight) -> None:
+    def _verify(self, flight: ActiveDownload) -> None:
         """Follow the bytes of a file with its hash, and give it its name."""
         file = flight.wanted.file
         while (found := self._hash(flight)) != file.etag:
             if self._stop.is_set():
                 return
-            wrong = corrupt(file, found)
-            flight.part.forget()
+            wrong = hash_mismatch(file, found)
+            flight.part.reset()
             if flight.refetched:
                 flight.part.path.unlink()
                 raise QwenctlError(wrong.message, "it came wrong twice: test RAM and disk, then run again", wrong.code)
@@ -186,14 +186,14 @@ class Fetch:
         flight.part.finish(flight.wanted.final)
         flight.part.close()
         self._landed(flight.wanted)
-        self._board.land(flight)
+        self._board.complete(flight)
 
-    def _hash(self, flight: Flight) -> str:
+    def _hash(self, flight: ActiveDownload) -> str:
         """The hash of all bytes, when they are there; "" if the fetch ends before."""
         digest, at, here = flight.wanted.file.digest(), 0, 0
         while at < flight.wanted.file.size:
             if at == here:
-                here = flight.part.prefix(at)
+                here = flight.part.contiguous_bytes(at)
             if at == here and self._stop.wait(_LOOK_SECONDS):
                 return ""
             data = flight.part.read(at, min(_PIECE, here - at))
@@ -202,27 +202,27 @@ class Fetch:
         return digest.hexdigest()
 
 
-def corrupt(file: RemoteFile, found: str) -> QwenctlError:
+def hash_mismatch(file: RemoteFile, found: str) -> QwenctlError:
     """The content of a file is not what its list promises."""
     kind = "sha256" if file.sha256 else "git hash"
     return QwenctlError(
         f"{file.path}: {kind} is {found[:12]}.., expected {file.etag[:12]}..",
-        f"refetching it ({size(file.size)}); if it repeats test RAM and disk",
+        f"refetching it ({format_bytes(file.size)}); if it repeats test RAM and disk",
         ExitCode.BAD_DATA,
     )
 
 
 @contextmanager
-def fetching(
+def run_download(
     listing: Listing,
-    wanted: Sequence[Wanted],
-    settings: Settings,
+    wanted: Sequence[DownloadTarget],
+    settings: DownloadOptions,
     warn: Callable[[QwenctlError], None],
-    may_begin: Callable[[Wanted], bool] = lambda _: True,
-    landed: Callable[[Wanted], None] = lambda _: None,
-) -> Iterator[Fetch]:
+    may_begin: Callable[[DownloadTarget], bool] = lambda _: True,
+    landed: Callable[[DownloadTarget], None] = lambda _: None,
+) -> Iterator[Download]:
     """A fetch that runs beside the caller, and ends with the block. Its failures say what is kept."""
-    fetch = Fetch(listing, wanted, settings, warn, may_begin, landed)
+    fetch = Download(listing, wanted, settings, warn, may_begin, landed)
     fetch.start()
     try:
         yield fetch
@@ -242,15 +242,15 @@ def fetching(
         fetch.end()
 
 
-def fetch_all(
+def download_all(
     listing: Listing,
-    wanted: Sequence[Wanted],
-    settings: Settings,
+    wanted: Sequence[DownloadTarget],
+    settings: DownloadOptions,
     report: Callable[[Progress], None],
     warn: Callable[[QwenctlError], None],
 ) -> None:
     """Fetch all files. Raises QwenctlError; what has arrived is kept."""
-    with fetching(listing, wanted, settings, warn) as fetch:
+    with run_download(listing, wanted, settings, warn) as fetch:
         while fetch.running:
             report(fetch.progress())
             fetch.wait(_REPORT_SECONDS)
@@ -258,13 +258,13 @@ def fetch_all(
 
 
 def _kept(progress: Progress) -> str:
-    return f"{size(progress.done_bytes)} kept" if progress.done_bytes else "nothing has arrived yet"
+    return f"{format_bytes(progress.done_bytes)} kept" if progress.done_bytes else "nothing has arrived yet"
 
 
-def _disk_trouble(error: OSError, wanted: Sequence[Wanted], progress: Progress) -> QwenctlError:
+def _disk_trouble(error: OSError, wanted: Sequence[DownloadTarget], progress: Progress) -> QwenctlError:
     """What the system's refusal to write means."""
     folder, reason = wanted[0].part.parent, (error.strerror or str(error)).lower()
-    done = f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
+    done = f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free space, run the same command again"
         return QwenctlError(f"disk full after {done}; kept for resume", hint, ExitCode.IO)

@@ -1,7 +1,7 @@
 """What the Hub, or the way to it, answered instead of what was asked, in the program's own words.
 
-Exceptions of huggingface_hub and its HTTP client come in. What may be different in a moment becomes `Transient`, for
-which `patience` knows what to do; everything else becomes a QwenctlError.
+Exceptions of huggingface_hub and its HTTP client come in. What may be different in a moment becomes `RetryableError`,
+for which `patience` knows what to do; everything else becomes a QwenctlError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qwenctl.hub.repository.catalog import nearest_repository
 _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Transient(Exception):
+class RetryableError(Exception):
     """Something that may be different in a moment; `wait` is how long the server asks to wait, in seconds.
 
     `status` is that of the answer, 0 without one.
@@ -48,12 +48,12 @@ def host() -> str:
 
 
 @contextmanager
-def translated(repository: str, revision: str = "main") -> Iterator[None]:
+def translate_http_errors(repository: str, revision: str = "main") -> Iterator[None]:
     """Inside, failures of a request about `repository` are Transient or a QwenctlError."""
     try:
         yield
     except httpx2.TransportError as error:
-        raise Transient(_reason(error)) from error
+        raise RetryableError(_reason(error)) from error
     except httpx2.TooManyRedirects as error:
         raise QwenctlError(f"{host()} redirects in a circle", _endpoint_hint(), ExitCode.NETWORK) from error
     except OfflineModeIsEnabled as error:
@@ -63,7 +63,7 @@ def translated(repository: str, revision: str = "main") -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(error, repository, revision) from error
     except httpx2.HTTPError as error:
-        raise Transient(str(error) or type(error).__name__) from error
+        raise RetryableError(str(error) or type(error).__name__) from error
 
 
 def _reason(error: httpx2.TransportError) -> str:
@@ -87,9 +87,9 @@ def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception
     """What an answer with an error status means."""
     status = error.response.status_code
     if status in _MAY_PASS:
-        return Transient(f"{status} {error.response.reason_phrase}", _asked_to_wait(error.response), status)
+        return RetryableError(f"{status} {error.response.reason_phrase}", _asked_to_wait(error.response), status)
     if isinstance(error, GatedRepoError):
-        return gated(repository)
+        return gated_error(repository)
     if isinstance(error, RevisionNotFoundError):
         return QwenctlError(f"no revision '{revision}' in {repository}", f"qwenctl ls {repository}", ExitCode.NO_INPUT)
     if isinstance(error, RemoteEntryNotFoundError):
@@ -101,7 +101,7 @@ def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception
             ExitCode.NO_PERMISSION,
         )
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        return not_found(repository)
+        return not_found_error(repository)
     if status == 403:
         return QwenctlError(
             f"{host()} does not allow access to {repository} (403)", "hf auth login", ExitCode.NO_PERMISSION
@@ -111,14 +111,14 @@ def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception
     )
 
 
-def not_found(repository: str) -> QwenctlError:
+def not_found_error(repository: str) -> QwenctlError:
     """There is no such repository, or it is hidden."""
     near = nearest_repository(repository)
     hint = f"did you mean {near}? Private repos need a token" if near else "check the name; private repos need a token"
     return QwenctlError(f"repo '{repository}' not found on {host()}", hint, ExitCode.NO_INPUT)
 
 
-def gated(repository: str) -> QwenctlError:
+def gated_error(repository: str) -> QwenctlError:
     """The repository wants to know who fetches it."""
     return QwenctlError(
         f"access to '{repository}' needs approval by its owner",
@@ -127,7 +127,7 @@ def gated(repository: str) -> QwenctlError:
     )
 
 
-def not_a_hub() -> QwenctlError:
+def not_a_hub_error() -> QwenctlError:
     """Something else than a Hub answers: a login page of a network, or a broken mirror."""
     if "HF_ENDPOINT" not in os.environ:
         return QwenctlError(

@@ -21,8 +21,8 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.http_errors import Transient, not_a_hub, translated
-from qwenctl.hub.download.retry import quiet_patience
+from qwenctl.hub.download.http_errors import RetryableError, not_a_hub_error, translate_http_errors
+from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import MAX_FILES, Listing, RemoteFile, check_paths
 
 _LONGEST_SKIP = 64 << 20  # bytes before the wanted ones that may be skipped where a server does not know ranges
@@ -30,31 +30,31 @@ _LONGEST_REFUSAL = 1 << 20
 
 
 @dataclass(frozen=True)
-class Link:
+class DownloadUrl:
     """Where the bytes of a file are. A signed link to another server gets no token, and ends after a while."""
 
     file: RemoteFile
     url: str
-    with_token: bool
+    send_token: bool
 
 
-def describe(repository: str, revision: str, patience: float, tell: Callable[[str], None]) -> Listing:
+def fetch_listing(repository: str, revision: str, patience: float, tell: Callable[[str], None]) -> Listing:
     """The repository at the commit that `revision` is now; `tell` hears why nothing comes. Raises QwenctlError."""
-    return quiet_patience(patience, tell).insist(lambda: _describe(repository, revision))
+    return make_retry_policy(patience, tell).call(lambda: _describe(repository, revision))
 
 
 def _describe(repository: str, revision: str) -> Listing:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     api = HfApi(library_name="qwenctl", library_version=__version__)
     try:
-        with translated(repository, revision):
+        with translate_http_errors(repository, revision):
             info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             commit = str(info.sha)
             if not re.fullmatch("[0-9a-f]{40}", commit):
-                raise not_a_hub()
+                raise not_a_hub_error()
             files = tuple(_files(api, repository, commit))
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # an answer that is no JSON, or another JSON
-        raise not_a_hub() from error
+        raise not_a_hub_error() from error
     check_paths(repository, files)
     return _listing(repository, revision, commit, files, info)
 
@@ -83,20 +83,20 @@ def _listing(repository: str, revision: str, commit: str, files: tuple[RemoteFil
     )  # fmt: skip
 
 
-def locate(listing: Listing, file: RemoteFile) -> Link:
+def resolve_url(listing: Listing, file: RemoteFile) -> DownloadUrl:
     """Where `file` can be fetched. Raises QwenctlError, Transient."""
     url = hf_hub_url(listing.repository, file.path, revision=listing.commit)
-    with translated(listing.repository, listing.revision):
+    with translate_http_errors(listing.repository, listing.revision):
         found = get_hf_file_metadata(url, library_name="qwenctl", library_version=__version__)
     if found.commit_hash is None:
-        raise not_a_hub()
+        raise not_a_hub_error()
     if found.etag != file.etag or found.size not in (None, file.size):
         raise QwenctlError(
             f"{file.path}: the file's own hash is {found.etag}, its list says {file.etag}",
             "run again; if it repeats, the mirror in HF_ENDPOINT is not up to date",
             ExitCode.BAD_DATA,
         )
-    return Link(file, found.location, _origin(found.location) == _origin(constants.ENDPOINT))
+    return DownloadUrl(file, found.location, _origin(found.location) == _origin(constants.ENDPOINT))
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-class LinkExpired(Transient):
+class LinkExpired(RetryableError):
     """The link must be asked for again."""
 
     def __init__(self) -> None:
@@ -112,30 +112,30 @@ class LinkExpired(Transient):
 
 
 @contextmanager
-def open_range(link: Link, start: int, end: int) -> Iterator[Iterator[bytes]]:
+def open_range(link: DownloadUrl, start: int, end: int) -> Iterator[Iterator[bytes]]:
     """The bytes of a file from `start` to `end`, in pieces, or fewer if the connection is lost; never more.
 
     Raises Transient, LinkExpired, QwenctlError; the pieces raise Transient.
     """
-    headers = build_hf_headers(token=None if link.with_token else False, library_name="qwenctl")
+    headers = build_hf_headers(token=None if link.send_token else False, library_name="qwenctl")
     headers |= {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     with (
-        translated(link.file.path),
+        translate_http_errors(link.file.path),
         get_session().stream("GET", link.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer,
     ):
-        if answer.status_code in (401, 403, 404, 410) and not link.with_token:
+        if answer.status_code in (401, 403, 404, 410) and not link.send_token:
             raise LinkExpired
         if answer.status_code >= 400:
             _refuse(answer)
         yield _cut(answer, start - _begin(answer, link.file, start), end - start)
 
 
-def read_range(link: Link, start: int, end: int) -> bytes:
+def read_range(link: DownloadUrl, start: int, end: int) -> bytes:
     """The bytes of a range, all of them. Raises Transient, LinkExpired, QwenctlError."""
     with open_range(link, start, end) as pieces:
         data = b"".join(pieces)
     if len(data) < end - start:
-        raise Transient("connection lost")
+        raise RetryableError("connection lost")
     return data
 
 
@@ -144,7 +144,7 @@ def _refuse(answer: Response) -> None:
     if int(answer.headers.get("Content-Length") or 0) < _LONGEST_REFUSAL:
         answer.read()
     if answer.status_code == 416:
-        raise Transient("416 Range Not Satisfiable")
+        raise RetryableError("416 Range Not Satisfiable")
     hf_raise_for_status(answer)
 
 
@@ -153,13 +153,13 @@ def _begin(answer: Response, file: RemoteFile, start: int) -> int:
     if answer.status_code == 206:
         if re.fullmatch(rf"bytes {start}-\d+/{file.size}", answer.headers.get("Content-Range", "")):
             return start
-        raise Transient("an answer with other bytes than were asked for")
+        raise RetryableError("an answer with other bytes than were asked for")
     if answer.headers.get("Content-Type", "").startswith("text/html") and not file.path.endswith(".html"):
-        raise not_a_hub()
+        raise not_a_hub_error()
     if answer.headers.get("Content-Length") != str(file.size):
-        raise Transient("an answer that is not the file")
+        raise RetryableError("an answer that is not the file")
     if start > _LONGEST_SKIP:
-        raise Transient("a server that does not know ranges")
+        raise RetryableError("a server that does not know ranges")
     return 0
 
 

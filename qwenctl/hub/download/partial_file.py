@@ -18,7 +18,7 @@ _SMALLEST, _LARGEST, _SEGMENTS = 8 * _MIB, 32 * _MIB, 8
 
 
 @dataclass
-class Part:
+class PartialFile:
     """An open part of a file of `size` bytes. `counts` are the bytes that have arrived of each segment."""
 
     path: Path
@@ -32,27 +32,27 @@ class Part:
         """Bytes that are here."""
         return sum(self.counts)
 
-    def span(self, number: int) -> tuple[int, int]:
+    def missing_range(self, number: int) -> tuple[int, int]:
         """Where the missing bytes of a segment begin and end."""
         start = number * self.segment
         return start + self.counts[number], min(start + self.segment, self.size)
 
     def is_whole(self, number: int) -> bool:
         """Whether a segment has no missing bytes."""
-        start, end = self.span(number)
+        start, end = self.missing_range(number)
         return start == end
 
-    def prefix(self, known: int = 0) -> int:
+    def contiguous_bytes(self, known: int = 0) -> int:
         """Bytes from the start of the file up to the first that is missing, which is not before `known`."""
         for number in range(known // self.segment, len(self.counts)):
-            start, end = self.span(number)
+            start, end = self.missing_range(number)
             if start < end:
                 return start
         return self.size
 
     def write(self, number: int, data: bytes) -> None:
         """Append `data` to a segment, which must have room for it. Raises OSError."""
-        at, rest = self.span(number)[0], memoryview(data)
+        at, rest = self.missing_range(number)[0], memoryview(data)
         while rest:
             written = os.pwrite(self.descriptor, rest, at)
             at, rest = at + written, rest[written:]
@@ -62,7 +62,7 @@ class Part:
         """Up to `n_bytes` of those that are here."""
         return os.pread(self.descriptor, n_bytes, at)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """All bytes are missing again."""
         for number in range(len(self.counts)):
             self._count(number, 0)
@@ -84,12 +84,12 @@ class Part:
         self.counts[number] = count
 
 
-def open_part(path: Path, size: int) -> Part:
+def open_part(path: Path, size: int) -> PartialFile:
     """The part at `path` of a file of `size` bytes, as an earlier process left it, or a new one. Raises OSError."""
     segment = segment_bytes(size)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        part = Part(path, size, segment, descriptor)
+        part = PartialFile(path, size, segment, descriptor)
         part.counts = _counts_of(part) or _begin(part)
     except BaseException:
         os.close(descriptor)
@@ -102,7 +102,7 @@ def arrived_bytes(path: Path, size: int) -> int:
     if not path.is_file():
         return 0
     with path.open("rb") as file:
-        return sum(_counts_of(Part(path, size, segment_bytes(size), file.fileno())) or [])
+        return sum(_counts_of(PartialFile(path, size, segment_bytes(size), file.fileno())) or [])
 
 
 def segment_bytes(size: int) -> int:
@@ -120,12 +120,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _segments(part: Part) -> list[int]:
+def _segments(part: PartialFile) -> list[int]:
     """The length of each segment."""
     return [min(part.segment, part.size - start) for start in range(0, part.size, part.segment)]
 
 
-def _counts_of(part: Part) -> list[int] | None:
+def _counts_of(part: PartialFile) -> list[int] | None:
     """The counts behind the bytes; None if they are not those of this file."""
     lengths = _segments(part)
     tail = len(_MAGIC) + 8 + 8 * len(lengths)
@@ -141,7 +141,7 @@ def _counts_of(part: Part) -> list[int] | None:
     return counts if segment == part.segment and all(map(int.__le__, counts, lengths)) else None
 
 
-def _begin(part: Part) -> list[int]:
+def _begin(part: PartialFile) -> list[int]:
     """Make the file new, with all bytes missing."""
     counts = [0] * len(_segments(part))
     os.ftruncate(part.descriptor, 0)

@@ -1,7 +1,7 @@
 """How long a fetch goes on trying: pauses between attempts, what a server asks to wait, and when to give up.
 
-All connections of a fetch share one `Patience`. It gives up when no byte has come on any of them for a while, however
-often they tried; each byte that comes starts the clock anew. Pauses double from attempt to attempt.
+All connections of a fetch share one `RetryPolicy`. It gives up when no byte has come on any of them for a while,
+however often they tried; each byte that comes starts the clock anew. Pauses double from attempt to attempt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.http_errors import Transient, Unreachable
+from qwenctl.hub.download.http_errors import RetryableError, Unreachable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
 _FIRST_ATTEMPTS = 5  # 3 seconds
@@ -23,7 +23,7 @@ _FIRST_ATTEMPTS = 5  # 3 seconds
 _T = TypeVar("_T")
 
 
-class Patience:
+class RetryPolicy:
     """The clock of one fetch. `stop` ends all pauses; `tell` hears why nothing comes, and "" when it comes again.
 
     As long as the server has not been `reached` there are a few attempts only: the name or the network may be wrong.
@@ -47,7 +47,7 @@ class Patience:
                 self._retries, self._reached = 0, True
             self._tell("")
 
-    def pause(self, trouble: Transient, attempt: int) -> None:
+    def wait_before_retry(self, trouble: RetryableError, attempt: int) -> None:
         """Wait before the attempt after `attempt` (from 0). Raises QwenctlError when it is time to give up."""
         with self._lock:
             self._retries += 1
@@ -64,13 +64,13 @@ class Patience:
         self._tell(_note(trouble, until - now))
         self._stop.wait(until - now)
 
-    def insist(self, ask: Callable[[], _T]) -> _T:
+    def call(self, ask: Callable[[], _T]) -> _T:
         """What `ask` returns, asked again as long as it raises Transient. Raises QwenctlError."""
         for attempt in itertools.count():
             try:
                 answer = ask()
-            except Transient as trouble:
-                self.pause(trouble, attempt)
+            except RetryableError as trouble:
+                self.wait_before_retry(trouble, attempt)
             else:
                 self.progress()
                 return answer
@@ -94,12 +94,12 @@ class Patience:
         )
 
 
-def quiet_patience(limit: float, tell: Callable[[str], None]) -> Patience:
+def make_retry_policy(limit: float, tell: Callable[[str], None]) -> RetryPolicy:
     """Patience for single requests before a fetch; `tell` hears for what it waits."""
-    return Patience(limit, threading.Event(), lambda note: tell(f"waiting: {note}") if note else None)
+    return RetryPolicy(limit, threading.Event(), lambda note: tell(f"waiting: {note}") if note else None)
 
 
-def _note(trouble: Transient, pause: float) -> str:
+def _note(trouble: RetryableError, pause: float) -> str:
     """Why nothing comes for a while, if it is long enough to be noticed."""
     if trouble.wait is not None:
         return _asks(trouble.wait, trouble.status)

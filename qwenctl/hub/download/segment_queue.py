@@ -1,7 +1,7 @@
 """The work of the connections: which segment of which file each takes next.
 
 Files are begun in their order, a few at a time, and segments are taken from the start of each, so that hashes follow
-the bytes closely and the first files are whole early. One `Board` is shared by all threads of a fetch.
+the bytes closely and the first files are whole early. One `SegmentQueue` is shared by all threads of a fetch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qwenctl.hub.download.hub_api import Link
-from qwenctl.hub.download.partial_file import Part, open_part
+from qwenctl.hub.download.hub_api import DownloadUrl
+from qwenctl.hub.download.partial_file import PartialFile, open_part
 from qwenctl.hub.repository.listing import RemoteFile
 
 MOST_FILES = 8
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DownloadTarget:
     """A file to be fetched: to `part` while it arrives, to `final` when it is whole and verified."""
 
     file: RemoteFile
@@ -28,13 +28,13 @@ class Wanted:
 
 
 @dataclass
-class Flight:
+class ActiveDownload:
     """A file in flight. `taken` are the segments that a connection works on."""
 
-    wanted: Wanted
-    part: Part
+    wanted: DownloadTarget
+    part: PartialFile
     taken: set[int] = field(default_factory=set)
-    link: Link | None = None
+    link: DownloadUrl | None = None
     locating: threading.Lock = field(default_factory=threading.Lock)
     refetched: bool = False
 
@@ -44,23 +44,23 @@ class Flight:
         return next((one for one in numbers if one not in self.taken and not self.part.is_whole(one)), None)
 
 
-class Board:
+class SegmentQueue:
     """The files of a fetch. `may_begin` is asked before each file, and none is begun before those before it."""
 
     def __init__(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[DownloadTarget],
         stop: threading.Event,
-        may_begin: Callable[[Wanted], bool],
-        begun: Callable[[Flight], None],
+        may_begin: Callable[[DownloadTarget], bool],
+        begun: Callable[[ActiveDownload], None],
     ) -> None:
-        self.flights: list[Flight] = []
-        self.landed_bytes = 0
+        self.flights: list[ActiveDownload] = []
+        self.completed_bytes = 0
         self._waiting = list(wanted)
         self._stop, self._may_begin, self._begun = stop, may_begin, begun
         self._changed = threading.Condition()
 
-    def take(self) -> tuple[Flight, int] | None:
+    def take(self) -> tuple[ActiveDownload, int] | None:
         """A segment for one connection; None when all files have landed. Waits for one that may become free again."""
         with self._changed:
             while not self._stop.is_set():
@@ -77,21 +77,21 @@ class Board:
                     self._changed.wait(0.1)
         return None
 
-    def put_back(self, flight: Flight, number: int) -> None:
+    def put_back(self, flight: ActiveDownload, number: int) -> None:
         """Nobody works on this segment now."""
         with self._changed:
             flight.taken.discard(number)
             self._changed.notify_all()
 
-    def land(self, flight: Flight) -> None:
+    def complete(self, flight: ActiveDownload) -> None:
         """The file has its final name."""
         with self._changed:
             self.flights.remove(flight)
-            self.landed_bytes += flight.wanted.file.size
+            self.completed_bytes += flight.wanted.file.size
             self._changed.notify_all()
 
-    def _begin(self, wanted: Wanted) -> None:
+    def _begin(self, wanted: DownloadTarget) -> None:
         wanted.part.parent.mkdir(parents=True, exist_ok=True)
-        flight = Flight(wanted, open_part(wanted.part, wanted.file.size))
+        flight = ActiveDownload(wanted, open_part(wanted.part, wanted.file.size))
         self.flights.append(flight)
         self._begun(flight)

@@ -13,15 +13,15 @@ _SPAN_SECONDS, _WEIGHT, _FAR_BELOW = 8.0, 0.3, 20.0
 _LEAST = 1 << 20
 
 
-class Pace:
+class ThroughputMonitor:
     """What connections usually bring, in bytes a second; shared by all of them."""
 
     def __init__(self) -> None:
         self._usual = 0.0
 
-    def meter(self) -> Meter:
+    def meter(self) -> ConnectionMeter:
         """The meter of one connection."""
-        return Meter(self)
+        return ConnectionMeter(self)
 
     def is_slow(self, rate: float) -> bool:
         """Whether `rate` is far below the usual, which it changes."""
@@ -30,10 +30,10 @@ class Pace:
         return slow
 
 
-class Meter:
+class ConnectionMeter:
     """Measures one connection."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: ThroughputMonitor) -> None:
         self._pace = pace
         self._since, self._bytes = time.monotonic(), 0
 

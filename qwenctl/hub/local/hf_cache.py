@@ -54,7 +54,7 @@ class RepoCache:
         path = self.blob(file)
         return path.is_file() and path.stat().st_size == file.size
 
-    def has_right(self, file: RemoteFile) -> bool:
+    def has_verified(self, file: RemoteFile) -> bool:
         """Whether the content is here, by its hash."""
         return self.has(file) and hash_of(self.blob(file), file) == file.etag
 
@@ -63,7 +63,7 @@ class RepoCache:
         ref = self.folder / "refs" / revision
         return ref.read_text().strip() if ref.is_file() else revision
 
-    def has_names(self, listing: Listing, files: Sequence[RemoteFile]) -> bool:
+    def is_published(self, listing: Listing, files: Sequence[RemoteFile]) -> bool:
         """Whether files have their names at the listing's commit, which the revision's name leads to."""
         names = (self.snapshot(listing.commit) / file.path for file in files)
         return all(map(Path.is_file, names)) and self.commit_of(listing.revision) == listing.commit
@@ -73,7 +73,7 @@ class RepoCache:
         for file in files:
             _link(self.snapshot(listing.commit) / file.path, self.blob(file))
         if listing.revision != listing.commit:
-            write_whole(self.folder / "refs" / listing.revision, listing.commit.encode())
+            atomic_write(self.folder / "refs" / listing.revision, listing.commit.encode())
 
 
 def default_root() -> Path:
@@ -95,7 +95,7 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a small file so that there is never half of it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_bytes() == data:

@@ -1,7 +1,7 @@
 """The models on this machine: in the caches, by whichever tool they came, and those that were made here.
 
-Folders come in, `LocalModel` values go out; and the path to load for a name. No file is opened but for the first bytes
-of its header, which say whether it is a Qwen3.5 model.
+Folders come in, `InstalledModel` values go out; and the path to load for a name. No file is opened but for the first
+bytes of its header, which say whether it is a Qwen3.5 model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
-from quantize.gguf_header import first_metadata
+from quantize.gguf_header import read_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.hf_cache import RepoCache, default_root
 from qwenctl.hub.local.lock_file import NAME
@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
-class LocalModel:
+class InstalledModel:
     """A model here. `quant` is "checkpoint" for weights as published; `lacking` parts of it are not here.
 
     `cache` is None for a model that was made here.
@@ -40,7 +40,7 @@ class LocalModel:
     commit: str
     files: tuple[Path, ...]
     cache: RepoCache | None
-    lacking: int = 0
+    missing_parts: int = 0
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class LocalModel:
         return f"{self.repository}:{self.quant}"
 
     @property
-    def exact_name(self) -> str:
+    def qualified_name(self) -> str:
         """What only this one is called."""
         return f"{self.repository}@{self.commit[:12]}:{self.quant}" if self.cache else str(self.path)
 
@@ -63,7 +63,7 @@ class LocalModel:
         return sum(path.stat().st_size for path in self.files)
 
 
-def local_models(roots: Sequence[Path] = ()) -> list[LocalModel]:
+def local_models(roots: Sequence[Path] = ()) -> list[InstalledModel]:
     """All models in these caches (by default in all that are known), and those that were made here.
 
     They are sorted by name; of several commits the one that is meant without a word comes last: what main was when it
@@ -74,7 +74,7 @@ def local_models(roots: Sequence[Path] = ()) -> list[LocalModel]:
     return sorted([*found, *_made()], key=lambda model: model.name.casefold())
 
 
-def _in_cache(root: Path) -> Iterator[LocalModel]:
+def _in_cache(root: Path) -> Iterator[InstalledModel]:
     for folder in sorted(root.glob("models--*--*")):
         cache = RepoCache(root, folder.name.removeprefix("models--").replace("--", "/"))
         main = cache.commit_of("main")
@@ -83,7 +83,7 @@ def _in_cache(root: Path) -> Iterator[LocalModel]:
             yield from _in_snapshot(cache, snapshot)
 
 
-def _in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[LocalModel]:
+def _in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledModel]:
     paths = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
     files = [RemoteFile(name, path.stat().st_size, "") for name, path in sorted(paths.items())]
     vision = find_vision(files)
@@ -91,20 +91,20 @@ def _in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[LocalModel]:
     for quant in find_quants(files):
         own = tuple(paths[file.path] for file in quant.files)
         if _is_ours(own[0]):
-            yield LocalModel(cache.repository, quant.label, snapshot.name, own + beside, cache, quant.lacking)
+            yield InstalledModel(cache.repository, quant.label, snapshot.name, own + beside, cache, quant.lacking)
     shards = tuple(path for name, path in paths.items() if re.fullmatch(r"[^/]+\.safetensors", name))
     if shards and "config.json" in paths and _is_our_config(paths["config.json"]):
         others = tuple(
             path for path in paths.values() if path not in shards and path.suffix != ".gguf" and path.name != NAME
         )
         lacking = _lacking_shards(paths.get("model.safetensors.index.json"), set(paths))
-        yield LocalModel(cache.repository, CHECKPOINT, snapshot.name, shards + others, cache, lacking)
+        yield InstalledModel(cache.repository, CHECKPOINT, snapshot.name, shards + others, cache, lacking)
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a GGUF file is a model of the family."""
     try:
-        return first_metadata(path).get("general.architecture") in ARCHITECTURES
+        return read_leading_metadata(path).get("general.architecture") in ARCHITECTURES
     except (OSError, BadGGUF):
         return False
 
@@ -124,19 +124,19 @@ def _lacking_shards(index: Path | None, there: set[str]) -> int:
     return len(names - there)
 
 
-def _made() -> Iterator[LocalModel]:
+def _made() -> Iterator[InstalledModel]:
     for made in noted_models():
         files = tuple(path for path in map(Path, made.paths) if path.is_file())
         if _is_ours(files[0]):
-            yield LocalModel(made.repository, made.type_name, made.commit, files, None)
+            yield InstalledModel(made.repository, made.type_name, made.commit, files, None)
 
 
-def matching(asked: ModelName, models: Sequence[LocalModel]) -> list[LocalModel]:
+def filter_by_name(asked: ModelName, models: Sequence[InstalledModel]) -> list[InstalledModel]:
     """The models that a name can mean."""
     return [model for model in models if _is_meant(asked, model)]
 
 
-def _is_meant(asked: ModelName, model: LocalModel) -> bool:
+def _is_meant(asked: ModelName, model: InstalledModel) -> bool:
     if asked.quant and quant_key(asked.quant) != quant_key(model.quant):
         return False
     if asked.revision and not _is_at(model, asked.revision):
@@ -146,7 +146,7 @@ def _is_meant(asked: ModelName, model: LocalModel) -> bool:
     return asked.family is not None and asked.family == find_family(model.repository)
 
 
-def _is_at(model: LocalModel, revision: str) -> bool:
+def _is_at(model: InstalledModel, revision: str) -> bool:
     """Whether a model is of this commit, or of the commit that this branch or tag was when it was pulled."""
     branch = model.cache.commit_of(revision) if model.cache else ""
     return model.commit == branch or model.commit.startswith(revision)
@@ -162,8 +162,8 @@ def find_model(text: str) -> Path:
         if by_file:
             return by_file[0].path
         return Path(text)
-    found = by_file or matching(asked, models)
-    whole = [model for model in found if not model.lacking]
+    found = by_file or filter_by_name(asked, models)
+    whole = [model for model in found if not model.missing_parts]
     if not whole:
         raise _not_here(asked, found, models)
     names = dict.fromkeys(model.name for model in whole)
@@ -173,9 +173,9 @@ def find_model(text: str) -> Path:
     return whole[-1].path
 
 
-def _not_here(asked: ModelName, found: Sequence[LocalModel], models: Sequence[LocalModel]) -> QwenctlError:
+def _not_here(asked: ModelName, found: Sequence[InstalledModel], models: Sequence[InstalledModel]) -> QwenctlError:
     if found:
-        parts = f"{found[0].lacking} of its parts"
+        parts = f"{found[0].missing_parts} of its parts"
         return QwenctlError(f"{asked.text} lacks {parts}", f"qwenctl pull {found[0].name}", ExitCode.NO_INPUT)
     near = difflib.get_close_matches(asked.text, [model.name for model in models], n=1)
     hint = f"qwenctl pull {asked.text}" + (f", or -m {near[0]}, which is here" if near else "")

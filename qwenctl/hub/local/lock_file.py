@@ -16,7 +16,7 @@ from typing import Any
 
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.local.hf_cache import write_whole
+from qwenctl.hub.local.hf_cache import atomic_write
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
 from qwenctl.hub.repository.model_name import check_revision
 
@@ -79,7 +79,7 @@ def write_lock(path: Path, models: Iterable[LockedModel]) -> None:
     """Write a lock file of these models; of none, remove it. Raises OSError."""
     entries = [asdict(one) for one in sorted(models, key=lambda one: one.key)]
     if entries:
-        write_whole(path, (json.dumps({"format": _FORMAT, "models": entries}, indent=1) + "\n").encode())
+        atomic_write(path, (json.dumps({"format": _FORMAT, "models": entries}, indent=1) + "\n").encode())
     else:
         path.unlink(missing_ok=True)
 
@@ -138,7 +138,7 @@ def check_locked(model: LockedModel, paths: Iterable[Path]) -> None:
             raise _differs(model, f"{locked.path} has another content")
 
 
-def check_here(model: LockedModel, folder: Path) -> Path:
+def verify_local(model: LockedModel, folder: Path) -> Path:
     """The file to load, if `folder` has all that is locked: files of the repository, or what was made of them.
 
     Raises QwenctlError.

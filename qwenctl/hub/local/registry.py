@@ -21,7 +21,7 @@ _NAME = "models.jsonl"
 
 
 @dataclass(frozen=True)
-class Made:
+class LocalConversion:
     """A model that was quantized here, the file to load first; `repository` is a name where there is none."""
 
     paths: tuple[str, ...]
@@ -30,7 +30,7 @@ class Made:
     type_name: str
 
 
-def note_made(made: Made) -> None:
+def register_conversion(made: LocalConversion) -> None:
     """Remember a model that was made."""
     _append({"made": asdict(made)})
 
@@ -41,17 +41,17 @@ def note_root(root: Path) -> None:
         _append({"root": str(root.absolute())})
 
 
-def note_spool(folder: Path) -> None:
+def register_buffer(folder: Path) -> None:
     """Remember a spool, in case nobody comes back to it."""
     _append({"spool": str(folder.absolute())})
 
 
-def noted_models() -> list[Made]:
+def noted_models() -> list[LocalConversion]:
     """The models that were made and are still there, each once."""
-    found: dict[str, Made] = {}
+    found: dict[str, LocalConversion] = {}
     for note in _read():
         with suppress(TypeError, KeyError, IndexError):
-            made = Made(**{**note["made"], "paths": tuple(map(str, note["made"]["paths"]))})
+            made = LocalConversion(**{**note["made"], "paths": tuple(map(str, note["made"]["paths"]))})
             found[made.paths[0]] = made
     return [made for made in found.values() if Path(made.paths[0]).is_file()]
 

@@ -1,6 +1,6 @@
 """Taking models and leftovers off this machine.
 
-A `LocalModel` comes in; its names go, and every blob that no other name leads to. What other models share stays.
+An `InstalledModel` comes in; its names go, and every blob that no other name leads to. What other models share stays.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from qwenctl.errors import QwenctlError
-from qwenctl.files.locks import exclusive
+from qwenctl.files.locks import file_lock
 from qwenctl.hub.local.hf_cache import RepoCache
-from qwenctl.hub.local.installed import LocalModel
+from qwenctl.hub.local.installed import InstalledModel
 from qwenctl.hub.local.lock_file import NAME, read_lock, write_lock
 
 
-def remove_models(models: Sequence[LocalModel], others: Sequence[LocalModel]) -> int:
+def remove_models(models: Sequence[InstalledModel], others: Sequence[InstalledModel]) -> int:
     """Remove models; the bytes that became free. `others` stay, with what they share. Raises QwenctlError, OSError."""
     kept = {path for model in others for path in model.files}
     freed = 0
@@ -28,12 +28,12 @@ def remove_models(models: Sequence[LocalModel], others: Sequence[LocalModel]) ->
         if model.cache is None:
             freed += _remove_made(model, own)
         else:
-            with exclusive(model.cache.lock_path, 0, lambda _: None):
+            with file_lock(model.cache.lock_path, 0, lambda _: None):
                 freed += _remove_cached(model, own, model.cache)
     return freed
 
 
-def _remove_made(model: LocalModel, paths: Sequence[Path]) -> int:
+def _remove_made(model: InstalledModel, paths: Sequence[Path]) -> int:
     freed = sum(path.stat().st_size for path in paths)
     for path in paths:
         path.unlink()
@@ -41,7 +41,7 @@ def _remove_made(model: LocalModel, paths: Sequence[Path]) -> int:
     return freed
 
 
-def _remove_cached(model: LocalModel, paths: Sequence[Path], cache: RepoCache) -> int:
+def _remove_cached(model: InstalledModel, paths: Sequence[Path], cache: RepoCache) -> int:
     blobs = {_blob(path) for path in paths}
     for path in paths:
         path.unlink()

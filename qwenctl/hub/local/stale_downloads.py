@@ -16,32 +16,32 @@ _IDLE_SECONDS = 3600.0  # another tool that wrote to its file within this time m
 
 
 @dataclass(frozen=True)
-class Leftover:
+class StaleDownload:
     """A file that could be removed; `n_bytes` is what it takes on the disk."""
 
     path: Path
     n_bytes: int
 
 
-def find_leftovers(root: Path) -> list[Leftover]:
+def find_leftovers(root: Path) -> list[StaleDownload]:
     """All of them in the cache `root`, but for those of a pull that is at work."""
     return [found for folder in sorted(root.glob("models--*")) if not is_busy(root, folder) for found in _of(folder)]
 
 
-def find_spools(folders: Sequence[Path]) -> list[Leftover]:
+def stale_buffers(folders: Sequence[Path]) -> list[StaleDownload]:
     """Those of these spools on which no conversion is at work."""
     return [
-        Leftover(folder, sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")))
+        StaleDownload(folder, sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")))
         for folder in folders
         if not _is_held(folder.with_name(f"{folder.name}.lock"))
     ]
 
 
-def _of(folder: Path) -> Iterator[Leftover]:
+def _of(folder: Path) -> Iterator[StaleDownload]:
     for path in sorted((folder / "blobs").glob("*")):
         idle = time.time() - path.lstat().st_mtime > _IDLE_SECONDS
         if path.suffix == ".part" or (path.suffix == ".incomplete" and idle):
-            yield Leftover(path, path.lstat().st_blocks * 512)
+            yield StaleDownload(path, path.lstat().st_blocks * 512)
 
 
 def is_busy(root: Path, folder: Path) -> bool:

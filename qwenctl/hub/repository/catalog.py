@@ -1,4 +1,4 @@
-"""The family's repositories on the Hub by short names, from `catalogue.toml`.
+"""The family's repositories on the Hub by short names, from `catalog.toml`.
 
 A short name comes in, the names of repositories go out; and for a repository that does not exist, the one that was
 probably meant. What a repository holds is not known here.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """The repositories of one model. `fp8` is "" where there is none."""
 
     name: str
@@ -29,16 +29,16 @@ class Family:
 
 
 @cache
-def families() -> dict[str, Family]:
+def families() -> dict[str, ModelFamily]:
     """All models of the catalogue, by short name."""
-    text = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
     return {
-        name: Family(name, entry["source"], entry.get("fp8", ""), tuple(entry.get("gguf", ())))
+        name: ModelFamily(name, entry["source"], entry.get("fp8", ""), tuple(entry.get("gguf", ())))
         for name, entry in tomllib.loads(text).items()
     }
 
 
-def find_family(name: str) -> Family | None:
+def find_family(name: str) -> ModelFamily | None:
     """The model with this short name, in any case, or to which this repository belongs."""
     wanted = name.lower()
     return families().get(wanted) or next(

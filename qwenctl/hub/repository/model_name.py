@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.repository.catalog import Family, find_family, nearest_repository
+from qwenctl.hub.repository.catalog import ModelFamily, find_family, nearest_repository
 
 _PREFIX = re.compile(r"(https?:/{1,2})?(www\.)?(huggingface\.co|hf\.co)/(models/)?|hf:/{1,2}(models/)?", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,7 +24,7 @@ class ModelName:
 
     text: str
     repository: str
-    family: Family | None
+    family: ModelFamily | None
     quant: str = ""
     revision: str = ""
 

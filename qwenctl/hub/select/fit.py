@@ -1,6 +1,6 @@
 """Where a model would fit on this machine, and which of several to take.
 
-Sizes, the memory of a context and a `Machine` come in; a `Fit` for each candidate goes out, and a choice with its
+Sizes, the memory of a context and a `MachineMemory` come in; a `Fit` for each candidate goes out, and a choice with its
 reason. Nothing is asked of the Hub or of the machine here.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantize.formatting import size
+from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine import Machine
+from qwenctl.machine import MachineMemory
 from qwenctl.models.context_memory import ContextMemory
 
 Where = Literal["GPU", "GPU + RAM", "RAM", "would page from disk", "does not fit"]
@@ -26,7 +26,7 @@ _FOREIGN = re.compile(r"(UD-)?IQ\d_(K\w*)|.*_R[48]|IQ1_S_R4", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PullCandidate:
     """A model that could be pulled; `n_bytes` are those of its weights, `disk_bytes` what it takes to get it."""
 
     label: str
@@ -34,7 +34,7 @@ class Candidate:
     disk_bytes: int
 
     @property
-    def is_foreign(self) -> bool:
+    def needs_llama_fork(self) -> bool:
         """Whether only a fork of llama.cpp can load it."""
         return bool(_FOREIGN.fullmatch(self.label))
 
@@ -43,12 +43,12 @@ class Candidate:
 class Fit:
     """Where a candidate would lie, with a usual context."""
 
-    candidate: Candidate
+    candidate: PullCandidate
     where: Where
     needed_bytes: int
 
 
-def place(candidate: Candidate, context: ContextMemory, machine: Machine, free_disk: int) -> Fit:
+def fit_candidate(candidate: PullCandidate, context: ContextMemory, machine: MachineMemory, free_disk: int) -> Fit:
     """Where a model would lie on this machine."""
     needed = candidate.n_bytes + context.n_bytes
     gpu, ram = int(machine.gpu_bytes * _GPU_SHARE), int(machine.memory.total_bytes * _RAM_SHARE)
@@ -63,35 +63,37 @@ def place(candidate: Candidate, context: ContextMemory, machine: Machine, free_d
     return Fit(candidate, where, needed)
 
 
-def choose(repository: str, fits: Sequence[Fit], context: ContextMemory, machine: Machine) -> tuple[Fit, str]:
+def best_fit(repository: str, fits: Sequence[Fit], context: ContextMemory, machine: MachineMemory) -> tuple[Fit, str]:
     """The best that fits into memory as a whole, and why. Raises QwenctlError if none does.
 
     More bits are better, up to those at which nothing is lost: 16 are taken only where there is nothing else.
     """
-    usable = [fit for fit in fits if not fit.candidate.is_foreign]
+    usable = [fit for fit in fits if not fit.candidate.needs_llama_fork]
     fitting = [fit for fit in usable if fit.where in IN_MEMORY]
     if not fitting:
         raise _nothing_fits(repository, usable, machine)
     quantized = [fit for fit in fitting if fit.candidate.label not in _UNQUANTIZED]
     best = max(quantized or fitting, key=lambda fit: fit.candidate.n_bytes)
-    room = f"{size(context.n_bytes)} for {context.tokens:,} tokens of context"
+    room = f"{format_bytes(context.n_bytes)} for {context.tokens:,} tokens of context"
     return best, (
-        f"{best.candidate.label} ({size(best.candidate.n_bytes)}): the best that fits into {_memory(machine)} "
+        f"{best.candidate.label} ({format_bytes(best.candidate.n_bytes)}): the best that fits into {_memory(machine)} "
         f"with {room}"
     )
 
 
-def _nothing_fits(repository: str, fits: Sequence[Fit], machine: Machine) -> QwenctlError:
+def _nothing_fits(repository: str, fits: Sequence[Fit], machine: MachineMemory) -> QwenctlError:
     if not fits:
         return QwenctlError(
             f"{repository} has nothing that llama.cpp can load", f"qwenctl ls {repository}", ExitCode.NO_INPUT
         )
     smallest = min(fits, key=lambda fit: fit.candidate.n_bytes)
-    label, needed = smallest.candidate.label, size(smallest.needed_bytes)
+    label, needed = smallest.candidate.label, format_bytes(smallest.needed_bytes)
     if smallest.where == "does not fit":
         hint = "`--to DIR` on another disk, or `qwenctl clean`"
         return QwenctlError(
-            f"even {label} of {repository} needs {size(smallest.candidate.disk_bytes)} of disk", hint, ExitCode.IO
+            f"even {label} of {repository} needs {format_bytes(smallest.candidate.disk_bytes)} of disk",
+            hint,
+            ExitCode.IO,
         )
     return QwenctlError(
         f"nothing of {repository} fits: even {label} needs {needed}, {_memory(machine)} is here",
@@ -100,7 +102,7 @@ def _nothing_fits(repository: str, fits: Sequence[Fit], machine: Machine) -> Qwe
     )
 
 
-def _memory(machine: Machine) -> str:
+def _memory(machine: MachineMemory) -> str:
     """What there is, in words."""
-    ram = f"{size(machine.memory.total_bytes)} of RAM"
-    return f"{size(machine.gpu_bytes)} of GPU memory and {ram}" if machine.gpu_bytes else ram
+    ram = f"{format_bytes(machine.memory.total_bytes)} of RAM"
+    return f"{format_bytes(machine.gpu_bytes)} of GPU memory and {ram}" if machine.gpu_bytes else ram

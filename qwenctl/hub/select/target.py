@@ -19,7 +19,7 @@ from qwenctl.hub.streaming.header_only import checkpoint_files, is_checkpoint
 
 
 @dataclass(frozen=True)
-class Wish:
+class PullRequest:
     """What was asked for beside the name. `recipe` is a type to quantize to, `source` the checkpoint as it is."""
 
     recipe: str = ""
@@ -33,7 +33,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Target:
+class ResolvedTarget:
     """A repository, and of it these files, or this recipe to be quantized to; both empty as long as it is open."""
 
     listing: Listing
@@ -42,12 +42,12 @@ class Target:
     recipe: str = ""
 
     @property
-    def is_open(self) -> bool:
+    def needs_choice(self) -> bool:
         """Whether a quantization is to be chosen."""
         return not self.files and not self.recipe
 
 
-def find_target(asked: ModelName, wish: Wish, describe: Callable[[str], Listing]) -> Target:
+def find_target(asked: ModelName, wish: PullRequest, describe: Callable[[str], Listing]) -> ResolvedTarget:
     """The target of a name. Raises QwenctlError."""
     wish = replace(wish, source=wish.source or quant_key(asked.quant) == CHECKPOINT)
     refused: QwenctlError | None = None
@@ -61,12 +61,12 @@ def find_target(asked: ModelName, wish: Wish, describe: Callable[[str], Listing]
     raise refused or AssertionError("a name without repositories")
 
 
-def close_target(target: Target, label: str, wish: Wish) -> Target:
+def select_quant(target: ResolvedTarget, label: str, wish: PullRequest) -> ResolvedTarget:
     """The target with the quantization that was chosen."""
     return _decide(target.listing, label, wish)
 
 
-def _repositories(asked: ModelName, wish: Wish) -> tuple[str, ...]:
+def _repositories(asked: ModelName, wish: PullRequest) -> tuple[str, ...]:
     """The repositories to ask, in order."""
     if asked.repository or asked.family is None:
         return (asked.repository,)
@@ -74,15 +74,15 @@ def _repositories(asked: ModelName, wish: Wish) -> tuple[str, ...]:
     return (asked.family.source,) if needs_source else asked.family.gguf
 
 
-def _decide(listing: Listing, label: str, wish: Wish) -> Target:
+def _decide(listing: Listing, label: str, wish: PullRequest) -> ResolvedTarget:
     if wish.source:
-        return Target(listing, CHECKPOINT, tuple(checkpoint_files(listing)))
+        return ResolvedTarget(listing, CHECKPOINT, tuple(checkpoint_files(listing)))
     if wish.recipe:
-        return Target(listing, recipe=find_recipe(wish.recipe).name)
+        return ResolvedTarget(listing, recipe=find_recipe(wish.recipe).name)
     if not label:
-        return Target(listing)
+        return ResolvedTarget(listing)
     if is_checkpoint(listing) and not find_quants(listing.files):
-        return Target(listing, recipe=find_recipe(label).name)
+        return ResolvedTarget(listing, recipe=find_recipe(label).name)
     quant = choose_quant(listing, label)
     vision = find_vision(listing.files) if wish.vision else None
-    return Target(listing, quant.label, (*quant.files, *([vision] if vision else [])))
+    return ResolvedTarget(listing, quant.label, (*quant.files, *([vision] if vision else [])))

@@ -12,34 +12,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantize.convert import Progress as ConversionProgress
-from quantize.convert import Result, convert
-from quantize.formatting import size
-from quantize.output import check_paths, disk_room
-from quantize.plan import Options, Plan, make_plan, output_path
+from quantize.convert import ConversionProgress as ConversionProgress
+from quantize.convert import ConversionResult, convert
+from quantize.formatting import format_bytes
+from quantize.output import check_paths, required_disk_space
+from quantize.plan import ConversionPlan, QuantizeOptions, make_plan, output_path
 from quantize.recipe.recipes import find_recipe
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.locks import exclusive
+from qwenctl.files.locks import file_lock
 from qwenctl.hub.download.downloader import Progress
 from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, lock_model, sha256_of
-from qwenctl.hub.local.registry import Made, note_made, note_spool
-from qwenctl.hub.pull import PullOptions, Shown
+from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion
+from qwenctl.hub.pull import PullEvents, PullOptions
 from qwenctl.hub.repository.listing import Listing
-from qwenctl.hub.streaming.header_only import Skeleton, checkpoint_files, make_skeleton
-from qwenctl.hub.streaming.recipe_args import recipe_words
+from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint, checkpoint_files, fetch_headers_only
+from qwenctl.hub.streaming.recipe_args import recipe_to_args
 from qwenctl.hub.streaming.shard_buffer import open_spool
 
 _MARGIN, _SHARDS = 1.02, "shards"
 
 
 @dataclass(frozen=True)
-class RemoteConversion:
+class StreamingConversion:
     """A plan whose shards are still on the Hub. `spool` is the folder for them, which holds at most `limit` bytes."""
 
     listing: Listing
-    plan: Plan
-    options: Options
-    skeleton: Skeleton
+    plan: ConversionPlan
+    options: QuantizeOptions
+    skeleton: HeaderOnlyCheckpoint
     spool: Path
     limit: int
 
@@ -62,20 +62,20 @@ class RemoteConversion:
 
 @contextmanager
 def plan_conversion(
-    listing: Listing, output: Path | None, options: Options, limit: int, pull: PullOptions, shown: Shown
-) -> Iterator[RemoteConversion]:
+    listing: Listing, output: Path | None, options: QuantizeOptions, limit: int, pull: PullOptions, shown: PullEvents
+) -> Iterator[StreamingConversion]:
     """Inside, this process alone works on the output. Raises QwenctlError and the errors of `make_plan`."""
     path = output_path(output, listing.repository.rpartition("/")[2], find_recipe(options.type_name))
     if not path.parent.is_dir():
         raise QwenctlError(f"no such folder: {path.parent}", f"mkdir -p {path.parent}", ExitCode.CANNOT_CREATE)
     spool = path.with_name(f"{path.name}.spool")
     try:
-        with exclusive(path.with_name(f"{path.name}.spool.lock"), pull.wait, shown.tell):
+        with file_lock(path.with_name(f"{path.name}.spool.lock"), pull.wait, shown.tell):
             try:
-                skeleton = make_skeleton(listing, spool, pull.settings, shown.tell, shown.warn)
+                skeleton = fetch_headers_only(listing, spool, pull.settings, shown.tell, shown.warn)
                 plan = make_plan(skeleton.folder, path, options)
                 check_paths(plan)
-                yield RemoteConversion(listing, plan, options, skeleton, spool, limit)
+                yield StreamingConversion(listing, plan, options, skeleton, spool, limit)
             finally:
                 if not (spool / _SHARDS).is_dir() or not any((spool / _SHARDS).iterdir()):
                     shutil.rmtree(spool, ignore_errors=True)
@@ -85,21 +85,21 @@ def plan_conversion(
 
 
 def convert_remote(
-    remote: RemoteConversion,
+    remote: StreamingConversion,
     threads: int,
     report: Callable[[Progress | None, ConversionProgress], None],
     pull: PullOptions,
-    shown: Shown,
+    shown: PullEvents,
     *,
     overwrite: bool,
-) -> tuple[Result, tuple[LockedFile, ...]]:
+) -> tuple[ConversionResult, tuple[LockedFile, ...]]:
     """Follow the plan; what was done, and the files with their hashes.
 
     Raises QwenctlError and the errors of `convert`; what is finished and what has come are kept.
     """
     folder = remote.spool / _SHARDS
     _check_room(remote, folder)
-    note_spool(remote.spool)
+    register_buffer(remote.spool)
     opened = open_spool(remote.listing, remote.plan, remote.skeleton, folder, remote.limit, pull.settings, shown.warn)
     with opened as spool:
         result = convert(
@@ -115,25 +115,28 @@ def convert_remote(
     outputs = tuple(LockedFile(path.name, path.stat().st_size, sha256_of(path)) for path in result.paths)
     add_to_lock(result.paths[0].parent, replace(model, outputs=outputs))
     paths = tuple(str(path.absolute()) for path in result.paths)
-    note_made(Made(paths, remote.listing.repository, remote.listing.commit, remote.plan.recipe.name))
+    register_conversion(
+        LocalConversion(paths, remote.listing.repository, remote.listing.commit, remote.plan.recipe.name)
+    )
     return result, outputs
 
 
-def _check_room(remote: RemoteConversion, folder: Path) -> None:
+def _check_room(remote: StreamingConversion, folder: Path) -> None:
     """Raise QwenctlError if the disk has no room for the output and the spool, and 2 % more."""
-    room = disk_room(remote.plan)
+    room = required_disk_space(remote.plan)
     spooled = sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
     needed = int((room.needed + max(0, remote.spool_bytes - spooled)) * _MARGIN)
     if needed > room.free:
         raise QwenctlError(
-            f"needs {size(needed)}, {room.folder} has {size(room.free)} free ({size(needed - room.free)} short)",
+            f"needs {format_bytes(needed)}, {room.folder} has {format_bytes(room.free)} free "
+            f"({format_bytes(needed - room.free)} short)",
             "-o on another disk, a smaller --spool or a smaller type",
             ExitCode.IO,
         )
 
 
-def _locked(remote: RemoteConversion) -> LockedModel:
+def _locked(remote: StreamingConversion) -> LockedModel:
     """The entry of the lock file, without the outputs."""
     folder = remote.skeleton.folder
     files = [(file, folder / file.path) for file in checkpoint_files(remote.listing)]
-    return replace(lock_model(remote.listing, "", files), recipe=recipe_words(remote.options))
+    return replace(lock_model(remote.listing, "", files), recipe=recipe_to_args(remote.options))

@@ -11,25 +11,25 @@ from pathlib import Path
 from quantize.errors import BadGGUF
 from quantize.gguf_header import read_header
 from qwenctl.errors import QwenctlError, from_quantize
-from qwenctl.hub.download.downloader import Settings
-from qwenctl.hub.download.hub_api import locate, read_range
-from qwenctl.hub.download.retry import quiet_patience
+from qwenctl.hub.download.downloader import DownloadOptions
+from qwenctl.hub.download.hub_api import read_range, resolve_url
+from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
 _FIRST_BYTES, _LATER_BYTES, _MOST_BYTES = 1 << 24, 1 << 20, 1 << 28  # a vocabulary takes 11 MB, and is in the first
 
 
 def fetch_headers(
-    listing: Listing, files: Sequence[RemoteFile], folder: Path, settings: Settings, tell: Callable[[str], None]
+    listing: Listing, files: Sequence[RemoteFile], folder: Path, settings: DownloadOptions, tell: Callable[[str], None]
 ) -> list[Path]:
     """Where the headers of the files are now, in order. Raises QwenctlError."""
-    patience = quiet_patience(settings.patience, tell)
+    patience = make_retry_policy(settings.patience, tell)
     paths = []
     for number, file in enumerate(files):
         path, there, wanted = folder / Path(file.path).name, 0, _LATER_BYTES if number else _FIRST_BYTES
         while True:
             wanted = min(wanted, file.size)
-            data = patience.insist(lambda: read_range(locate(listing, file), there, wanted))  # noqa: B023 - called here
+            data = patience.call(lambda: read_range(resolve_url(listing, file), there, wanted))  # noqa: B023 - called here
             _write(path, there, data, file.size)
             there = wanted
             if (error := _problem(path)) is None:

@@ -18,10 +18,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.downloader import Progress, Settings, fetch_all
-from qwenctl.hub.download.hub_api import Link, locate, read_range
-from qwenctl.hub.download.retry import Patience
-from qwenctl.hub.download.segment_queue import Wanted
+from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_all
+from qwenctl.hub.download.hub_api import DownloadUrl, read_range, resolve_url
+from qwenctl.hub.download.retry import RetryPolicy
+from qwenctl.hub.download.segment_queue import DownloadTarget
 from qwenctl.hub.local.hf_cache import RepoCache, hash_of
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
@@ -31,7 +31,7 @@ _LONGEST_SMALL, _LONGEST_HEADER, _FIRST_RANGE = 1 << 28, 100_000_000, 1 << 17
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class HeaderOnlyCheckpoint:
     """The folder and what its shards are: the path there, and the file of the repository, in their order."""
 
     folder: Path
@@ -55,20 +55,26 @@ def checkpoint_files(listing: Listing) -> list[RemoteFile]:
     return small + [file for file in listing.files if _SHARD.fullmatch(file.path)]
 
 
-def make_skeleton(
-    listing: Listing, root: Path, settings: Settings, tell: Callable[[str], None], warn: Callable[[QwenctlError], None]
-) -> Skeleton:
+def fetch_headers_only(
+    listing: Listing,
+    root: Path,
+    settings: DownloadOptions,
+    tell: Callable[[str], None],
+    warn: Callable[[QwenctlError], None],
+) -> HeaderOnlyCheckpoint:
     """The skeleton of a checkpoint below `root`; what is there is used. Raises QwenctlError, OSError."""
     files = checkpoint_files(listing)
     folder = RepoCache(root, listing.repository).snapshot(listing.commit)
     folder.mkdir(parents=True, exist_ok=True)
-    small = [Wanted(file, folder / f"{file.path}.part", folder / file.path) for file in files if not _is_shard(file)]
+    small = [
+        DownloadTarget(file, folder / f"{file.path}.part", folder / file.path) for file in files if not _is_shard(file)
+    ]
     lacking = [one for one in small if not _is_right(one.final, one.file)]
     if lacking:
-        fetch_all(listing, lacking, settings, _unseen, warn)
+        download_all(listing, lacking, settings, _unseen, warn)
     shards = {folder / file.path: file for file in files if _is_shard(file)}
     _fetch_headers(listing, {path: file for path, file in shards.items() if not _has_size(path, file)}, settings, tell)
-    return Skeleton(folder, shards)
+    return HeaderOnlyCheckpoint(folder, shards)
 
 
 def _is_shard(file: RemoteFile) -> bool:
@@ -88,17 +94,19 @@ def _unseen(_progress: Progress) -> None:
 
 
 def _fetch_headers(
-    listing: Listing, lacking: dict[Path, RemoteFile], settings: Settings, tell: Callable[[str], None]
+    listing: Listing, lacking: dict[Path, RemoteFile], settings: DownloadOptions, tell: Callable[[str], None]
 ) -> None:
     """A sparse file with its header for each shard."""
     if lacking:
         tell(f"reading the header{'s' * (len(lacking) > 1)} of {len(lacking)} shard{'s' * (len(lacking) > 1)}")
     stop = threading.Event()
-    patience = Patience(settings.patience, stop, lambda note: tell(f"waiting: {note}") if note else None, reached=True)
+    patience = RetryPolicy(
+        settings.patience, stop, lambda note: tell(f"waiting: {note}") if note else None, reached=True
+    )
 
     def fetch(path: Path) -> None:
         file = lacking[path]
-        header = patience.insist(lambda: _header(locate(listing, file)))
+        header = patience.call(lambda: _header(resolve_url(listing, file)))
         new = path.with_name(f"{path.name}.new")
         with new.open("wb") as shard:
             shard.write(header)
@@ -140,7 +148,7 @@ def _for_each(paths: Sequence[Path], work: Callable[[Path], None], threads: int)
         waiting.clear()
 
 
-def _header(link: Link) -> bytes:
+def _header(link: DownloadUrl) -> bytes:
     """The first bytes of a shard, up to its weights: a length in 8 bytes, and as much JSON."""
     start = read_range(link, 0, min(_FIRST_RANGE, link.file.size))
     length = 8 + int.from_bytes(start[:8], "little")

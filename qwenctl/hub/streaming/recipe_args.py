@@ -1,7 +1,7 @@
 """The options of a conversion as words of a command line, for a lock file; and back again.
 
-`Options` come in and a text goes out that is the same for the same options. An importance matrix is a file of the
-user's: its hash is noted, but nobody else can be asked for it.
+`QuantizeOptions` come in and a text goes out that is the same for the same options. An importance matrix is a file of
+the user's: its hash is noted, but nobody else can be asked for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
-from quantize.plan import Options
+from quantize.plan import QuantizeOptions
 from quantize.recipe.recipes import find_recipe
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
@@ -18,7 +18,7 @@ from qwenctl.hub.local.lock_file import sha256_of
 _WITH_VALUE = ("--tensor-type", "--vision-type", "--split-max-size", "--imatrix")
 
 
-def recipe_words(options: Options) -> str:
+def recipe_to_args(options: QuantizeOptions) -> str:
     """The options as words."""
     words = [find_recipe(options.type_name).name]
     words += [word for text in options.overrides for word in ("--tensor-type", text)]
@@ -30,11 +30,11 @@ def recipe_words(options: Options) -> str:
     return shlex.join(words)
 
 
-def parse_recipe(text: str) -> Options:
+def recipe_from_args(text: str) -> QuantizeOptions:
     """The options that `recipe_words` made a text of. Raises QwenctlError."""
     try:
         name, *words = shlex.split(text)
-        options = Options(name, tool_version=__version__)
+        options = QuantizeOptions(name, tool_version=__version__)
         while words:
             word = words.pop(0)
             options = _with(options, word, words.pop(0) if word in _WITH_VALUE else "")
@@ -43,7 +43,7 @@ def parse_recipe(text: str) -> Options:
     return options
 
 
-def _with(options: Options, word: str, value: str) -> Options:
+def _with(options: QuantizeOptions, word: str, value: str) -> QuantizeOptions:
     match word:
         case "--tensor-type":
             return replace(options, overrides=(*options.overrides, value))

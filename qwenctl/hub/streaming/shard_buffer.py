@@ -1,8 +1,8 @@
 """Shards for a conversion, fetched ahead of it into a folder that never holds more than a limit.
 
-`Spool` is the `Sources` of `quantize.convert`. Shards arrive in the order of the repository, each verified; one is
-removed when all that was made of it is on the disk, which makes room for the next. What a killed run has fetched and
-not yet used is used by the next one.
+`ShardBuffer` is the `InputFiles` of `quantize.convert`. Shards arrive in the order of the repository, each verified;
+one is removed when all that was made of it is on the disk, which makes room for the next. What a killed run has fetched
+and not yet used is used by the next one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from quantize.formatting import size
-from quantize.plan import Plan
+from quantize.formatting import format_bytes
+from quantize.plan import ConversionPlan
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.downloader import Fetch, Progress, Settings, fetching
-from qwenctl.hub.download.segment_queue import Wanted
+from qwenctl.hub.download.downloader import Download, DownloadOptions, Progress, run_download
+from qwenctl.hub.download.segment_queue import DownloadTarget
 from qwenctl.hub.repository.listing import Listing, RemoteFile
-from qwenctl.hub.streaming.header_only import Skeleton
+from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint
 
 _LOOK_SECONDS = 0.05
-_Start = Callable[[Sequence[Wanted], Callable[[Wanted], bool], Callable[[Wanted], None]], Fetch]
+_Start = Callable[
+    [Sequence[DownloadTarget], Callable[[DownloadTarget], bool], Callable[[DownloadTarget], None]], Download
+]
 
 
-class Spool:
+class ShardBuffer:
     """See `open_spool`. `shards` are by their path in the plan; their content lies in `folder` while it is here."""
 
     def __init__(self, shards: Mapping[Path, RemoteFile], folder: Path, limit: int, needed: int, start: _Start) -> None:
@@ -35,7 +37,7 @@ class Spool:
         self._positions = {path: number for number, path in enumerate(shards)}
         self._targets = {path: folder / f"{path.stem}-{file.etag[:16]}" for path, file in shards.items()}
         self._paths = {target: path for path, target in self._targets.items()}
-        self._fetch: Fetch | None = None
+        self._fetch: Download | None = None
         self._lock = threading.Lock()
         self._held = 0
         self._here: set[Path] = set()
@@ -92,18 +94,18 @@ class Spool:
         for descriptor in self.files.values():
             os.close(descriptor)
 
-    def _wanted(self, path: Path) -> Wanted:
+    def _wanted(self, path: Path) -> DownloadTarget:
         target = self._targets[path]
-        return Wanted(self._shards[path], target.with_name(f"{target.name}.part"), target)
+        return DownloadTarget(self._shards[path], target.with_name(f"{target.name}.part"), target)
 
-    def _may_begin(self, wanted: Wanted) -> bool:
+    def _may_begin(self, wanted: DownloadTarget) -> bool:
         with self._lock:
             if self._held + wanted.file.size > self._limit:
                 return False
             self._held += wanted.file.size
             return True
 
-    def _landed(self, wanted: Wanted) -> None:
+    def _landed(self, wanted: DownloadTarget) -> None:
         """A shard is here and verified. Its header must be the one that the plan was made of."""
         path = self._paths[wanted.final]
         with path.open("rb") as planned, wanted.final.open("rb") as shard:
@@ -130,7 +132,7 @@ class Spool:
                 found.unlink()
 
 
-def spool_needed(plan: Plan, shards: Mapping[Path, RemoteFile]) -> int:
+def min_buffer_bytes(plan: ConversionPlan, shards: Mapping[Path, RemoteFile]) -> int:
     """The least room in which the conversion can go on to its end, in bytes.
 
     When a shard is to come, all tensors that do not need it can be finished; so of the shards before it only those must
@@ -149,28 +151,30 @@ def spool_needed(plan: Plan, shards: Mapping[Path, RemoteFile]) -> int:
 @contextmanager
 def open_spool(
     listing: Listing,
-    plan: Plan,
-    skeleton: Skeleton,
+    plan: ConversionPlan,
+    skeleton: HeaderOnlyCheckpoint,
     folder: Path,
     limit: int,
-    settings: Settings,
+    settings: DownloadOptions,
     warn: Callable[[QwenctlError], None],
-) -> Iterator[Spool]:
+) -> Iterator[ShardBuffer]:
     """The shards of `plan`, fetched into `folder` with at most `limit` bytes there. Raises QwenctlError."""
     used = {path: file for path, file in skeleton.shards.items() if path in plan.source_files()}
-    needed = spool_needed(plan, used)
+    needed = min_buffer_bytes(plan, used)
     if needed > limit:
         raise QwenctlError(
-            f"a spool of {size(limit)} is too small: shards that belong together have {size(needed)}",
+            f"a spool of {format_bytes(limit)} is too small: shards that belong together have {format_bytes(needed)}",
             f"--spool {-(-needed // 10**6)}M",
         )
     with ExitStack() as stack:
 
         def start(
-            wanted: Sequence[Wanted], may_begin: Callable[[Wanted], bool], landed: Callable[[Wanted], None]
-        ) -> Fetch:
-            return stack.enter_context(fetching(listing, wanted, settings, warn, may_begin, landed))
+            wanted: Sequence[DownloadTarget],
+            may_begin: Callable[[DownloadTarget], bool],
+            landed: Callable[[DownloadTarget], None],
+        ) -> Download:
+            return stack.enter_context(run_download(listing, wanted, settings, warn, may_begin, landed))
 
-        spool = Spool(used, folder, limit, needed, start)
+        spool = ShardBuffer(used, folder, limit, needed, start)
         stack.callback(spool.close)
         yield spool

@@ -13,7 +13,7 @@ from qwenctl import __version__, cli
 from qwenctl.errors import ExitCode
 from tests.source_tree import PACKAGES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ORDER = ("# qwenctl", "## Two commands", "## What it looks like", "## Install", "## Commands", "## How it works")
 
@@ -28,21 +28,16 @@ def exit_codes_not_in(text: str) -> list[ExitCode]:
     return [code for code in ExitCode if code not in rows]
 
 
-def files_of_tree(text: str) -> dict[str, str]:
-    """The path and the comment of each file in the tree of `text`, a block whose first line is a package."""
+def packages_of_map(text: str) -> list[str]:
+    """The folders that the map of `text` names, a block whose first line is a package."""
     block = next(block for block in text.split("```") if block.lstrip("\n").startswith(f"{PACKAGES[0]}/"))
-    folders: list[str] = []
-    found = {}
-    for indent, name, comment in re.findall(r"^( *)(\S+) *(.*)$", block, re.MULTILINE):
-        folders[len(indent) // 2 :] = [name]
-        if not name.endswith("/"):
-            found["".join(folders)] = comment
-    return found
+    return re.findall(r"(?<!\S)([\w/]+)/(?!\S)", block)
 
 
-def files_of_packages() -> set[str]:
-    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    return {path.relative_to(ROOT).as_posix() for path in paths}
+def packages() -> set[str]:
+    """The folders of the sources down to the packages of `qwenctl`."""
+    inner = {path.parent.name for path in (ROOT / "qwenctl").glob("*/__init__.py")}
+    return {*PACKAGES, *inner}
 
 
 def newest_version(changelog: str) -> str | None:
@@ -66,18 +61,11 @@ def test_every_exit_code_is_in_the_readme() -> None:
     assert exit_codes_not_in(README.replace("| 74 | ", "| 74 |")) == [ExitCode.IO]
 
 
-def test_the_tree_in_the_readme_is_that_of_the_packages() -> None:
-    assert set(files_of_tree(README)) == files_of_packages()
-
-
-def test_every_file_in_the_tree_has_a_comment() -> None:
-    assert [name for name, comment in files_of_tree(README).items() if not comment] == []
-
-
-def test_the_tree_is_read_with_its_folders() -> None:
-    text = "```\nquantize/   a\n  a.py  one thing\n  b/\n    c.py\n  d.py  d\nqwenctl/\n  e.py  e\n```"
-    paths = {"quantize/a.py": "one thing", "quantize/b/c.py": "", "quantize/d.py": "d", "qwenctl/e.py": "e"}
-    assert files_of_tree(text) == paths
+def test_the_map_in_the_readme_is_that_of_the_packages() -> None:
+    named = packages_of_map(README)
+    assert set(named) == packages()
+    assert len(named) == len(set(named))
+    assert len(packages_of_map("```\nquantize/ a\nqwenctl/\n  a/ b/  c and d/e\n```")) == 4
 
 
 def test_the_readme_keeps_its_order() -> None:

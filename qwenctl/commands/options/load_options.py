@@ -1,7 +1,7 @@
 """The options that say how a model is loaded and where it shall lie, for every command that loads one.
 
 A command takes them as one argument `asked: LoadOptions`; `with_load_options` puts the options in its place. Values of
-options come in, `Wishes` go out.
+options come in, `PlacementConstraints` go out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,18 +19,10 @@ import typer
 from qwenctl.commands.options import common as options
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import memory_size
-from qwenctl.placement.constraints import ALL_EXPERTS, Wishes, parse_override
+from qwenctl.placement.constraints import ALL_EXPERTS, LoadOptions, PlacementConstraints, parse_override
 
 _MIB = 1 << 20
 PANEL = "Placement"
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What is asked of a load: wishes for a plan, or the file of a plan that is made already."""
-
-    wishes: Wishes = field(default_factory=Wishes)
-    plan: Path | None = None
 
 
 def _option(meaning: str, *names: str, metavar: str, **more: Any) -> Any:
@@ -93,7 +85,7 @@ def _declared(
     plan: PlanFile = None,
 ) -> LoadOptions:
     """The options as they are declared, and what becomes of them."""
-    wishes = Wishes(
+    wishes = PlacementConstraints(
         context=ctx_size,
         cache_k=cache_type_k,
         cache_v=cache_type_v,
@@ -112,7 +104,7 @@ def _declared(
         rpc=tuple(_list(rpc)),
         paging=paging,
     )
-    if plan is not None and wishes != Wishes():
+    if plan is not None and wishes != PlacementConstraints():
         raise QwenctlError("--plan and options that a plan decides contradict each other", "leave one of them out")
     return LoadOptions(wishes, plan)
 

@@ -6,13 +6,14 @@ Token ids come in; what is done with the bytes is not known here.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as llama
 
 _USUAL_BYTES = 64
 
 
-class TokenPieces(dict[int, bytes]):
+class TokenBytes(dict[int, bytes]):
     """The bytes of each token id, asked of libllama once. Control tokens have none."""
 
     def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
@@ -30,7 +31,7 @@ class TokenPieces(dict[int, bytes]):
             size = -written  # what it needs: a token may be longer than any fixed buffer
 
 
-class TurnEnds(dict[int, bool]):
+class EogTokens(dict[int, bool]):
     """Whether each token id ends a turn, asked of libllama once."""
 
     def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
@@ -40,3 +41,9 @@ class TurnEnds(dict[int, bool]):
     def __missing__(self, token: int) -> bool:
         self[token] = bool(llama.llama_vocab_is_eog(self._vocabulary, token))
         return self[token]
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of tokens at the beginning that are the same."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -16,14 +16,18 @@ from qwenctl.errors import QwenctlError
 _LONG_LETTERS = 8192  # of a question that may take long to read
 
 
-def begin(setup: ChatSetup, state: ChatState) -> ChatState:
+def save_question(setup: ChatSetup, state: ChatState) -> ChatState:
     """Write a long question before it is read: should all stop meanwhile, it can be gone on with."""
     return _written(setup, state) if len(state.conversation.last_question) > _LONG_LETTERS else state
 
 
-def take_back(setup: ChatSetup, state: ChatState) -> ChatState:
+def discard_question(setup: ChatSetup, state: ChatState) -> ChatState:
     """Write a conversation again from which a question was taken, if `begin` had written that."""
-    if setup.store is None or state.session is None or not setup.store.load(state.session.name).conversation.asks:
+    if (
+        setup.store is None
+        or state.session is None
+        or not setup.store.load(state.session.name).conversation.awaits_answer
+    ):
         return state
     if state.conversation.turns:
         return _written(setup, state)
@@ -31,13 +35,13 @@ def take_back(setup: ChatSetup, state: ChatState) -> ChatState:
     return replace(state, session=None)
 
 
-def keep(setup: ChatSetup, state: ChatState) -> ChatState:
+def save(setup: ChatSetup, state: ChatState) -> ChatState:
     """Write the conversation, and let the engine read ahead and keep its state, both without waiting for it."""
     state = _written(setup, state)
     file = state.session.state_file if state.session is not None else None
     with suppress(QwenctlError):  # an engine that has died says so at the next question
         talk = state.conversation
-        state.model.engine.prepare(talk.sent, think=talk.think, tools=talk.tools, keep=file)
+        state.model.engine.warm_prefix(talk.prompt_messages, think=talk.think, tools=talk.tools, keep=file)
     return state
 
 
@@ -60,7 +64,7 @@ def _with_session(setup: ChatSetup, state: ChatState) -> ChatState:
     return replace(state, session=setup.store.open(setup.store.new_name(first)))
 
 
-def go_on(setup: ChatSetup, state: ChatState, store: SessionStore, name: str) -> ChatState:
+def resume(setup: ChatSetup, state: ChatState, store: SessionStore, name: str) -> ChatState:
     """Go on with the session `name` in the place of what there is. Raises QwenctlError if it cannot be opened."""
     session = store.load(name)
     opened = store.open(name)
@@ -75,7 +79,7 @@ def go_on(setup: ChatSetup, state: ChatState, store: SessionStore, name: str) ->
         setup.screen.note(f"{session.name}: {restored.tokens:,} tokens are there, nothing is read again")
     else:
         setup.screen.note(f"{session.name}: its text will be read again ({why})")
-    if conversation.asks:
+    if conversation.awaits_answer:
         setup.screen.note("the last question has no answer yet: /regen asks it, /undo takes it back")
     return state
 
@@ -88,13 +92,13 @@ def _difference(session: Session, state: ChatState) -> str:
     return "the chat template is another one" if session.template_sha256 != loaded.template_sha256 else ""
 
 
-def leave(setup: ChatSetup, state: ChatState) -> None:
+def close(setup: ChatSetup, state: ChatState) -> None:
     """Wait until all is on the disk; Ctrl-C does not wait."""
     if state.session is None:
         return
     name = state.session.name
     try:
-        if state.alive and state.last is not None:
+        if state.engine_alive and state.last is not None:
             with setup.screen.waiting("keeping the conversation (Ctrl-C does not wait)"):
                 error = state.model.engine.flush().error
             if error:

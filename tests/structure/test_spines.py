@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Stack = list[tuple[str, str]]  # (file, function)
 
 NOTE = """
@@ -39,8 +39,8 @@ from qwenctl.chat.interactive.loop import run_chat
 from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.chat.interactive.state import ChatSetup
 from qwenctl.engine.client import Engine
-from qwenctl.engine.interface import OpenModel
-from qwenctl.protocol.messages import EngineSettings
+from qwenctl.engine.interface import LoadedEngine
+from qwenctl.protocol.load import LoadParams
 lines = iter([{question!r}])
 def read_line(_):
     try:
@@ -49,7 +49,7 @@ def read_line(_):
         raise EOFError
 def open_model():
     engine = Engine.start(Path({folder!r}))
-    return OpenModel(engine, list(engine.load(Path({model!r}), EngineSettings()))[-1])
+    return LoadedEngine(engine, list(engine.load(Path({model!r}), LoadParams()))[-1])
 run_chat(ChatSetup(open_model, read_line, Screen(make_console("never")), Conversation(think=False)))
 """
 WORKER = """
@@ -64,8 +64,8 @@ note(os, "preadv")
 note(os, "pwrite")
 from pathlib import Path
 from quantize.convert import convert
-from quantize.plan import Options, make_plan
-convert(make_plan(Path({toy!r}), Path({folder!r}) / "toy.gguf", Options("Q4_K_M")), 1)
+from quantize.plan import QuantizeOptions, make_plan
+convert(make_plan(Path({toy!r}), Path({folder!r}) / "toy.gguf", QuantizeOptions("Q4_K_M")), 1)
 """
 
 
@@ -81,7 +81,7 @@ def spines(program: str, requests: bytes = b"", **values: str) -> dict[str, list
         if requests:
             process.stdin.write(requests)
             process.stdin.flush()
-            next(line for line in process.stdout if b"Finished" in line)
+            next(line for line in process.stdout if b"GenerationFinished" in line)
         _, errors = process.communicate(timeout=120)
     noted = [json.loads(line[6:]) for line in errors.decode().splitlines() if line.startswith("SPINE ")]
     assert noted, errors.decode()
@@ -106,7 +106,7 @@ def test_from_the_chat_line_to_the_boundary(toy_gguf: Path, tmp_path: Path) -> N
 
 def test_from_the_boundary_to_the_token(toy_gguf: Path) -> None:
     question = {"role": "user", "content": "What is the capital of France?"}
-    requests = [["Load", {"path": str(toy_gguf)}], ["Generate", {"messages": [question], "think": False}]]
+    requests = [["Load", {"path": str(toy_gguf)}], ["Generate", {"messages": [question], "enable_thinking": False}]]
     found = spines(WORKER, b"".join(json.dumps(request).encode() + b"\n" for request in requests))
     assert is_short(found["llama_decode"], 5, 4)
     assert is_short(found["llama_sampler_sample"], 5, 4)

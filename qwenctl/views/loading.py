@@ -1,0 +1,35 @@
+"""What is shown while a model loads and while a prompt is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.load import LoadProgress, ModelInfo
+from qwenctl.protocol.messages import PrefillProgress, PrefixReady
+from qwenctl.terminal.streams import StatusLine
+from qwenctl.views.answer import reading
+
+
+def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLine) -> ModelInfo:
+    """Follow the loading of a model to its end."""
+    try:
+        for event in events:
+            if isinstance(event, ModelInfo):
+                return event
+            status.show(f"loading the model: {event.fraction:.0%}")
+    finally:
+        status.clear()
+    raise QwenctlError("the engine ended the loading without a model", code=ExitCode.ENGINE_CRASHED)
+
+
+def follow_prefill(events: Iterable[PrefillProgress | PrefixReady], status: StatusLine) -> PrefixReady:
+    """Follow the reading of a prefix to its end."""
+    try:
+        for event in events:
+            if isinstance(event, PrefixReady):
+                return event
+            status.show(reading(event, "the prefix"))
+    finally:
+        status.clear()
+    raise QwenctlError("the engine ended the reading without a word", code=ExitCode.ENGINE_CRASHED)
