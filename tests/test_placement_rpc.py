@@ -18,7 +18,7 @@ from quantize.plan import make_plan as make_conversion
 from qwenctl.engine.client import Engine
 from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.loading.replan import OpenRequest, open_by_plan
+from qwenctl.loading.load_engine import OpenRequest, open_by_plan
 from qwenctl.machine import read_devices
 from qwenctl.machine.profile import Device, Machine
 from qwenctl.placement.constraints import ALL_EXPERTS, PlacementConstraints

@@ -16,7 +16,7 @@ from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_json
 from qwenctl.errors import QwenctlError
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def bench_command(
     plot: Plot = None,
     price: Price = None,
     watts: Watts = None,
-    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
     """Measure how fast a model reads (pp) and answers (tg), also at several depths, as llama-bench does it.
@@ -107,7 +107,7 @@ def _meter(price: float | None, watts: float | None) -> Meter | None:
 @contextmanager
 def _measured(
     path: Path,
-    asked: LoadOptions,
+    asked: LoadRequest,
     cases: Sequence[BenchCase],
     repetitions: int,
     meter: Meter | None,
@@ -149,17 +149,16 @@ def _shown(setup: BenchSetup, found: Iterator[Result], *, as_json: bool) -> list
     return results
 
 
-def _settings(path: Path, asked: LoadOptions, cases: Sequence[BenchCase]) -> LoadParams:
+def _settings(path: Path, asked: LoadRequest, cases: Sequence[BenchCase]) -> LoadParams:
     """How the model is loaded: as it would be for a chat, with a context that holds every case."""
-    from qwenctl.loading.open_model import default_load_params, plan_with_tuning
+    from qwenctl.loading.open_model import resolve
     from qwenctl.machine.cpu import usable_cores
 
-    sized, plan = plan_with_tuning(path, _sized(asked, cases))
-    settings = plan.settings if plan is not None else default_load_params(sized.wishes)
+    settings = resolve(path, _sized(asked, cases)).params
     return replace(settings, threads=settings.threads or usable_cores())
 
 
-def _sized(asked: LoadOptions, cases: Sequence[BenchCase]) -> LoadOptions:
+def _sized(asked: LoadRequest, cases: Sequence[BenchCase]) -> LoadRequest:
     """`asked` with a context that holds every case, unless one is asked for."""
     if asked.plan is not None:
         return asked
@@ -177,16 +176,16 @@ def _backend(settings: LoadParams) -> str:
 
 
 def _swept(
-    path: Path, asked: LoadOptions, cases: Sequence[BenchCase], repetitions: int
+    path: Path, asked: LoadRequest, cases: Sequence[BenchCase], repetitions: int
 ) -> Iterator[tuple[int, Result]]:
     """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
     from qwenctl.bench.cases import run, sweep_points
-    from qwenctl.loading.open_model import make_load_plan, open_engine
+    from qwenctl.loading.open_model import open_engine, resolve
     from qwenctl.views.loading import follow_loading
 
     generates = [case for case in cases if case.generate]
     is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None
-    plan = make_load_plan(path, _sized(asked, generates[:1])) if generates and not is_fixed else None
+    plan = resolve(path, _sized(asked, generates[:1]), tuned=False).plan if generates and not is_fixed else None
     status = StatusLine(sys.stderr)
     for layers, on_cpu in sweep_points(plan, _SWEPT) if plan is not None else ():
         fixed = replace(asked, wishes=replace(asked.wishes, cpu_experts=on_cpu))

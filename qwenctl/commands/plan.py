@@ -15,7 +15,7 @@ from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_status
 from qwenctl.errors import QwenctlError
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plan_command(
     type_name: TypeName = "",
     gpu_memory: GpuMemory = "",
     ram: Ram = "",
-    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     vision: Vision = False,
     mtp: Mtp = False,
     svg: Svg = None,
@@ -74,9 +74,9 @@ def plan_command(
         print_placement(plan, sys.stdout)
 
 
-def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOptions, *, quiet: bool) -> Plan:
+def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadRequest, *, quiet: bool) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
-    from qwenctl.loading.open_model import plan_with_tuning
+    from qwenctl.loading.open_model import resolve
     from qwenctl.machine.devices import check_servers
     from qwenctl.machine.profile import machine_from_sizes
     from qwenctl.placement.plan import from_json
@@ -93,7 +93,7 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadOpti
         inventory = _with_tower(inventory)
     if gpu_memory or ram:
         return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), asked.wishes)
-    tuned = plan_with_tuning(Path(inventory.path), asked)[0] if inventory.path else asked
+    tuned = resolve(Path(inventory.path), asked).request if inventory.path else asked
     plan = plan_with_dry_load(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
     if tuned != asked:
         plan = replace(plan, reasons=("settings that `qwenctl tune` has found to be faster are used", *plan.reasons))

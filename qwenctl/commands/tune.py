@@ -15,7 +15,7 @@ from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.errors import QwenctlError
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def tune_command(
     n_gen: Generate = 128,
     kv: Kv = False,
     forget: Forget = False,
-    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
     """Find out under which settings a model is fastest here: threads, micro-batch, experts on GPUs.
@@ -93,17 +93,17 @@ def tune_command(
     _show(tuning, place, ground.prompt, n_gen, as_json=json)
 
 
-def _settings(path: Path, asked: LoadOptions) -> tuple[LoadParams, Plan | None]:
+def _settings(path: Path, asked: LoadRequest) -> tuple[LoadParams, Plan | None]:
     """How a chat would load the model, without what was found before."""
-    from qwenctl.loading.open_model import default_load_params, make_load_plan
+    from qwenctl.loading.open_model import resolve
     from qwenctl.machine.cpu import usable_cores
 
-    plan = make_load_plan(path, asked)
-    settings = plan.settings if plan is not None else default_load_params(asked.wishes)
+    resolved = resolve(path, asked, tuned=False)
+    plan, settings = resolved.plan, resolved.params
     return replace(settings, threads=settings.threads or usable_cores(), adapts_threads=False), plan
 
 
-def _ground(path: Path, asked: LoadOptions, prompt: int, *, tries_cache: bool) -> TuningBaseline:
+def _ground(path: Path, asked: LoadRequest, prompt: int, *, tries_cache: bool) -> TuningBaseline:
     from qwenctl.bench.cases import expert_layers
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.protocol.placement import CPU
@@ -135,7 +135,7 @@ def _seconds(path: Path, settings: LoadParams, prompt: int, generate: int) -> fl
         return min(seconds)
 
 
-def _keep(path: Path, asked: LoadOptions, tuning: Tuning) -> Path | None:
+def _keep(path: Path, asked: LoadRequest, tuning: Tuning) -> Path | None:
     """Keep what was found; where the plan stays as it is, nothing is kept, nor what was found another time."""
     from datetime import UTC, datetime
 

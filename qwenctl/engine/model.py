@@ -40,7 +40,7 @@ from qwenctl.engine.speculative.decoder import (
 )
 from qwenctl.engine.vision.encoder import VisionEncoder, VisionState
 from qwenctl.machine.cpu import usable_cores
-from qwenctl.models.context_memory import longest_context, scaling_factor
+from qwenctl.models.context_memory import USUAL_TOKENS, longest_context, scaling_factor
 from qwenctl.models.gguf_check import fingerprint
 from qwenctl.protocol.load import Load, LoadParams, ModelInfo
 from qwenctl.protocol.messages import RequestFailed
@@ -55,7 +55,6 @@ def apply_yarn(params: Any, tokens: int, trained: int) -> None:
         params.yarn_orig_ctx = trained
 
 
-DEFAULT_CONTEXT_TOKENS = 32_768
 # What the makers of Qwen3 let a model say whose thinking budget is used up ("Thinking Budget" in its report).
 _CLOSING = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
@@ -212,7 +211,7 @@ def resolve_context_size(settings: LoadParams, trained: int) -> int:
     if settings.context_tokens > longest:
         asked = f"a context of {settings.context_tokens:,} tokens"
         raise RequestError(RequestFailed("setting", f"{asked}: the model can be given {longest:,}", f"-c {longest}"))
-    return settings.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
+    return settings.context_tokens or min(trained, USUAL_TOKENS)
 
 
 def context_params(settings: LoadParams, size: int) -> llama.llama_context_params:

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from qwenctl.machine.profile import Machine
     from qwenctl.placement.constraints import PlacementConstraints
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def start_engine(tell: Tell = warn) -> Engine:
+def start_engine(notify: Notify = warn) -> Engine:
     """An engine of a llama.cpp that computes what it should. Raises QwenctlError if it does not."""
     from qwenctl.backend_check.check import require_backend
     from qwenctl.engine.client import Engine
     from qwenctl.files.paths import log_folder
 
     with _shown() as show:
-        backend = require_backend(tell=tell, show=show)
+        backend = require_backend(tell=notify, show=show)
     return Engine.start(log_folder(), backend)
 
 
-def read_usable_hardware(wishes: PlacementConstraints, tell: Tell = warn) -> Machine:
+def read_usable_hardware(wishes: PlacementConstraints, notify: Notify = warn) -> Machine:
     """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
     from qwenctl.backend_check.check import failed_devices, require_backend
     from qwenctl.machine.inspect import inspect_machine, to_plan_machine
@@ -38,16 +38,16 @@ def read_usable_hardware(wishes: PlacementConstraints, tell: Tell = warn) -> Mac
     if found.build.error:
         return to_plan_machine(found)
     with _shown() as show:
-        backend = require_backend(found.build.devices, tell=tell, show=show)
+        backend = require_backend(found.build.devices, tell=notify, show=show)
     machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
     for name in sorted(failed & set(wishes.devices)):
-        tell(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
+        notify(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
     return without_devices(machine, failed - set(wishes.devices))
 
 
 @contextmanager
-def _shown() -> Iterator[Tell]:
+def _shown() -> Iterator[Notify]:
     """Shows on a terminal what is being checked, and leaves nothing behind."""
     status = StatusLine(sys.stderr)
     try:

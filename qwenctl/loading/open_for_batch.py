@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenctl.engine.interface import LoadedEngine
+from qwenctl.loading.load_engine import Follow, LoggingEngine, OpenRequest, load_engine, open_by_plan
 from qwenctl.loading.open_model import detect_machine, load_plan_file
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.batch import RECORD_TOKENS
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
 if TYPE_CHECKING:
-    from qwenctl.loading.replan import Follow, LoggingEngine
     from qwenctl.machine.profile import Machine
     from qwenctl.placement.plan import Plan
 
@@ -33,23 +33,16 @@ class BatchPlan:
     """How a batch's model is loaded, by a `plan` if there is one, and `most` records that are answered at once."""
 
     path: Path
-    asked: LoadOptions
+    asked: LoadRequest
     settings: LoadParams
     most: int
     plan: Plan | None = None
 
     def open(self, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]) -> LoadedEngine:
         """A new engine with the model in it. Raises QwenctlError."""
-        from qwenctl.loading.replan import OpenRequest, open_by_plan
-
         settings = replace(self.settings, context_tokens=_LOADED_TOKENS, snapshot_bytes=0)
         if self.plan is None:
-            engine = start()
-            try:
-                return LoadedEngine(engine, follow(engine.load(self.path, settings)))
-            except BaseException:
-                engine.close()
-                raise
+            return LoadedEngine(*load_engine(self.path, settings, start, follow))
         machine, loading = self.plan.machine, replace(self.plan, settings=settings)
 
         def replan(limits: Mapping[str, int]) -> Plan:
@@ -59,7 +52,7 @@ class BatchPlan:
         return open_by_plan(self.path, loading, OpenRequest(start, follow, replan, tell, compares=False))
 
 
-def plan_batch(path: Path, asked: LoadOptions, settings: LoadParams, most: int, *, fixed: bool) -> BatchPlan:
+def plan_batch(path: Path, asked: LoadRequest, settings: LoadParams, most: int, *, fixed: bool) -> BatchPlan:
     """How to load for `most` records at once, or fewer if that is not `fixed`. Raises QwenctlError."""
     wanted = BatchPlan(path, asked, settings, most)
     if asked.plan is not None:

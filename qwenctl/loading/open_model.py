@@ -1,6 +1,7 @@
-"""Opens a model as the options for its placement ask, by a plan where there is anything to plan.
+"""Opens a model: from a path and a `LoadRequest` (what the user fixed) to an engine with the model in it.
 
-Without a GPU, and without an option that needs one, nothing is asked of the machine and llama.cpp's own defaults hold.
+`resolve` says how a model would be loaded: by a plan where there is anything to plan, else with llama.cpp's own
+defaults. Without a GPU, and without an option that needs one, nothing is asked of the machine. `open_model` loads so.
 """
 
 from __future__ import annotations
@@ -8,79 +9,95 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.backend_check.check import require_backend
-from qwenctl.engine.client import Engine
-from qwenctl.engine.interface import InferenceEngine, LoadedEngine
+from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.paths import log_folder
-from qwenctl.loading.checked_backend import Tell, read_usable_hardware
-from qwenctl.placement.constraints import LoadOptions, PlacementConstraints, validate_constraints
+from qwenctl.loading.checked_backend import Notify, read_usable_hardware, start_engine
+from qwenctl.loading.load_engine import Follow, LoggingEngine, OpenRequest, load_engine, open_by_plan, wait_for_load
+from qwenctl.placement.constraints import LoadRequest, PlacementConstraints, validate_constraints
+from qwenctl.placement.engine_args import constraints_of, load_params
 from qwenctl.protocol.load import LoadParams, ModelInfo
 from qwenctl.terminal.streams import warn
 
 if TYPE_CHECKING:
-    from qwenctl.loading.replan import Follow, LoggingEngine
+    from qwenctl.engine.client import Engine
     from qwenctl.machine.profile import Machine
     from qwenctl.placement.plan import Plan
 
 
-_BATCH, _MICRO_BATCH = 2048, 512
+@dataclass(frozen=True)
+class ResolvedLoad:
+    """How a model is loaded: `params`, and the `plan` they are of, if there is one. `request` has what was tuned."""
+
+    request: LoadRequest
+    params: LoadParams
+    plan: Plan | None = None
 
 
 def open_model(
-    path: Path, asked: LoadOptions, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]
+    path: Path,
+    request: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    start: Callable[[], LoggingEngine] = start_engine,
+    follow: Follow = wait_for_load,
+    notify: Notify = warn,
 ) -> LoadedEngine:
-    """A new engine with the model in it; `follow` shows the progress, `tell` what has changed of a plan."""
-    given, (asked, plan) = asked, plan_with_tuning(path, asked, tell)
-    if plan is None:
-        return _open_plainly(path, default_load_params(asked.wishes), start, follow)
-    from qwenctl.loading.replan import OpenRequest, open_by_plan
+    """A new engine with the model at `path` in it, which the caller closes.
 
-    # A smaller plan is free to put experts elsewhere than a tuning has found best.
-    wishes = _wishes_of(plan) if asked.plan else replace(asked.wishes, cpu_experts=given.wishes.cpu_experts)
+    `follow` shows the progress, `notify` is told in a line what has changed of a plan. Raises QwenctlError.
+    """
+    resolved = resolve(path, request, notify)
+    plan = resolved.plan
+    if plan is None:
+        return LoadedEngine(*load_engine(path, resolved.params, start, follow))
+    if request.plan is not None:
+        constraints = constraints_of(plan.settings)
+    else:  # a smaller plan is free to put experts elsewhere than a tuning has found best
+        constraints = replace(resolved.request.wishes, cpu_experts=request.wishes.cpu_experts)
 
     def replan(limits: Mapping[str, int]) -> Plan:
         from qwenctl.placement.tensor_inventory import from_gguf
         from qwenctl.placement.trial_load import plan_with_dry_load
 
-        return plan_with_dry_load(from_gguf(path), plan.machine, replace(wishes, limits=tuple(limits.items())))
+        return plan_with_dry_load(from_gguf(path), plan.machine, replace(constraints, limits=tuple(limits.items())))
 
-    return open_by_plan(path, plan, OpenRequest(start, follow, replan, tell))
+    return open_by_plan(path, plan, OpenRequest(start, follow, replan, notify))
 
 
-def plan_with_tuning(path: Path, asked: LoadOptions, tell: Tell = warn) -> tuple[LoadOptions, Plan | None]:
-    """`asked` with what `qwenctl tune` has found for this model, where nothing else is asked for, and the plan for it.
+def resolve(path: Path, request: LoadRequest, notify: Notify = warn, *, tuned: bool = True) -> ResolvedLoad:
+    """How the model at `path` is loaded. Raises QwenctlError.
 
-    Where that has no room, for less memory is free than there was, experts lie where the plan puts them.
+    Where a request leaves something open, `qwenctl tune` may have found what is fastest (`tuned`). Where that has no
+    room, because less memory is free than there was, the plan decides where experts go.
     """
     from qwenctl.tune.store import apply_tuning, find
 
-    wishes = asked.wishes if asked.plan is not None else apply_tuning(asked.wishes, find(path))
-    tuned = replace(asked, wishes=wishes)
+    if request.plan is not None or not tuned:
+        return _resolve(path, request, notify)
+    wishes = apply_tuning(request.wishes, find(path))
     try:
-        return tuned, make_load_plan(path, tuned, tell)
+        return _resolve(path, replace(request, wishes=wishes), notify)
     except QwenctlError:
-        if wishes.cpu_experts == asked.wishes.cpu_experts:
+        if wishes.cpu_experts == request.wishes.cpu_experts:
             raise
-    planned = replace(asked, wishes=replace(wishes, cpu_experts=asked.wishes.cpu_experts))
-    return planned, make_load_plan(path, planned, tell)
+    wishes = replace(wishes, cpu_experts=request.wishes.cpu_experts)
+    return _resolve(path, replace(request, wishes=wishes), notify)
 
 
-def make_load_plan(path: Path, asked: LoadOptions, tell: Tell = warn) -> Plan | None:
-    """The plan to load by; None where there is nothing to plan. Raises QwenctlError."""
-    if asked.plan is not None:
-        return load_plan_file(asked.plan, path)
-    machine = detect_machine(path, asked.wishes, tell)
+def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
+    if request.plan is not None:
+        plan = load_plan_file(request.plan, path)
+        return ResolvedLoad(request, plan.settings, plan)
+    machine = detect_machine(path, request.wishes, notify)
     if machine is None:
-        return None
+        return ResolvedLoad(request, load_params(request.wishes))
     from qwenctl.placement.tensor_inventory import from_gguf
     from qwenctl.placement.trial_load import plan_with_dry_load
 
-    return plan_with_dry_load(from_gguf(path), machine, asked.wishes)
+    plan = plan_with_dry_load(from_gguf(path), machine, request.wishes)
+    return ResolvedLoad(request, plan.settings, plan)
 
 
 def load_plan_file(file: Path, path: Path) -> Plan:
@@ -99,7 +116,7 @@ def load_plan_file(file: Path, path: Path) -> Plan:
     return plan
 
 
-def detect_machine(path: Path, wishes: PlacementConstraints, tell: Tell = warn) -> Machine | None:
+def detect_machine(path: Path, wishes: PlacementConstraints, notify: Notify = warn) -> Machine | None:
     """The machine to plan for; None where there is nothing to plan. Raises QwenctlError."""
     from qwenctl.machine.devices import check_servers
     from qwenctl.machine.llama_build import has_gpu_build
@@ -108,28 +125,7 @@ def detect_machine(path: Path, wishes: PlacementConstraints, tell: Tell = warn) 
     if not (has_gpu_build() or wishes.constrains_devices or _is_too_large(path, wishes)):
         return None
     check_servers(wishes.rpc)
-    return read_usable_hardware(wishes, tell)
-
-
-def default_load_params(wishes: PlacementConstraints) -> LoadParams:
-    """How a model is loaded where nothing is planned."""
-    return LoadParams(
-        wishes.context, wishes.threads, wishes.batch or _BATCH, wishes.micro_batch or _MICRO_BATCH, wishes.gpu_layers,
-        wishes.cache_k, wishes.cache_v, wishes.flash, wishes.load_mode, wishes.snapshot_bytes,
-        draft=wishes.draft, draft_max=wishes.draft_max, draft_min=wishes.draft_min,
-        adapts_threads=not wishes.threads,
-    )  # fmt: skip
-
-
-def _open_plainly(
-    path: Path, settings: LoadParams, start: Callable[[], InferenceEngine], follow: Follow
-) -> LoadedEngine:
-    engine = start()
-    try:
-        return LoadedEngine(engine, follow(engine.load(path, settings)))
-    except BaseException:
-        engine.close()
-        raise
+    return read_usable_hardware(wishes, notify)
 
 
 def _is_too_large(path: Path, wishes: PlacementConstraints) -> bool:
@@ -146,18 +142,9 @@ def _is_too_large(path: Path, wishes: PlacementConstraints) -> bool:
     return n_bytes > memory.total_bytes
 
 
-def _wishes_of(plan: Plan) -> PlacementConstraints:
-    """What a plan from a file had fixed as far as it can be told, for a smaller one that takes its place."""
-    settings = plan.settings
-    return PlacementConstraints(
-        context=settings.context_tokens, cache_k=settings.cache_type_k, cache_v=settings.cache_type_v,
-        flash=settings.flash_attention, threads=settings.threads, batch=settings.batch_tokens,
-        micro_batch=settings.micro_batch_tokens, snapshot_bytes=settings.snapshot_bytes, rpc=settings.placement.rpc,
-    )  # fmt: skip
-
-
 @contextmanager
-def open_engine(path: Path, settings: LoadParams, follow: Follow) -> Iterator[tuple[Engine, ModelInfo]]:
-    """The engine and what it loaded; `follow` shows the progress. Raises QwenctlError."""
-    with Engine.start(log_folder(), require_backend(tell=warn)) as engine:
-        yield engine, follow(engine.load(path, settings))
+def open_engine(path: Path, params: LoadParams, follow: Follow = wait_for_load) -> Iterator[tuple[Engine, ModelInfo]]:
+    """An engine and what it loaded, for as long as something is measured. Raises QwenctlError."""
+    engine, loaded = load_engine(path, params, start_engine, follow)
+    with engine:
+        yield engine, loaded

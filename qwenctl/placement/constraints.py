@@ -101,7 +101,7 @@ def _contradiction(one: str, other: str) -> QwenctlError:
 
 
 @dataclass(frozen=True)
-class LoadOptions:
+class LoadRequest:
     """What is asked of a load: wishes for a plan, or the file of a plan that is made already."""
 
     wishes: PlacementConstraints = field(default_factory=PlacementConstraints)

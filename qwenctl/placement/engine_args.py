@@ -1,7 +1,8 @@
-"""How the engine is told of a layout: devices, rows, and overrides for the tensors that lie apart from their row.
+"""From constraints and a layout to what the engine is told: `LoadParams` with their `Placement`.
 
-A `PlacementProblem` and its `LayerAssignment` come in, the engine's `Placement` goes out. An override names tensors
-exactly: its pattern is anchored at both ends, and no two patterns match the same tensor.
+`load_params` is the one place where constraints become parameters, `constraints_of` the way back. A `PlacementProblem`
+and its `LayerAssignment` make the `Placement`: devices, rows, and overrides for the tensors that lie apart from their
+row. An override names tensors exactly: its pattern is anchored at both ends, and no two patterns match the same tensor.
 """
 
 from __future__ import annotations
@@ -9,10 +10,48 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.layer_split import LayerAssignment
 from qwenctl.placement.problem import PlacementProblem
 from qwenctl.placement.tensor_inventory import TOKEN_EMBEDDINGS
+from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU, Placement
+
+
+def load_params(constraints: PlacementConstraints) -> LoadParams:
+    """The parameters of a load for which nothing is planned. What is not fixed has the default of `LoadParams`."""
+    default = LoadParams()
+    return LoadParams(
+        context_tokens=constraints.context,
+        threads=constraints.threads,
+        batch_tokens=constraints.batch or default.batch_tokens,
+        micro_batch_tokens=constraints.micro_batch or default.micro_batch_tokens,
+        gpu_layers=constraints.gpu_layers,
+        cache_type_k=constraints.cache_k,
+        cache_type_v=constraints.cache_v,
+        flash_attention=constraints.flash,
+        load_mode=constraints.load_mode,
+        snapshot_bytes=constraints.snapshot_bytes,
+        draft=constraints.draft,
+        draft_max=constraints.draft_max,
+        draft_min=constraints.draft_min,
+        adapts_threads=not constraints.threads,
+    )
+
+
+def constraints_of(params: LoadParams) -> PlacementConstraints:
+    """What was fixed for a load, as far as its parameters tell; where tensors lie is left open but for RPC servers."""
+    return PlacementConstraints(
+        context=params.context_tokens,
+        cache_k=params.cache_type_k,
+        cache_v=params.cache_type_v,
+        flash=params.flash_attention,
+        threads=params.threads,
+        batch=params.batch_tokens,
+        micro_batch=params.micro_batch_tokens,
+        snapshot_bytes=params.snapshot_bytes,
+        rpc=params.placement.rpc,
+    )
 
 
 def tensor_devices(problem: PlacementProblem, layout: LayerAssignment) -> dict[str, str]:

@@ -16,7 +16,7 @@ from qwenctl.models.context_memory import USUAL_TOKENS, longest_context
 from qwenctl.placement.capacity_errors import device_memory_exceeded, ram_exceeded
 from qwenctl.placement.constraints import PlacementConstraints, validate_constraints
 from qwenctl.placement.context_budget import ContextParams
-from qwenctl.placement.engine_args import tensor_devices, to_placement
+from qwenctl.placement.engine_args import load_params, tensor_devices, to_placement
 from qwenctl.placement.explanations import reasons
 from qwenctl.placement.forecast import TokenTraffic, forecast
 from qwenctl.placement.layer_split import LayerAssignment, choose_layout
@@ -27,7 +27,6 @@ from qwenctl.placement.tensor_inventory import TensorInventory
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
-USUAL_BATCH, USUAL_MICRO_BATCH = 2048, 512
 # With experts in RAM a long prompt is computed on the GPU, to which they are copied once a micro-batch: four times as
 # large, it costs a quarter of the copies.
 _OFFLOAD_MICRO_BATCH = 2048
@@ -76,7 +75,7 @@ def _solve(
     inventory: TensorInventory, machine: Machine, wishes: PlacementConstraints, measured: Mapping[str, int]
 ) -> Solution:
     tokens = context_tokens(inventory, wishes)
-    usual = min(wishes.micro_batch or USUAL_MICRO_BATCH, tokens)
+    usual = min(load_params(wishes).micro_batch_tokens, tokens)
     flash, forks = wishes.flash != "off", int(wishes.draft != "off")
     whole = tokens * wishes.sequences
     context = ContextParams(whole, wishes.sequences, wishes.cache_k, wishes.cache_v, usual, flash, forks)
@@ -99,22 +98,16 @@ def _settings(problem: PlacementProblem, layout: LayerAssignment, *, paging: boo
     mode = wishes.load_mode
     if mode == "auto" and problem.machine.devices and (paging or in_ram):
         mode = "mmap" if paging else "none"  # read into memory that a GPU copies from fast
-    return LoadParams(
+    fixed = load_params(wishes)
+    return replace(
+        fixed,
         context_tokens=context.tokens,
         threads=wishes.threads or problem.machine.cores,
-        batch_tokens=wishes.batch or max(USUAL_BATCH, context.micro_batch),
+        batch_tokens=wishes.batch or max(fixed.batch_tokens, context.micro_batch),
         micro_batch_tokens=context.micro_batch,
         gpu_layers=sum(layout.counts) if problem.machine.devices else wishes.gpu_layers,
-        cache_type_k=wishes.cache_k,
-        cache_type_v=wishes.cache_v,
-        flash_attention=wishes.flash,
         load_mode=mode,
-        snapshot_bytes=wishes.snapshot_bytes,
         placement=to_placement(problem, layout),
-        draft=wishes.draft,
-        draft_max=wishes.draft_max,
-        draft_min=wishes.draft_min,
-        adapts_threads=not wishes.threads,
     )
 
 

@@ -12,7 +12,7 @@ from qwenctl.protocol.placement import MemoryUse, Placement
 class LoadParams:
     """How a model is loaded. Counts of tokens, threads and layers; cache types by ggml name ("f16", "q8_0", ...)."""
 
-    context_tokens: int = 0  # 0: the smaller of the model's own and 32,768
+    context_tokens: int = 0  # 0: the smaller of the model's own and `context_memory.USUAL_TOKENS`
     threads: int = 0  # 0: physical cores
     batch_tokens: int = 2048
     micro_batch_tokens: int = 512

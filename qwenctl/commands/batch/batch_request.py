@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenctl.commands.options.vision_options import MediaOptions
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import LoadParams
 
 
@@ -46,4 +46,4 @@ class BatchOptions:
     wanted: dict[str, Any] = field(default_factory=dict)
     engine: LoadParams = field(default_factory=LoadParams)
     pictures: MediaOptions = field(default_factory=MediaOptions)
-    asked: LoadOptions = field(default_factory=LoadOptions)
+    asked: LoadRequest = field(default_factory=LoadRequest)

@@ -13,8 +13,8 @@ from qwenctl.commands.batch.batch_request import BatchOptions
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_vision_options
-from qwenctl.loading.open_model import default_load_params
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
+from qwenctl.placement.engine_args import load_params
 
 
 # fmt: off
@@ -31,7 +31,7 @@ def batch_command(
     resume: own.Resume = "auto", retry_errors: own.RetryErrors = False, overwrite: own.Overwrite = False,
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
-    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     predict: options.Predict = -1,
     think: options.Think = True, think_budget: options.ThinkBudget = -1,
     json_schema: options.JsonSchema = None, grammar: options.GrammarFile = None,
@@ -58,7 +58,7 @@ def batch_command(
         "think": think, "think_budget": think_budget, "max_tokens": predict, "grammar": grammar,
         "json_schema": json_schema, "sampling": {name: value for name, value in given.items() if value is not None},
     }
-    settings = default_load_params(asked.wishes)
+    settings = load_params(asked.wishes)
     engine = replace(settings, batch_tokens=settings.micro_batch_tokens)
     kinds = [name for name, is_it in (("lines", lines), ("files", files), ("csv", csv)) if is_it]
     kind = "+".join(kinds) or ("lines" if null else "jsonl")

@@ -21,7 +21,7 @@ from qwenctl.files.atomic import temp_dir_path
 from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
 from qwenctl.files.paths import prefixes_folder, sessions_folder
 from qwenctl.loading.open_model import open_model
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.media import Media, VisionSettings
 from qwenctl.terminal.streams import piped_input
@@ -43,7 +43,7 @@ class ChatRequest:
     """
 
     model: Path
-    asked: LoadOptions
+    asked: LoadRequest
     conversation: Conversation
     limits: AnswerLimits
     store: SessionStore | None
@@ -65,7 +65,7 @@ class ChatRequest:
 
 def chat_job(
     model: Path | None,
-    asked: LoadOptions,
+    asked: LoadRequest,
     conversation: Conversation,
     limits: AnswerLimits,
     resume: str | None,

@@ -26,7 +26,7 @@ from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_picture_options
 from qwenctl.files.paths import state_folder
-from qwenctl.placement.constraints import LoadOptions
+from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
 
@@ -40,7 +40,7 @@ Prompt = Annotated[
 def chat_command(
     prompt: Prompt = None,
     model: options.Model = None,
-    asked: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
+    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     predict: options.Predict = -1,
     system_prompt: options.SystemPrompt = "",
     images: tuple[str, ...] = (),

@@ -1,6 +1,6 @@
 """The options that say how a model is loaded and where it shall lie, for every command that loads one.
 
-A command takes them as one argument `asked: LoadOptions`; `with_load_options` puts the options in its place. Values of
+A command takes them as one argument `asked: LoadRequest`; `with_load_options` puts the options in its place. Values of
 options come in, `PlacementConstraints` go out.
 """
 
@@ -19,7 +19,7 @@ import typer
 from qwenctl.commands.options import common as options
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import memory_size
-from qwenctl.placement.constraints import ALL_EXPERTS, LoadOptions, PlacementConstraints, parse_override
+from qwenctl.placement.constraints import ALL_EXPERTS, LoadRequest, PlacementConstraints, parse_override
 
 _MIB = 1 << 20
 PANEL = "Placement"
@@ -83,7 +83,7 @@ def _declared(
     snapshot_ram: options.SnapshotRam = None,
     paging: Paging = False,
     plan: PlanFile = None,
-) -> LoadOptions:
+) -> LoadRequest:
     """The options as they are declared, and what becomes of them."""
     wishes = PlacementConstraints(
         context=ctx_size,
@@ -106,12 +106,12 @@ def _declared(
     )
     if plan is not None and wishes != PlacementConstraints():
         raise QwenctlError("--plan and options that a plan decides contradict each other", "leave one of them out")
-    return LoadOptions(wishes, plan)
+    return LoadRequest(wishes, plan)
 
 
 def with_drafts(
-    asked: LoadOptions, draft: Literal["auto", "mtp", "ngram", "off"], most: int, fewest: int
-) -> LoadOptions:
+    asked: LoadRequest, draft: Literal["auto", "mtp", "ngram", "off"], most: int, fewest: int
+) -> LoadRequest:
     """`asked` with drafts, for a command that answers one at a time. Raises QwenctlError."""
     if most and fewest > most:
         raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} contradict each other")
@@ -120,7 +120,7 @@ def with_drafts(
 
 
 def with_load_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes `asked: LoadOptions`, with the options in the place of that argument."""
+    """`command`, which takes `asked: LoadRequest`, with the options in the place of that argument."""
     return with_options("asked", _declared, command)
 
 
@@ -143,7 +143,7 @@ def with_options(argument: str, declared: Callable[..., object], command: Callab
     return wrapped
 
 
-def with_room_for(asked: LoadOptions, mmproj: str) -> LoadOptions:
+def with_room_for(asked: LoadRequest, mmproj: str) -> LoadRequest:
     """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
     n_bytes = Path(mmproj).stat().st_size if mmproj else 0
     return replace(asked, wishes=replace(asked.wishes, vision_bytes=n_bytes)) if n_bytes else asked

@@ -1,8 +1,8 @@
-"""Loads a model by a plan; if a device has not the memory after all, by a smaller one.
+"""Starts an engine and loads a model into it: with given parameters, or by a plan.
 
-A plan, and a function that starts an engine, come in; an engine with the model in it goes out. Between plan and load
-another program may take the memory: then the next plan puts fewer experts there, what has changed is said, and a new
-engine tries again.
+A function that starts an engine comes in; an engine with the model in it goes out. Between plan and load another
+program may take the memory of a device: then the next plan puts fewer experts there, what has changed is said, and a
+new engine tries again.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from qwenctl.engine.interface import InferenceEngine, LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.placement.plan import Plan, plan_deviations
-from qwenctl.protocol.load import LoadProgress, ModelInfo
+from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
 from qwenctl.protocol.placement import CPU
 
 _ATTEMPTS = 8
@@ -23,6 +23,7 @@ _ATTEMPT_SHARES = (1 / 16, 1 / 8, 1 / 4)  # a device is believed to have less by
 # How often each failure is taken for a want of memory. A driver may end the process for it; so may much else.
 _RETRIED = {ExitCode.NO_MEMORY: _ATTEMPTS - 1, ExitCode.ENGINE_CRASHED: 2}
 Follow = Callable[[Iterator[LoadProgress | ModelInfo]], ModelInfo]
+EngineType = TypeVar("EngineType", bound=InferenceEngine)
 
 
 class LoggingEngine(InferenceEngine, Protocol):
@@ -47,22 +48,40 @@ class OpenRequest:
     compares: bool = True
 
 
+def load_engine(
+    path: Path, params: LoadParams, start: Callable[[], EngineType], follow: Follow
+) -> tuple[EngineType, ModelInfo]:
+    """A new engine with the model at `path` in it, and what was loaded; the engine is closed if that fails.
+
+    `follow` reads the events of the load, and shows them or not. Raises QwenctlError.
+    """
+    engine = start()
+    try:
+        return engine, follow(engine.load(path, params))
+    except BaseException:
+        engine.close()
+        raise
+
+
+def wait_for_load(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
+    """A `follow` that shows nothing."""
+    for event in events:
+        if isinstance(event, ModelInfo):
+            return event
+    raise QwenctlError("the engine ended the loading without a model", code=ExitCode.ENGINE_CRASHED)
+
+
 def open_by_plan(path: Path, plan: Plan, opening: OpenRequest) -> LoadedEngine:
     """An engine with the model at `path` in it. Raises QwenctlError if it cannot be loaded by smaller plans either."""
     for attempt in range(_ATTEMPTS):
-        engine = opening.start()
         try:
-            loaded = opening.follow(engine.load(path, plan.settings))
+            engine, loaded = load_engine(path, plan.settings, opening.start, opening.follow)
         except QwenctlError as error:
-            engine.close()
             plan = _smaller(plan, error, opening, attempt)
-        except BaseException:
-            engine.close()
-            raise
-        else:
-            for line in plan_deviations(plan, loaded.memory) if opening.compares else ():
-                engine.write_log(f"warning: {line}")
-            return LoadedEngine(engine, loaded)
+            continue
+        for line in plan_deviations(plan, loaded.memory) if opening.compares else ():
+            engine.write_log(f"warning: {line}")
+        return LoadedEngine(engine, loaded)
     raise QwenctlError(
         "the devices have no room for any plan", "another program may hold their memory", ExitCode.NO_MEMORY
     )
