@@ -9,7 +9,7 @@ TOY := build/toy-Q8_0.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-vulkan lint format bench lock clean
+.PHONY: help setup run test test-vulkan lint format docs bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,11 @@ format: setup ## Put the sources in ruff's format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: setup ## Make the generated pages, man pages and the site in build/site
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 bench: setup ## Measure against llama.cpp
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -48,4 +53,4 @@ lock: setup ## Renew the lock files
 
 clean: ## Remove all that the targets above have made in this folder
 	@rm -rf .venv .venv-vulkan build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find quantize qwenctl tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find quantize qwenctl docs tests -name __pycache__ -type d -prune -exec rm -rf {} +

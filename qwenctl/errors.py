@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import errno
 from enum import IntEnum
+from typing import Self
 
 import quantize.errors
 from quantize.errors import QuantizeError
 
 
 class ExitCode(IntEnum):
-    """The codes of sysexits.h where one fits, and 128 + signal; the README has the same table."""
+    """The codes of sysexits.h where one fits, and 128 + signal; `meaning` is what the documents say of one."""
 
-    OK = 0
-    BUG = 1
-    USAGE = 2
-    SOME_FAILED = 3
-    BAD_DATA = 65
-    NO_INPUT = 66
-    NETWORK = 69
-    ENGINE_CRASHED = 70
-    NO_MEMORY = 71
-    CANNOT_CREATE = 73
-    IO = 74
-    TRY_AGAIN = 75
-    NO_PERMISSION = 77
-    CONFIG = 78
-    INTERRUPTED = 130
-    BROKEN_PIPE = 141
-    TERMINATED = 143
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str = "") -> Self:
+        """A code with its meaning."""
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "done"
+    BUG = 1, "a bug in qwenctl: run again with --debug and report it; from `qwenctl doctor`: something is wrong"
+    USAGE = 2, "the command line is wrong"
+    SOME_FAILED = 3, "some of several tasks failed"
+    BAD_DATA = 65, "a file is not what it should be: no Qwen3.5 checkpoint, no GGUF, damaged, or data are missing"
+    NO_INPUT = 66, "an input does not exist"
+    NETWORK = 69, "the network or a server cannot be reached"
+    ENGINE_CRASHED = 70, "the engine crashed, or llama.cpp does not compute what it should on this machine"
+    NO_MEMORY = 71, "not enough memory"
+    CANNOT_CREATE = 73, "an output cannot be created"
+    IO = 74, "reading or writing failed, or the disk is full"
+    TRY_AGAIN = 75, "something else is in the way now: try again later"
+    NO_PERMISSION = 77, "no permission"
+    CONFIG = 78, "a setting is wrong"
+    INTERRUPTED = 130, "stopped by Ctrl-C"
+    BROKEN_PIPE = 141, "the reader of the output has gone"
+    TERMINATED = 143, "stopped by a signal"
 
 
 class QwenctlError(Exception):

@@ -22,7 +22,7 @@ from qwenctl.machine.memory import Memory, Swap
 from tests.command_line import run, said
 
 GB = 10**9
-README = (Path(__file__).parent.parent / "README.md").read_text()
+INSTALL = (Path(__file__).parent.parent / "docs/install.md").read_text()
 CARD = GgmlDevice("CUDA0", "RTX", "gpu", 24 * GB, 23 * GB, "CUDA")
 FAR = GgmlDevice("RPC0", "10.0.0.2:50052", "gpu", 24 * GB, 23 * GB, "RPC")
 CPU_BUILD, CUDA_BUILD = Build(("CPU", "RPC")), Build(("CUDA", "CPU"), devices=(CARD,))
@@ -74,8 +74,8 @@ def test_a_card_is_called_by_its_name() -> None:
     ("backend", "machine"),
     [("CUDA", "x86_64"), ("ROCm", "x86_64"), ("MTL", "arm64"), ("Vulkan", "x86_64"), ("CPU", "x86_64")],
 )
-def test_the_line_that_mends_a_build_is_the_readmes(backend: str, machine: str) -> None:
-    assert f"`{build_command(backend, machine)}`" in README
+def test_the_line_that_mends_a_build_is_that_of_the_install_page(backend: str, machine: str) -> None:
+    assert f"`{build_command(backend, machine)}`" in INSTALL
     assert is_built_for(backend, (backend,))
 
 

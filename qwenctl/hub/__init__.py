@@ -1,14 +1,17 @@
 """Models of the Hugging Face Hub, on their way to this machine and on it.
 
-1. `names` reads what a person calls a model; `catalogue` knows the family's repositories by short names.
-2. `client` asks the Hub: `remote` holds its answer, `refusals` says what went wrong, `patience` how long to try.
-3. `quants` sorts a repository's files into quantizations; `fit` says where each would fit on this machine.
-4. `pull_plan` is what a pull will do, before the first byte; `fetch` does it, with the connections' work on a `board`,
-   each file a `part` until it is whole and verified.
-5. `cache` is where files lie, `exclusive` keeps two processes apart, `lock_file` notes what was pulled.
-6. `library` finds models on this machine; `leftovers` finds what nobody needs.
-7. `skeleton` is a checkpoint without its weights, `spool` feeds a conversion with shards as they arrive, `conversion`
-   puts both together.
+1. `repository.model_name` parses what a user calls a model; `repository.catalog` knows the family's repositories by
+   short names.
+2. `download.hub_api` asks the Hub: `repository.listing` holds its answer, `download.http_errors` says what went wrong,
+   `download.retry` how long to try.
+3. `repository.quantizations` sorts a repository's files into quantizations; `select.fit` says where each would fit on
+   this machine.
+4. `pull` is what a pull will do, before the first byte; `download.downloader` does it, with the connections' work in a
+   `segment_queue`, each file a `partial_file` until it is whole and verified.
+5. `local.hf_cache` is where files lie, `local.lock_file` notes what was pulled.
+6. `local.installed` finds models on this machine; `local.stale_downloads` finds what nobody needs.
+7. `streaming.header_only` is a checkpoint without its weights, `streaming.shard_buffer` feeds a conversion with shards
+   as they arrive, `streaming.conversion` puts both together.
 """
 
 from __future__ import annotations

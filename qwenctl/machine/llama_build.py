@@ -1,7 +1,7 @@
 """How llama-cpp-python is compiled for this machine: CMake's switches, and what the compiler must leave out.
 
 This is the one place that says so: `.ci/setup.sh` reads `WITHOUT_AMX` from here, `doctor` prints `build_command`, and a
-test holds the rows of the README against it. A backend comes in, a command line goes out; nothing is run.
+test holds the rows of `docs/install.md` against it. A backend comes in, a command line goes out; nothing is run.
 """
 
 from __future__ import annotations

@@ -123,4 +123,6 @@ def _is_schema(parameters: Any) -> bool:
 
 
 def _wrong(path: Path, what: str) -> QwenctlError:
-    return QwenctlError(f"{path}: {what}", "`qwenctl chat --help` and the README show the form", ExitCode.BAD_DATA)
+    return QwenctlError(
+        f"{path}: {what}", "`qwenctl chat --help` and docs/guides/tools.md show the form", ExitCode.BAD_DATA
+    )
