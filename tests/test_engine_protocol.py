@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from qwenctl.engine import client
 from qwenctl.protocol import messages as protocol
+from qwenctl.protocol.batch import BatchMessage
 from qwenctl.protocol.codec import decode, encode
 from qwenctl.protocol.messages import AnyMessage, RequestFailed, ToolCall
 
-MESSAGES = [one for union in get_args(AnyMessage) for one in (get_args(union) or [union])]
+MESSAGES = [one for union in get_args(AnyMessage | BatchMessage) for one in (get_args(union) or [union])]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -25,14 +26,14 @@ OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
 st.register_type_strategy(ToolCall, st.builds(ToolCall, st.text(), OBJECTS))
 
 
-def made_of(kind: Any) -> st.SearchStrategy[AnyMessage]:
+def made_of(kind: Any) -> st.SearchStrategy[AnyMessage | BatchMessage]:
     names = {field.name for field in dataclasses.fields(kind)}
     tools = {"tools": st.lists(OBJECTS, max_size=2).map(tuple)} if "tools" in names else {}
     return st.builds(kind, **{**dict.fromkeys(names, ...), **tools})
 
 
 @given(st.one_of(map(made_of, MESSAGES)))
-def test_every_message_comes_out_as_it_went_in(message: AnyMessage) -> None:
+def test_every_message_comes_out_as_it_went_in(message: AnyMessage | BatchMessage) -> None:
     line = encode(message)
     assert line.endswith(b"\n")
     assert b"\n" not in line[:-1]

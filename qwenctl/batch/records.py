@@ -28,7 +28,7 @@ class GenerationParams:
 
 @dataclass(frozen=True)
 class Record:
-    """One question. `key` is its id, `line` where it stands in the input, `kept` what is copied into its answer."""
+    """One question. `key` is its id, `line` is its place in the input, `passthrough` is copied into its answer."""
 
     key: str
     line: int

@@ -23,13 +23,16 @@ _AHEAD = 8  # windows that a record may be ahead of the first unfinished one
 
 
 @dataclass(frozen=True)
-class OutputSettings:
-    """How answers are written, and what determines them beside the records; `total` is their number, if known."""
+class RunSettings:
+    """How answers are written, and what determines them beside the records; `total` is their number, if known.
+
+    `seed` and `backend`, which identifies what answers, are part of each answer's fingerprint.
+    """
 
     style: Style
     select: str
     seed: int
-    answerer: Mapping[str, Any]
+    backend: Mapping[str, Any]
     total: int | None = None
 
 
@@ -58,22 +61,22 @@ class BatchRunner:
     """One run."""
 
     def __init__(
-        self, plan: OutputSettings, output: ResultWriter, answerer: BatchBackend, report: Callable[[BatchStats], None]
+        self, settings: RunSettings, output: ResultWriter, backend: BatchBackend, report: Callable[[BatchStats], None]
     ) -> None:
-        self._plan, self._output, self._answerer, self._report = plan, output, answerer, report
+        self._settings, self._output, self._backend, self._report = settings, output, backend, report
         self._ids = IdSet()
         self._stride = 1
         self._in_flight: dict[int, tuple[Record, str, float]] = {}
-        self.figures = BatchStats(plan.total)
+        self.figures = BatchStats(settings.total)
 
     def run(self, items: Iterator[Record | InvalidRecord]) -> BatchStats:
-        """All items. Raises what the output, the answerer and the items raise."""
+        """All items. Raises what the output, the backend and the items raise."""
         numbered = enumerate(items)
         more = True
         while more or self._in_flight:
             more = more and self._feed(numbered)
             if self._in_flight:
-                for number, outcome in self._answerer.collect(_WAIT_SECONDS):
+                for number, outcome in self._backend.collect(_WAIT_SECONDS):
                     self._settle(number, outcome)
             self._output.sync_if_due()
             self._tell()
@@ -96,14 +99,14 @@ class BatchRunner:
         return True
 
     def _has_capacity(self) -> bool:
-        window = self._answerer.queue_depth
+        window = self._backend.queue_depth
         if len(self._in_flight) >= window:
             return False
         newest, oldest = max(self._in_flight, default=0), min(self._in_flight, default=0)
         return newest - oldest < _AHEAD * window
 
     def _submit(self, number: int, record: Record) -> None:
-        print_of = fingerprint(record, self._plan.seed, self._plan.answerer)
+        print_of = fingerprint(record, self._settings.seed, self._settings.backend)
         known = self._output.already_done(number, record.key, print_of)
         if known == "failed":
             self.figures.failed += 1
@@ -111,7 +114,7 @@ class BatchRunner:
             self.figures.known += 1
         else:
             self._in_flight[number] = record, print_of, time.monotonic()
-            self._answerer.submit(number, record)
+            self._backend.submit(number, record)
 
     def _refuse(self, number: int, bad: InvalidRecord) -> None:
         if self._output.already_done(number, bad.key, ""):
@@ -125,7 +128,7 @@ class BatchRunner:
         if isinstance(outcome, RecordError):
             self._fail(number, record.key, print_of, f"line {record.line}", outcome)
             return
-        line = render(record, print_of, outcome, self._plan.style, self._plan.select, self._answerer.model)
+        line = render(record, print_of, outcome, self._settings.style, self._settings.select, self._backend.model)
         stats = {"line": record.line, "usage": dict(outcome.usage), **outcome.stats}
         self._output.write_answer(number, JournalEntry(record.key, print_of, line, stats))
         self.figures.answered += 1
@@ -146,7 +149,7 @@ class BatchRunner:
 
     def _tell(self) -> None:
         figures = self.figures
-        figures.work = self._answerer.stats
+        figures.work = self._backend.stats
         now = time.monotonic() - figures.started
         if not figures.rates or now - figures.rates[-1][0] >= 1:
             figures.rates.append((now, figures.work.prompt_tokens, figures.work.answer_tokens))

@@ -78,7 +78,7 @@ def bench_command(
     """
     from qwenctl.bench.cases import all_cases
     from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
-    from qwenctl.commands.chat.chat_job import resolve_model
+    from qwenctl.loading.model_files import resolve_model
 
     if plot is not None:
         check_picture(plot)

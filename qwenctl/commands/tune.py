@@ -64,7 +64,7 @@ def tune_command(
     A turn of -p tokens read and -n tokens made is measured again and again. What is faster than the plan by more than
     noise is kept for this machine and model, and used from then on wherever no option says otherwise.
     """
-    from qwenctl.commands.chat.chat_job import resolve_model
+    from qwenctl.loading.model_files import resolve_model
     from qwenctl.tune import store as kept
     from qwenctl.tune.candidates import candidate_groups
     from qwenctl.tune.search import search

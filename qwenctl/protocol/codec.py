@@ -71,5 +71,6 @@ _PARTS: dict[str, Callable[[Any], Any]] = {  # by the name of the field, for all
     "vision": lambda fields: VisionSettings(**fields),
     "memory": lambda several: tuple(MemoryUse(**fields) for fields in several),
     "messages": lambda several: tuple(map(message_from_json, several)),
+    "prefix_messages": lambda several: tuple(map(message_from_json, several)),
     "tools": tuple,
 }

@@ -19,11 +19,11 @@ import psutil
 
 from qwenctl.batch.backends.backend import BatchBackend
 from qwenctl.batch.backends.engine_backend import EngineBackend, EngineBackendConfig
-from qwenctl.batch.backends.openai_client import EndpointConfig, OpenAIBackend
+from qwenctl.batch.backends.openai_client import EndpointSpec, OpenAIBackend
 from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.output.writers import FileOutput
 from qwenctl.batch.records import GenerationParams
-from qwenctl.batch.runner import BatchRunner, BatchStats, OutputSettings
+from qwenctl.batch.runner import BatchRunner, BatchStats, RunSettings
 from qwenctl.engine.client import Engine
 from qwenctl.protocol.batch import StartBatch
 from qwenctl.protocol.load import LoadParams, ModelInfo
@@ -66,7 +66,7 @@ def _speed(settings: Settings, records: bytes, answerer: BatchBackend, cpu: Call
     begin = cpu()
     with source.open("rb") as stream:
         kept = FileOutput(output, {}, "input", force=False, retries=False)
-        BatchRunner(OutputSettings("qwenctl", "", 0, {}), kept, answerer, _unheard).run(
+        BatchRunner(RunSettings("qwenctl", "", 0, {}), kept, answerer, _unheard).run(
             read_items(stream, "in", InputFormat("jsonl", _WANTED))
         )
         kept.close(is_complete=True)
@@ -105,7 +105,7 @@ def best_server(settings: Settings, programs: Path, model: Path, number: int) ->
     speeds = []
     for count in NUMBERS:
         with _server(settings, programs, model, count) as (url, process):
-            answerer = OpenAIBackend(EndpointConfig((url,), "", count, 600, 600, 0))
+            answerer = OpenAIBackend(EndpointSpec((url,), parallel=count, patience_s=600), 0)
             records = records_of(number, f"server {count}")
             speeds.append(_speed(settings, records, answerer, partial(_cpu, process)))
     return max(speeds)

@@ -21,6 +21,7 @@ SHORT = {
     "qwenctl.__main__": "entry of `python -m qwenctl`",
     "qwenctl.machine.rpc_server": "entry of a child process",
     "qwenctl.hub.local.resolve_model": "boundary: a path costs no import of the caches",
+    "qwenctl.http_retry": "boundary: downloads and batches share it, and neither may import the other",
     "qwenctl.engine.request_errors": "boundary: what crosses from any part of the child to its worker",
     "qwenctl.engine.llama.cancellation": "boundary: the one flag that C reads",
     "qwenctl.commands.models.rm": "entry of a command",

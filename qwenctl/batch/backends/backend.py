@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from qwenctl.batch.records import Answer, Record, RecordError
+from qwenctl.batch.specs import InputSpec
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,13 @@ class BatchBackend(Protocol):
 
     def close(self) -> None:
         """End at once; may be called twice."""
+
+
+class BackendSpec(Protocol):
+    """Who is to answer, as a frozen value. Both methods may raise QwenctlError."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What determines answers besides their records; the same when a batch is resumed."""
+
+    def open(self, source: InputSpec, warn: Callable[[str], None]) -> BatchBackend:
+        """The backend for the records of `source`; `warn` hears what went wrong and was made good."""

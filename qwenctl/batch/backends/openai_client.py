@@ -7,35 +7,47 @@ record that it never answers fails alone, and when no record is answered any mor
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import httpx2
 
 from qwenctl.batch.backends.backend import BackendStats
 from qwenctl.batch.backends.openai_format import PermanentError, RetryableResponse, parse_response, request_body
 from qwenctl.batch.records import Answer, Record, RecordError, record_seed
+from qwenctl.batch.specs import InputSpec
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.http_retry import backoff_seconds
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _MOST_ATTEMPTS = 6  # of one record, while others are answered
 _WINDOW = 4
+_PER_ENDPOINT = 16
 
 
 @dataclass(frozen=True)
-class EndpointConfig:
-    """Where to ask, for which model, how many at once of each, how long one answer and all silence may last."""
+class EndpointSpec:
+    """Which servers to ask, for which model ("": their only one), and how many records at once each (0: 16).
+
+    `timeout_s` is how long one answer may take, `patience_s` how long no server may answer anything; `api_key` is sent.
+    """
 
     urls: tuple[str, ...]
-    model: str
-    parallel: int
-    timeout_s: float
-    patience_s: float
-    seed: int
-    key: str = ""
+    model: str = ""
+    parallel: int = 0
+    timeout_s: float = 600
+    patience_s: float = 300
+    api_key: str = field(default="", repr=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The model's name: which server has it does not matter."""
+        return {"model": self.model, "endpoint": True}
+
+    def open(self, source: InputSpec, warn: Callable[[str], None]) -> OpenAIBackend:
+        """The backend that asks them, with seeds by that of `source`."""
+        return OpenAIBackend(replace(self, parallel=self.parallel or _PER_ENDPOINT), source.seed)
 
 
 @dataclass
@@ -49,15 +61,15 @@ class _Job:
 class OpenAIBackend:
     """Asks servers from threads of its own, which end with the process."""
 
-    def __init__(self, servers: EndpointConfig) -> None:
-        self._servers = servers
+    def __init__(self, servers: EndpointSpec, seed: int) -> None:
+        self._servers, self._seed = servers, seed
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._found: queue.Queue[tuple[int, Answer | RecordError] | QwenctlError] = queue.Queue()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._prompt_tokens = self._answer_tokens = self._active = 0
         self._answered_at = time.monotonic()
-        headers = {"Authorization": f"Bearer {servers.key}"} if servers.key else {}
+        headers = {"Authorization": f"Bearer {servers.api_key}"} if servers.api_key else {}
         timeout = httpx2.Timeout(servers.timeout_s, connect=10.0)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         self._client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
@@ -142,8 +154,8 @@ class OpenAIBackend:
             self._found.put((job.number, answer))
 
     def _ask(self, url: str, record: Record) -> Answer:
-        """Raises Refused or Troubled."""
-        body = request_body(record, self._servers.model, record_seed(record, self._servers.seed))
+        """Raises PermanentError or RetryableResponse."""
+        body = request_body(record, self._servers.model, record_seed(record, self._seed))
         try:
             response = self._client.post(url, json=body)
         except httpx2.InvalidURL as error:
@@ -161,7 +173,7 @@ class OpenAIBackend:
         if others and job.attempt >= _MOST_ATTEMPTS and trouble.wait is None:
             self._found.put((job.number, RecordError("server", f"{trouble} ({job.attempt} attempts)")))
             return
-        pause = trouble.wait if trouble.wait is not None else _pause(job.attempt)
+        pause = trouble.wait if trouble.wait is not None else backoff_seconds(job.attempt)
         if silence + pause > self._servers.patience_s:
             hint = "the same command goes on; --patience waits longer"
             message = f"no answer for {silence:.0f} s: {trouble}"
@@ -179,7 +191,3 @@ def completions_url(url: str) -> str:
     if base.endswith("/chat/completions"):
         return base
     return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/v1/chat/completions"
-
-
-def _pause(attempt: int) -> float:
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**attempt) * (0.5 + random.random() / 2)  # noqa: S311 - only jitter

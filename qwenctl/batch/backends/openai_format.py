@@ -7,19 +7,18 @@ will not.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from qwenctl.batch.output.formats import openai_calls
 from qwenctl.batch.records import Answer, Record
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import data_uri
+from qwenctl.http_retry import retry_after_seconds
 from qwenctl.protocol.messages import Message, ToolCall
 
 _BUSY = (408, 409, 425, 429)
-_LONGEST_WAIT = 600.0
+_LONGEST_WAIT_S = 600.0
 
 
 class RetryableResponse(Exception):
@@ -59,9 +58,11 @@ def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
 
 
 def parse_response(url: str, status: int, headers: Mapping[str, str], content: bytes, record: Record) -> Answer:
-    """The answer in a response. Raises Refused or Troubled."""
+    """The answer in a response. Raises PermanentError or RetryableResponse."""
     if status in _BUSY or status >= 500:
-        raise RetryableResponse(f"{url}: {status}{_reason(content)}", _wait(headers))
+        asked = retry_after_seconds(headers)
+        wait = min(asked, _LONGEST_WAIT_S) if asked is not None else None
+        raise RetryableResponse(f"{url}: {status}{_reason(content)}", wait)
     if status in (401, 403):
         hint = "QWENCTL_BATCH_API_KEY holds the key that is sent"
         message = f"{url} refuses the key ({status})"
@@ -125,18 +126,3 @@ def _reason(content: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return f" ({' '.join(str(text).split())[:200]})"
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that Retry-After asks for, as a number or a date."""
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(max(0.0, seconds), _LONGEST_WAIT) if seconds == seconds else None

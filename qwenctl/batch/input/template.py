@@ -47,7 +47,7 @@ class Template:
         return frozenset(name for _, name in self.parts if name is not None)
 
     def fill(self, fields: Mapping[str, Any]) -> str:
-        """The text with the fields in their places. Raises NoSuchField."""
+        """The text with the fields in their places. Raises MissingField."""
         return "".join(before + (self._value(fields, name) if name is not None else "") for before, name in self.parts)
 
     def _value(self, fields: Mapping[str, Any], name: str) -> str:

@@ -1,20 +1,25 @@
 """`qwenctl batch`: a file of prompts becomes a file of answers.
 
-Options come in; they become the values that `batch_job` works with. Nothing is decided here, and nothing heavy is
-imported before a batch runs.
+Options come in; they become the values that `qwenctl.batch.run` works with, and what it finds is shown. Nothing is
+decided here, and nothing heavy is imported before a batch runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from qwenctl.commands.batch import batch_options as own
-from qwenctl.commands.batch.batch_request import BatchOptions
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_vision_options
+from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import LoadRequest
-from qwenctl.placement.engine_args import load_params
+
+if TYPE_CHECKING:
+    from qwenctl.batch.input.readers import Kind
+
+_Value = TypeVar("_Value")
 
 
 # fmt: off
@@ -24,16 +29,14 @@ def batch_command(
     source: own.Input = "-", output: own.Output = "-", model: options.Model = None,
     lines: own.Lines = False, null: own.Null = False, files: own.Files = False, csv: own.Csv = False,
     prompt: own.Prompt = None, system: own.System = None, prefix: options.PrefixOption = None,
-    keep: own.KeepFields = None,
-    style: own.Format = "qwenctl", select: own.Select = None, order: own.OrderOption = "input",
-    parallel: own.Parallel = 0, share: own.Share = True,
+    keep: own.KeepFields = None, style: own.Format = "qwenctl", select: own.Select = None,
+    order: own.OrderOption = "input", parallel: own.Parallel = 0, share: own.Share = True,
     limit: own.Limit = None, sample: own.Sample = None, dry_run: own.DryRun = False,
     resume: own.Resume = "auto", retry_errors: own.RetryErrors = False, overwrite: own.Overwrite = False,
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
-    predict: options.Predict = -1,
-    think: options.Think = True, think_budget: options.ThinkBudget = -1,
+    predict: options.Predict = -1, think: options.Think = True, think_budget: options.ThinkBudget = -1,
     json_schema: options.JsonSchema = None, grammar: options.GrammarFile = None,
     temp: options.Temperature = None, top_k: options.TopK = None, top_p: options.TopP = None,
     min_p: options.MinP = None, presence_penalty: options.PresencePenalty = None,
@@ -48,25 +51,82 @@ def batch_command(
     "image_url": {"url": "photo.png"}}. After any end, a crash or a power cut included, the same command goes on where
     it was. Records that fail are listed in OUT.errors.jsonl, with exit code 3; the others are done.
     """
-    from qwenctl.commands.batch.batch_job import run_batch
+    from qwenctl import batch
+    from qwenctl.commands.batch import reporting
 
-    given = {
-        "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty, "repeat_penalty": repeat_penalty, "repeat_last_n": repeat_last_n,
-    }
-    wanted = {
-        "think": think, "think_budget": think_budget, "max_tokens": predict, "grammar": grammar,
-        "json_schema": json_schema, "sampling": {name: value for name, value in given.items() if value is not None},
-    }
-    settings = load_params(asked.wishes)
-    engine = replace(settings, batch_tokens=settings.micro_batch_tokens)
-    kinds = [name for name, is_it in (("lines", lines), ("files", files), ("csv", csv)) if is_it]
-    kind = "+".join(kinds) or ("lines" if null else "jsonl")
-    run_batch(
-        BatchOptions(
-            source, output, model, kind, null, prompt, system, prefix, tuple(keep or ()), style, select or "", order,
-            parallel, seed or 0, limit, sample, tuple(endpoint or ()), api_key, timeout, patience, share,
-            resume == "force", retry_errors, overwrite, dry_run, plot, json, quiet, wanted, engine, pictures, asked,
-        )
+    reporting.check_plot(plot)
+    params = batch.GenerationParams(
+        think=think, think_budget=think_budget, max_tokens=predict,
+        grammar=options.text_or_file(grammar, "::="), json_schema=options.text_or_file(json_schema, "{"),
+        sampling=_given(
+            temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n,
+        ),
     )
+    prefix_text, prefix_state = _load_prefix(prefix)
+    records = batch.InputSpec(
+        source=source, kind=_kind(lines=lines, files=files, csv=csv, null=null), prompt=prompt, system=system,
+        prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
+    )
+    answers = batch.OutputSpec(
+        path=output, order=order, style=style, select=select or "", resume=resume, retry_errors=retry_errors,
+        overwrite=overwrite, recorded_as=_given(grammar=grammar, json_schema=json_schema),
+    )
+    backend: batch.BackendSpec
+    if endpoint:
+        from qwenctl.batch.backends.openai_client import EndpointSpec
+
+        backend = EndpointSpec(
+            urls=tuple(endpoint), model=str(model or ""), parallel=parallel,
+            timeout_s=timeout, patience_s=patience, api_key=api_key,
+        )
+    else:
+        from qwenctl.loading.batch_engine import EngineSpec
+        from qwenctl.loading.load_engine import wait_for_load
+
+        backend = EngineSpec(
+            model=model, load=asked, parallel=parallel, share_prefixes=share, prefix_state=prefix_state,
+            mmproj=pictures.mmproj, vision=pictures.vision, allow_urls=pictures.allows_urls,
+            follow=wait_for_load if quiet else reporting.follow,
+        )
+    if dry_run:
+        estimate = batch.estimate(input=records, output=answers, backend=backend, params=params)
+        reporting.show_estimate(estimate, as_json=json)
+    else:
+        with reporting.progress(quiet=quiet) as report:
+            stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
+        reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
 # fmt: on
+
+
+def _given(**values: _Value | None) -> dict[str, _Value]:
+    """The options that were given, by name."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:
+    """The form of the input. Raises QwenctlError where options name more than one."""
+    named: dict[Kind, bool] = {"lines": lines, "files": files, "csv": csv}
+    kinds = [kind for kind, is_it in named.items() if is_it]
+    if len(kinds) > 1:
+        both = " and ".join(f"--{kind}" for kind in kinds)
+        raise QwenctlError(f"{both} contradict each other", "IN has one form")
+    return kinds[0] if kinds else "lines" if null else "jsonl"
+
+
+def _load_prefix(given: str | None) -> tuple[str | None, Path | None]:
+    """The text that `--prefix` names, and the file for its state in batches where it has a name; None for none.
+
+    Raises QwenctlError if there is no such prefix.
+    """
+    if given is None:
+        return None, None
+    from qwenctl.chat.saved.prefixes import find_prefix
+    from qwenctl.chat.saved.sessions import SessionStore
+    from qwenctl.files.paths import prefixes_folder
+
+    prefix = find_prefix(SessionStore(prefixes_folder(), "prefix"), given, "", None)
+    if not prefix.name:
+        return prefix.text, None
+    file = prefix.store.state_file(prefix.name)
+    return prefix.text, file.with_name(f"{file.name}.batch")

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwenctl.commands.options.load_options import with_room_for
-from qwenctl.commands.options.vision_options import MediaOptions, vision_settings
+from qwenctl.commands.options.vision_options import MediaOptions
 from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import temp_dir_path
 from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
 from qwenctl.files.paths import prefixes_folder, sessions_folder
+from qwenctl.loading.model_files import reserve_mmproj, resolve_model, vision_settings
 from qwenctl.loading.open_model import open_model
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import LoadProgress, ModelInfo
@@ -90,21 +90,6 @@ def chat_job(
     )
 
 
-def resolve_model(model: Path | None) -> Path:
-    """The file that `model` names, a path or a model that is here. Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.resolve_model import model_path
-    from qwenctl.models.gguf_check import check_model_file
-
-    if model is None:
-        raise QwenctlError(
-            "no model: -m names a GGUF file, or a model that `qwenctl ls` lists",
-            "qwenctl pull qwen3.5-35b-a3b brings one here that fits this machine",
-        )
-    path = model_path(str(model))
-    check_model_file(path)
-    return path
-
-
 def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRequest:
     """`job` with the conversation beginning with the prefix `given`. Raises QwenctlError if there is none."""
     from qwenctl.chat.saved.prefixes import find_prefix
@@ -129,7 +114,7 @@ def open_chat_engine(
     """A new engine with the model in it, which has read the prefix; `follow` and `follow_reading` show the progress."""
     from qwenctl.loading.checked_backend import start_engine
 
-    asked = with_room_for(job.asked, job.vision.mmproj)
+    asked = reserve_mmproj(job.asked, job.vision.mmproj)
     opened = open_model(job.model, asked, lambda: start_engine(say), follow, say)
     try:
         opened.engine.configure_vision(job.vision)
@@ -177,7 +162,7 @@ def with_functions(job: ChatRequest, functions: ToolSet | None, *, allows_all: b
 @contextmanager
 def media_context(job: ChatRequest, given: MediaOptions) -> Iterator[ChatRequest]:
     """`job` with pictures, which are copied into a folder that goes with the context. Raises QwenctlError."""
-    vision = vision_settings(job.model, given)
+    vision = vision_settings(job.model, given.mmproj, given.vision)
     folder = temp_dir_path()
     try:
         stdin = piped_input() if STANDARD_INPUT in given.images else None

@@ -143,12 +143,6 @@ def with_options(argument: str, declared: Callable[..., object], command: Callab
     return wrapped
 
 
-def with_room_for(asked: LoadRequest, mmproj: str) -> LoadRequest:
-    """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
-    n_bytes = Path(mmproj).stat().st_size if mmproj else 0
-    return replace(asked, wishes=replace(asked.wishes, vision_bytes=n_bytes)) if n_bytes else asked
-
-
 def _cpu_experts(layers: int | None, *, everything: bool) -> int | None:
     if everything and layers is not None:
         raise QwenctlError("--cpu-moe and --n-cpu-moe contradict each other", "leave one of them out")

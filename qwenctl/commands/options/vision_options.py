@@ -1,13 +1,13 @@
 """Pictures on the command line: the options for them, and how the model is to look at them.
 
-A command takes the options as one argument `pictures: PictureOptions`; `with_picture_options` puts them in its place.
+A command takes the options as one argument `pictures: MediaOptions`; `with_picture_options` puts them in its place.
 Values of options and a job come in, a job with pictures goes out. What a picture holds is the engine's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,18 +90,10 @@ def _sending(image: Images = None) -> tuple[str, ...]:
 
 
 def with_vision_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes `pictures: PictureOptions`, with the options in its place of how pictures are seen."""
+    """`command`, which takes `pictures: MediaOptions`, with the options in its place of how pictures are seen."""
     return with_options("pictures", _looking, command)
 
 
 def with_picture_options(command: Callable[..., None]) -> Callable[..., None]:
     """The same for a command that takes `images` too, the pictures to send."""
     return with_options("images", _sending, with_vision_options(command))
-
-
-def vision_settings(model: Path, given: MediaOptions) -> VisionSettings:
-    """How the model in the file `model` sees. Raises QwenctlError for a file that is no vision tower."""
-    from qwenctl.models.mmproj import check_mmproj, mmproj_beside
-
-    found = check_mmproj(given.mmproj.expanduser()) if given.mmproj is not None else mmproj_beside(model)
-    return replace(given.vision, mmproj=str(found.absolute()) if found is not None else "")

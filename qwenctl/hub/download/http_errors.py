@@ -1,17 +1,15 @@
 """What the Hub, or the way to it, answered instead of what was asked, in the program's own words.
 
 Exceptions of huggingface_hub and its HTTP client come in. What may be different in a moment becomes `RetryableError`,
-for which `patience` knows what to do; everything else becomes a QwenctlError.
+for which `retry` knows what to do; everything else becomes a QwenctlError.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
+from contextlib import contextmanager
 
 import httpx2
 from huggingface_hub import constants
@@ -26,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # public, not marked so
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.http_retry import retry_after_seconds
 from qwenctl.hub.repository.catalog import nearest_repository
 
 _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
@@ -49,7 +48,7 @@ def host() -> str:
 
 @contextmanager
 def translate_http_errors(repository: str, revision: str = "main") -> Iterator[None]:
-    """Inside, failures of a request about `repository` are Transient or a QwenctlError."""
+    """Inside, failures of a request about `repository` are a RetryableError or a QwenctlError."""
     try:
         yield
     except httpx2.TransportError as error:
@@ -152,12 +151,7 @@ def _asked_to_wait(response: httpx2.Response) -> float | None:
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
-    asked = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,6}", asked):
-        return float(asked)
-    with suppress(ValueError):  # no date either
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    return None
+    return retry_after_seconds(response.headers)
 
 
 def _token_source() -> str:

@@ -7,16 +7,15 @@ however often they tried; each byte that comes starts the clock anew. Pauses dou
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.http_retry import backoff_seconds
 from qwenctl.hub.download.http_errors import RetryableError, Unreachable
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 20.0
 _FIRST_ATTEMPTS = 5  # 3 seconds
 
 
@@ -59,13 +58,12 @@ class RetryPolicy:
                 raise Unreachable(trouble.reason)
             elif now - since > self._limit:
                 raise self._given_up()
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-            until = max(now + pause, self._paused_until)
+            until = max(now + backoff_seconds(attempt), self._paused_until)
         self._tell(_note(trouble, until - now))
         self._stop.wait(until - now)
 
     def call(self, ask: Callable[[], _T]) -> _T:
-        """What `ask` returns, asked again as long as it raises Transient. Raises QwenctlError."""
+        """What `ask` returns, asked again as long as it raises RetryableError. Raises QwenctlError."""
         for attempt in itertools.count():
             try:
                 answer = ask()
@@ -95,7 +93,7 @@ class RetryPolicy:
 
 
 def make_retry_policy(limit: float, tell: Callable[[str], None]) -> RetryPolicy:
-    """Patience for single requests before a fetch; `tell` hears for what it waits."""
+    """A policy for single requests before a fetch; `tell` hears for what it waits."""
     return RetryPolicy(limit, threading.Event(), lambda note: tell(f"waiting: {note}") if note else None)
 
 

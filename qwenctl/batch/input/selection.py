@@ -1,0 +1,85 @@
+"""The stream that records come from, and which of them are wanted: all, the first ones, or some that are drawn.
+
+An `InputSpec` comes in; a stream, a number of records and the records themselves go out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import stat
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from qwenctl.batch.input.readers import InputFormat, Item, read_items
+from qwenctl.batch.specs import STANDARD_STREAM, InputSpec
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.streams import piped_input
+
+_CHUNK_BYTES = 1 << 16
+
+
+@contextlib.contextmanager
+def open_source(given: InputSpec) -> Iterator[BinaryIO]:
+    """The stream to read. Raises QwenctlError if there is none, OSError for a file that cannot be read."""
+    if str(given.source) == STANDARD_STREAM:
+        stream = piped_input()
+        if stream is None:
+            hint = "qwenctl batch IN.jsonl -o OUT.jsonl -m MODEL"
+            raise QwenctlError("no input: standard input is a terminal", hint)
+        yield stream
+        return
+    path = Path(given.source)
+    if path.is_dir():
+        hint = f"find {given.source} -type f | qwenctl batch --files --prompt 'Summarize: {{file}}'"
+        raise QwenctlError(f"{path} is a folder", hint, ExitCode.NO_INPUT)
+    with path.open("rb") as file:
+        yield file
+
+
+def count_records(given: InputSpec, stream: BinaryIO) -> int | None:
+    """About how many records come: the lines of a file that can be read twice, else as many as are wanted, if known."""
+    if not _is_regular(stream):
+        return given.sample or given.limit
+    count, last = 0, b""
+    start = stream.tell()
+    while chunk := stream.read(_CHUNK_BYTES):
+        count, last = count + chunk.count(given.end), chunk
+    stream.seek(start)
+    count += bool(last) and not last.endswith(given.end)
+    count -= given.kind == "csv"
+    return min(count, given.limit or count, given.sample or count)
+
+
+def _is_regular(stream: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return False
+
+
+def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Iterator[Item]:
+    """The records that are wanted, in their order. Raises QwenctlError if there are none."""
+    items = read_items(stream, given.name, form)
+    chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
+    first = next(chosen, None)
+    if first is None:
+        hint = 'a record is a line such as {"prompt": "…"}'
+        raise QwenctlError(f"{given.name} has no records", hint, ExitCode.BAD_DATA)
+    yield first
+    yield from chosen
+
+
+def _reservoir_sample(items: Iterator[Item], count: int, seed: int) -> list[Item]:
+    """`count` of all items, each set as likely as any other (reservoir sampling), in their order."""
+    draw = random.Random(seed)  # noqa: S311 - the same records on each run
+    kept: list[tuple[int, Item]] = []
+    for number, item in enumerate(items):
+        if len(kept) < count:
+            kept.append((number, item))
+        elif (place := draw.randrange(number + 1)) < count:
+            kept[place] = number, item
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])]

@@ -1,0 +1,83 @@
+"""The output of a batch, opened as its `OutputSpec` says: a file that is locked and can be resumed, or a stream.
+
+What must be the same in a batch that is resumed is listed here, by the names of options: it is kept in the file of
+statistics, so that its names and values are those of earlier releases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qwenctl.batch.output.writers import FileOutput, ResultWriter, StreamOutput, remove_output
+from qwenctl.batch.records import GenerationParams
+from qwenctl.batch.specs import InputSpec, OutputSpec
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.locks import file_lock
+
+
+@contextmanager
+def lock_output(given: OutputSpec, warn: Callable[[str], None]) -> Iterator[None]:
+    """Inside, no other process writes this output. Raises QwenctlError if one does, or its folder is not there."""
+    path = Path(given.path)
+    if _is_stream(given):
+        yield
+        return
+    if not path.parent.is_dir():
+        raise QwenctlError(f"no folder {path.parent}", f"mkdir -p {path.parent}", ExitCode.CANNOT_CREATE)
+    lock = path.with_name(f"{path.name}.lock")
+    with file_lock(lock, 0, warn, "writes this output", "wait until it has ended, or give another -o"):
+        yield
+
+
+def open_output(given: OutputSpec, settings: Mapping[str, Any], warn: Callable[[str], None]) -> ResultWriter:
+    """The place where answers go; a file must have been made with the same `settings`.
+
+    `warn` hears of records that fail where there is no file for them. Raises QwenctlError, OSError.
+    """
+    path = Path(given.path)
+    if _is_stream(given):
+        if given.is_standard_output and sys.stdout is None:
+            raise QwenctlError("standard output is closed", "-o OUT.jsonl names a file", ExitCode.IO)
+        return StreamOutput(given.order, warn, None if given.is_standard_output else path)
+    if given.overwrite:
+        remove_output(path)
+    return FileOutput(path, settings, given.order, force=given.resume == "force", retries=given.retry_errors)
+
+
+def _is_stream(given: OutputSpec) -> bool:
+    """Whether it is standard output, or a pipe or device by its name."""
+    path = Path(given.path)
+    return given.is_standard_output or (path.exists() and not path.is_file())
+
+
+def resume_settings(
+    source: InputSpec, output: OutputSpec, params: GenerationParams, backend: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What must be the same for a batch that is resumed, by the names of options; `backend` identifies what answers."""
+    return {
+        **backend,
+        "think": params.think,
+        "think-budget": params.think_budget,
+        "max-tokens": params.max_tokens,
+        "grammar": output.recorded_as.get("grammar", params.grammar or None),
+        "json-schema": output.recorded_as.get("json_schema", params.json_schema or None),
+        **{f"--{name.replace('_', '-')}": value for name, value in params.sampling.items()},
+        "seed": source.seed,
+        "--prompt": source.prompt,
+        "--system": source.system,
+        "--prefix": _digest(source.prefix) if source.prefix is not None else None,
+        "--keep": list(source.passthrough),
+        "--format": output.style,
+        "--select": output.select,
+        "--order": output.order,
+        "kind": source.kind,
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()

@@ -1,0 +1,111 @@
+"""A whole batch in one call: its input, its output and who answers are opened, and records are answered between them.
+
+Frozen values come in, statistics go out, and whatever ends a batch early is a `QwenctlError` that says how far it came;
+what was done until then is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from qwenctl.batch.backends.backend import BackendSpec, BatchBackend
+from qwenctl.batch.input.selection import count_records, open_source, select_records
+from qwenctl.batch.output.opening import lock_output, open_output, resume_settings
+from qwenctl.batch.output.writers import ResultWriter
+from qwenctl.batch.records import GenerationParams
+from qwenctl.batch.runner import BatchRunner, BatchStats, RunSettings
+from qwenctl.batch.specs import InputSpec, OutputSpec, check_apart
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.terminal.streams import warn
+
+_DEFAULT_PARAMS = GenerationParams()
+
+
+def run(
+    *,
+    input: InputSpec,  # noqa: A002 - the name that says it best
+    output: OutputSpec,
+    backend: BackendSpec,
+    params: GenerationParams = _DEFAULT_PARAMS,
+    on_progress: Callable[[BatchStats], None] = lambda _: None,
+    on_warning: Callable[[str], None] = warn,
+) -> BatchStats:
+    """Answer the records of `input` with `backend`, and write the answers to `output`.
+
+    `params` hold where a record says nothing. `on_progress` is called about twice a second, and at the end, with the
+    statistics that are returned then. Records that fail are counted in them, and listed in a file beside the output.
+    Raises QwenctlError for all that ends the batch: with INTERRUPTED for Ctrl-C, with TERMINATED for SIGTERM where that
+    raises SystemExit; OSError for an input that cannot be read, BrokenPipeError where nobody reads standard output.
+    """
+    check_apart(input, output)
+    with lock_output(output, on_warning):
+        form = input.format(params)
+        with open_source(input) as stream:
+            total = count_records(input, stream)
+            identity = backend.identity()
+            writer = open_output(output, resume_settings(input, output, params, identity), on_warning)
+            with _closed_on_failure(writer):
+                answers = backend.open(input, on_warning)
+            settings = RunSettings(output.style, output.select, input.seed, identity, total)
+            runner = BatchRunner(settings, writer, answers, on_progress)
+            with _ended_in_order(runner, writer, answers, can_resume=not output.is_standard_output):
+                return runner.run(select_records(input, form, stream))
+
+
+@contextlib.contextmanager
+def _closed_on_failure(writer: ResultWriter) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _close_quietly(writer)
+        raise
+
+
+@contextlib.contextmanager
+def _ended_in_order(
+    runner: BatchRunner, writer: ResultWriter, backend: BatchBackend, *, can_resume: bool
+) -> Iterator[None]:
+    """Whatever ends the batch: what is done is on the disk, and it is said how to resume."""
+    resume = "the same command goes on" if can_resume else ""
+    try:
+        yield
+        writer.close(is_complete=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _close_quietly(writer)
+        where = f"{error.filename}: " if error.filename else "the output: "
+        reason = (error.strerror or str(error)).lower()
+        hint = f"then {resume}" if resume else ""
+        raise QwenctlError(f"{where}{reason}; {_done(runner.figures)}", hint, ExitCode.IO) from error
+    except QwenctlError as error:
+        _close_quietly(writer)
+        if not runner.figures.settled:
+            raise
+        hint = error.hint if error.code == ExitCode.USAGE else _joined(error.hint, resume)
+        raise QwenctlError(f"{error.message}; {_done(runner.figures)}", hint, error.code) from error
+    except KeyboardInterrupt as stopped:
+        writer.close(is_complete=False)
+        raise QwenctlError(f"stopped; {_done(runner.figures)}", resume, ExitCode.INTERRUPTED) from stopped
+    except SystemExit as stopped:  # SIGTERM
+        writer.close(is_complete=False)
+        code = ExitCode(stopped.code) if isinstance(stopped.code, int) else ExitCode.TERMINATED
+        raise QwenctlError(f"stopped; {_done(runner.figures)}", resume, code) from stopped
+    finally:
+        backend.close()
+
+
+def _close_quietly(writer: ResultWriter) -> None:
+    """What cannot be brought to the disk any more has been told already."""
+    with contextlib.suppress(OSError):
+        writer.close(is_complete=False)
+
+
+def _done(stats: BatchStats) -> str:
+    of = f" of {stats.total:,}" if stats.total is not None else ""
+    return f"{stats.known + stats.answered:,}{of} records are done"
+
+
+def _joined(*hints: str) -> str:
+    return "; ".join(hint for at, hint in enumerate(hints) if hint and not any(hint in one for one in hints[:at]))

@@ -1,0 +1,96 @@
+"""What `qwenctl batch` shows: the loading of the model, progress, the summary and its picture, or an estimate.
+
+Statistics and estimates of `qwenctl.batch` come in; text goes to the standard streams.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from quantize.formatting import format_duration
+from qwenctl.batch import BatchEstimate, BatchStats, OutputSpec
+from qwenctl.batch.output.writers import sidecar_path
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.load import LoadProgress, ModelInfo
+from qwenctl.terminal.streams import StatusLine, text_writer
+from qwenctl.views.batch import batch_progress, summary_fields, summary_lines
+from qwenctl.views.loading import follow_loading
+
+
+def check_plot(plot: Path | None) -> None:
+    """Raise QwenctlError for a picture that cannot be drawn."""
+    if plot is not None and plot.suffix != ".svg":
+        raise QwenctlError(f"--plot {plot}: only SVG can be drawn", f"--plot {plot.with_suffix('.svg')}")
+
+
+def follow(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
+    """Show how far the loading of the model is, on a terminal."""
+    return follow_loading(events, StatusLine(sys.stderr))
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Callable[[BatchStats], None]]:
+    """Inside, what is given shows statistics on standard error; afterwards nothing is left of it on a terminal."""
+    report, clear = batch_progress(sys.stderr, quiet=quiet)
+    try:
+        yield report
+    finally:
+        clear()
+
+
+def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Draw and print how the batch went. Raises typer's Exit where records have failed."""
+    if plot is not None:
+        from qwenctl.charts.batch import draw
+
+        plot.write_text(draw(f"qwenctl batch, {stats.answered:,} records", stats.rates, stats.seconds))
+    if as_json:
+        stream = sys.stderr if output.is_standard_output else sys.stdout
+        text_writer(stream)(json.dumps(summary_fields(stats)) + "\n")
+    elif not quiet and sys.stderr is not None:
+        lines = summary_lines(stats)
+        if stats.failed and not output.is_standard_output:
+            lines.append(f"failed   {sidecar_path(Path(output.path), 'errors')}; --retry-errors tries them again")
+        text_writer(sys.stderr)("".join(f"{line}\n" for line in lines))
+    if stats.failed:
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def show_estimate(estimate: BatchEstimate, *, as_json: bool) -> None:
+    """Print what the batch would be. Raises typer's Exit where records cannot be asked."""
+    lines = [json.dumps(_estimate_fields(estimate))] if as_json else _estimate_lines(estimate)
+    text_writer(sys.stdout)("".join(f"{line}\n" for line in lines))
+    if estimate.bad:
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _estimate_fields(estimate: BatchEstimate) -> dict[str, Any]:
+    """Only what is known."""
+    fields: dict[str, Any] = {"records": estimate.records, "bad": estimate.bad}
+    if estimate.tried:
+        fields |= {
+            "tried": estimate.tried,
+            "prompt_tokens": estimate.prompt_tokens,
+            "answer_tokens": estimate.answer_tokens,
+            "parallel": estimate.parallel,
+        }
+    return fields if estimate.seconds is None else {**fields, "seconds": estimate.seconds}
+
+
+def _estimate_lines(estimate: BatchEstimate) -> list[str]:
+    bad = f", {estimate.bad:,} cannot be asked" if estimate.bad else ""
+    lines = [f"records  {estimate.records:,}{bad}"]
+    if estimate.tried:
+        by = f"by {estimate.tried} of them"
+        lines.append(f"prompts  about {estimate.prompt_tokens:,} tokens, {by}")
+        lines.append(f"answers  about {estimate.answer_tokens:,} tokens, {by}")
+    if estimate.seconds is not None:
+        lines.append(f"time     about {format_duration(estimate.seconds)}, {estimate.parallel} at once")
+    return lines

@@ -1,0 +1,128 @@
+"""The engine on this machine as who answers a batch: which model, how it is loaded, how many records at once.
+
+An `EngineSpec` is what `qwenctl.batch.run` takes as its backend; the model is loaded when the first record comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any, cast
+
+from qwenctl.batch.backends.engine_backend import BatchEngine, EngineBackend, EngineBackendConfig
+from qwenctl.batch.specs import InputSpec
+from qwenctl.files.atomic import temp_dir_path
+from qwenctl.files.media_files import MediaSource
+from qwenctl.loading.checked_backend import start_engine
+from qwenctl.loading.load_engine import wait_for_load
+from qwenctl.loading.model_files import reserve_mmproj, resolve_model, vision_settings
+from qwenctl.loading.open_for_batch import plan_batch
+from qwenctl.placement.constraints import LoadRequest
+from qwenctl.placement.engine_args import load_params
+from qwenctl.protocol.batch import RECORD_TOKENS, StartBatch
+from qwenctl.protocol.load import LoadParams, ModelInfo
+from qwenctl.protocol.media import VisionSettings
+from qwenctl.protocol.messages import Message
+
+if TYPE_CHECKING:
+    from qwenctl.loading.load_engine import Follow
+
+_MOST_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """The model in the file or of the name `model`, loaded as `load` says; `follow` shows the progress of that.
+
+    `parallel` is the number of records answered at once, each with room for `load.wishes.context` tokens (0: 8,192);
+    0 measures which number is best. With `share_prefixes`, a beginning that prompts have in common is evaluated once;
+    the state of the input's prefix is kept in the file `prefix_state`, if there is one. Pictures are seen through the
+    tower in `mmproj`, or in the file beside the model, as `vision` says, and fetched from addresses if `allow_urls`.
+    """
+
+    model: Path | None
+    load: LoadRequest = field(default_factory=LoadRequest)
+    parallel: int = 0
+    share_prefixes: bool = True
+    prefix_state: Path | None = None
+    mmproj: Path | None = None
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    allow_urls: bool = False
+    follow: Follow = field(default=wait_for_load, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The model's content, the room of a record and the types of the KV cache. Raises QwenctlError."""
+        from qwenctl.models.gguf_check import fingerprint
+
+        wishes = self.load.wishes
+        return {
+            "model": fingerprint(resolve_model(self.model)),
+            "room": wishes.context,
+            "cache": f"{wishes.cache_k} {wishes.cache_v}",
+        }
+
+    def open(self, source: InputSpec, warn: Callable[[str], None]) -> EngineBackend:
+        """The backend, with a plan for its model where there is anything to plan. Raises QwenctlError."""
+        from qwenctl.tune.store import find, with_tuned_threads
+
+        path = resolve_model(self.model)
+        vision = vision_settings(path, self.mmproj, self.vision)
+        settings = with_tuned_threads(_load_params(self.load), find(path))
+        most = self.parallel or max_parallel(path, settings.context_tokens, source.most)
+        planned = plan_batch(path, reserve_mmproj(self.load, vision.mmproj), settings, most, fixed=self.parallel > 0)
+
+        def start() -> tuple[BatchEngine, ModelInfo]:
+            opened = planned.open(start_engine, self.follow, warn)
+            try:
+                opened.engine.configure_vision(vision)
+                return cast("BatchEngine", opened.engine), opened.loaded
+            except BaseException:
+                opened.engine.close()
+                raise
+
+        is_kept = source.prefix is not None and self.prefix_state is not None
+        opening = StartBatch(
+            settings=planned.settings,
+            parallel=self.parallel,
+            max_parallel=planned.most,
+            share_prefixes=self.share_prefixes,
+            prefix_messages=(Message("system", source.prefix or ""),) if is_kept else (),
+            keep=str(self.prefix_state) if is_kept else "",
+        )
+        folder = temp_dir_path()
+        return EngineBackend(
+            EngineBackendConfig(
+                start=start,
+                opening=opening,
+                seed=source.seed,
+                tell=warn,
+                pictures=MediaSource(folder, self.allow_urls, copies=False),
+                close=lambda: rmtree(folder, ignore_errors=True),
+            )
+        )
+
+
+def _load_params(load: LoadRequest) -> LoadParams:
+    """How the model of a batch is loaded where nothing is planned: a batch is no larger than a micro-batch."""
+    params = load_params(load.wishes)
+    return replace(params, batch_tokens=params.micro_batch_tokens)
+
+
+def max_parallel(path: Path, context_tokens: int, records: int | None) -> int:
+    """How many records of `context_tokens` (0: 8,192) there is memory for in the model at `path`, and use.
+
+    Half of what is free may go into their contexts; `records` is how many there are, if that is known.
+    """
+    import psutil
+
+    from qwenctl.models.context_memory import of_file
+
+    most = min(_MOST_AT_ONCE, records or _MOST_AT_ONCE)
+    memory = of_file(path)
+    if memory is None:
+        return most
+    room = context_tokens or RECORD_TOKENS
+    free = psutil.virtual_memory().available // 2
+    return max(1, min(most, free // (memory.token_bytes * room + memory.state_bytes)))

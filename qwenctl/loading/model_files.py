@@ -1,0 +1,45 @@
+"""The files that a model's name means: its GGUF, the mmproj file of its vision tower, and the memory that one needs.
+
+Paths and names as a person gives them come in, files that exist and are what they should be go out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from qwenctl.errors import QwenctlError
+from qwenctl.placement.constraints import LoadRequest
+from qwenctl.protocol.media import VisionSettings
+
+
+def resolve_model(model: Path | None) -> Path:
+    """The file that `model` names, a path or a model that is here. Raises QwenctlError if there is none."""
+    from qwenctl.hub.local.resolve_model import model_path
+    from qwenctl.models.gguf_check import check_model_file
+
+    if model is None:
+        raise QwenctlError(
+            "no model: -m names a GGUF file, or a model that `qwenctl ls` lists",
+            "qwenctl pull qwen3.5-35b-a3b brings one here that fits this machine",
+        )
+    path = model_path(str(model))
+    check_model_file(path)
+    return path
+
+
+def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) -> VisionSettings:
+    """`vision` with the tower in `mmproj`, or else in the file beside `model`; with none if there is no such file.
+
+    Raises QwenctlError for a file that is no vision tower.
+    """
+    from qwenctl.models.mmproj import check_mmproj, mmproj_beside
+
+    found = check_mmproj(mmproj.expanduser()) if mmproj is not None else mmproj_beside(model)
+    return replace(vision, mmproj=str(found.absolute()) if found is not None else "")
+
+
+def reserve_mmproj(asked: LoadRequest, mmproj: str) -> LoadRequest:
+    """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
+    n_bytes = Path(mmproj).stat().st_size if mmproj else 0
+    return replace(asked, wishes=replace(asked.wishes, vision_bytes=n_bytes)) if n_bytes else asked
