@@ -110,7 +110,7 @@ def test_greedy_answers_are_the_same_with_drafts(
 ) -> None:
     plain, drafts = load("off"), drafting(load, source)
     for number, question in enumerate(questions[:PROMPTS]):
-        request = ask(question, think=number % 3 > 0)
+        request = ask(question, enable_thinking=number % 3 > 0)
         assert same(answer(drafts, request), answer(plain, request)), question
         assert holds_its_tokens_alone(drafts)
     assert drafts.speculation.drafted > PROMPTS
@@ -130,7 +130,7 @@ def test_answers_are_distributed_as_without_drafts(load: Callable[..., LoadedMod
     """Other seeds for each, so that nothing but the distribution can be the same; it is broad at this question."""
 
     def drawn(model: LoadedModel, first_seed: int) -> Counter[tuple[int, ...]]:
-        prompt = ask("What about it?", think=False)
+        prompt = ask("What about it?", enable_thinking=False)
         found: Counter[tuple[int, ...]] = Counter()
         for seed in range(first_seed, first_seed + SAMPLES):
             answered = answer(model, replace(prompt, sampling=replace(DRAWN, seed=seed), max_tokens=4))

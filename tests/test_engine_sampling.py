@@ -64,7 +64,7 @@ def test_penalties_are_those_of_llama_cpp(sampling: Sampling, tokens: list[int],
     expected = by_llama_cpp(sampling, tokens, logits)
     penalties = Penalties(sampling, VOCABULARY)
     for token in tokens:
-        penalties.count(token)
+        penalties.observe(token)
     penalties.apply(logits)
     np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
@@ -75,7 +75,7 @@ def test_a_window_without_end_counts_the_whole_answer(tokens: list[int]) -> None
     logits = [np.zeros(VOCABULARY, np.float32) for _ in range(2)]
     for penalties, row in zip((endless, long), logits, strict=True):
         for token in tokens:
-            penalties.count(token)
+            penalties.observe(token)
         penalties.apply(row)
     np.testing.assert_array_equal(*logits)
     assert set(np.flatnonzero(logits[0])) == set(tokens)

@@ -31,7 +31,7 @@ from tests.own_process import late
 if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
-LogitsView = late("qwenctl.engine.sampling.sampler:LogitsView")
+LogitsView = late("qwenctl.engine.llama.logits_view:LogitsView")
 
 TRAINED = 262_144
 # The depth of the slow test. QWENCTL_TEST_DEPTH=200000 takes an hour on one core.

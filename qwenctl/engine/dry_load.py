@@ -16,7 +16,7 @@ from qwenctl.engine.llama.device_params import device_by_buffer_type
 from qwenctl.engine.llama.log import LlamaLog, memory_use
 from qwenctl.engine.model import context_params, model_params, resolve_context_size
 from qwenctl.engine.request_errors import RequestError
-from qwenctl.engine.speculative.decoder import draft_limits, reserve_draft_outputs
+from qwenctl.engine.speculative.draft_setup import draft_limits, reserve_draft_outputs
 from qwenctl.protocol.codec import decode
 from qwenctl.protocol.load import Load
 

@@ -31,8 +31,8 @@ from qwenctl.engine.prompt.chat_template import ChatTemplate
 from qwenctl.engine.prompt.tokenizer import Tokenizer
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarFactory
-from qwenctl.engine.speculative.decoder import (
-    SpeculativeDecoder,
+from qwenctl.engine.speculative.decoder import SpeculativeDecoder
+from qwenctl.engine.speculative.draft_setup import (
     draft_limits,
     make_decoder,
     needs_mtp,

@@ -17,9 +17,9 @@ from qwenctl.engine.batching.context import BatchItem, MultiSequenceContext
 from qwenctl.engine.batching.pinned_prefix import prefill_images
 from qwenctl.engine.batching.prefix_cache import CachedPrefix, Ints, PrefixCache, best_shared_length
 from qwenctl.engine.batching.slot import Slot, TokenizedRequest, read_record
+from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
-from qwenctl.engine.sampling.sampler import LogitsView
 from qwenctl.protocol.batch import BatchProgress, RecordDone, RecordFailed, RecordStarted, SubmitRequest
 
 SHARED_SEQUENCES = 2  # for what all have in common, and what some have

@@ -14,10 +14,11 @@ import numpy as np
 
 from qwenctl.engine.batching.prefix_cache import Ints
 from qwenctl.engine.generation.answer_state import AnswerState
+from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarMatcher
-from qwenctl.engine.sampling.sampler import LogitsView, Sampler
+from qwenctl.engine.sampling.sampler import Sampler
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.batch import RecordDone, SubmitRequest
 from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Timings, Usage

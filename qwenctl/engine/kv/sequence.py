@@ -49,7 +49,7 @@ class EvalObserver(Protocol):
 class KVSequence:
     """The tokens of a context; `size` of them fit.
 
-    Tokens may be evaluated ahead that are not held yet (`append` with drafts, at most `longest_draft`). To take them
+    Tokens may be evaluated ahead that are not held yet (`decode` with drafts, at most `longest_draft`). To take them
     back, the state before them is kept as a second sequence, which costs nothing: libllama copies it when it is
     written to. What of them was held all the same is then evaluated again, with the next token. `embed` tells what a
     picture is to the model.
@@ -133,8 +133,9 @@ class KVSequence:
     def decode(self, token: int, drafts: Sequence[int] = ()) -> int:
         """Evaluate one token, and after it `drafts`, which are not held; the row of the token's logits.
 
-        Those of the drafts are at the rows after it. Each draft is held once `keep` is called with it; what is left is
-        taken back by `drop`, before anything else is done. Raises RequestFailure if the context is full.
+        Those of the drafts are at the rows after it. Each draft is held once `accept` is called with it; what is
+        left is taken back by `rollback_drafts`, before anything else is done. Raises RequestError if the context is
+        full.
         """
         if not (drafts or self._replay):  # nearly always, and then every microsecond counts
             position = self._folds.position(len(self.tokens))
@@ -156,7 +157,7 @@ class KVSequence:
         return row
 
     def synchronize(self) -> None:
-        """Until what was evaluated last is there: a GPU goes on after `append`."""
+        """Until what was evaluated last is there: a GPU goes on after `decode`."""
         llama.llama_synchronize(self._context)
 
     def accept(self, token: int) -> bool:

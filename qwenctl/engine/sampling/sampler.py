@@ -8,32 +8,15 @@ measurements for which the model's makers publish their values.
 
 from __future__ import annotations
 
-import ctypes
-
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
+from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.sampling.grammar import GrammarMatcher
 from qwenctl.protocol.messages import Sampling
 
 _KEEP_AT_LEAST = 1
-
-
-class LogitsView:
-    """The logits of a context as arrays in its own memory: what is written there is what a chain of samplers sees."""
-
-    def __init__(self, context: llama.llama_context_p, vocabulary_size: int) -> None:
-        self.context, self._size = context, vocabulary_size
-        self._views: dict[int, npt.NDArray[np.float32]] = {}
-
-    def row(self, number: int) -> npt.NDArray[np.float32]:
-        """The logits [vocabulary size] of the token at `number` of the last batch; -1 is the last."""
-        pointer = llama.llama_get_logits_ith(self.context, number)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
-        if address not in self._views:
-            self._views[address] = np.ctypeslib.as_array(pointer, (self._size,))
-        return self._views[address]
 
 
 class Sampler:
