@@ -35,7 +35,7 @@ from qwenctl.commands.quantize.command import quantize_command
 from qwenctl.commands.tune import tune_command
 from qwenctl.commands.worker import worker_command
 from qwenctl.errors import ExitCode, QwenctlError, explain
-from qwenctl.settings.resolve import SettingsContext
+from qwenctl.settings.defaults import SettingsContext
 from qwenctl.settings.usage_errors import explain_usage
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.signals import termination_as_exit

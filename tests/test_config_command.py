@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import collect_options
+from qwenctl.settings.rules import collect_options
 from tests.settings_folder import call, settings, shown
 
 COMMANDS = collect_options(typer.main.get_command(cli.app))
@@ -56,7 +56,7 @@ def test_a_command_line_is_looked_at_and_not_run() -> None:
 
 def test_a_wrong_command_line_to_look_at_is_an_error_of_usage() -> None:
     with settings():
-        wrong = "--ctx-size: 'x' is not a whole number"
+        wrong = "invalid value for '-c' / '--ctx-size': 'x' is not a whole number"
         assert call("config", "show", "--", "chat", "-c", "x").error == (wrong, "qwenctl chat --help", 2)
         line, hint, code = call("config", "show", "--", "chat", "--tmp", "1").error
         assert (line, code) == ("no such option: --tmp", 2)

@@ -15,9 +15,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import Command, Setting, collect_options
 from qwenctl.settings.origins import toml_text
-from qwenctl.settings.resolve import FORBIDDEN_IN_LOCAL_FILE
+from qwenctl.settings.rules import FORBIDDEN_IN_LOCAL_FILE, Command, Setting, collect_options
 from tests.settings_folder import call, settings, shown
 
 # From the first to the last. Each but the default may be there or not.
@@ -142,7 +141,7 @@ def test_a_key_is_read_as_its_option_is(line: str, value: object) -> None:
 def test_the_home_folder_may_be_written_as_in_a_shell() -> None:
     with settings("[quantize]\nimatrix = '~/a.gguf'", HOME="/home/someone", QWENCTL_OUTPUT="~/b.gguf"):
         found = shown("quantize")
-    assert found["quantize.recipe.imatrix"][0] == "/home/someone/a.gguf"
+    assert found["quantize.imatrix"][0] == "/home/someone/a.gguf"
     assert found["quantize.output"][0] == "/home/someone/b.gguf"
 
 

@@ -137,6 +137,13 @@ def test_a_byte_order_mark_is_no_error() -> None:
         assert call("config", "show", "chat.temp", "chat.seed").stdout == "[chat]\ntemp = 2.0\nseed = 5\n"
 
 
+def test_of_many_wrong_keys_the_first_are_explained() -> None:
+    """The nearest right name for each takes its time, and a folder may have come with any number of them."""
+    with settings("".join(f"ctx-siz{number} = 1\n" for number in range(10_000))):
+        assert call("chat").error == ("qwenctl.toml:1 unknown key 'ctx-siz0'", "did you mean 'ctx-size'?", 78)
+        assert len(json.loads(call("config", "show", "--json").stdout)["problems"]) == 20
+
+
 def test_the_users_file_is_named_whole() -> None:
     with settings(user="tmp = 1") as here:
         line, hint, code = call("chat").error

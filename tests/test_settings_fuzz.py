@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwenctl import cli
-from qwenctl.settings.declared_options import Command, Setting, collect_options
+from qwenctl.settings.rules import Command, Setting, collect_options
 from tests.settings_folder import Outcome, call, settings
 
 # What names an input is looked for, on the disk or in the network: other codes, and not what is tested here.

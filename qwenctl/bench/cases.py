@@ -10,11 +10,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qwenctl.bench.energy import Meter
-from qwenctl.placement.plan import MemoryPlan, Plan
 from qwenctl.protocol.placement import CPU
+
+if TYPE_CHECKING:  # it imports gguf, and `config show` has the counts of a benchmark read
+    from qwenctl.placement.plan import MemoryPlan, Plan
 
 _MOST = 10_000_000  # tokens, more than any context holds
 _MOST_VALUES = 1000

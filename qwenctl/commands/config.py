@@ -8,13 +8,14 @@ from __future__ import annotations
 import json as json_format
 import os
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.shell_completion import complete_keys
-from qwenctl.settings.resolve import SettingsContext
+from qwenctl.settings.defaults import SettingsContext
 from qwenctl.terminal.streams import text_writer, warn
 
 Words = Annotated[
@@ -34,14 +35,15 @@ def show_command(
     context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
 ) -> None:
     """Show the value of every setting, as TOML."""
-    from qwenctl.settings.origins import as_json, as_toml, effective_rows
+    from qwenctl.settings.origins import as_toml, effective_rows
 
     configuration: SettingsContext = context.obj
     settings = configuration.settings
     rows = effective_rows(configuration.root, configuration.commands, settings, words or [])
     problems = list(dict.fromkeys(problem.error.message for problem in settings.problems))
     if json:
-        _print(json_format.dumps({**as_json(rows, settings.unused), "problems": problems}, ensure_ascii=False))
+        fields = {"settings": list(map(asdict, rows)), "unused": settings.unused, "problems": problems}
+        _print(json_format.dumps(fields, ensure_ascii=False))
         return
     for problem in problems:
         warn(problem)

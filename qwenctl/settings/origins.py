@@ -1,6 +1,6 @@
 """What every setting is now, and why: from the command line, the environment, a file, or by default.
 
-Settings come in, with words that choose among them or are a command line; rows go out, as values or as TOML and JSON.
+Settings come in, with words that choose among them or are a command line; rows go out, as values or as TOML.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ import typer
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
-from qwenctl.settings.declared_options import Command, Setting, configurable_commands
 from qwenctl.settings.resolve import Settings
-from qwenctl.settings.sources import ResolvedValue
+from qwenctl.settings.rules import Command, Setting, hyphenated, nearest
 
 
 @dataclass(frozen=True)
@@ -43,79 +42,48 @@ class Row:
 def effective_rows(root: Any, commands: Sequence[Command], settings: Settings, words: Sequence[str]) -> list[Row]:
     """The rows that `words` choose, all without any. Raises QwenctlError, or what typer raises for a command line."""
     if any(word.startswith("-") for word in words):
-        return _of_command_line(root, commands, settings, words)
-    rows = [row for command in commands for row in _rows(command, settings, {})]
-    wanted = [word.replace("_", "-") for word in words]
+        calls = [command for command in commands if command.path == tuple(words[: len(command.path)])]
+        if not calls:
+            raise QwenctlError(f"no command '{words[0]}'", "qwenctl config show -- chat --temp 0.7")
+        command = max(calls, key=lambda call: len(call.path))
+        return list(_rows(root, command, settings, words[len(command.path) :]))
+    rows = [row for command in commands for row in _rows(root, command, settings)]
+    wanted = [hyphenated(word) for word in words]
+    known = {word for row in rows for word in row.words}
     for word in wanted:
-        if not any(word in row.words for row in rows):
-            raise _no_setting(word, rows)
+        if word not in known:
+            near = nearest(word, known)
+            raise QwenctlError(f"no setting '{word}'", f"did you mean '{near}'?" if near else "qwenctl config show")
     return [row for row in rows if not wanted or set(wanted) & set(row.words)]
 
 
-def _of_command_line(root: Any, commands: Sequence[Command], settings: Settings, words: Sequence[str]) -> list[Row]:
-    calls = [command for command in commands if command.path == tuple(words[: len(command.path)])]
-    if not calls:
-        raise QwenctlError(f"no command '{words[0]}'", "qwenctl config show -- chat --temp 0.7")
-    command = max(calls, key=lambda call: len(call.path))
-    called = dict(configurable_commands(root))[command.path]
-    context = typer.Context(called, typer.Context(root, info_name="qwenctl"), " ".join(command.path))
-    flags, _, _ = called.make_parser(context).parse_args(args=list(words[len(command.path) :]))
-    return _rows(command, settings, {setting.field: _flag(command, setting, flags) for setting in command.settings})
-
-
-def _flag(command: Command, setting: Setting, flags: Mapping[str, Any]) -> ResolvedValue | None:
-    """Raises QwenctlError if the option has a wrong value."""
-    if flags.get(setting.field) is None:
-        return None
-    given = flags[setting.field]
-    try:
-        return ResolvedValue(given, setting.check(given), "command line")
-    except QwenctlError as error:
-        raise QwenctlError(f"--{setting.name}: {error.message}", command.help, ExitCode.USAGE) from error
-
-
-def _rows(command: Command, settings: Settings, flags: Mapping[str, ResolvedValue | None]) -> list[Row]:
-    rows = []
-    for setting in command.settings:
-        value = flags.get(setting.field) or settings.values.get((command.path, setting.field))
-        origin = value.origin if value else "default"
-        rows.append(Row(command.name, setting.name, _plain(value or _default(setting)), origin))
-    return rows
-
-
-def _default(setting: Setting) -> ResolvedValue:
-    """A default that is text is taken as if it had been typed."""
-    default = setting.default
-    return ResolvedValue(
-        default, setting.check(default) if isinstance(default, str) and default else default, "default"
+def _rows(root: Any, command: Command, settings: Settings, arguments: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of one command line, with values and sources as click finds them when the command runs."""
+    context = typer.Context(
+        command.called,
+        typer.Context(root, info_name="qwenctl"),
+        " ".join(command.path),
+        default_map=settings.defaults(command.path),
     )
+    given, _, _ = command.called.make_parser(context).parse_args(args=list(arguments))
+    for setting in command.settings:
+        option = setting.option
+        typed, source = option.consume_value(context, given)
+        value, _ = option.handle_parse_result(context, given, [])
+        origin = {"COMMANDLINE": "command line", "DEFAULT": "default"}.get(source.name)
+        origin = origin or settings.values[command.path, option.name].origin
+        # A value that stands for none is shown as it was given, and no list as none.
+        yield Row(command.name, setting.name, _plain(typed if value is None or typed is None else value), origin)
 
 
-def _plain(value: ResolvedValue) -> Any:
-    """As the command gets it; a value that stands for none is shown as it was given."""
-    return _written(value.given if value.parsed is None else value.parsed)
-
-
-def _written(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """`value` in types of TOML and JSON."""
     if isinstance(value, list | tuple):
-        return [_written(one) for one in value]
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _no_setting(word: str, rows: Sequence[Row]) -> QwenctlError:
-    import difflib
-
-    near = difflib.get_close_matches(word[:80], {word for row in rows for word in row.words}, n=1)
-    return QwenctlError(f"no setting '{word}'", f"did you mean '{near[0]}'?" if near else "qwenctl config show")
-
-
 # ------------------------------------------------------------------ as text
-
-
-def as_json(rows: Sequence[Row], unused: Sequence[str]) -> dict[str, Any]:
-    """The rows and the variables that nothing reads, as JSON's types."""
-    fields = [{"command": row.command, "key": row.key, "value": row.value, "origin": row.origin} for row in rows]
-    return {"settings": fields, "unused": list(unused)}
 
 
 def as_toml(rows: Sequence[Row], unused: Sequence[str], *, origin: bool) -> str:
@@ -151,10 +119,25 @@ _HEAD = """\
 
 
 def example(commands: Sequence[Command]) -> str:
-    """The text of the file."""
+    """The text of a file to begin with: every setting as a comment, with its meaning and its default."""
     counts = Counter(setting.name for command in commands for setting in command.settings)
     shared = ", ".join(sorted(name for name, count in counts.items() if count > 1))
     return "\n".join([f"{_HEAD}# {shared}.", *(line for command in commands for line in _table(command))]) + "\n"
+
+
+def _table(command: Command) -> Iterator[str]:
+    yield from ("", f"[{command.name}]") if command.settings else ()
+    for setting in command.settings:
+        meaning = (setting.option.help or "").splitlines()
+        yield from ("", *(f"# {line}" for line in meaning), f"# {setting.name} = {_example_value(setting)}")
+
+
+def _example_value(setting: Setting) -> str:
+    """The default, or what stands for a value where there is none."""
+    if setting.option.default is not None:
+        return toml_text(setting.option.default)
+    name = (setting.option.metavar or "").strip("[]") or "VALUE"
+    return {"number": name, "list": f'["{name}"]'}.get(setting.kind, f'"{name}"')
 
 
 def write_new(path: Path, text: str) -> None:
@@ -167,19 +150,3 @@ def write_new(path: Path, text: str) -> None:
     except OSError as error:
         reason = f"cannot write {path} ({(error.strerror or str(error)).lower()})"
         raise QwenctlError(reason, "qwenctl config path", ExitCode.CANNOT_CREATE) from error
-
-
-def _table(command: Command) -> Iterator[str]:
-    yield from ("", f"[{command.name}]") if command.settings else ()
-    for setting in command.settings:
-        yield ""
-        yield from (f"# {line}" for line in setting.meaning.splitlines())
-        yield f"# {setting.name} = {_value(setting)}"
-
-
-def _value(setting: Setting) -> str:
-    """The default, or what stands for a value where there is none."""
-    if setting.default is not None:
-        return toml_text(setting.default)
-    name = setting.metavar.strip("[]") or "VALUE"
-    return {"number": name, "list": f'["{name}"]'}.get(setting.kind, f'"{name}"')

@@ -1,4 +1,4 @@
-"""Reads one TOML file of settings: its values, the line of each key, or what is wrong with it.
+"""Reads one TOML file of settings: its values and the line of each key, or what is wrong with it.
 
 A path comes in, a `TomlFile` goes out; a file that is not there has no values. It does not know what a setting is.
 """
@@ -8,38 +8,70 @@ from __future__ import annotations
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qwenctl.errors import ExitCode, QwenctlError
 
+KeyPath = tuple[str, ...]
+
 _MAX_BYTES = 256 * 1024
 # tomllib takes time and memory in the square of the number of parts of a dotted key: 17 s for one of 64 KiB.
 _MAX_KEY_PARTS = 16
+# Multi-line strings may have two more quotes before the three that end them (TOML 1.0, "String"). A string without an
+# end goes on to the end of the line or text: no alternative fails far from where it began, so nothing is read twice.
+_STRING_OR_COMMENT = re.compile(
+    r'"""(?:\\.?|[^\\])*?(?:""""{0,2}|\Z)'
+    r"|'''.*?(?:''''{0,2}|\Z)"
+    r'|"(?:\\[^\n]|[^"\\\n])*"?'
+    r"|'[^'\n]*'?"
+    r"|#[^\n]*",
+    re.DOTALL,
+)
+# Begins at the start of a word and gives nothing back, so that no word is read again for each of its letters.
+_DOTTED_KEY = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+)++")
 
 
 @dataclass(frozen=True)
 class TomlFile:
-    """What a file says. `lines` has the line of each key by its path; `problem` is why there are no values."""
+    """What the file `path` says: its `values`, as tomllib reads them from `text`; `problem` is why there are none."""
 
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
-    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    text: str = ""
     problem: QwenctlError | None = None
 
-    def place(self, keys: tuple[str, ...]) -> str:
+    @cached_property
+    def lines(self) -> Mapping[KeyPath, int]:
+        """The line of each key."""
+        return key_lines(self.text)
+
+    def place(self, keys: KeyPath) -> str:
         """Where the key with the path `keys` stands, as in `qwenctl.toml:7`; in an inline table its line."""
-        known = [keys[:length] for length in range(len(keys), 0, -1) if keys[:length] in self.lines]
-        return f"{self.path}:{self.lines[known[0]]}" if known else str(self.path)
+        known = [self.lines[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in self.lines]
+        return f"{self.path}:{known[0]}" if known else str(self.path)
+
+
+def folder_path() -> Path:
+    """The file of the current folder, without the folder, as it is named in messages."""
+    return Path("qwenctl.toml")
+
+
+def user_path() -> Path:
+    """The user's file, in the platform's folder for configuration."""
+    from platformdirs import user_config_path
+
+    return user_config_path("qwenctl", appauthor=False) / "config.toml"
 
 
 def read_toml(path: Path) -> TomlFile:
     """The file `path`; without values if there is none, or if it cannot be read or understood."""
     try:
-        return _parsed(path, _text(path))
+        text = _text(path)
+        return TomlFile(path, _values(path, text), text)
     except FileNotFoundError:
         return TomlFile(path)
     except OSError as error:
@@ -58,128 +90,72 @@ def _text(path: Path) -> str:
     if len(data) > _MAX_BYTES:
         raise _problem(str(path), f"is too large for settings: more than {_MAX_BYTES:,} bytes")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _problem(f"{path}:{line}", "is not UTF-8 text") from error
 
 
-def _parsed(path: Path, text: str) -> TomlFile:
-    """Raises QwenctlError."""
-    import tomllib
-
-    from qwenctl.settings.toml import deepest_key, key_lines
-
+def _values(path: Path, text: str) -> dict[str, Any]:
+    """Raises QwenctlError with the line at which `text` is not TOML."""
     parts, line = deepest_key(text)
     if parts > _MAX_KEY_PARTS:
         raise _problem(f"{path}:{line}", f"a key of {parts} parts")
     try:
-        return TomlFile(path, tomllib.loads(text), key_lines(text))
+        return tomllib.loads(text)
     except RecursionError as error:
         raise _problem(str(path), "brackets are nested too deeply") from error
     except ValueError as error:  # tomllib's own error is one; so is that of a number with too many digits
-        raise _syntax(path, text, str(error)) from error
-
-
-def _syntax(path: Path, text: str, message: str) -> QwenctlError:
-    """tomllib's message, such as "Invalid value (at line 3, column 5)", with the line where it is looked for."""
-    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", message, re.DOTALL)
-    reason = found[1] if found else message.partition(":")[0]
-    last = text.rstrip().count("\n") + 1
-    where = f"{path}:{found[2] or last}" if found else str(path)
-    return _problem(where, f"is not TOML: {reason[:1].lower()}{reason[1:]}")
+        place = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
+        reason = place[1] if place else str(error).partition(":")[0]
+        where = f"{path}:{place[2] or text.rstrip().count(chr(10)) + 1}" if place else str(path)
+        raise _problem(where, f"is not TOML: {reason[:1].lower()}{reason[1:]}") from error
 
 
 def _problem(where: str, what: str) -> QwenctlError:
     return QwenctlError(f"{where} {what}", "qwenctl config path", ExitCode.CONFIG)
 
 
-KeyPath = tuple[str, ...]
-
-# Multi-line strings may have two more quotes before the three that end them (TOML 1.0, "String"). A string without an
-# end goes on to the end of the line or text: no alternative fails far from where it began, so nothing is read twice.
-_PIECE = re.compile(
-    r'"""(?:\\.?|[^\\])*?(?:""""{0,2}|\Z)'
-    r"|'''.*?(?:''''{0,2}|\Z)"
-    r'|"(?:\\[^\n]|[^"\\\n])*"?'
-    r"|'[^'\n]*'?"
-    r"|\#[^\n]*|\n|[\[\]{}=,.]"
-    r"|[^\s\"'#\[\]{}=,.]+",
-    re.DOTALL,
-)
-
-
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The first line, from 1, on which each key and each table is named; of a deep one the first parts alone."""
+    """The first line, from 1, on which each key and each table is named that does not stand in an inline table."""
+    text = text.replace("\r\n", "\n")
     found: dict[KeyPath, int] = {}
     table: KeyPath = ()
-    for line, pieces in _statements(text):
-        if pieces[0] == "[":
-            path = table = _keys(pieces, "]")
+    depth = 0
+    for number, (line, bare) in enumerate(zip(text.split("\n"), _masked(text).split("\n"), strict=True), 1):
+        if depth <= 0 and bare.lstrip().startswith("["):
+            path = table = _keys(line[: len(bare)])
+        elif depth <= 0 and "=" in bare:
+            path = (*table, *_keys(f"{line[: bare.index('=')]} = 0"))
         else:
-            path = (*table, *_keys(pieces, "="))
-        for length in range(1, min(len(path), _MAX_KEY_PARTS) + 1):
-            found.setdefault(path[:length], line)
+            path = ()
+        for length in range(1, len(path) + 1):
+            found.setdefault(path[:length], number)
+        depth = max(depth, 0) + sum(map(bare.count, "[{")) - sum(map(bare.count, "]}"))
     return found
 
 
 def deepest_key(text: str) -> tuple[int, int]:
-    """The greatest number of parts of a dotted key, and the first line of the statement that it is in."""
-    return max(((_longest(pieces), line) for line, pieces in _statements(text)), default=(0, 0))
+    """The greatest number of parts of a dotted key, and the line of that key; 1 and 0 if no key has a dot."""
+    masked = _masked(text)
+    longest = max(_DOTTED_KEY.finditer(masked), key=lambda key: key[0].count("."), default=None)
+    return (longest[0].count(".") + 1, masked.count("\n", 0, longest.start()) + 1) if longest else (1, 0)
 
 
-def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Each statement with its first line; a value may go over several lines within brackets."""
-    line, depth, start = 1, 0, 1
-    pieces: list[str] = []
-    for piece in _PIECE.findall(text):
-        depth += (piece in ("[", "{")) - (piece in ("]", "}"))
-        if piece == "\n" and depth <= 0:
-            if pieces:
-                yield start, pieces
-            pieces, depth = [], 0
-        elif piece != "\n" and not piece.startswith("#"):
-            start = start if pieces else line
-            pieces.append(piece)
-        line += piece.count("\n")
-    if pieces:
-        yield start, pieces
+def _masked(text: str) -> str:
+    """`text` with each string as a word of the same length, over the same lines, and without comments."""
+    return _STRING_OR_COMMENT.sub(lambda piece: "" if piece[0][0] == "#" else re.sub(".", "_", piece[0]), text)
 
 
-def _longest(pieces: list[str]) -> int:
-    longest = parts = 1
-    for before, piece in pairwise(pieces):
-        parts = parts + (piece == ".") if "." in (before, piece) else 1
-        longest = max(longest, parts)
-    return longest
-
-
-def _keys(pieces: list[str], end: str) -> KeyPath:
-    until = pieces.index(end) if end in pieces else len(pieces)
-    return tuple(_unquoted(piece) for piece in pieces[:until] if piece not in (".", "["))
-
-
-def _unquoted(piece: str) -> str:
-    if piece[0] not in "\"'":
-        return piece
+def _keys(statement: str) -> KeyPath:
+    """The parts of the one key in `statement`, none if it is not TOML."""
     try:
-        return str(tomllib.loads(f"key = {piece}")["key"])
-    except (ValueError, KeyError):
-        return piece
-
-
-def folder_path() -> Path:
-    """The file of the current folder, without the folder, as it is named in messages."""
-    return Path("qwenctl.toml")
-
-
-def user_path() -> Path:
-    """The user's file, in the platform's folder for configuration."""
-    from platformdirs import user_config_path
-
-    return user_config_path("qwenctl", appauthor=False) / "config.toml"
-
-
-def read_files() -> tuple[TomlFile, TomlFile]:
-    """Both files, the one that comes first first."""
-    return read_toml(folder_path()), read_toml(user_path())
+        value: Any = tomllib.loads(statement)
+    except tomllib.TOMLDecodeError:
+        return ()
+    path: list[str] = []
+    while value:
+        [(key, value)] = value.items()
+        value = value[0] if isinstance(value, list) else value  # [[key]]
+        path.append(key)
+    return tuple(path)

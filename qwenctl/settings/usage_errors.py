@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import typer
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.settings.rules import nearest
 
 
 def explain_usage(error: Exception, arguments: Sequence[str]) -> QwenctlError | None:
@@ -24,8 +24,8 @@ def explain_usage(error: Exception, arguments: Sequence[str]) -> QwenctlError | 
     if wrong:
         message = f"no such option: {wrong}"
     known, word = (options, wrong) if wrong else _commands(context, message)
-    near = difflib.get_close_matches(word, known, n=1) if word else []
-    hint = f"did you mean {near[0]}? `{path} --help` lists all" if near else f"{path} --help"
+    near = nearest(word, known)
+    hint = f"did you mean {near}? `{path} --help` lists all" if near else f"{path} --help"
     return QwenctlError(normalize_message(message), hint, ExitCode.USAGE)
 
 

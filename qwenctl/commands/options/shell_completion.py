@@ -17,7 +17,7 @@ from pathlib import Path
 
 import typer
 
-from qwenctl.settings.resolve import SettingsContext
+from qwenctl.settings.defaults import SettingsContext
 
 # What every shell takes as one word as it stands. Other names are not offered: typer's scripts cannot quote them, and
 # what zsh gets is evaluated. Files with such names are left to the shell's own completion.
