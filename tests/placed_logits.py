@@ -44,9 +44,7 @@ def main() -> None:
     from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
 
-    request, log = decode(sys.stdin.buffer.readline()), LlamaLog()
-    if not isinstance(request, Load):
-        raise TypeError(request)
+    request, log = decode(sys.stdin.buffer.readline(), Load), LlamaLog()
     model = load_model(request, CancelFlag(), log, lambda _: None)
     size = 4 * model.vocabulary_size
     logits = b""

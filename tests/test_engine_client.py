@@ -20,7 +20,15 @@ from qwenctl.engine.client import Engine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_build import build_command
 from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
-from qwenctl.protocol.messages import Generate, GenerationFinished, Message, PrefillProgress, Sampling, TextDelta
+from qwenctl.protocol.messages import (
+    Generate,
+    GenerationFinished,
+    Message,
+    PrefillProgress,
+    RequestFailed,
+    Sampling,
+    TextDelta,
+)
 from tests.waiting import until
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
@@ -224,18 +232,55 @@ def test_engine_illegal_instruction_tells_how_to_build(engine: Engine) -> None:
     assert build_command("CPU") in caught.value.hint
 
 
-def test_engine_error_of_python_is_told_as_itself(engine: Engine) -> None:
+def test_engine_error_of_python_is_told_as_itself(toy_gguf: Path, unloaded: Engine) -> None:
     with pytest.raises(QwenctlError) as caught:
-        list(engine.generate(replace(FRANCE, max_tokens="many")))  # type: ignore[arg-type]
-    expected = r"the model engine failed while it (read the prompt|answered) \(TypeError: .*'str'.*\)"
+        list(unloaded.load(toy_gguf, replace(SETTINGS, cache_type_k="none")))
+    expected = r"the model engine failed while it loaded the model \(KeyError: 'NONE'\)"
     assert re.fullmatch(expected, caught.value.message)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
 
 
-def test_engine_request_that_is_none_ends_it(engine: Engine) -> None:
+def test_request_of_a_wrong_type_is_refused_and_the_engine_lives(engine: Engine) -> None:
+    with pytest.raises(QwenctlError, match=r"Expected `int`, got `str` - at `\$.max_tokens`") as caught:
+        list(engine.generate(replace(FRANCE, max_tokens="many")))  # type: ignore[arg-type]
+    assert caught.value.code == ExitCode.BUG
+    assert said(engine) == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize(
+    "line", [b"nonsense\n", b'["Ask", {}]\n', b'["Count", {}]\n', b'["TokenCount", {"tokens": 1}]\n']
+)
+def test_line_that_is_no_request_is_refused_and_the_engine_lives(engine: Engine, line: bytes) -> None:
+    engine._pending_reply = True
+    engine._write(line)
+    answer = engine._receive()
+    assert isinstance(answer, RequestFailed)
+    assert answer.kind == "request"
+    assert answer.message.startswith("not a message of the engine's protocol: ")
+    assert said(engine) == "The capital of France is Paris."
+
+
+def test_line_that_is_no_request_is_refused_after_what_came_before(engine: Engine) -> None:
+    events = engine.generate(FRANCE)
+    next(events)
     engine._write(b"nonsense\n")
-    with pytest.raises(QwenctlError, match=r"the model engine failed .*\(.*Error: "):
+    assert isinstance(list(events)[-1], GenerationFinished)
+    with pytest.raises(QwenctlError, match="not a message of the engine's protocol"):
         engine.stats()
+
+
+@pytest.mark.parametrize("line", ["nonsense", '["Tell", {}]', '["TokenCount", {}]', '["Stats", {}]', '["Flushed", {}]'])
+def test_what_an_engine_says_and_nothing_asked_for_is_one_failure(tmp_path: Path, line: str) -> None:
+    """One that is no event at all, or answers something else."""
+    program = f"import sys; sys.stdin.readline(); print({line!r}, flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with Engine(process, process.stdin, process.stdout, tmp_path / "log") as engine:
+        with pytest.raises(QwenctlError, match=r"^the model engine is out of step: ") as caught:
+            engine.count("word")
+        assert caught.value.code == ExitCode.ENGINE_CRASHED
+        assert process.poll() is not None
 
 
 def test_a_file_that_libllama_refuses_is_told_with_its_reason(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:

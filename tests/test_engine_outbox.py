@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.event_writer import EventWriter
+from qwenctl.protocol.base import Event
 from qwenctl.protocol.codec import decode
 from qwenctl.protocol.messages import Channel, GenerationFinished, TextDelta, Timings, TokenCount, Usage
 
@@ -30,7 +31,7 @@ def received(lines: IO[bytes]) -> list[object]:
     """The events up to the end of an answer."""
     events: list[object] = []
     while DONE not in events:
-        events.append(decode(lines.readline()))
+        events.append(decode(lines.readline(), Event))
     return events
 
 
@@ -75,6 +76,6 @@ def test_a_piece_is_sent_though_nothing_follows(sender: tuple[EventWriter, IO[by
     outbox, lines = sender
     for text in "ab":
         outbox.send(TextDelta(text, "answer"))
-        assert decode(lines.readline()) == TextDelta(text, "answer")
+        assert decode(lines.readline(), Event) == TextDelta(text, "answer")
     outbox.send(DONE)
     assert received(lines) == [DONE]

@@ -6,6 +6,7 @@ Models are checkpoints without weights, of the published shapes, with the types 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.profile import GIB, as_json, machine_from_json, machine_from_sizes
+from qwenctl.machine.profile import GIB, Machine, machine_from_sizes
 from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.context_budget import ContextParams
 from qwenctl.placement.forecast import token_seconds
@@ -24,6 +25,7 @@ from qwenctl.placement.plan import Plan, from_json, to_json
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.problem import build_problem
 from qwenctl.placement.tensor_inventory import TensorInventory, from_checkpoint, from_gguf
+from qwenctl.protocol.codec import from_builtins
 from qwenctl.protocol.placement import CPU
 from tests.checkpoints import make_sparse
 from tests.qwen35_layout import PUBLISHED
@@ -224,4 +226,4 @@ def test_a_plan_and_a_machine_come_out_of_json_as_they_went_in(checkpoints: dict
     plan = planned(inventory(checkpoints["122B"], "Q4_K_M"), "24G,16G", "128G")
     assert isinstance(plan, Plan)
     assert from_json(to_json(plan), "plan.json") == plan
-    assert machine_from_json(as_json(plan.machine)) == plan.machine
+    assert from_builtins(Machine, asdict(plan.machine)) == plan.machine

@@ -15,6 +15,7 @@ HEAVY = {
     "jinja2",
     "llama_cpp",
     "markdown_it",
+    "msgspec",
     "numpy",
     "prompt_toolkit",
     "psutil",

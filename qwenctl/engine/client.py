@@ -17,43 +17,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast, get_args
+from typing import IO
 
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.engine.ending import ANSWERING, IDLE, explain_end, work_of
+from qwenctl.engine.interface import InferenceEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_process import llama_environment
+from qwenctl.protocol.base import Event, EventT, Notification, Reply, Request
 from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.load import Load, LoadParams, LoadProgress, ModelInfo
-from qwenctl.protocol.media import ConfigureVision, InspectMedia, Media, MediaInfo, VisionSettings
-from qwenctl.protocol.messages import (
-    AnyMessage,
-    BenchmarkResult,
-    Cancel,
-    Count,
-    CountPrompt,
-    EngineStats,
-    Flush,
-    Flushed,
-    Generate,
-    GenerationFinished,
-    Message,
-    PrefillPrefix,
-    PrefillProgress,
-    PrefixReady,
-    RequestFailed,
-    RequestWithReply,
-    Restore,
-    Restored,
-    RunBenchmark,
-    Stats,
-    TerminalEvent,
-    TextDelta,
-    TokenCount,
-    Tools,
-    WarmPrefix,
-)
+from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
+from qwenctl.protocol.messages import Cancel, RequestFailed, TextDelta
 
 _KEPT_LOGS = 8
 _END_WITHIN_S = 2.0
@@ -68,11 +43,10 @@ _FAILURE_CODES = {
     "media": ExitCode.BAD_DATA,
     "mmproj": ExitCode.NO_INPUT,
 }
-_LAST_EVENTS = get_args(TerminalEvent)
 
 
-class Engine:
-    """A child process that holds at most one model. See `contract.AnswerEngine` for the methods.
+class Engine(InferenceEngine):
+    """A child process that holds at most one model.
 
     `backend` is what the check of the backend has found: it limits how models are loaded, and is told with a crash.
     """
@@ -110,8 +84,8 @@ class Engine:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(descriptor)
-        streams = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-        return cls(process, *streams, Path(name), backend)
+        requests, events = (stream for stream in (process.stdin, process.stdout) if stream is not None)  # both pipes
+        return cls(process, requests, events, Path(name), backend)
 
     def __enter__(self) -> Engine:
         return self
@@ -123,58 +97,11 @@ class Engine:
         """Load a model: progress, and at last what was loaded."""
         if self._backend is not None and not self._backend.allows_extra_buffers:
             settings = replace(settings, extra_buffers=False)
-        return cast("Iterator[LoadProgress | ModelInfo]", self._ask(Load(str(path), settings)))
+        return super().load(path, settings)
 
-    def generate(self, request: Generate) -> Iterator[PrefillProgress | TextDelta | GenerationFinished]:
-        """Answer: progress of reading the prompt, pieces of text, and at last the end."""
-        return cast("Iterator[PrefillProgress | TextDelta | GenerationFinished]", self._ask(request))
-
-    def warm_prefix(
-        self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
-    ) -> None:
-        """Let the engine read ahead, in the background, what the next prompt will begin with, and `keep` the state."""
-        self._write(encode(WarmPrefix(messages, think, str(keep or ""), tools)))
-
-    def read_prefix(
-        self, messages: tuple[Message, ...], *, keep: Path, tools: Tools = ()
-    ) -> Iterator[PrefillProgress | PrefixReady]:
-        """Read what every prompt with this beginning has in common, and keep its state in the file `keep`."""
-        request = PrefillPrefix(messages, str(keep), tools)
-        return cast("Iterator[PrefillProgress | PrefixReady]", self._ask(request))
-
-    def restore(self, path: Path) -> Restored:
-        """Go on from the state in the file `path`."""
-        [restored] = self._ask(Restore(str(path)))
-        return cast("Restored", restored)
-
-    def count(self, text: str) -> int:
-        """How many tokens `text` is."""
-        [counted] = self._ask(Count(text))
-        return cast("TokenCount", counted).tokens
-
-    def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
-        """How many tokens the prompt for the next answer would be."""
-        [counted] = self._ask(CountPrompt(messages, think, tools))
-        return cast("TokenCount", counted).tokens
-
-    def configure_vision(self, vision: VisionSettings) -> None:
-        """Look at pictures so from now on; what is wrong with it is told when one is looked at."""
-        self._write(encode(ConfigureVision(vision)))
-
-    def inspect_media(self, media: Media) -> MediaInfo:
-        """What the model would see of `media`."""
-        [seen] = self._ask(InspectMedia(media))
-        return cast("MediaInfo", seen)
-
-    def flush(self) -> Flushed:
-        """Wait until all that is to be kept is on the disk."""
-        [flushed] = self._ask(Flush())
-        return cast("Flushed", flushed)
-
-    def stats(self) -> EngineStats:
-        """The state between two answers."""
-        [stats] = self._ask(Stats())
-        return cast("EngineStats", stats)
+    def notify(self, message: Notification) -> None:
+        """Send what is answered by nothing."""
+        self._write(encode(message))
 
     def send(self, request: BatchRequest) -> None:
         """Send a request of a batch, and wait for nothing."""
@@ -193,10 +120,7 @@ class Engine:
             self._read_buffer += piece
         line = bytes(self._read_buffer[: end + 1])
         del self._read_buffer[: end + 1]
-        event = decode(line)
-        if isinstance(event, RequestFailed):
-            raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
-        return cast("BatchEvent", event)
+        return self._expect((BatchEvent,), self._decode(line))
 
     def cancel(self) -> None:
         """Stop what is running; may be called from a signal handler, even one that interrupts the sending."""
@@ -227,12 +151,7 @@ class Engine:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def measure(self, *, prompt: int = 0, generate: int = 0, depth: int = 0) -> float:
-        """Seconds that so many made-up tokens take after `depth` others: `prompt` at once, `generate` one by one."""
-        [measured] = self._ask(RunBenchmark(prompt, generate, depth))
-        return cast("BenchmarkResult", measured).seconds
-
-    def _ask(self, request: RequestWithReply) -> Iterator[AnyMessage]:
+    def stream(self, request: Request[EventT]) -> Iterator[EventT]:
         """The events that answer `request`. Raises QwenctlError for a failure, or when the engine ends."""
         if self._pending_reply:  # the caller lost interest in the answer before
             self.cancel()
@@ -246,10 +165,7 @@ class Engine:
             self._cancel_next = False
             self.cancel()
         while self._pending_reply:
-            event = self._receive()
-            if isinstance(event, RequestFailed):
-                raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
-            yield event
+            yield self._expect(request.event_types(), self._receive())
 
     def _write(self, line: bytes) -> None:
         try:
@@ -258,16 +174,36 @@ class Engine:
         except (BrokenPipeError, ValueError) as error:  # the latter: it was closed
             raise self._end() from error
 
-    def _receive(self) -> AnyMessage:
+    def _receive(self) -> Event:
         line = self._events.readline()
         if not line.endswith(b"\n"):
             raise self._end()
-        event = cast("AnyMessage", decode(line))
+        event = self._decode(line)
         if isinstance(event, TextDelta):
             self._work = ANSWERING
-        elif isinstance(event, _LAST_EVENTS):
+        elif isinstance(event, Reply):
             self._pending_reply, self._work = False, IDLE
         return event
+
+    def _decode(self, line: bytes) -> Event:
+        try:
+            return decode(line, Event)
+        except ValueError as error:
+            raise self._give_up(str(error)) from error
+
+    def _expect(self, kinds: tuple[type[EventT], ...], event: Event) -> EventT:
+        """`event`, if it is one of these. Raises QwenctlError for a failure, and for any other event."""
+        if isinstance(event, RequestFailed):
+            raise QwenctlError(event.message, event.hint, _FAILURE_CODES[event.kind])
+        if not isinstance(event, kinds):
+            raise self._give_up(f"{type(event).__name__} answers nothing that was asked")
+        return event
+
+    def _give_up(self, why: str) -> QwenctlError:
+        """End an engine that cannot be understood."""
+        self._pending_reply = False
+        self.close()
+        return QwenctlError(f"the model engine is out of step: {why}", f"its log: {self._log}", ExitCode.ENGINE_CRASHED)
 
     def _end(self) -> QwenctlError:
         """The engine has ended: why, by its exit code and its log."""

@@ -24,7 +24,7 @@ _NO_MAPPING = 0  # libllama aborts if a file is mapped and not allocated
 
 
 def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
-    """Bytes of the compute buffers by memory. Raises RequestFailure, or ValueError with llama.cpp's reason."""
+    """Bytes of the compute buffers by memory. Raises RequestError, or ValueError with llama.cpp's reason."""
     llama.llama_backend_init()
     params, pointed_at = model_params(request.settings)
     params.no_alloc, params.load_mode = True, _NO_MAPPING
@@ -43,11 +43,9 @@ def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
 
 def main() -> None:
     """Answer one request; exit code 1 with the reason on standard error if it cannot be done."""
-    request, log = decode(sys.stdin.buffer.readline()), LlamaLog()
+    log = LlamaLog()
     try:
-        if not isinstance(request, Load):
-            raise ValueError("not a Load")
-        sys.stdout.write(json.dumps(compute_bytes(request, log)))
+        sys.stdout.write(json.dumps(compute_bytes(decode(sys.stdin.buffer.readline(), Load), log)))
     except (RequestError, ValueError) as error:
         sys.exit(str(error))
 

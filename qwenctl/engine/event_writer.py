@@ -13,13 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from qwenctl.protocol.batch import BatchEvent
+from qwenctl.protocol.base import Event
 from qwenctl.protocol.codec import encode
-from qwenctl.protocol.messages import Event, TextDelta
+from qwenctl.protocol.messages import TextDelta
 
 _PAUSE_S = 1 / 60  # between two pieces of text: what most screens take to show one
 
-_Item = Event | BatchEvent | threading.Event
+_Item = Event | threading.Event
 
 
 class EventWriter:
@@ -31,13 +31,13 @@ class EventWriter:
         self._wake = threading.Event()  # something has come that is not text
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def send(self, event: Event | BatchEvent) -> None:
+    def send(self, event: Event) -> None:
         """Send `event` soon."""
         self._events.put(event)
         if not isinstance(event, TextDelta):
             self._wake.set()
 
-    def send_and_wait(self, event: Event | BatchEvent) -> None:
+    def send_and_wait(self, event: Event) -> None:
         """Send `event`, and wait until it is sent: what follows may end the process."""
         sent = threading.Event()
         self._events.put(event)

@@ -12,10 +12,11 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Never
 
 import psutil
 
@@ -30,11 +31,13 @@ from qwenctl.engine.llama.log import LlamaLog
 from qwenctl.engine.model import LoadedModel, load_model
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.machine.llama_process import errors_end_the_process
-from qwenctl.protocol.batch import BatchRequest, EndBatch, StartBatch, SubmitRequest
+from qwenctl.protocol.base import EngineInput, Event, Notification, Request
+from qwenctl.protocol.batch import EndBatch, StartBatch, SubmitRequest
 from qwenctl.protocol.codec import decode
 from qwenctl.protocol.load import Load, LoadProgress
 from qwenctl.protocol.media import ConfigureVision, InspectMedia, MediaInfo
 from qwenctl.protocol.messages import (
+    BenchmarkResult,
     Cancel,
     Close,
     Count,
@@ -43,20 +46,24 @@ from qwenctl.protocol.messages import (
     Flush,
     Flushed,
     Generate,
+    GenerationFinished,
     Message,
     PrefillPrefix,
+    PrefillProgress,
     PrefixReady,
-    Request,
     RequestFailed,
-    RequestWithReply,
     Restore,
     Restored,
     RunBenchmark,
+    Stats,
+    TextDelta,
     TokenCount,
     WarmPrefix,
 )
 
 _PROGRESS_STEP = 0.01
+
+Incoming = EngineInput | RequestFailed  # the latter for a line that is no message
 
 
 def start() -> Worker:
@@ -65,29 +72,36 @@ def start() -> Worker:
     events = os.dup(1)
     os.dup2(2, 1)
     interrupt = CancelFlag()
-    requests: queue.Queue[Request | BatchRequest] = queue.Queue()
-    reader = threading.Thread(target=_read_requests, args=(sys.stdin.buffer, requests, interrupt), daemon=True)
+    inputs: queue.Queue[Incoming] = queue.Queue()
+    reader = threading.Thread(target=_read_inputs, args=(sys.stdin.buffer, inputs, interrupt), daemon=True)
     reader.start()
-    return Worker(EventWriter(events), requests, interrupt, LlamaLog(), StateWriter())
+    return Worker(EventWriter(events), inputs, interrupt, LlamaLog(), StateWriter())
 
 
-def _read_requests(lines: BinaryIO, requests: queue.Queue[Request | BatchRequest], interrupt: CancelFlag) -> None:
+def _read_inputs(lines: BinaryIO, inputs: queue.Queue[Incoming], interrupt: CancelFlag) -> None:
     """Hand over each request as it comes; end the process when no more can come."""
     for line in lines:
         with errors_end_the_process():
-            request = decode(line)
-        if isinstance(request, Cancel):
+            message = _understood(line)
+        if isinstance(message, Cancel):
             interrupt.set()
-        elif isinstance(request, Close):
+        elif isinstance(message, Close):
             break
-        elif isinstance(request, RequestWithReply | WarmPrefix | ConfigureVision):
-            # Here and not where the request is done: a Cancel for the one before must not stop this one.
-            interrupt.clear()
-            requests.put(request)
-        elif isinstance(request, StartBatch | SubmitRequest | EndBatch):
-            requests.put(request)
+        else:
+            if isinstance(message, Request | Notification):
+                # Here and not where the request is done: a Cancel for the one before must not stop this one.
+                interrupt.clear()
+            inputs.put(message)
     # Not by way of the main thread: it may be inside libllama for minutes. The system frees all that there is.
     os._exit(0)
+
+
+def _understood(line: bytes) -> Incoming:
+    """The message of a line; what answers it, in its turn, if it is none: the engine is not to end for it."""
+    try:
+        return decode(line, EngineInput)
+    except ValueError as error:
+        return RequestFailed("request", str(error))
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class Worker:
     """The thread that works: one request at a time."""
 
     outbox: EventWriter
-    requests: queue.Queue[Request | BatchRequest]
+    inputs: queue.Queue[Incoming]
     interrupt: CancelFlag
     log: LlamaLog
     writer: StateWriter
@@ -104,40 +118,17 @@ class Worker:
         """Load a model, then answer, until the process is ended."""
         model: LoadedModel | None = None
         while True:
-            request = self.requests.get()
+            message = self.inputs.get()
             try:
-                if isinstance(request, Load):
-                    model = self._load(request)
+                if isinstance(message, RequestFailed):
+                    self.outbox.send(message)
+                elif isinstance(message, Load):
+                    model = self._load(message)
                 elif model is None:
                     self.outbox.send(RequestFailed("request", "no model is loaded"))
-                elif isinstance(request, Generate):
-                    for event in generate(model, request, self.interrupt, self._keep(model, request.state_path)):
-                        self.outbox.send(event)
-                elif isinstance(request, StartBatch):
-                    self.requests.put(serve_batch(model, request, self.requests, self.outbox.send_and_wait))
-                elif isinstance(request, SubmitRequest | EndBatch):
-                    pass  # of a batch that is over
-                elif isinstance(request, WarmPrefix):
-                    self._prepare(model, request)
-                elif isinstance(request, PrefillPrefix):
-                    self._read_prefix(model, request)
-                elif isinstance(request, Restore):
-                    self.outbox.send(_restore(model, request))
-                elif isinstance(request, Count):
-                    self.outbox.send(TokenCount(len(model.tokenizer.tokenize_text(request.text))))
-                elif isinstance(request, CountPrompt):
-                    prompt = model.template.prompt(request.messages, think=request.think, tools=request.tools)
-                    self.outbox.send(TokenCount(len(prompt.tokens)))
-                elif isinstance(request, ConfigureVision):
-                    model.sight.configure(request.vision)
-                elif isinstance(request, InspectMedia):
-                    self.outbox.send(_look(model, request))
-                elif isinstance(request, RunBenchmark):
-                    self.outbox.send(run_benchmark(model, request, self.interrupt))
-                elif isinstance(request, Flush):
-                    self.outbox.send(Flushed(self.writer.flush()))
                 else:
-                    self.outbox.send(_stats(model))
+                    for event in HANDLERS[type(message)](self, model, message):
+                        self.outbox.send(event)
             except RequestError as failure:
                 self.outbox.send(failure.failed)
 
@@ -154,64 +145,104 @@ class Worker:
         self.outbox.send(model.loaded)
         return model
 
-    def _prepare(self, model: LoadedModel, request: WarmPrefix) -> None:
-        with suppress(RequestError):  # it will be told when it is asked for
-            is_whole, keep = prefill_ahead(model, request, self._may_continue_prefill), self._keep(model, request.keep)
-            if keep and (is_whole or self._only_flush_pending()):
-                keep(model.sequence.export_state())
-
-    def _read_prefix(self, model: LoadedModel, request: PrefillPrefix) -> None:
-        for event in read_prefix(model, request, self._keep(model, request.keep)):
-            if isinstance(event, PrefixReady):
-                event = replace(event, error=self.writer.flush())
-            self.outbox.send(event)
-
-    def _keep(self, model: LoadedModel, path: str) -> SaveState | None:
+    def _save_state(self, model: LoadedModel, path: str) -> SaveState | None:
         """Keeps states in the file at `path`, if there is one."""
         return (lambda saved: self.writer.write(Path(path), model.state_compat_key, saved)) if path else None
 
     def _may_continue_prefill(self, left: int) -> bool:
         """Whether nobody waits, but one who waits for the state to be kept, if so little is `left` to be read."""
-        return self.requests.empty() or (self._only_flush_pending() and left <= KEPT_TOKENS)
+        return self.inputs.empty() or (self._only_flush_pending() and left <= KEPT_TOKENS)
 
     def _only_flush_pending(self) -> bool:
         """Whether somebody waits for the state to be kept, and for nothing else."""
-        waiting = tuple(self.requests.queue)
-        return bool(waiting) and all(isinstance(request, Flush) for request in waiting)
+        waiting = tuple(self.inputs.queue)
+        return bool(waiting) and all(isinstance(message, Flush) for message in waiting)
+
+    def _generate(
+        self, model: LoadedModel, request: Generate
+    ) -> Iterable[PrefillProgress | TextDelta | GenerationFinished]:
+        return generate(model, request, self.interrupt, self._save_state(model, request.state_path))
+
+    def _warm_prefix(self, model: LoadedModel, request: WarmPrefix) -> Iterable[Never]:
+        with suppress(RequestError):  # it will be told when it is asked for
+            is_whole = prefill_ahead(model, request, self._may_continue_prefill)
+            save = self._save_state(model, request.keep)
+            if save and (is_whole or self._only_flush_pending()):
+                save(model.sequence.export_state())
+        return ()
+
+    def _prefill_prefix(self, model: LoadedModel, request: PrefillPrefix) -> Iterable[PrefillProgress | PrefixReady]:
+        for event in read_prefix(model, request, self._save_state(model, request.keep)):
+            if isinstance(event, PrefixReady):
+                event = replace(event, error=self.writer.flush())
+            yield event
+
+    def _restore(self, model: LoadedModel, request: Restore) -> Iterable[Restored]:
+        """Put a kept state back; one that cannot be used is no failure, since the text can be read again."""
+        try:
+            saved = read_state(Path(request.path), model.state_compat_key)
+        except (StateMismatch, OSError) as error:
+            return [Restored(0, str(error))]
+        if not model.sequence.restore(saved):
+            return [Restored(0, "it does not fit this context")]
+        return [Restored(len(saved.tokens))]
+
+    def _count(self, model: LoadedModel, request: Count) -> Iterable[TokenCount]:
+        return [TokenCount(len(model.tokenizer.tokenize_text(request.text)))]
+
+    def _count_prompt(self, model: LoadedModel, request: CountPrompt) -> Iterable[TokenCount]:
+        prompt = model.template.prompt(request.messages, think=request.think, tools=request.tools)
+        return [TokenCount(len(prompt.tokens))]
+
+    def _configure_vision(self, model: LoadedModel, request: ConfigureVision) -> Iterable[Never]:
+        model.sight.configure(request.vision)
+        return ()
+
+    def _inspect_media(self, model: LoadedModel, request: InspectMedia) -> Iterable[MediaInfo]:
+        """What is seen, and how much longer a prompt is with it than without."""
+        message = Message("user", "", media=(request.media,))
+        with_it, without = (
+            model.template.render_once([each], think=False).tokens for each in (message, Message("user", ""))
+        )
+        return [model.sight.info(request.media, len(with_it) - len(without))]
+
+    def _run_benchmark(self, model: LoadedModel, request: RunBenchmark) -> Iterable[BenchmarkResult]:
+        return [run_benchmark(model, request, self.interrupt)]
+
+    def _flush(self, _model: LoadedModel, _request: Flush) -> Iterable[Flushed]:
+        return [Flushed(self.writer.flush())]
+
+    def _stats(self, model: LoadedModel, _request: Stats) -> Iterable[EngineStats]:
+        sequence, drafts, resident = model.sequence, model.speculation, psutil.Process().memory_info().rss
+        snapshots = len(sequence.snapshots), sequence.snapshots.n_bytes
+        return [EngineStats(sequence.size, len(sequence.tokens), resident, *snapshots, drafts.drafted, drafts.accepted)]
+
+    def _start_batch(self, model: LoadedModel, request: StartBatch) -> Iterable[Never]:
+        self.inputs.put(serve_batch(model, request, self.inputs, self.outbox.send_and_wait))
+        return ()
+
+    def _skip(self, _model: LoadedModel, _request: SubmitRequest | EndBatch) -> Iterable[Never]:
+        """Of a batch that is over."""
+        return ()
 
 
-def _restore(model: LoadedModel, request: Restore) -> Restored:
-    """Put a kept state back; one that cannot be used is no failure, since the text can be read again."""
-    try:
-        saved = read_state(Path(request.path), model.state_compat_key)
-    except (StateMismatch, OSError) as error:
-        return Restored(0, str(error))
-    if not model.sequence.restore(saved):
-        return Restored(0, "it does not fit this context")
-    return Restored(len(saved.tokens))
-
-
-def _look(model: LoadedModel, request: InspectMedia) -> MediaInfo:
-    """What is seen, and how much longer a prompt is with it than without."""
-    message = Message("user", "", media=(request.media,))
-    with_it, without = (
-        model.template.render_once([each], think=False).tokens for each in (message, Message("user", ""))
-    )
-    return model.sight.info(request.media, len(with_it) - len(without))
-
-
-def _stats(model: LoadedModel) -> EngineStats:
-    sequence, resident = model.sequence, psutil.Process().memory_info().rss
-    snapshots, drafts = sequence.snapshots, model.speculation
-    return EngineStats(
-        sequence.size,
-        len(sequence.tokens),
-        resident,
-        len(snapshots),
-        snapshots.n_bytes,
-        drafts.drafted,
-        drafts.accepted,
-    )
+# What is done for each message with the model that is loaded; the events that come of it are sent to the program.
+HANDLERS: dict[type[EngineInput], Callable[[Worker, LoadedModel, Any], Iterable[Event]]] = {
+    Generate: Worker._generate,
+    WarmPrefix: Worker._warm_prefix,
+    PrefillPrefix: Worker._prefill_prefix,
+    Restore: Worker._restore,
+    Count: Worker._count,
+    CountPrompt: Worker._count_prompt,
+    ConfigureVision: Worker._configure_vision,
+    InspectMedia: Worker._inspect_media,
+    RunBenchmark: Worker._run_benchmark,
+    Flush: Worker._flush,
+    Stats: Worker._stats,
+    StartBatch: Worker._start_batch,
+    SubmitRequest: Worker._skip,
+    EndBatch: Worker._skip,
+}
 
 
 def main() -> None:

@@ -1,15 +1,13 @@
 """The memories of a machine, their sizes and speeds: what a plan is made for.
 
 A real machine is measured elsewhere; a described one, which may not exist yet, is made here of sizes alone. Frozen
-values go in and out as JSON. Nothing is measured here and no library is loaded.
+values go out. Nothing is measured here and no library is loaded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from qwenctl.errors import QwenctlError
 
@@ -46,20 +44,6 @@ class Machine:
     ram_bandwidth: float | None = None
     cores: int = 1
     devices: tuple[Device, ...] = ()
-
-
-def as_json(machine: Machine) -> dict[str, Any]:
-    """The machine as what JSON can hold; `machine_of` makes it a machine again."""
-    return {**asdict(machine), "devices": [asdict(device) for device in machine.devices]}
-
-
-def machine_from_json(fields: Mapping[str, Any]) -> Machine:
-    """The machine that `as_json` made this of. Raises ValueError for anything else."""
-    try:
-        devices = tuple(Device(**device) for device in fields["devices"])
-        return Machine(**{**fields, "devices": devices})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a machine: {error}") from error
 
 
 def machine_from_sizes(gpu_memory: str = "", ram: str = "64G") -> Machine:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import fields as dataclass_fields
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.profile import Machine, as_json, machine_from_json
+from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
+from qwenctl.protocol.codec import from_builtins
 from qwenctl.protocol.load import LoadParams
-from qwenctl.protocol.placement import CPU, MemoryUse, placement_from_json
+from qwenctl.protocol.placement import CPU, MemoryUse
 
 _VERSION = 1
 _DIFFERENCE = 0.03  # between planned and actual bytes, above which there is a warning
@@ -73,25 +74,17 @@ class Plan:
 
 def to_json(plan: Plan) -> str:
     """The plan as JSON text."""
-    return json.dumps({"version": _VERSION, **asdict(plan), "machine": as_json(plan.machine)}, indent=1)
+    return json.dumps({"version": _VERSION, **asdict(plan)}, indent=1)
 
 
 def from_json(text: str, name: str) -> Plan:
     """The plan in the text of the file `name`. Raises QwenctlError for what is none."""
     try:
-        fields: dict[str, Any] = json.loads(text)
-        if fields.pop("version") != _VERSION:
+        fields = json.loads(text)
+        if fields["version"] != _VERSION:
             raise ValueError("made by another version")
-        return Plan(
-            model=str(fields["model"]),
-            machine=machine_from_json(fields["machine"]),
-            settings=_settings(fields["settings"]),
-            memories=tuple(_memory(one) for one in fields["memories"]),
-            forecast=Forecast(**fields["forecast"]),
-            reasons=tuple(map(str, fields["reasons"])),
-            exact=bool(fields["exact"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return from_builtins(Plan, {field.name: fields[field.name] for field in dataclass_fields(Plan)})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         hint = "qwenctl plan MODEL --json > plan.json"
         raise QwenctlError(f"{name} is not a plan ({str(error)[:80]})", hint, ExitCode.BAD_DATA) from error
 
@@ -128,11 +121,3 @@ def plan_deviations(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
             where = "RAM" if use.name == CPU else use.name
             found.append(f"{where} holds {use.n_bytes >> 20:,} MiB, planned were {wanted >> 20:,} ({told})")
     return found
-
-
-def _settings(fields: dict[str, Any]) -> LoadParams:
-    return LoadParams(**{**fields, "placement": placement_from_json(fields["placement"])})
-
-
-def _memory(fields: dict[str, Any]) -> MemoryPlan:
-    return MemoryPlan(**{**fields, "parts": tuple(MemoryPart(**part) for part in fields["parts"])})

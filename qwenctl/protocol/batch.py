@@ -1,7 +1,7 @@
 """The messages of a batch: many records that are answered together.
 
 After `StartBatch` the engine takes `SubmitRequest` at any time, and sends events in whatever order they happen, until
-`EndBatch`. Records are known by the numbers that the program gives them. Like `protocol`, this module knows the shape
+`EndBatch`. Records are known by the numbers that the program gives them. Like `messages`, this module knows the shape
 of the messages alone.
 """
 
@@ -9,19 +9,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from qwenctl.protocol.base import EngineInput, Event
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import FinishReason, Generate, Message, Sampling, ThinkingEnd, Timings, Tools, Usage
 
 RECORD_TOKENS = 8192  # the room of one record, if nothing is said
 
 
-@dataclass(frozen=True)
-class StartBatch:
-    """Make room for `parallel` records at once (0: as many as measuring finds best, at most `most`).
+class BatchRequest(EngineInput):
+    """What is sent of a batch, while the engine works or not."""
 
-    `settings.context_tokens` is the room of one record. With `shares`, a beginning that several prompts have in common
-    is evaluated once. With `messages`, what all prompts that begin with them have in common is evaluated first, and its
-    state kept in the file `keep`. Answered by BatchOpened or Failed.
+
+class BatchEvent(Event):
+    """What the engine sends of a batch, in whatever order it happens."""
+
+
+@dataclass(frozen=True)
+class StartBatch(BatchRequest):
+    """Make room for `parallel` records at once (0: as many as measuring finds best, at most `max_parallel`).
+
+    `settings.context_tokens` is the room of one record. With `share_prefixes`, a beginning that several prompts have in
+    common is evaluated once. With `prefix_messages`, what all prompts that begin with them have in common is evaluated
+    first, and its state kept in the file `keep`. Answered by BatchStarted or RequestFailed.
     """
 
     settings: LoadParams
@@ -33,8 +42,11 @@ class StartBatch:
 
 
 @dataclass(frozen=True)
-class SubmitRequest:
-    """Answer one conversation; the fields are those of `Generate`. Answered by RecordStarted, then Done or Failed."""
+class SubmitRequest(BatchRequest):
+    """Answer one conversation; the fields are those of `Generate`.
+
+    Answered by RecordStarted, then RecordDone or RecordFailed.
+    """
 
     number: int
     messages: tuple[Message, ...]
@@ -56,12 +68,12 @@ class SubmitRequest:
 
 
 @dataclass(frozen=True)
-class EndBatch:
-    """No more records come, and those that run are no matter any more. Answered by nothing."""
+class EndBatch(BatchRequest):
+    """No more records come, and those that run are no matter any more."""
 
 
 @dataclass(frozen=True)
-class BatchStarted:
+class BatchStarted(BatchEvent):
     """Room for `parallel` records of `context_tokens` each; `rates` are the tokens/s measured, by number of records."""
 
     parallel: int
@@ -70,14 +82,14 @@ class BatchStarted:
 
 
 @dataclass(frozen=True)
-class RecordStarted:
+class RecordStarted(BatchEvent):
     """From here on it may be this record that the engine fails on."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class RecordDone:
+class RecordDone(BatchEvent):
     """A whole answer: its text, what was thought before it, and its calls as the model wrote them."""
 
     number: int
@@ -91,8 +103,8 @@ class RecordDone:
 
 
 @dataclass(frozen=True)
-class RecordFailed:
-    """A record that cannot be answered; the others can. `kind` is one of those of `protocol.Failed`."""
+class RecordFailed(BatchEvent):
+    """A record that cannot be answered; the others can. `kind` is one of those of `RequestFailed`."""
 
     number: int
     kind: str
@@ -101,7 +113,7 @@ class RecordFailed:
 
 
 @dataclass(frozen=True)
-class BatchProgress:
+class BatchProgress(BatchEvent):
     """What was done so far: tokens of prompts that were evaluated, or copied instead, and tokens of answers.
 
     `prompt_s` and `answer_s` are the seconds that went into each; `active` records run, `waiting` ones do not yet.
@@ -114,8 +126,3 @@ class BatchProgress:
     answer_s: float
     active: int
     waiting: int
-
-
-BatchRequest = StartBatch | SubmitRequest | EndBatch
-BatchEvent = BatchStarted | RecordStarted | RecordDone | RecordFailed | BatchProgress
-BatchMessage = BatchRequest | BatchEvent

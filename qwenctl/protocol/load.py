@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from qwenctl.protocol.base import Event, Reply, Request
 from qwenctl.protocol.placement import MemoryUse, Placement
 
 
@@ -31,22 +32,14 @@ class LoadParams:
 
 
 @dataclass(frozen=True)
-class Load:
-    """Load the model at `path`. Answered by LoadProgress, then Loaded or Failed."""
-
-    path: str
-    settings: LoadParams = field(default_factory=LoadParams)
-
-
-@dataclass(frozen=True)
-class LoadProgress:
+class LoadProgress(Event):
     """`fraction` of the weights read, 0 to 1."""
 
     fraction: float
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(Reply):
     """What was loaded. `description` is llama.cpp's own line, for example "qwen35moe 397B.A17B Q4_K - Medium"."""
 
     name: str
@@ -56,7 +49,15 @@ class ModelInfo:
     parameters: int
     context_tokens: int
     training_context_tokens: int
-    generation_config: dict[str, float] = field(default_factory=dict)  # sampling values that the file carries
+    generation_config: dict[str, float | int] = field(default_factory=dict)  # sampling values that the file carries
     fingerprint: str = ""  # of the file's content (`model_file.fingerprint`)
     template_sha256: str = ""
     memory: tuple[MemoryUse, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load(Request[LoadProgress | ModelInfo]):
+    """Load the model at `path`; the progress of it, and at last what was loaded, answer."""
+
+    path: str
+    settings: LoadParams = field(default_factory=LoadParams)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from qwenctl.protocol.base import Notification, Reply, Request
+
 
 @dataclass(frozen=True)
 class Media:
@@ -39,21 +41,14 @@ class VisionSettings:
 
 
 @dataclass(frozen=True)
-class ConfigureVision:
-    """Look at pictures so from now on. Answered by nothing: what is wrong with it is told when one is looked at."""
+class ConfigureVision(Notification):
+    """Look at pictures so from now on. What is wrong with it is told when one is looked at."""
 
     vision: VisionSettings
 
 
 @dataclass(frozen=True)
-class InspectMedia:
-    """What would the model see of this file? Answered by Seen or Failed."""
-
-    media: Media
-
-
-@dataclass(frozen=True)
-class MediaInfo:
+class MediaInfo(Reply):
     """A picture or a clip of `width` x `height` pixels costs `tokens`; `frames` of the `seconds` of a clip are seen."""
 
     width: int
@@ -61,3 +56,10 @@ class MediaInfo:
     tokens: int
     frames: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class InspectMedia(Request[MediaInfo]):
+    """What would the model see of this file?"""
+
+    media: Media

@@ -1,7 +1,7 @@
 """The messages between the program and its engine.
 
 The engine runs in a child process (see `client` and `worker`); what crosses the boundary are the frozen dataclasses
-below, as lines of JSON (see `wire`). Of pipes, of llama.cpp and of a terminal nothing is known here.
+below, as lines of JSON (see `codec`). Of pipes, of llama.cpp and of a terminal nothing is known here.
 """
 
 from __future__ import annotations
@@ -9,28 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qwenctl.protocol.load import Load, LoadProgress, ModelInfo
-from qwenctl.protocol.media import ConfigureVision, InspectMedia, Media, MediaInfo
-
-
-@dataclass(frozen=True)
-class RunBenchmark:
-    """Evaluate made-up tokens: `prompt` at once, then `generate` one by one; `depth` before them do not count.
-
-    Answered by Measured or Failed. What the context held is forgotten.
-    """
-
-    prompt: int = 0
-    generate: int = 0
-    depth: int = 0
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """What was measured took so many seconds."""
-
-    seconds: float
-
+from qwenctl.protocol.base import Event, Notification, Reply, Request
+from qwenctl.protocol.media import Media
 
 Channel = Literal["thinking", "answer", "call"]  # call: all from the first call of a function on
 FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]
@@ -76,104 +56,6 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Generate:
-    """Continue the conversation. Answered by PromptProgress, Token, then Finished or Failed."""
-
-    messages: tuple[Message, ...]
-    enable_thinking: bool = True
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1  # -1: until the model ends its turn or the context is full
-    think_budget: int = -1  # tokens of thinking after which it is closed; -1: no limit
-    grammar: str = ""  # GBNF that the answer must follow, not the thinking
-    json_schema: str = ""  # the same, as a JSON schema
-    tools: Tools = ()  # the functions that may be called
-    state_path: str = ""  # the file for what has been read, of a prompt that takes long
-
-
-@dataclass(frozen=True)
-class WarmPrefix:
-    """Read ahead what the next prompt will begin with, until the next request comes. Answered by nothing."""
-
-    messages: tuple[Message, ...]
-    think: bool = True
-    keep: str = ""  # the file for the state at its end
-    tools: Tools = ()
-
-
-@dataclass(frozen=True)
-class PrefillPrefix:
-    """Read what all prompts have in common that begin with these messages, and keep the state in the file `keep`.
-
-    Answered by PromptProgress, then PrefixRead or Failed. It may be cancelled; what has been read is kept then too.
-    """
-
-    messages: tuple[Message, ...]
-    keep: str
-    tools: Tools = ()
-
-
-@dataclass(frozen=True)
-class Restore:
-    """Go on from the state in the file `path`. Answered by Restored."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many tokens is `text`? Answered by Counted."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class CountPrompt:
-    """How many tokens would the prompt for the next answer be? Answered by Counted."""
-
-    messages: tuple[Message, ...]
-    think: bool = True
-    tools: Tools = ()
-
-
-@dataclass(frozen=True)
-class Flush:
-    """Wait until all that is to be kept is on the disk. Answered by Flushed."""
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Stop what is running: a load is answered by Failed, a generation by Finished(reason="cancelled")."""
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Ask for an EngineStats."""
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the engine."""
-
-
-@dataclass(frozen=True)
-class PrefillProgress:
-    """`done` of `total` prompt tokens evaluated in `seconds` (`total` leaves out those that the cache held)."""
-
-    done: int
-    total: int
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """A piece of text of at least one character, as soon as it is whole UTF-8, and how many tokens it is made of."""
-
-    text: str
-    channel: Channel
-    tokens: int = 1
-
-
-@dataclass(frozen=True)
 class Usage:
     """Tokens of one answer. `cached` of the prompt's tokens did not have to be evaluated."""
 
@@ -196,7 +78,25 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class GenerationFinished:
+class PrefillProgress(Event):
+    """`done` of `total` prompt tokens evaluated in `seconds` (`total` leaves out those that the cache held)."""
+
+    done: int
+    total: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextDelta(Event):
+    """A piece of text of at least one character, as soon as it is whole UTF-8, and how many tokens it is made of."""
+
+    text: str
+    channel: Channel
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
+class GenerationFinished(Reply):
     """The end of an answer. `thinking_end` is what closed the thinking: the model, its budget, or a loop in it."""
 
     reason: FinishReason
@@ -206,7 +106,7 @@ class GenerationFinished:
 
 
 @dataclass(frozen=True)
-class PrefixReady:
+class PrefixReady(Reply):
     """The first `tokens` of `total` are there now, and on the disk unless there was an `error`."""
 
     tokens: int
@@ -215,7 +115,7 @@ class PrefixReady:
 
 
 @dataclass(frozen=True)
-class Restored:
+class Restored(Reply):
     """`tokens` of a kept state are there again; none, and the `reason`, if it could not be used."""
 
     tokens: int
@@ -223,21 +123,28 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class TokenCount:
+class TokenCount(Reply):
     """The number of tokens of a text."""
 
     tokens: int
 
 
 @dataclass(frozen=True)
-class Flushed:
+class BenchmarkResult(Reply):
+    """What was measured took so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Flushed(Reply):
     """All is on the disk, or the `error` that was in the way."""
 
     error: str = ""
 
 
 @dataclass(frozen=True)
-class EngineStats:
+class EngineStats(Reply):
     """The state of the engine between answers."""
 
     context_tokens: int
@@ -250,7 +157,7 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
-class RequestFailed:
+class RequestFailed(Reply):
     """A request that could not be done. `kind` names the row of the error table in `qwenctl.errors`."""
 
     kind: Literal["model", "memory", "template", "context", "setting", "cancelled", "request", "media", "mmproj"]
@@ -258,21 +165,93 @@ class RequestFailed:
     hint: str = ""
 
 
-RequestWithReply = (
-    Load | Generate | PrefillPrefix | Restore | Count | CountPrompt | InspectMedia | RunBenchmark | Flush | Stats
-)
-Request = RequestWithReply | WarmPrefix | ConfigureVision | Cancel | Close
-TerminalEvent = (
-    ModelInfo
-    | GenerationFinished
-    | PrefixReady
-    | Restored
-    | TokenCount
-    | MediaInfo
-    | BenchmarkResult
-    | Flushed
-    | EngineStats
-    | RequestFailed
-)
-Event = LoadProgress | PrefillProgress | TextDelta | TerminalEvent
-AnyMessage = Request | Event
+@dataclass(frozen=True)
+class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
+    """Continue the conversation."""
+
+    messages: tuple[Message, ...]
+    enable_thinking: bool = True
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = -1  # -1: until the model ends its turn or the context is full
+    think_budget: int = -1  # tokens of thinking after which it is closed; -1: no limit
+    grammar: str = ""  # GBNF that the answer must follow, not the thinking
+    json_schema: str = ""  # the same, as a JSON schema
+    tools: Tools = ()  # the functions that may be called
+    state_path: str = ""  # the file for what has been read, of a prompt that takes long
+
+
+@dataclass(frozen=True)
+class PrefillPrefix(Request[PrefillProgress | PrefixReady]):
+    """Read what all prompts have in common that begin with these messages, and keep the state in the file `keep`.
+
+    It may be cancelled; what has been read is kept then too.
+    """
+
+    messages: tuple[Message, ...]
+    keep: str
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class Restore(Request[Restored]):
+    """Go on from the state in the file `path`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Count(Request[TokenCount]):
+    """How many tokens is `text`?"""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CountPrompt(Request[TokenCount]):
+    """How many tokens would the prompt for the next answer be?"""
+
+    messages: tuple[Message, ...]
+    think: bool = True
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class RunBenchmark(Request[BenchmarkResult]):
+    """Evaluate made-up tokens: `prompt` at once, then `generate` one by one; `depth` before them do not count.
+
+    What the context held is forgotten.
+    """
+
+    prompt: int = 0
+    generate: int = 0
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class Flush(Request[Flushed]):
+    """Wait until all that is to be kept is on the disk."""
+
+
+@dataclass(frozen=True)
+class Stats(Request[EngineStats]):
+    """Ask for the state of the engine between answers."""
+
+
+@dataclass(frozen=True)
+class WarmPrefix(Notification):
+    """Read ahead what the next prompt will begin with, until the next request comes."""
+
+    messages: tuple[Message, ...]
+    think: bool = True
+    keep: str = ""  # the file for the state at its end
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
+class Cancel(Notification):
+    """Stop what runs: a load is answered by RequestFailed, a generation by GenerationFinished(reason="cancelled")."""
+
+
+@dataclass(frozen=True)
+class Close(Notification):
+    """End the engine."""

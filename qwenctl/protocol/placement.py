@@ -5,9 +5,7 @@ Part of the protocol: plain values, which say nothing of why a tensor should lie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 CPU = "CPU"
 
@@ -44,13 +42,3 @@ class MemoryUse:
     def n_bytes(self) -> int:
         """All bytes."""
         return self.weights + self.context + self.compute
-
-
-def placement_from_json(fields: Mapping[str, Any]) -> Placement:
-    """The placement with these fields, as JSON gives them. Raises TypeError, ValueError or KeyError."""
-    return Placement(
-        tuple(map(str, fields["devices"])),
-        tuple(map(float, fields["layers"])),
-        tuple((str(pattern), str(device)) for pattern, device in fields["overrides"]),
-        tuple(map(str, fields["rpc"])),
-    )

@@ -56,6 +56,7 @@ LIBRARIES = {
     "jinja2": "qwenctl.engine.prompt",
     "llama_cpp": "quantize.ggml qwenctl.machine qwenctl.backend_check qwenctl.engine",
     "markdown_it": "qwenctl.chat.interactive",
+    "msgspec": "qwenctl.protocol",
     "numpy": "quantize qwenctl.backend_check qwenctl.engine",
     "pillow_heif": "qwenctl.engine.vision",
     "prompt_toolkit": "qwenctl.chat.interactive",

@@ -98,7 +98,7 @@ def is_short(stacks: list[Stack], frames: int, files: int) -> bool:
 def test_from_the_chat_line_to_the_boundary(toy_gguf: Path, tmp_path: Path) -> None:
     found = spines(CHAT, question="What is the capital of France?", folder=str(tmp_path), model=str(toy_gguf))
     reader = ("qwenctl/chat/interactive/loop.py", "_talk")  # it has the line
-    ask = ("qwenctl/engine/client.py", "_ask")
+    ask = ("qwenctl/engine/client.py", "stream")
     asked = [stack[: stack.index(reader) + 1] for stack in found["write"] if reader in stack and ask in stack]
     assert asked
     assert is_short(asked, 5, 4)

@@ -1,7 +1,7 @@
 """Conversations on the disk: a folder each, with the conversation and, beside it, the engine's state.
 
 Names and `Session` values come in and go out; files are written whole or not at all, readable by their owner only.
-What is in the state file is the engine's business (`engine.state_file`); nothing here knows a terminal or an engine.
+What is in the state file is the engine's business (`engine.kv.state_file`); nothing here knows a terminal or an engine.
 A session that is open is locked: two chats would overwrite each other's turns.
 """
 
@@ -11,11 +11,10 @@ import difflib
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -23,7 +22,7 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
 from qwenctl.files.media_files import MAX_BYTES
-from qwenctl.protocol.codec import message_from_json
+from qwenctl.protocol.codec import from_builtins
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message
@@ -31,6 +30,9 @@ from qwenctl.protocol.messages import Message
 _CONVERSATION, _STATE, _LOCK, _MEDIA = "conversation.json", "state", "lock", "media"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
 _WORDS_IN_NAME, _LETTERS_IN_NAME = 6, 40
+# What the file of a conversation holds, in this order, after its version.
+_SESSION_FIELDS = ("model", "fingerprint", "template_sha256", "created", "updated")
+_CONVERSATION_FIELDS = ("think", "think_budget", "sampling", "omitted", "summary", "messages")
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ class SessionStore:
     def load(self, name: str) -> Session:
         """The session `name`. Raises QwenctlError if there is none, with the nearest names, or if it is damaged."""
         try:
-            fields = json.loads((self._folder / self._checked(name) / _CONVERSATION).read_text("utf-8"))
-            return _with_files(_from_fields(name, fields), self._folder / name / _MEDIA)
+            text = (self._folder / self._checked(name) / _CONVERSATION).read_text("utf-8")
+            return _with_files(_from_json(name, text), self._folder / name / _MEDIA)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.3)
             hint = f"there are: {', '.join(near)}" if near else self._command
             raise QwenctlError(f"no {self._kind} is called {name!r}", hint, ExitCode.NO_INPUT) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             hint = f"{self._command} delete '{name}'"
             raise QwenctlError(f"the {self._kind} {name!r} is damaged: {error}", hint, ExitCode.BAD_DATA) from error
 
@@ -137,12 +139,11 @@ class OpenSession:
         for media in conversation.media:
             self._keep_media(media)
         path, now = self._folder / _CONVERSATION, datetime.now(UTC).isoformat(timespec="seconds")
-        created = _from_fields(self.name, json.loads(path.read_text("utf-8"))).created if path.exists() else now
+        created = _from_json(self.name, path.read_text("utf-8")).created if path.exists() else now
         session = Session(
             self.name, conversation, str(model.absolute()), loaded.fingerprint, loaded.template_sha256, created, now
         )
-        text = json.dumps(_fields(session), ensure_ascii=False, indent=1)
-        write_private(path, text.encode("utf-8", "replace"))
+        write_private(path, _to_json(session).encode("utf-8", "replace"))
 
     def _keep_media(self, media: Media) -> None:
         """Copy a picture to the others, by its hash; a clip that is larger than any picture stays where it lies."""
@@ -178,28 +179,16 @@ def _with_files(session: Session, folder: Path) -> Session:
     return replace(session, conversation=replace(session.conversation, messages=messages))
 
 
-def _fields(session: Session) -> dict[str, Any]:
-    conversation = session.conversation
-    return {
-        "version": 1,
-        **{name: value for name, value in asdict(session).items() if name not in ("name", "conversation")},
-        "think": conversation.think,
-        "think_budget": conversation.think_budget,
-        "sampling": dict(conversation.sampling),
-        "omitted": conversation.omitted,
-        "summary": conversation.summary,
-        "messages": [asdict(message) for message in conversation.messages],
-    }
+def _to_json(session: Session) -> str:
+    fields = asdict(session)
+    of_session = {name: fields[name] for name in _SESSION_FIELDS}
+    of_conversation = {name: fields["conversation"][name] for name in _CONVERSATION_FIELDS}
+    return json.dumps({"version": 1, **of_session, **of_conversation}, ensure_ascii=False, indent=1)
 
 
-def _from_fields(name: str, fields: Mapping[str, Any]) -> Session:
-    conversation = Conversation(
-        messages=tuple(map(message_from_json, fields["messages"])),
-        think=bool(fields["think"]),
-        think_budget=int(fields["think_budget"]),
-        sampling=dict(fields["sampling"]),
-        omitted=int(fields["omitted"]),
-        summary=str(fields["summary"]),
-    )
-    texts = {key: str(fields[key]) for key in ("model", "fingerprint", "template_sha256", "created", "updated")}
-    return Session(name, conversation, **texts)
+def _from_json(name: str, text: str) -> Session:
+    """The session that `_to_json` made this text of. Raises ValueError, TypeError or KeyError for anything else."""
+    fields = json.loads(text)
+    conversation = {name: fields[name] for name in _CONVERSATION_FIELDS}
+    of_session = {name: fields[name] for name in _SESSION_FIELDS}
+    return from_builtins(Session, {"name": name, "conversation": conversation, **of_session})
