@@ -20,7 +20,7 @@ from quantize.errors import BadCheckpoint, MissingInput
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _INDEX = "model.safetensors.index.json"
-_FETCH_AGAIN = "the download is incomplete or damaged: fetch this file again"
+_FETCH_AGAIN = "the download is incomplete or damaged: download this file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         held = {tensor.name: tensor for tensor in _read_shard(path)}
         lost = sorted(promised - held.keys())
         if lost:
-            raise BadCheckpoint(f"{path.name} lacks {_names(lost)}, which {_INDEX} places there", _FETCH_AGAIN)
+            raise BadCheckpoint(f"{path.name} lacks {_names(lost)}, which {_INDEX} lists in it", _FETCH_AGAIN)
         tensors.update({name: held[name] for name in promised} if promised else held)
     repository, revision = _origin(folder)
     return Checkpoint(folder, config, tensors, repository, revision)
 
 
 def _no_folder(path: Path) -> MissingInput:
-    hint = "give the folder that holds config.json and the safetensors"
+    hint = "give the folder with config.json and the safetensors files"
     if not path.exists():
         is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         return MissingInput(
@@ -84,12 +84,12 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise MissingInput(
-            f"{path.parent} has no {path.name}", "a checkpoint folder holds it beside the weights"
+            f"{path.parent} has no {path.name}", "a checkpoint folder has it next to the weights"
         ) from error
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path.name} is not JSON: {error}", _FETCH_AGAIN) from error
     if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path.name} holds no JSON object", _FETCH_AGAIN)
+        raise BadCheckpoint(f"{path.name} does not hold a JSON object", _FETCH_AGAIN)
     return value
 
 
@@ -111,7 +111,7 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
     shards = {folder / _checked_name(file_name): names for file_name, names in promised.items()}
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
-        raise MissingInput(f"{folder} lacks {_names(missing)}, named in {_INDEX}", "fetch the missing shards")
+        raise MissingInput(f"{folder} lacks {_names(missing)}, named in {_INDEX}", "download the missing shards")
     return shards
 
 
@@ -119,7 +119,7 @@ def _checked_name(file_name: str) -> str:
     """`file_name` if it is a plain relative path that stays in the folder."""
     parts = PurePosixPath(file_name).parts
     if not parts or parts[0] == "/" or ".." in parts or any(character in file_name for character in "\\:\0"):
-        raise BadCheckpoint(f"{_INDEX} names {file_name!r}, which leaves the folder", "get it from its publisher")
+        raise BadCheckpoint(f"{_INDEX} names {file_name!r}, which is outside the folder", "get it from its publisher")
     return file_name
 
 
@@ -139,7 +139,9 @@ def _read_shard(path: Path) -> list[SourceTensor]:
     at = 8 + length
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset != at:
-            raise BadCheckpoint(f"{path.name}: {tensor.name} does not follow the tensor before it", _FETCH_AGAIN)
+            raise BadCheckpoint(
+                f"{path.name}: {tensor.name} does not start where the previous tensor ends", _FETCH_AGAIN
+            )
         at += tensor.n_bytes
     if at != size:
         raise BadCheckpoint(f"{path.name} has {size:,} bytes, its header says {at:,}", _FETCH_AGAIN)

@@ -91,7 +91,7 @@ def convert(
             _run(plan, output, sources or stack.enter_context(local_sources(plan)), threads, tally, report)
             output.finish()
         except KeyboardInterrupt as error:
-            raise Interrupted(f"stopped; {output.describe_saved()}", "the same command goes on from there") from error
+            raise Interrupted(f"stopped; {output.describe_saved()}", "the same command resumes from there") from error
         except NoSpace as error:
             raise NoSpace(f"{error.message}; {output.describe_saved()}", error.hint) from error
     wall, paths = time.perf_counter() - start, tuple(file.path for file in plan.files)

@@ -63,7 +63,7 @@ def read_header(path: Path) -> GGUFHeader:
     if not path.exists():
         raise MissingInput(f"no such file: {path}")
     if not path.is_file():  # a pipe would be waited for
-        raise MissingInput(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}, not a GGUF file")
+        raise MissingInput(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}, not a GGUF file")
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if size < 24:
@@ -126,7 +126,7 @@ class _HeaderReader:
             if info.offset % alignment or end > self.size:
                 raise BadGGUF(
                     f"{self.name} ends at {self.size:,} bytes, but its tensor {info.name!r} ends at {end:,}",
-                    "the file is incomplete or damaged: get it again, or make it again with `qwenctl quantize`",
+                    "the file is incomplete or damaged: download it again, or make it again with `qwenctl quantize`",
                 )
         return GGUFHeader(self.version, metadata, tuple(infos), data_offset, self.size)
 
@@ -200,7 +200,9 @@ class _HeaderReader:
         shape = tuple(self.number("Q") for _ in range(n_dimensions))
         kind, offset = TYPES_BY_ID.get(type_id := self.number("I")), self.number("Q")
         if kind is None:
-            raise BadGGUF(f"{self.name}: tensor {name!r} has the ggml type {type_id}, which this version does not know")
+            raise BadGGUF(
+                f"{self.name}: tensor {name!r} has the ggml type {type_id}, which this version does not support"
+            )
         elements = math.prod(shape)
         if not all(shape) or shape[0] % kind.block_elements or elements > self.size * 32:
             raise BadGGUF(f"{self.name}: tensor {name!r} of type {kind.name} has the impossible shape {shape}")

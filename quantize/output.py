@@ -61,7 +61,7 @@ class PartialOutput:
         if not kept:
             return "nothing was finished yet"
         n_bytes = sum(self.plan.files[file].tensors[number].n_bytes for file, number in kept)
-        return f"{format_bytes(n_bytes)} of {format_bytes(self.plan.n_bytes)} are kept in {_parts(self.plan)[0][1]}"
+        return f"{format_bytes(n_bytes)} of {format_bytes(self.plan.n_bytes)} are saved in {_parts(self.plan)[0][1]}"
 
     def _sync(self) -> None:
         for file in self.files:
@@ -129,12 +129,12 @@ def _check_existing(plan: ConversionPlan, state: JournalState, *, overwrite: boo
     _, part = _parts(plan)[0]
     if state.finished and state.fingerprint != plan.fingerprint and part.exists() and not overwrite:
         raise CannotWrite(
-            f"{part} is an unfinished output made with other options, of another input or by another version",
+            f"{part} is an unfinished output of other options, another input or another version",
             "--overwrite starts over",
         )
     for file in plan.files:
         if file.path.exists() and not overwrite and not _is_remade(plan, file):
-            raise CannotWrite(f"{file.path} exists already", "--overwrite replaces it when the new one is whole")
+            raise CannotWrite(f"{file.path} already exists", "--overwrite replaces it once the new file is complete")
 
 
 def _check_room(plan: ConversionPlan) -> None:
@@ -156,11 +156,11 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"disk full while writing {path}", "free space, run the same command again") from error
+            raise NoSpace(f"disk full while writing {path}", "free up space and run the same command again") from error
         if error.errno == errno.EFBIG:
             raise NoSpace(
-                f"{path} would be larger than this file system or `ulimit -f` allows",
-                "--split-max-size 2G makes several files",
+                f"{path} would be larger than the file system or `ulimit -f` allows",
+                "--split-max-size 2G splits it into several files",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
             raise CannotWrite(f"cannot write to {path.parent}: {reason}", "-o in another folder") from error

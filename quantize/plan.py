@@ -205,7 +205,7 @@ def _typed(
     facts = RecipeContext(config.layers + mtp, config.experts, config.query_groups, imatrix is not None)
     types = assign_types(recipe, {tensor.name: tensor.shape for tensor in tensors}, facts, overrides)
     if imatrix and not types.keys() & imatrix.importance.keys():
-        raise _other_model(imatrix, "it knows none of the tensors")
+        raise _other_model(imatrix, "it covers none of the tensors")
     known = imatrix.importance if imatrix else {}
     lacking = [name for name, kind in types.items() if needs_imatrix(name, kind) and name not in known]
     if lacking:
@@ -240,13 +240,13 @@ def _lacks_imatrix(recipe: Recipe, lacking: list[str], imatrix: Imatrix | None) 
     if imatrix is None:
         return NeedsImatrix(
             f"{recipe.name} needs an importance matrix ({len(lacking)} tensors, the first is {lacking[0]})",
-            "--imatrix FILE (made with llama-imatrix), or a type that needs none: IQ4_XS, Q3_K_M, Q2_K",
+            "--imatrix FILE (made with llama-imatrix), or a quantization that needs none: IQ4_XS, Q3_K_M, Q2_K",
         )
     blocks = sorted({name.split(".")[1] for name in lacking if name.startswith("blk.")}, key=int)
     named = lacking if len(lacking) <= 3 else [*lacking[:3], f"{len(lacking) - 3} more"]
     pattern = rf"^blk\.{blocks[0]}\." if len(blocks) == 1 else rf"^blk\.({'|'.join(blocks)})\."
     return NeedsImatrix(
-        f"{imatrix.path.name} has no data for {', '.join(named)}, which {recipe.name} cannot do without",
+        f"{imatrix.path.name} has no data for {', '.join(named)}, which {recipe.name} requires",
         f"--tensor-type '{pattern}=q4_k' gives these blocks a type that needs none",
     )
 
@@ -264,7 +264,7 @@ def _vision_files(
         return ()
     vision_recipe = find_recipe(options.vision_type or (recipe.name if recipe.name in ("F32", "BF16") else "F16"))
     if vision_recipe.name not in ("F32", "F16", "BF16"):
-        raise BadOption(f"the vision tower cannot be {vision_recipe.name}", "--vision-type f16, bf16 or f32")
+        raise BadOption(f"the vision encoder cannot be {vision_recipe.name}", "--vision-type f16, bf16 or f32")
     provenance = Provenance(vision_recipe.name, options.tool_version)
     header = vision_header(checkpoint, config, config.vision, vision_recipe, tensors, provenance)
     typed = [

@@ -110,7 +110,7 @@ def quantize_chunk(
     floats = _compute(tensor, floats)
     largest = _largest(floats)
     if not math.isfinite(largest):
-        raise BadCheckpoint(f"{tensor.name} holds values that are not finite", "it is damaged: fetch it again")
+        raise BadCheckpoint(f"{tensor.name} contains values that are not finite", "it is damaged: download it again")
     if kind.name == "F32":
         packed[:] = floats.view(np.uint8).reshape(-1)
         return packed, 0.0
@@ -119,8 +119,8 @@ def quantize_chunk(
     quantize_rows(kind, floats, packed, columns)
     seconds = time.perf_counter() - start
     if largest > _LARGEST_F16 and not is_finite(kind, packed):  # the scales of most types are F16
-        hint = "--type BF16 holds all that the checkpoint does"
-        raise BadCheckpoint(f"{tensor.name} holds values that are too large for {kind.name}", hint)
+        hint = "--type BF16 can represent all values of the checkpoint"
+        raise BadCheckpoint(f"{tensor.name} contains values that are too large for {kind.name}", hint)
     return packed, seconds
 
 
@@ -208,5 +208,5 @@ def read_tensor_bytes(source: SourceTensor, offset: int, out: Bytes, files: File
     while len(view):
         count = os.preadv(files[source.path], [view], at)
         if not count:
-            raise BadCheckpoint(f"{source.path.name} became shorter while {source.name} was read")
+            raise BadCheckpoint(f"{source.path.name} shrank while {source.name} was read")
         view, at = view[count:], at + count

@@ -124,7 +124,7 @@ class CheckpointIndex:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
             raise BadCheckpoint(
                 "; ".join(problems[:3]) + more,
-                "config.json and the weights must be of the same release: fetch both again",
+                "config.json and the weights must be from the same release: download both again",
             )
 
     def _scale(self, tensor: SourceTensor, name: str) -> Fp8BlockScale | None:
@@ -139,7 +139,7 @@ class CheckpointIndex:
             self._problems.append(f"{scale_name} is missing")
             return None
         if len(tensor.shape) != 2:
-            self._problems.append(f"{name} is FP8 but no matrix")
+            self._problems.append(f"{name} is FP8 but not a matrix")
             return None
         rows, columns = self._fp8_block
         blocks = (-(-tensor.shape[0] // rows), -(-tensor.shape[1] // columns))

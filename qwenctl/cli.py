@@ -29,6 +29,7 @@ from qwenctl.commands.models.rm import rm_command
 from qwenctl.commands.models.show import show_command
 from qwenctl.commands.models.verify import verify_command
 from qwenctl.commands.options.common import with_optional_values
+from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import bash_colon_words
 from qwenctl.commands.plan import plan_command
 from qwenctl.commands.quantize.command import quantize_command
@@ -40,24 +41,30 @@ from qwenctl.settings.usage_errors import explain_usage
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.signals import termination_as_exit
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=True, no_args_is_help=False)
-app.command("pull")(pull_command)
-app.command("ls")(ls_command)
-app.command("show")(show_command)
-app.command("verify")(verify_command)
-app.command("rm")(rm_command)
-app.command("clean")(clean_command)
-app.command("quantize")(quantize_command)
-app.command("chat")(chat_command)
-app.command("plan")(plan_command)
-app.command("batch")(batch_command)
-app.command("bench")(bench_command)
-app.command("tune")(tune_command)
-app.command("doctor")(doctor_command)
-app.command("worker")(worker_command)
-app.add_typer(sessions_app, name="sessions", help="The conversations that are kept.")
-app.add_typer(prefixes_app, name="prefixes", help="The long beginnings that are kept.")
-app.add_typer(config_app, name="config", help="The settings: show, path, init.")
+app = typer.Typer(
+    cls=HelpGroup,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=True,
+    no_args_is_help=False,
+)
+app.command("pull", cls=HelpCommand)(pull_command)
+app.command("ls", cls=HelpCommand)(ls_command)
+app.command("show", cls=HelpCommand)(show_command)
+app.command("verify", cls=HelpCommand)(verify_command)
+app.command("rm", cls=HelpCommand)(rm_command)
+app.command("clean", cls=HelpCommand)(clean_command)
+app.command("quantize", cls=HelpCommand)(quantize_command)
+app.command("chat", cls=HelpCommand)(chat_command)
+app.command("plan", cls=HelpCommand)(plan_command)
+app.command("batch", cls=HelpCommand)(batch_command)
+app.command("bench", cls=HelpCommand)(bench_command)
+app.command("tune", cls=HelpCommand)(tune_command)
+app.command("doctor", cls=HelpCommand)(doctor_command)
+app.command("worker", cls=HelpCommand)(worker_command)
+app.add_typer(sessions_app, name="sessions", help="List, show, export and delete saved conversations.")
+app.add_typer(prefixes_app, name="prefixes", help="List, show and delete saved prefixes.")
+app.add_typer(config_app, name="config", help="Show settings and where they come from.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,11 +77,11 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
 ) -> None:
-    """Run Qwen3.5 models on this machine."""
+    """Download, quantize and run Qwen3.5 models on this machine."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)

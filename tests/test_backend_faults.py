@@ -88,9 +88,7 @@ def test_check_plain_path_broken_ends_with_its_code(
     with pytest.raises(QwenctlError) as caught:
         require_backend(tell=told.append)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
-    assert caught.value.message.startswith(
-        "llama.cpp does not compute what it should on this machine: 2 sequences at once: "
-    )
+    assert caught.value.message.startswith("llama.cpp computes wrong results on this machine: 2 sequences at once: ")
     assert error in caught.value.message
     assert "pip install --no-binary llama-cpp-python" in caught.value.hint
     assert told == []
@@ -107,7 +105,7 @@ def test_commands_extra_buffers_broken_answer_right_and_warn_once(
         pytest.skip("this processor has no extra buffer types")
     warning = (
         r"qwenctl: warning: llama\.cpp fails with \w+ \(2 sequences at once: another token, NMSE [\d.]+\): "
-        r"not used, which may be slower; build it without that fault: .*pip install .*\n"
+        r"not used, which may be slower; to build it without this fault: .*pip install .*\n"
     )
     assert (first.stdout.decode(), first.returncode) == (RIGHT, 0)
     assert re.fullmatch(warning, first.stderr.decode())
@@ -125,7 +123,7 @@ def test_commands_plain_path_broken_run_nothing(cache: Path, library: Path, toy_
         done = run(*command, stdin=None, **variables)
         assert (done.stdout, done.returncode) == (b"", 70)
         assert done.stderr.startswith(
-            b"qwenctl: error: llama.cpp does not compute what it should on this machine: 2 sequences at once: "
+            b"qwenctl: error: llama.cpp computes wrong results on this machine: 2 sequences at once: "
         )
 
 
@@ -151,7 +149,7 @@ def test_doctor_measure_checks_again(cache: Path) -> None:
     kept.write_text(json.dumps(as_json(wrong)))
     told = [json.loads(run("doctor", "--json", *more).stdout) for more in ((), ("--measure",))]
     found = [[one["message"] for one in each["findings"] if one["topic"] == "backend"] for each in told]
-    assert found == [["llama.cpp does not compute what it should on this machine: one token at a time: NMSE 0.9"], []]
+    assert found == [["llama.cpp computes wrong results on this machine: one token at a time: NMSE 0.9"], []]
     assert check_backend()[1] == ()  # it is kept again
     assert told[1]["check"]["cpu"]["cases"][0]["case"] == "known values"
 
@@ -204,7 +202,7 @@ def test_check_that_cannot_be_done_leaves_the_plain_path(cache: Path, toy_gguf: 
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert (done.stdout.decode(), done.returncode) == (RIGHT, 0)
-    reason = r"llama\.cpp could not be checked \(.*File too large.*\): only its plain path is used"
+    reason = r"llama\.cpp could not be checked \(.*File too large.*\): only its plain CPU path is used"
     assert re.fullmatch(rf"qwenctl: warning: {reason}\n", done.stderr.decode())
     assert kept_check() is None
     assert list(tmp_path.glob("qwenctl-check-*")) == []

@@ -135,17 +135,17 @@ def test_in_the_order_of_their_end(server: FakeServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line", "hint", "code"),
     [
-        (["--lines", "--csv"], "--lines and --csv contradict each other", "IN has one form", 2),
+        (["--lines", "--csv"], "--lines and --csv cannot be used together", "IN has only one format", 2),
         (["--files"], "--files needs --prompt", "--prompt 'Summarize: {file}'", 2),
-        (["--csv", "--null", "--prompt", "x"], "--null and --csv contradict each other", "CSV has lines", 2),
-        (["--prompt", "{a.b}"], "--prompt is no template: {a.b} is not the name of a field",
+        (["--csv", "--null", "--prompt", "x"], "--null and --csv cannot be used together", "CSV is made of lines", 2),
+        (["--prompt", "{a.b}"], "--prompt is not a template: {a.b} is not the name of a field",
          "{name} stands for the field of that name, {{ and }} for braces", 2),
-        (["--plot", "x.png"], "--plot x.png: only SVG can be drawn", "--plot x.svg", 2),
-        (["--keep", "answer"], "--keep answer: an answer has a field of that name",
+        (["--plot", "x.png"], "--plot x.png: only SVG is supported", "--plot x.svg", 2),
+        (["--keep", "answer"], "--keep answer: answers already have a field of that name",
          "it has: id, answer, thinking, tool_calls, finish_reason, usage, hash", 2),
-        (["--select", "answer", "--format", "openai"], "--select and --format contradict each other",
+        (["--select", "answer", "--format", "openai"], "--select and --format cannot be used together",
          "leave one of them out", 2),
-        (["--retry-errors"], "standard output cannot be gone on with", "-o OUT.jsonl names a file", 2),
+        (["--retry-errors"], "standard output cannot be resumed", "-o OUT.jsonl", 2),
         (["nosuch.jsonl"], "nosuch.jsonl: no such file or directory", "", 66),
         ([], "stdin has no records", 'a record is a line such as {"prompt": "…"}', 65),
         (["-np", "0x"], "invalid value for '-np' / '--parallel': '0x' is not a whole number",
@@ -160,7 +160,7 @@ def test_a_mistake_is_one_line_with_a_hint(
 
 def test_without_a_model_it_says_where_one_comes_from(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "x"}])
-    assert error_of(source)[0].startswith("no model: -m names a GGUF file")
+    assert error_of(source)[0].startswith("no model: -m takes a GGUF file")
     assert error_of(tmp_path)[:2] == (
         f"{tmp_path} is a folder",
         f"find {tmp_path} -type f | qwenctl batch --files --prompt 'Summarize: {{file}}'",

@@ -69,7 +69,7 @@ def test_a_server_that_never_answers_ends_the_batch_and_it_can_be_gone_on_with(
     assert done.returncode == ExitCode.NETWORK
     first, hint = done.stderr.decode().splitlines()
     assert "503 (not now); 1 of 2 records are done" in first
-    assert hint == "  hint: the same command goes on; --patience waits longer"
+    assert hint == "  hint: the same command resumes; raise --patience to wait longer"
     write_lines(source, records("a", "b [503 ok]"))
     again = batch(source, "-o", output, "--endpoint", server.url, "-q", "--resume", "force")
     assert again.returncode == 0, again.stderr.decode()

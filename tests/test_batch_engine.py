@@ -121,7 +121,7 @@ def test_a_record_that_cannot_be_answered_fails_alone(engine: Engine) -> None:
     found, _ = answers(engine, records, 3)
     failed = {number: one for number, one in found.items() if isinstance(one, RecordFailed)}
     assert failed.keys() == {1, 2, 3}
-    assert "a record has room for 512" in failed[1].message
+    assert "a record can have 512" in failed[1].message
     assert failed[1].hint == "-c 2048 makes room for it"
     assert "JSON schema" in failed[2].message
     assert failed[3].message.startswith("prompt has more than ")

@@ -1,4 +1,4 @@
-"""When a write fails, at whatever moment: never a success with wrong bytes, and the same command goes on.
+"""When a write fails, at whatever moment: never a success with wrong bytes, and the same command resumes.
 
 `BATCH_WRITES=200` looks at the first two hundred writes, each with three ways to fail.
 """
@@ -117,7 +117,7 @@ def test_a_write_that_fails_is_told_and_gone_on_after(
         assert done.returncode == 74, done.stderr.decode()
         first, *hint = done.stderr.decode().splitlines()
         assert first.startswith(f"qwenctl: error: {tmp_path}/")
-        assert hint == ["  hint: then the same command goes on"] or at == 1  # when nothing has begun
+        assert hint == ["  hint: then the same command resumes"] or at == 1  # when nothing has begun
         assert clean.startswith(output.read_bytes() if output.exists() else b"")
     server.attempts.clear()
     assert batch(*arguments).returncode == 3

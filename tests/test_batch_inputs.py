@@ -49,17 +49,17 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b"\x00\x00\x00", 1, "invalid JSON"),
     (b'{"prompt": hi}', 12, "expecting value"),
     (b'{"prompt": "a", "seed": 01}', 26, "delimiter"),
-    (b'{"prompt": "a", "temperature": NaN}', 32, "NaN is no number"),
-    (b'{"prompt": "a", "temperature": Infinity}', 32, "Infinity is no number"),
-    (b'{"prompt": "a", "temperature": -Infinity}', 32, "-Infinity is no number"),
+    (b'{"prompt": "a", "temperature": NaN}', 32, "NaN is not a number"),
+    (b'{"prompt": "a", "temperature": Infinity}', 32, "Infinity is not a number"),
+    (b'{"prompt": "a", "temperature": -Infinity}', 32, "-Infinity is not a number"),
     (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 1, "too many digits"),
     (b'{"prompt": "\xff"}', 13, "0xff is not UTF-8"),
     (b'{"prompt": "caf\xe9"}', 16, "0xe9 is not UTF-8"),
     ('{"prompt": "日本'.encode() + b'\xed\xa0\x80"}', 15, "0xed is not UTF-8"),
     (b'{"prompt": "\\ud800"}', 13, "half a character"),
     (b'{"prompt": "a\\udc00b"}', 14, "half a character"),
-    (b'{"prompt": "a", "prompt": "b"}', 17, "'prompt' occurs twice"),
-    (b'{"id": 1, "prompt": "a", "id": 2}', 26, "'id' occurs twice"),
+    (b'{"prompt": "a", "prompt": "b"}', 17, "duplicate key 'prompt'"),
+    (b'{"id": 1, "prompt": "a", "id": 2}', 26, "duplicate key 'id'"),
     (b'{"prompt": "a", "tools": ' + b"[" * 10_000 + b"}", 125, "levels of brackets"),
     (b'{"a":' * 10_000, 501, "levels of brackets"),
     (b"[]", 1, "not a list"),
@@ -68,8 +68,8 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b"17", 1, "not a number"),
     (b"true", 1, "not true or false"),
     (b"null", 1, "not null"),
-    (b"{}", 1, "no prompt and no messages"),
-    (b'{"id": "x"}', 1, "no prompt and no messages"),
+    (b"{}", 1, "neither prompt nor messages"),
+    (b'{"id": "x"}', 1, "neither prompt nor messages"),
     (b'{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}', 1, "both prompt and messages"),
     (b'{"prompt": 5}', 12, "prompt: input should be a valid string"),
     (b'{"prompt": null, "id": []}', 24, "id"),
@@ -85,7 +85,11 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b'{"prompt": "a", "think": 1}', 26, "valid boolean"),
     (b'{"prompt": "a", "tools": {}}', 26, "valid list"),
     (b'{"prompt": "a", "tools": [{"type": "function"}]}', 27, "no tools.0.function"),
-    (b'{"prompt": "a", "tools": [{"type": "function", "function": {}}], "grammar": "root ::= x"}', 1, "contradict"),
+    (
+        b'{"prompt": "a", "tools": [{"type": "function", "function": {}}], "grammar": "root ::= x"}',
+        1,
+        "cannot be used together",
+    ),
     (b'{"messages": []}', 14, "at least 1 item"),
     (b'{"messages": [{"role": "user"}, {"role": "king", "content": "x"}]}', 42, "messages.1.role"),
     (b'{"messages": [{"content": "x"}]}', 15, "no messages.0.role"),
@@ -93,7 +97,11 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b'{"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}', 44, "input tag 'input_audio' found"),
     (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', 44, "no messages.0.content.0.image_url"),
     (b'{"messages": "x"}', 14, "messages: input should be a valid list"),
-    (b'{"system": "a", "messages": [{"role": "system", "content": "b"}]}', 1, "both system and a system message"),
+    (
+        b'{"system": "a", "messages": [{"role": "system", "content": "b"}]}',
+        1,
+        "both system and a system message: use only one of them",
+    ),
     (b'{"custom_id": "a"}', 1, "no body"),
     (b'{"custom_id": "a", "body": {}}', 28, "no body.messages"),
     (body(n=2), 82, "body.n"),
@@ -104,7 +112,7 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (
         body(messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]),
         1,
-        "no JSON",
+        "not JSON",
     ),
 ]
 
@@ -156,9 +164,9 @@ def test_a_line_that_would_fill_the_memory_fails_alone(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("data", "words", "hint"),
     [
-        (gzip.compress(GOOD, mtime=0), "is compressed by gzip", "gunzip -c in | qwenctl batch - …"),
+        (gzip.compress(GOOD, mtime=0), "is gzip-compressed", "gunzip -c in | qwenctl batch - …"),
         (GOOD.decode().encode("utf-16"), "is UTF-16", "iconv"),
-        (b"\x28\xb5\x2f\xfd123", "is compressed by zstd", "zstd"),
+        (b"\x28\xb5\x2f\xfd123", "is zstd-compressed", "zstd"),
         (b"PK\x03\x04", "is a zip archive", "unzip"),
         (b"PAR1", "is a Parquet file", ""),
     ],
@@ -225,13 +233,13 @@ def test_with_a_template_the_fields_are_data_whatever_they_are_called() -> None:
 def test_a_record_without_a_field_of_the_template_fails_alone() -> None:
     bad, good = read(b'{"a": 1}\n{"b": "x"}', InputFormat("jsonl", GenerationParams(), template("{b}")))
     assert isinstance(bad, InvalidRecord)
-    assert bad.reason == "no field 'b' for the template; there are: a"
+    assert bad.reason == "no field 'b' for the template; available: a"
     assert isinstance(good, Record)
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:>5}", "{a.__class__}"])
 def test_a_template_has_nothing_but_names(text: str) -> None:
-    with pytest.raises(QwenctlError, match="--prompt is no template"):
+    with pytest.raises(QwenctlError, match="--prompt is not a template"):
         template(text)
 
 
@@ -280,7 +288,7 @@ def test_rows_of_csv_are_records() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b"a,b\n1,2\n", "no column is called 'text'"), (b"text,text\n1,2\n", "two columns")]
+    ("data", "words"), [(b"a,b\n1,2\n", "no column is named 'text'"), (b"text,text\n1,2\n", "two columns")]
 )
 def test_csv_with_the_wrong_columns_is_refused_as_a_whole(data: bytes, words: str) -> None:
     with pytest.raises(QwenctlError, match=words):

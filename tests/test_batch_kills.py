@@ -1,4 +1,4 @@
-"""Whatever ends a batch, or its engine, at whatever moment: the same command goes on, and the bytes are the same.
+"""Whatever ends a batch, or its engine, at whatever moment: the same command resumes, and the bytes are the same.
 
 `BATCH_KILLS=200 BATCH_RECORDS=500` makes the first test a long one.
 """
@@ -117,7 +117,7 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     first, hint = said.decode().splitlines()
     assert first.startswith("qwenctl: error: stopped; ")
     assert first.endswith(f" of {RECORDS} records are done")
-    assert hint == "  hint: the same command goes on"
+    assert hint == "  hint: the same command resumes"
     assert lines(output) >= 3
 
 
@@ -130,7 +130,7 @@ def test_two_batches_do_not_write_one_output(source: Path, toy_gguf: Path, tmp_p
         second = batch(source, "-o", output, "-m", toy_gguf, *OPTIONS)
         assert second.returncode == ExitCode.TRY_AGAIN
         assert f"another qwenctl (pid {first.pid}, " in second.stderr.decode()
-        assert "writes this output" in second.stderr.decode()
+        assert "is writing this output" in second.stderr.decode()
     finally:
         first.kill()
         first.communicate()

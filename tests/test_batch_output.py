@@ -169,8 +169,8 @@ def half_done(tmp_path: Path) -> Path:
 def test_other_settings_are_refused_until_they_are_meant(half_done: Path) -> None:
     before = half_done.read_bytes()
     message, hint, code = refusal(lambda: open_output(half_done, settings={**SETTINGS, "--temp": 0.7}))
-    assert message == f"{half_done} was made with --temp 0.5, now it is 0.7"
-    assert (hint, code) == ("--resume force goes on all the same, --overwrite begins anew", ExitCode.USAGE)
+    assert message == f"{half_done} was written with --temp 0.5, now it is 0.7"
+    assert (hint, code) == ("--force-resume resumes anyway, --overwrite starts over", ExitCode.USAGE)
     assert half_done.read_bytes() == before
     for force in (True, False):  # once they were meant, they are those of the output
         again = open_output(half_done, settings={"model": "n"}, force=force)
@@ -182,7 +182,7 @@ def test_a_record_that_has_changed_is_refused(half_done: Path) -> None:
     output = open_output(half_done)
     output.already_done(0, "r0", "hash0")
     message, _, _ = refusal(lambda: output.already_done(1, "r1", "another"))
-    assert message == f"the record r1 has changed since {half_done} was begun"
+    assert message == f"the record r1 has changed since {half_done} was started"
 
 
 def test_a_line_that_somebody_has_changed_is_refused(half_done: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_file_that_no_batch_has_written_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious.jsonl"
     path.write_text('{"mine": 1}\n')
     message, hint, code = refusal(lambda: open_output(path))
-    assert message == f"{path} is there already, and precious.stats.jsonl is not: it cannot be gone on with"
-    assert (hint, code) == ("--overwrite begins anew, or -o names another file", ExitCode.CANNOT_CREATE)
+    assert message == f"{path} exists, but precious.stats.jsonl does not: it cannot be resumed"
+    assert (hint, code) == ("--overwrite starts over, or choose another -o", ExitCode.CANNOT_CREATE)
     assert path.read_text() == '{"mine": 1}\n'
     remove_output(path)
     assert list(tmp_path.iterdir()) == [sidecar_path(path, "stats")] or not list(tmp_path.iterdir())

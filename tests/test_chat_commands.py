@@ -37,12 +37,12 @@ def test_think_sets_or_toggles(line: str, think: bool) -> None:
 
 
 def test_think_refuses_anything_else() -> None:
-    assert failure("/think maybe") == ("/think is on, off or budget N, not 'maybe'", "/think on")
+    assert failure("/think maybe") == ("/think takes on, off or budget N, not 'maybe'", "/think on")
 
 
 def test_thinking_shows_the_last_thought() -> None:
     assert says("/thinking") == "hmm\nyes"
-    assert says("/thinking", Conversation()) == "nothing was thought yet"
+    assert says("/thinking", Conversation()) == "no thinking yet"
 
 
 def test_system_replaces_the_system_prompt_and_keeps_the_turns() -> None:
@@ -60,14 +60,14 @@ def test_regen_asks_the_last_question_again() -> None:
     outcome = run_command("/regen", ANSWERED, Sampling())
     assert (outcome.conversation, outcome.next_action) == (ASKED, "generate")
     assert run_command("/regen", ASKED, Sampling()).conversation == ASKED
-    assert failure("/regen", Conversation())[0] == "there is no question yet"
+    assert failure("/regen", Conversation())[0] == "no question yet"
 
 
 def test_undo_takes_back_question_and_answer() -> None:
     assert after("/undo") == after("/undo", ASKED)
     assert after("/undo").messages[-1] == Message("assistant", "1.", "hm")
-    assert says("/undo") == "taken back: Two?"
-    assert failure("/undo", Conversation()) == ("there is nothing to take back", "")
+    assert says("/undo") == "removed: Two?"
+    assert failure("/undo", Conversation()) == ("nothing to undo", "")
 
 
 def test_set_changes_one_value_and_lists_all() -> None:
@@ -81,14 +81,14 @@ def test_set_changes_one_value_and_lists_all() -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("/set tmep 1", "no sampling parameter is called 'tmep'", "there are: temp"),
+        ("/set tmep 1", "no such sampling parameter: 'tmep'", "available: temp"),
         ("/set temp nan", "temp: 'nan' is not a finite number", ""),
-        ("/set temp -1", "temp: -1 is out of range: a number from 0.0 to 100.0 is needed", ""),
+        ("/set temp -1", "temp: -1 is out of range: it must be a number from 0.0 to 100.0", ""),
         ("/set top-k 1.5", "top-k: '1.5' is not a whole number", ""),
-        ("/set top-k -1", "top-k: -1 is out of range: a whole number 0 or more is needed", ""),
+        ("/set top-k -1", "top-k: -1 is out of range: it must be a whole number of at least 0", ""),
         ("/set temp", "/set temp needs a value", "/set temp 1"),
-        ("/regne", "no command is called /regne", "did you mean /regen?"),
-        ("/xyzzy", "no command is called /xyzzy", "/help lists them; a space before the slash sends it as text"),
+        ("/regne", "no such command: /regne", "did you mean /regen?"),
+        ("/xyzzy", "no such command: /xyzzy", "/help lists them; a space before the slash sends it as text"),
     ],
 )
 def test_a_mistake_is_named_with_a_hint(line: str, message: str, hint: str) -> None:

@@ -33,7 +33,7 @@ def test_the_second_interrupt_leaves() -> None:
 def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
     chat = Chat(ScriptedEngine([]))
     assert chat.run(KeyboardInterrupt, "  ", EOFError) == ExitCode.OK
-    assert "Ctrl-D leaves" in chat.text
+    assert "Ctrl-D quits" in chat.text
 
 
 def test_ctrl_c_between_two_lines_does_not_leave() -> None:
@@ -43,10 +43,10 @@ def test_ctrl_c_between_two_lines_does_not_leave() -> None:
     class Hasty(Screen):
         def note(self, *lines: str) -> None:
             super().note(*lines)
-            if "Ctrl-D leaves" in lines and keys:
+            if "Ctrl-D quits" in lines and keys:
                 keys.pop()()
 
     chat.screen = Hasty(make_console("always", chat.output))
     assert chat.run(KeyboardInterrupt, "Hi") == ExitCode.OK
-    assert chat.text.count("Ctrl-D leaves") == 3  # at the start, and once for each
+    assert chat.text.count("Ctrl-D quits") == 3  # at the start, and once for each
     assert "Hello." in chat.text

@@ -224,7 +224,7 @@ def test_a_crash_keeps_the_conversation_and_the_next_line_opens_a_new_engine() -
     chat = Chat(first, second)
     assert chat.run("Tell me.", "Go on.") == ExitCode.OK
     assert "error: the model engine stopped (SIGABRT)" in chat.text
-    assert "the conversation is kept" in chat.text
+    assert "the conversation is saved" in chat.text
     assert "Half an" in chat.text
     assert "Whole." in chat.text
     assert [message.content for message in second.requests[0].messages] == ["Tell me.", "Half an", "Go on."]
@@ -263,6 +263,6 @@ def test_commands_work_in_the_loop() -> None:
             Message("user", "Hi"),
         )
     )
-    assert "memory 50.0 MB" in chat.text
+    assert "memory 47.7 MiB" in chat.text
     assert re.search(r"last answer: .* tokens/s", chat.text)
     assert "did you mean /help?" in chat.text

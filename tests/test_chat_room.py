@@ -48,7 +48,7 @@ def test_by_default_it_stops_with_an_error(model: LoadedEngine) -> None:
 def test_the_oldest_turns_are_left_out_and_that_is_said(model: LoadedEngine) -> None:
     conversation, told = talk(model, "drop-oldest", 40)
     assert told
-    assert all("oldest messages are not sent any more" in line for line in told)
+    assert all("oldest messages are no longer sent" in line for line in told)
     assert len(told) < 16  # not at every turn
     assert len(conversation.turns) == 80  # nothing is lost
     assert conversation.prompt_messages[0] == Message("system", "You are a helpful assistant.")

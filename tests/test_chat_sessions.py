@@ -70,7 +70,7 @@ def test_a_name_tells_the_topic_and_is_never_taken_twice(store: SessionStore) ->
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "x" * 81, "a\nb", "end."])
 def test_a_name_cannot_leave_the_folder(store: SessionStore, name: str) -> None:
-    with pytest.raises(QwenctlError, match="cannot be the name of a session"):
+    with pytest.raises(QwenctlError, match="cannot be the name of a saved conversation"):
         store.open(name)
 
 
@@ -88,7 +88,7 @@ def test_one_session_is_open_once(store: SessionStore) -> None:
 def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_path: Path, data: bytes) -> None:
     kept(store, "first")
     (tmp_path / "sessions" / "first" / "conversation.json").write_bytes(data)
-    with pytest.raises(QwenctlError, match="the session 'first' is damaged") as caught:
+    with pytest.raises(QwenctlError, match="the saved conversation 'first' is damaged") as caught:
         store.load("first")
     assert caught.value.code == ExitCode.BAD_DATA
     store.delete("first")
@@ -97,9 +97,9 @@ def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_p
 
 def test_a_session_that_is_not_there_names_the_nearest(store: SessionStore) -> None:
     kept(store, "2026-11-24-france")
-    with pytest.raises(QwenctlError, match="no session is called 'france'") as caught:
+    with pytest.raises(QwenctlError, match="no saved conversation is named 'france'") as caught:
         store.load("france")
-    assert caught.value.hint == "there are: 2026-11-24-france"
+    assert caught.value.hint == "available: 2026-11-24-france"
 
 
 # ------------------------------------------------------------------ the chat
@@ -123,13 +123,13 @@ def names(home: Path) -> list[str]:
 def introduced(model: Path, home: Path, *options: str) -> str:
     """A session in which the toy has been told a name; its own name."""
     with chat(home, "-m", str(model), *options) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
         terminal.wait_for("context ")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
         if not options:
-            assert "kept: qwenctl chat --resume " in terminal.text
+            assert "saved: qwenctl chat --resume " in terminal.text
     return next(iter(names(home)), "")
 
 
@@ -137,12 +137,12 @@ def test_a_chat_is_gone_on_with_and_nothing_is_read_again(toy_gguf: Path, tmp_pa
     name = introduced(toy_gguf, tmp_path)
     assert name.endswith("my-name-is-linus")
     with chat(tmp_path, "--resume", name) as terminal:
-        terminal.wait_for("nothing is read again")
+        terminal.wait_for("nothing to evaluate again")
         assert "> My name is Linus." in terminal.text
         terminal.send("What is my name?\r")
         terminal.wait_for("Your name is Linus.")
         terminal.send("/stats\r")
-        terminal.wait_for("read before")
+        terminal.wait_for("of them cached")
         last = next(line for line in terminal.text.splitlines() if "last prompt" in line)
         total, cached = (int(word.replace(",", "")) for word in last.split() if word[0].isdigit())
         assert total - cached < 30
@@ -166,7 +166,7 @@ def test_with_another_model_it_says_so_and_reads_again(toy: Path, toy_gguf: Path
     name = introduced(toy_gguf, tmp_path)
     convert(make_plan(toy, tmp_path / "other.gguf", QuantizeOptions("F16", vision=False)), 1)
     with chat(tmp_path, "-m", str(tmp_path / "other.gguf"), "--resume", name) as terminal:
-        terminal.wait_for("its text will be read again (the model is another")
+        terminal.wait_for("its text will be evaluated again (the model has")
         terminal.send("What is my name?\r")
         terminal.wait_for("Your name is Linus.")
         terminal.send("\x04")
@@ -184,7 +184,7 @@ def kill_while_it_reads(terminal: Terminal) -> None:
 
 def test_after_a_crash_the_last_whole_turn_is_there(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "65536") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
         terminal.wait_for("context ")
         kill_while_it_reads(terminal)
@@ -196,18 +196,18 @@ def test_a_long_question_that_was_being_read_when_all_stopped_can_be_asked_again
     toy_gguf: Path, tmp_path: Path
 ) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "65536") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         kill_while_it_reads(terminal)
     [name] = names(tmp_path)
     with chat(tmp_path, "--resume", name, "-c", "65536") as terminal:
-        terminal.wait_for("the last question has no answer yet: /regen asks it, /undo takes it back")
+        terminal.wait_for("the last question has no answer yet: /regen answers it, /undo removes it")
         terminal.send("/regen\r")
         stop_reading_and_ask_another(terminal)
 
 
 def test_a_question_that_does_not_fit_leaves_no_session(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "2048") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(f"\x1b[200~{'word ' * 4_000}\x1b[201~\r")
         terminal.wait_for("error: prompt has ")
         terminal.send("\x04")
@@ -219,12 +219,12 @@ def test_a_question_that_does_not_fit_leaves_no_session(toy_gguf: Path, tmp_path
 @pytest.mark.parametrize("way", ["--no-save", "/private"])
 def test_nothing_is_kept_where_that_is_asked(toy_gguf: Path, tmp_path: Path, way: str) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), *([way] if way[0] == "-" else [])) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ")
         if way[0] == "/":
             terminal.send(f"{way}\r")
-            terminal.wait_for("nothing of this conversation is kept")
+            terminal.wait_for("this conversation is not saved")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ", count=2)
         terminal.send("\x04")
@@ -235,11 +235,11 @@ def test_nothing_is_kept_where_that_is_asked(toy_gguf: Path, tmp_path: Path, way
 
 def test_in_the_chat_a_session_is_renamed_listed_left_and_loaded(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf)) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
         terminal.wait_for("context ")
         terminal.send("/save about me\r")
-        terminal.wait_for("kept as about me")
+        terminal.wait_for("saved as about me")
         terminal.send("/clear\r/sessions\r")
         terminal.wait_for("  about me")
         terminal.send(QUESTION + "\r")
@@ -251,7 +251,7 @@ def test_in_the_chat_a_session_is_renamed_listed_left_and_loaded(toy_gguf: Path,
         terminal.send(f"/export {tmp_path}/chat.md\r")
         terminal.wait_for("written to")
         terminal.send("/load nothing\r")
-        terminal.wait_for("no session is called 'nothing'")
+        terminal.wait_for("no saved conversation is named 'nothing'")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
     assert "## You\n\nWhat is my name?" in (tmp_path / "chat.md").read_text()
@@ -261,10 +261,12 @@ def test_in_the_chat_a_session_is_renamed_listed_left_and_loaded(toy_gguf: Path,
 def test_a_session_that_is_open_elsewhere_is_one_line(toy_gguf: Path, tmp_path: Path) -> None:
     name = introduced(toy_gguf, tmp_path)
     with chat(tmp_path, "--resume", name) as terminal:
-        terminal.wait_for("nothing is read again")
+        terminal.wait_for("nothing to evaluate again")
         done = run(tmp_path, "chat", "--resume", name, stdin=b"Hi")
         assert done.returncode == 75
-        assert done.stderr.startswith(f"qwenctl: error: the session '{name}' is open in another qwenctl\n".encode())
+        assert done.stderr.startswith(
+            f"qwenctl: error: the saved conversation '{name}' is open in another qwenctl\n".encode()
+        )
 
 
 # ------------------------------------------------------------------ qwenctl sessions

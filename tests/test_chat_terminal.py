@@ -53,7 +53,7 @@ def stop_reading_and_ask_another(terminal: Terminal) -> None:
 @pytest.mark.parametrize("width", [80, 40])
 def test_ask_and_leave(toy_gguf: Path, tmp_path: Path, width: int) -> None:
     with chat(toy_gguf, tmp_path, "--no-think", width=width) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ")
         assert terminal.text.count(ANSWER) == 1
@@ -68,7 +68,7 @@ def test_ask_and_leave(toy_gguf: Path, tmp_path: Path, width: int) -> None:
 
 def test_thinking_is_folded_and_can_be_shown(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(toy_gguf, tmp_path, "--no-history") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("/thinking shows it")
         terminal.wait_for("context ")
@@ -79,13 +79,13 @@ def test_thinking_is_folded_and_can_be_shown(toy_gguf: Path, tmp_path: Path) -> 
 
 def test_an_engine_that_dies_is_said_and_the_chat_goes_on(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(toy_gguf, tmp_path, "--no-think") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("What is the capital of Italy?\r")
         terminal.wait_for("context ")
         for child in psutil.Process(terminal.child.pid).children(recursive=True):
             child.kill()
         terminal.send(QUESTION + "\r")
-        terminal.wait_for("the conversation is kept")
+        terminal.wait_for("the conversation is saved")
         assert "error: " in terminal.text
         terminal.send("/regen\r")
         terminal.wait_for(ANSWER)
@@ -95,14 +95,14 @@ def test_an_engine_that_dies_is_said_and_the_chat_goes_on(toy_gguf: Path, tmp_pa
 
 def test_ctrl_c_stops_a_long_prompt_and_the_chat_goes_on(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(toy_gguf, tmp_path, "--no-think", "-c", "65536") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(LONG_QUESTION)
         stop_reading_and_ask_another(terminal)
 
 
 def test_ctrl_c_twice_leaves_even_an_engine_that_hangs(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(toy_gguf, tmp_path, "--no-think") as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         [engine] = psutil.Process(terminal.child.pid).children(recursive=True)
         engine.suspend()
         terminal.send(QUESTION + "\r")
@@ -148,7 +148,7 @@ def test_ctrl_c_at_the_prompt_does_not_leave(toy_gguf: Path, tmp_path: Path) -> 
     with chat(toy_gguf, tmp_path, "--no-think") as terminal:
         terminal.wait_for("\n>")
         terminal.send("\x03")
-        terminal.wait_for("Ctrl-D leaves", count=2)
+        terminal.wait_for("Ctrl-D quits", count=2)
         terminal.send("not this\x03" + QUESTION + "\r")
         terminal.wait_for(ANSWER)
         terminal.send("\x04")
@@ -158,7 +158,7 @@ def test_ctrl_c_at_the_prompt_does_not_leave(toy_gguf: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_no_colors_where_they_are_not_wanted(toy_gguf: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     with chat(toy_gguf, tmp_path, "--no-think", **environment) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ")
         assert ANSWER in terminal.text
@@ -207,7 +207,7 @@ def test_verbose_says_the_rest_on_standard_error(toy_gguf: Path) -> None:
 
 def test_an_answer_cut_short_is_said(toy_gguf: Path) -> None:
     done = pipe(toy_gguf, "--no-think", "-n", "3", QUESTION)
-    assert done.stderr == b"qwenctl: warning: the answer is not whole: cut at 3 tokens (-n)\n"
+    assert done.stderr == b"qwenctl: warning: the answer is incomplete: cut at 3 tokens (-n)\n"
     assert done.returncode == 0
 
 

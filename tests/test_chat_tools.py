@@ -45,7 +45,7 @@ def call(name: str, **arguments: Any) -> str:
 
 PARIS = call("get_weather", city="Paris")
 PARIS_CALL = ToolCall("get_weather", {"city": "Paris"})
-REFUSED = "error: the person does not allow this call"
+REFUSED = "error: the user did not allow this call"
 
 
 def calling(*calls: str, text: str = "", thinking: str = "") -> list[Said]:
@@ -122,12 +122,12 @@ def test_a_call_that_cannot_be_run_asks_nothing_and_is_told_to_the_model(tmp_pat
     one = ToolChat(tmp_path, broken, answer("Sorry."))
     one.run("Go.")
     assert one.results() == [
-        "error: no function is called 'get_wether'; there are: get_weather, fail, long, hang, evil, weigh",
+        "error: no function is named 'get_wether'; available: get_weather, fail, long, hang, evil, weigh",
         "error: 'days' of get_weather must be of type integer, not \"two\"",
         "error: the call has no <function=NAME>",
     ]
     assert one.engine.requests[1].messages[1].content == "<tool_call>\nget_weather()"
-    assert "no function is called 'get_wether'" in one.chat.text
+    assert "no function is named 'get_wether'" in one.chat.text
 
 
 def test_a_person_answers_for_a_function_without_a_command(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_person_answers_for_a_function_without_a_command(tmp_path: Path) -> No
 def test_ctrl_c_at_the_question_stops_the_round(tmp_path: Path, key: type[BaseException]) -> None:
     one = ToolChat(tmp_path, calling(PARIS, PARIS), answer("Fine."), typed=(key,))
     one.run("Go.", "Never mind.")
-    stopped = ["error: the person stopped this call", "error: the person stopped it before this call"]
+    stopped = ["error: the user stopped this call", "error: the user stopped before this call"]
     assert one.results() == stopped
     assert one.engine.requests[1].messages[-1] == Message("user", "Never mind.")
 
@@ -151,7 +151,7 @@ def test_ctrl_c_stops_a_function_that_runs(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("hang")), answer("Fine."))
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert one.run("Go.", "Next.", auto_approve_tools=True) == ExitCode.OK
-    assert one.results() == ["error: the person stopped this call"]
+    assert one.results() == ["error: the user stopped this call"]
 
 
 def test_a_model_that_calls_for_ever_is_stopped(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_session_with_a_damaged_call_is_told(tmp_path: Path, spoil: Callable[[
     fields = json.loads(file.read_text())
     spoil(fields["messages"][1])
     file.write_text(json.dumps(fields))
-    with pytest.raises(QwenctlError, match="the session 'first' is damaged"):
+    with pytest.raises(QwenctlError, match="the saved conversation 'first' is damaged"):
         SessionStore(tmp_path).load("first")
 
 

@@ -39,8 +39,8 @@ CACHE_TYPES = "'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'iq4_nl', 'q5_0', '
         ),
         (
             ["chat"],
-            "no model: -m names a GGUF file, or a model that `qwenctl ls` lists",
-            "qwenctl pull qwen3.5-35b-a3b brings one here that fits this machine",
+            "no model: -m takes a GGUF file or a model listed by `qwenctl ls`",
+            "`qwenctl pull qwen3.5-35b-a3b` downloads one that fits this machine",
         ),
     ],
 )
@@ -51,19 +51,23 @@ def test_a_mistake_in_the_command_line(arguments: list[str], line: str, hint: st
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("-b", "0", "0 is out of range: a whole number 1 or more is needed"),
-        ("-ub", "-5", "-5 is out of range: a whole number 1 or more is needed"),
+        ("-b", "0", "0 is out of range: it must be a whole number of at least 1"),
+        ("-ub", "-5", "-5 is out of range: it must be a whole number of at least 1"),
         ("-c", "1e9", "'1e9' is not a whole number"),
-        ("-c", "9999999999", "9999999999 is out of range: a whole number from 0 to 2,147,483,647 is needed"),
-        ("-c", "9" * 400, f"{'9' * 400} is out of range: a whole number from 0 to 2,147,483,647 is needed"),
-        ("-n", "-2", "-2 is out of range: a whole number -1 or more is needed"),
+        ("-c", "9999999999", "9999999999 is out of range: it must be a whole number from 0 to 2,147,483,647"),
+        ("-c", "9" * 400, f"{'9' * 400} is out of range: it must be a whole number from 0 to 2,147,483,647"),
+        ("-n", "-2", "-2 is out of range: it must be a whole number of at least -1"),
         ("-t", "two", "'two' is not a whole number"),
         ("--temp", "nan", "'nan' is not a finite number"),
         ("--temp", "inf", "'inf' is not a finite number"),
-        ("--temp", "-0.1", "-0.1 is out of range: a number from 0.0 to 100.0 is needed"),
-        ("--top-p", "1.5", "1.5 is out of range: a number from 0.0 to 1.0 is needed"),
-        ("--top-k", "-1", "-1 is out of range: a whole number 0 or more is needed"),
-        ("--seed", "4294967296", "4294967296 is out of range: a whole number from -1 to 4,294,967,295 is needed"),
+        ("--temp", "-0.1", "-0.1 is out of range: it must be a number from 0.0 to 100.0"),
+        ("--top-p", "1.5", "1.5 is out of range: it must be a number from 0.0 to 1.0"),
+        ("--top-k", "-1", "-1 is out of range: it must be a whole number of at least 0"),
+        (
+            "--seed",
+            "4294967296",
+            "4294967296 is out of range: it must be a whole number from -1 to 4,294,967,295",
+        ),
         ("-ngl", "many", "'many' is not a whole number"),
     ],
 )

@@ -72,7 +72,7 @@ def test_what_is_done_is_told_on_standard_error(toy_gguf: Path, folder: Path) ->
 def test_without_yes_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
     line, hint, code = said(*chat(toy_gguf, "--tools", "tools.py", QUESTION))
     assert line == 'the model wants to call get_weather(city="Paris")'
-    assert hint == "--yes runs the functions that the model calls, --json gives the calls out as data"
+    assert hint == "--yes runs the functions, --json prints the calls as data"
     assert code == 77
     assert not (folder / "called").exists()
 
@@ -99,12 +99,12 @@ def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
     [
         (["--tools", "nothing.py"], "nothing.py: no such file or directory", 66),
         (["--tools", "nothing.json"], "nothing.json: no such file or directory", 66),
-        (["--tools", "call.lark"], "call.lark: no JSON: Expecting value: line 1 column 1 (char 0)", 65),
-        (["--tools", "by_hand.json"], "nobody can answer for get_weather in a pipe", 2),
-        (["--tools", "tools.py", "--json-schema", "{}"], "--tools and --json-schema contradict each other", 2),
+        (["--tools", "call.lark"], "call.lark: not JSON: Expecting value: line 1 column 1 (char 0)", 65),
+        (["--tools", "by_hand.json"], "there is no way to answer for get_weather in a pipe", 2),
+        (["--tools", "tools.py", "--json-schema", "{}"], "--tools and --json-schema cannot be used together", 2),
         (
             ["--tool-timeout", "0"],
-            "invalid value for '--tool-timeout': 0 is out of range: a whole number 1 or more is needed",
+            "invalid value for '--tool-timeout': 0 is out of range: it must be a whole number of at least 1",
             2,
         ),
     ],
@@ -141,7 +141,7 @@ def test_a_file_in_the_folder_cannot_ask_for_functions(toy_gguf: Path, folder: P
 def test_a_call_is_asked_about_run_and_answered(toy_gguf: Path, folder: Path) -> None:
     command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py")]
     with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("/tools\r")
         terminal.wait_for("get_weather(city) The weather in a city.")
         terminal.send(QUESTION + "\ry\r")  # what is typed before the question is no answer to it
@@ -149,7 +149,7 @@ def test_a_call_is_asked_about_run_and_answered(toy_gguf: Path, folder: Path) ->
         assert '→ get_weather(city="Paris")' in terminal.text
         assert not (folder / "called").exists()
         terminal.send("n\r")
-        terminal.wait_for("does not allow this call")
+        terminal.wait_for("did not allow this call")
         terminal.wait_for("context ")
         terminal.send("/regen\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
@@ -170,7 +170,7 @@ def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder
     second = GRAMMAR.replace("get_weather", "second").split("<tool_call>", 1)[1].split("|")[0]
     (folder / "call.lark").write_text(GRAMMAR.replace("|", f'"\\n" <tool_call> {second} |', 1))
     with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--no-save")], folder) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:")
         terminal.send("y\r")
@@ -180,7 +180,7 @@ def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder
         time.sleep(0.5)  # would be enough to take the y for an answer
         assert "running second" not in terminal.text
         terminal.send("n\r")
-        terminal.wait_for("does not allow this call")
+        terminal.wait_for("did not allow this call")
         terminal.wait_for("context ")
         assert not (folder / "second").exists()
         terminal.send("\x04")
@@ -190,7 +190,7 @@ def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder
 def test_no_function_outlives_a_chat_that_is_killed(toy_gguf: Path, folder: Path) -> None:
     (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
     with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes", "--no-save")], folder) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("running get_weather")
         children = psutil.Process(terminal.child.pid).children(recursive=True)
@@ -202,19 +202,19 @@ def test_no_function_outlives_a_chat_that_is_killed(toy_gguf: Path, folder: Path
 def test_ctrl_c_stops_a_call_and_the_chat_goes_on(toy_gguf: Path, folder: Path) -> None:
     (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
     with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--no-save")], folder) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:")
         terminal.send("\x03")
-        terminal.wait_for("the person stopped this call")
+        terminal.wait_for("the user stopped this call")
         terminal.send("/regen\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
         terminal.send("y\r")
         terminal.wait_for("running get_weather")
         terminal.send("\x03")
-        terminal.wait_for("the person stopped this call", count=2)
+        terminal.wait_for("the user stopped this call", count=2)
         terminal.send("/undo\r")
-        terminal.wait_for("taken back: Spell cow.")
+        terminal.wait_for("removed: Spell cow.")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
     assert not [child for child in psutil.Process().children() if "python_worker" in " ".join(child.cmdline())]
@@ -223,20 +223,20 @@ def test_ctrl_c_stops_a_call_and_the_chat_goes_on(toy_gguf: Path, folder: Path) 
 def test_a_chat_with_calls_is_gone_on_with(toy_gguf: Path, folder: Path) -> None:
     command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes")]
     with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for(ANSWER)
         terminal.wait_for("context ")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
     with Terminal([*command, "--resume"], folder, XDG_DATA_HOME=str(folder)) as terminal:
-        terminal.wait_for("nothing is read again")
+        terminal.wait_for("nothing to evaluate again")
         assert '→ get_weather(city="Paris")' in terminal.text
         assert f"  {RESULT}" in terminal.text
         terminal.send(RESULT + "\r")
         terminal.wait_for("context ")
         terminal.send("/stats\r")
-        terminal.wait_for("read before")
+        terminal.wait_for("of them cached")
         last = next(line for line in terminal.text.splitlines() if "last prompt" in line)
         total, cached = (int(word.replace(",", "")) for word in last.split() if word[0].isdigit())
         assert total - cached < 40 < total

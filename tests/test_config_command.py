@@ -120,7 +120,7 @@ def _lines(text: str) -> list[tuple[str, str]]:
 def test_init_replaces_nothing() -> None:
     with settings(user="temp = 1") as here:
         path = here.parent / "config/qwenctl/config.toml"
-        assert call("config", "init").error == (f"{path} exists already", f"rm {path}", 73)
+        assert call("config", "init").error == (f"{path} already exists", f"rm {path}", 73)
         assert path.read_text() == "temp = 1"
         path.unlink()
         path.symlink_to("nowhere")

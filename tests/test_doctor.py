@@ -54,7 +54,7 @@ def test_gpus_are_seen_by_what_their_drivers_make(tmp_path: Path) -> None:
         (Build(("Vulkan", "CPU"), devices=(CARD,)), {"ROCm": "/dev/kfd"}, None),
         (CPU_BUILD, {"CUDA": "/dev/nvidia0"}, "built without CUDA, but there is a GPU (/dev/nvidia0)"),
         (Build(("CPU", "RPC"), devices=(FAR,)), {"ROCm": "/dev/kfd"}, "built without ROCm"),
-        (Build(("CUDA", "RPC"), devices=(FAR,)), {"CUDA": "/dev/nvidia0"}, "built for CUDA, but no GPU answers"),
+        (Build(("CUDA", "RPC"), devices=(FAR,)), {"CUDA": "/dev/nvidia0"}, "built for CUDA, but finds no GPU"),
         (Build(error="exit code -6"), {"CUDA": "/dev/nvidia0"}, "llama.cpp does not run: exit code -6"),
     ],
 )
@@ -101,14 +101,16 @@ def test_models_that_do_not_fit_are_found() -> None:
     small = Fit(PullCandidate("Q8_0", 9 * GB, 0), "RAM", 10 * GB)
     large = Fit(PullCandidate("BF16", 70 * GB, 0), "would page from disk", 72 * GB)
     (found,) = findings.of_models({"x/y:Q8_0": small, "x/y:BF16": large}, Memory(32 * GB, 30 * GB), 24 * GB)
-    need = "x/y:BF16 needs 72.0 GB, 24.0 GB of GPU memory and 32.0 GB of RAM is here: it would page from disk"
+    need = (
+        "x/y:BF16 needs 67.1 GiB, this machine has 22.4 GiB of GPU memory and 29.8 GiB of RAM: it would page from disk"
+    )
     assert found == Finding("memory", need, "`qwenctl ls x/y` lists smaller ones")
 
 
 def test_swap_counts_when_it_is_used() -> None:
     assert list(findings.of_swap(Swap(8 * GB, 1 << 20))) == []
     (found,) = findings.of_swap(Swap(8 * GB, 2 * GB))
-    assert found.message.startswith("2.00 GB of swap is in use")
+    assert found.message.startswith("1.86 GiB of swap is in use")
 
 
 @pytest.mark.parametrize(
@@ -116,9 +118,9 @@ def test_swap_counts_when_it_is_used() -> None:
     [
         (disk(), None, None),
         (disk(rotational=False), ReadSpeed(2e9, GB, True), None),
-        (disk(networked=True), None, "models lie on a networked file system (nfs4 at /m)"),
-        (disk(rotational=True), None, "models lie on a rotating disk (/m)"),
-        (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s"),
+        (disk(networked=True), None, "models are on a networked file system (nfs4 at /m)"),
+        (disk(rotational=True), None, "models are on a rotating disk (/m)"),
+        (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s to read"),
     ],
 )
 def test_slow_disks_are_found(holder: Disk, speed: ReadSpeed | None, message: str | None) -> None:
@@ -133,7 +135,7 @@ def test_what_is_wrong_with_a_cache_is_found() -> None:
     assert found == [
         "/c cannot be written (read-only file system)",
         "stopped downloads left 3.00 GB in /c",
-        "1.00 GB are free where models are kept (/c)",
+        "1.00 GB free where models are stored (/c)",
     ]
 
 

@@ -284,4 +284,4 @@ def test_the_command_line_tells_what_was_drafted(toy_gguf: Path) -> None:
 
 def test_a_least_above_the_most_is_refused(toy_gguf: Path) -> None:
     error, _, code = said("chat", "-m", str(toy_gguf), "--draft-min", "5", "--draft-max", "2", "hi")
-    assert (error, code) == ("--draft-min 5 and --draft-max 2 contradict each other", 2)
+    assert (error, code) == ("--draft-min 5 and --draft-max 2 cannot be used together", 2)

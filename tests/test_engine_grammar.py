@@ -124,7 +124,7 @@ def test_an_answer_follows_its_grammar(toy_model: LoadedModel, grammar: str, pat
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"grammar": "root ::= root"}, "the grammar cannot be used: nothing can follow it"),
+        ({"grammar": "root ::= root"}, "the grammar cannot be used: nothing can match it"),
         ({"grammar": 'root ::= "a'}, "the grammar cannot be used: "),
         ({"grammar": 'start ::= "a"'}, "the grammar cannot be used: "),
         ({"grammar": "root ::= nothing"}, "the grammar cannot be used: "),

@@ -57,9 +57,9 @@ def test_a_batch_of_pictures_is_answered_as_listed(seeing_gguf: Path, tmp_path: 
         "text": "The capital of France is Paris.",
     }
     failed = {one["id"]: one["error"]["message"] for one in read_lines(tmp_path / "out.errors.jsonl")}
-    assert failed["bad"].endswith("text.png is neither a picture nor a video")
+    assert failed["bad"].endswith("text.png is neither an image nor a video")
     assert failed["cut"] == "cut.png is damaged (image file is truncated)"
-    assert failed["url"] == "http://127.0.0.1:1/a.png is not fetched unasked"
+    assert failed["url"] == "http://127.0.0.1:1/a.png is not downloaded without --allow-url"
     assert len(failed) == 3
 
 
@@ -115,7 +115,7 @@ def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
         ("user", {"type": "image_url", "image_url": {"url": ""}}, "messages.0.content.0.image_url.url: string should"),
         ("user", {"type": "image_url", "image_url": "a.png"}, "messages.0.content.0.image_url: input should be"),
         ("user", {"type": "sound", "sound": "a.wav"}, "messages.0.content.0: input tag 'sound' found"),
-        ("system", {"type": "image_url", "image_url": {"url": "a.png"}}, "pictures are seen in a user's turn"),
+        ("system", {"type": "image_url", "image_url": {"url": "a.png"}}, "images are allowed only in user messages"),
     ],
 )
 def test_parts_that_cannot_be(role: str, part: dict[str, Any], why: str) -> None:

@@ -71,7 +71,7 @@ def test_no_hash_leads_out_of_the_folder(store: SessionStore, tmp_path: Path) ->
     kept(store, Conversation().with_user(WHAT, (media(RED),)))
     file = tmp_path / "sessions" / "seen" / "conversation.json"
     file.write_text(file.read_text().replace(media(RED).sha256, "../../../secret"))
-    with pytest.raises(QwenctlError, match="the session 'seen' is damaged: a picture has no hash"):
+    with pytest.raises(QwenctlError, match="the saved conversation 'seen' is damaged: an image has no hash"):
         store.load("seen")
 
 
@@ -132,9 +132,9 @@ def test_a_chat_with_pictures(seeing_gguf: Path, tmp_path: Path) -> None:
         terminal.send(f"{WHAT}\r")
         terminal.wait_for("A red triangle.")
         terminal.send(f"/image {tmp_path / 'text.png'}\r")
-        terminal.wait_for("is neither a picture nor a video")
+        terminal.wait_for("is neither an image nor a video")
         terminal.send(f"/image {BLACK}\r")
-        terminal.wait_for("sent with the next question")
+        terminal.wait_for("will be sent with the next question")
         terminal.send(f"{WHAT}\r")
         terminal.wait_for("A black square.")
         terminal.send("/regen\r")

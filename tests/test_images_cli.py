@@ -113,18 +113,18 @@ def test_an_address_is_fetched_when_that_is_allowed_and_not_otherwise(seeing_ggu
     address = f"{server}/a/red.png"
     assert answered(seeing_gguf, "--allow-url", "-i", address, WHAT) == "A red triangle."
     asked = ("chat", "-m", str(seeing_gguf), "-i")
-    assert said(*asked, address, WHAT) == (f"{address} is not fetched unasked", "--allow-url fetches it", 2)
+    assert said(*asked, address, WHAT) == (f"{address} is not downloaded without --allow-url", "add --allow-url", 2)
     line, _, code = said(*asked, f"{server}/none", "--allow-url", WHAT)
-    assert (line.startswith(f"{server}/none cannot be fetched: "), code) == (True, 69)
+    assert (line.startswith(f"{server}/none cannot be downloaded: "), code) == (True, 69)
     line, _, code = said(*asked, f"{server}/page", "--allow-url", WHAT)
-    assert (line, code) == ("page is neither a picture nor a video", 65)
+    assert (line, code) == ("page is neither an image nor a video", 65)
     line, _, code = said(*asked, "http://127.0.0.1:1/x.png", "--allow-url", WHAT)
     assert code == 69
 
 
 # ------------------------------------------------------------------ mistakes
 
-CAN_BE = "these can be read: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
+CAN_BE = "supported: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
 
 
 @pytest.mark.parametrize(
@@ -132,21 +132,26 @@ CAN_BE = "these can be read: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, We
     [
         ("missing.png", "missing.png: no such file or directory", "", 66),
         (".", ".: is a directory", "", 66),
-        ("text.png", "text.png is neither a picture nor a video", CAN_BE, 65),
-        ("empty.png", "empty.png is neither a picture nor a video", CAN_BE, 65),
+        ("text.png", "text.png is neither an image nor a video", CAN_BE, 65),
+        ("empty.png", "empty.png is neither an image nor a video", CAN_BE, 65),
         ("data:image/png;base64,!!", "the data URI is damaged", "data:image/png;base64,…", 65),
-        ("data:,hello", "the data URI is neither a picture nor a video", CAN_BE, 65),
+        ("data:,hello", "the data URI is neither an image nor a video", CAN_BE, 65),
         ("-", "-i -: standard input is empty", "", 66),
         ("large.png", "large.png is larger than 64 MiB", "make it smaller", 65),
         (
             "bomb.png",
-            "bomb.png is too large (60,000 x 60,000 pixels): 178,956,970 are possible",
+            "bomb.png is too large (60,000 x 60,000 pixels): the limit is 178,956,970",
             "make it smaller first",
             65,
         ),
-        ("cut.png", "cut.png is damaged (image file is truncated)", "get or make it again", 65),
-        ("photo.heic", "photo.heic is a HEIC picture, for which pillow-heif is missing", "pip install pillow-heif", 65),
-        ("broken.mp4", "broken.mp4 is damaged (invalid data found when processing input)", "get or make it again", 65),
+        ("cut.png", "cut.png is damaged (image file is truncated)", "download or create it again", 65),
+        ("photo.heic", "photo.heic is a HEIC image, which needs pillow-heif", "pip install pillow-heif", 65),
+        (
+            "broken.mp4",
+            "broken.mp4 is damaged (invalid data found when processing input)",
+            "download or create it again",
+            65,
+        ),
     ],
 )
 def test_what_cannot_be_seen(
@@ -172,12 +177,12 @@ def test_what_cannot_be_seen(
 
 def test_a_model_without_its_mmproj_file(toy_gguf: Path, seeing_gguf: Path) -> None:
     asked = ("chat", "-m", str(toy_gguf), "-t", "1", "-c", "512", "-i", str(RED))
-    hint = "put the mmproj file of the model beside it, or name it: --mmproj FILE"
-    assert said(*asked, WHAT) == ("the model cannot see pictures without its mmproj file", hint, 66)
+    hint = "put the model's mmproj file next to it, or use --mmproj FILE"
+    assert said(*asked, WHAT) == ("the model needs its mmproj file for images", hint, 66)
     [mmproj] = seeing_gguf.parent.glob("mmproj*")
     assert answered(toy_gguf, "--mmproj", str(mmproj), "-i", str(RED), WHAT) == "A red triangle."
     line, _, code = said(*asked, "--mmproj", str(toy_gguf), WHAT)
-    assert (line, code) == (f"{toy_gguf.name} is no mmproj file of a Qwen3.5 model", 65)
+    assert (line, code) == (f"{toy_gguf.name} is not an mmproj file of a Qwen3.5 model", 65)
     assert said(*asked, "--mmproj", "none.gguf", WHAT)[::2] == ("no such file: none.gguf", 66)
 
 
@@ -186,7 +191,7 @@ def test_a_model_for_text_only(seeing_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "text.gguf"
     path.write_bytes(seeing_gguf.read_bytes().replace(b"<|image_pad|>", b"<|other_pad|>"))
     asked = ("chat", "-m", str(path), "-t", "1", "-c", "512", "--mmproj", str(mmproj), "-i", str(RED))
-    line = "the model is for text only: it has no token for pictures"
+    line = "the model is text-only: it has no image tokens"
     assert said(*asked, WHAT) == (line, "", 65)
 
 
@@ -194,8 +199,8 @@ def test_options_that_contradict_each_other(seeing_gguf: Path) -> None:
     asked = ("chat", "-m", str(seeing_gguf), "-i", str(RED), WHAT)
     line = "--image-min-tokens 200 is more than --image-max-tokens 100"
     assert said(*asked, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
-    assert said(*asked, "-i", "-", "-i", "-")[::2] == ("standard input is one picture only", 2)
-    line = "invalid value for '--image-max-tokens': 99999 is out of range: a whole number from 1 to 16,384 is needed"
+    assert said(*asked, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
+    line = "invalid value for '--image-max-tokens': 99999 is out of range: it must be a whole number from 1 to 16,384"
     assert said(*asked, "--image-max-tokens", "99999")[::2] == (line, 2)
 
 
@@ -205,4 +210,4 @@ def test_a_picture_that_is_larger_than_the_context(seeing_gguf: Path, tmp_path: 
         "chat", "-m", str(seeing_gguf), "-t", "1", "-c", "256", "-i", str(tmp_path / "large.png"), WHAT
     )
     assert line == "prompt has 987 tokens, context is 256"
-    assert (hint, code) == ("-c 1024 makes room for it, --image-max-tokens makes pictures smaller", 65)
+    assert (hint, code) == ("-c 1024 makes room for it, --image-max-tokens makes images smaller", 65)

@@ -95,9 +95,9 @@ def header_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "is not a picture"),
-        (b"GIF89a", "is not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
+        (b"", "is not an image"),
+        (b"GIF89a", "is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         (header_of(100_000, 100_000), r"is too large \(100,000 x 100,000 pixels\)"),
         (header_of(20_000, 20), r"is too narrow \(20,000 x 20 pixels\)"),
         (header_of(64, 64), "is damaged"),
@@ -120,7 +120,7 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.Monkey
 
 def test_formats_that_can_run_programs_are_not_opened() -> None:
     for form in ("TIFF", "BMP", "PPM", "ICO"):
-        with pytest.raises(MediaError, match="is not a picture"):
+        with pytest.raises(MediaError, match="is not an image"):
             original_size(encoded(picture(32, 32), form))
 
 

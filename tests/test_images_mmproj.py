@@ -57,7 +57,7 @@ def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tm
 def test_several_that_could_be_meant_are_told(tmp_path: Path) -> None:
     tower(tmp_path / "mmproj-a.gguf", "A")
     tower(tmp_path / "mmproj-b.gguf", "B")
-    with pytest.raises(QwenctlError, match=r"several mmproj files go with toy\.gguf: name one") as caught:
+    with pytest.raises(QwenctlError, match=r"several mmproj files match toy\.gguf: choose one") as caught:
         mmproj_beside(model(tmp_path / "toy.gguf"))
     assert caught.value.hint == f"--mmproj {tmp_path}/mmproj-a.gguf"
 
@@ -72,7 +72,7 @@ def test_a_split_model_has_it_in_the_folder_above(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("projector", "line"), [("gemma3", "x.gguf is no mmproj file of a Qwen3.5 model"), ("qwen3vl_merger", "")]
+    ("projector", "line"), [("gemma3", "x.gguf is not an mmproj file of a Qwen3.5 model"), ("qwen3vl_merger", "")]
 )
 def test_a_file_that_is_named_is_looked_at(tmp_path: Path, projector: str, line: str) -> None:
     path = tower(tmp_path / "x.gguf", projector=projector)

@@ -188,7 +188,7 @@ def test_a_bad_picture_is_told_and_the_engine_goes_on(engines: tuple[Engine, Eng
     assert (message.startswith("bad.png is damaged"), code) == (True, ExitCode.BAD_DATA)
     changed = media(bad)
     bad.write_bytes(GREEN.read_bytes())
-    assert refused(engine, changed) == ("bad.png is not what it was when it was sent", "send it again", 65)
+    assert refused(engine, changed) == ("bad.png has changed since it was sent", "send it again", 65)
     bad.unlink()
     assert refused(engine, changed)[0] == "bad.png: no such file or directory"
     assert asked(engine, SYSTEM, shown(GREEN)).message.content == SEEN[GREEN]
@@ -197,13 +197,13 @@ def test_a_bad_picture_is_told_and_the_engine_goes_on(engines: tuple[Engine, Eng
 def test_a_picture_that_does_not_fit_is_told_with_what_does(start: Start) -> None:
     message, hint, code = refused(start(context_tokens=64), media(RED))
     assert message == "prompt has 87 tokens, context is 64"
-    assert (hint, code) == ("-c 128 makes room for it, --image-max-tokens makes pictures smaller", 65)
+    assert (hint, code) == ("-c 128 makes room for it, --image-max-tokens makes images smaller", 65)
 
 
 def test_without_eyes_a_model_says_so(start: Start, seeing_gguf: Path) -> None:
     message, hint, code = refused(start(mmproj=""), media(RED))
-    assert message == "the model cannot see pictures without its mmproj file"
-    assert (hint, code) == ("put the mmproj file of the model beside it, or name it: --mmproj FILE", ExitCode.NO_INPUT)
+    assert message == "the model needs its mmproj file for images"
+    assert (hint, code) == ("put the model's mmproj file next to it, or use --mmproj FILE", ExitCode.NO_INPUT)
     message, _, code = refused(start(mmproj=str(seeing_gguf)), media(RED))
     assert (message.startswith(f"{seeing_gguf.name} does not go with the model: "), code) == (True, ExitCode.BAD_DATA)
 

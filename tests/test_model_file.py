@@ -10,7 +10,7 @@ import pytest
 from tests.command_line import said
 
 NO_GGUF = "`qwenctl quantize CHECKPOINT_FOLDER` makes one from a checkpoint"
-DAMAGED = "the file is damaged or hostile: get it from its publisher again, or make it with `qwenctl quantize`"
+DAMAGED = "the file is damaged or hostile: download it again, or make it with `qwenctl quantize`"
 
 
 def gguf(path: Path, version: int = 3, **values: object) -> Path:
@@ -34,8 +34,12 @@ def gguf(path: Path, version: int = 3, **values: object) -> Path:
 @pytest.mark.parametrize(
     ("content", "line", "hint"),
     [
-        (b"", "x.gguf is empty, not GGUF", "get or make it again"),
-        (bytes(4096), "x.gguf is filled with zeros, not GGUF", "it was not written to its end: get or make it again"),
+        (b"", "x.gguf is empty, not GGUF", "download or create it again"),
+        (
+            bytes(4096),
+            "x.gguf is filled with zeros, not GGUF",
+            "it is incomplete: download or create it again",
+        ),
         (b"<!DOCTYPE html><html>", "x.gguf is an HTML page, not GGUF", "download the file, not its page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "x.gguf is a Git LFS pointer, not GGUF", "git lfs pull"),
         (b"some other thing", "x.gguf is not a GGUF file (it begins with b'some')", NO_GGUF),
@@ -49,7 +53,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, line: str, hint
 def test_a_missing_file_names_what_is_there(tmp_path: Path) -> None:
     gguf(tmp_path / "toy-Q8_0.gguf")
     missing = tmp_path / "toy-Q8.gguf"
-    assert said("chat", "-m", str(missing)) == (f"no such file: {missing}", "there are: toy-Q8_0.gguf", 66)
+    assert said("chat", "-m", str(missing)) == (f"no such file: {missing}", "available: toy-Q8_0.gguf", 66)
 
 
 def test_a_folder_is_to_be_quantized(tmp_path: Path) -> None:
@@ -79,11 +83,11 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
         (
             {"general__architecture": "clip"},
             "x.gguf: architecture 'clip' is not Qwen3.5",
-            "the vision part (mmproj) of a model: give the text model beside it",
+            "the vision part (mmproj) of a model: give the text model next to it",
         ),
         (
             {"general__architecture": "qwen35", "qwen35__block_count": 0},
-            "x.gguf: block_count is 0; 1 to 512 is possible",
+            "x.gguf: block_count is 0; it must be from 1 to 512",
             DAMAGED,
         ),
         (
@@ -93,7 +97,7 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
         ),
         (
             {**MOE, "qwen35moe__expert_count": 1025, "qwen35moe__expert_used_count": 2},
-            "x.gguf: expert_count is 1,025; 1 to 1,024 is possible",
+            "x.gguf: expert_count is 1,025; it must be from 1 to 1,024",
             DAMAGED,
         ),
         (
@@ -103,7 +107,7 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
         ),
         (
             {"general__architecture": "qwen35", "qwen35__block_count": 1, "tokenizer__ggml__tokens": ["a", "b", "a"]},
-            "x.gguf: the vocabulary has 1 token(s) twice",
+            "x.gguf: the vocabulary has 1 duplicate token(s)",
             DAMAGED,
         ),
     ],
@@ -117,11 +121,11 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     dense = {"general__architecture": "qwen35", "qwen35__block_count": 1, "split__count": 3}
     first = gguf(tmp_path / "x-00001-of-00003.gguf", **dense, split__no=0)
     second = gguf(tmp_path / "x-00002-of-00003.gguf", split__no=1, split__count=3)
-    line = "split 3 of 3 is missing beside x-00001-of-00003.gguf"
+    line = "split 3 of 3 is missing next to x-00001-of-00003.gguf"
     assert said("chat", "-m", str(first)) == (line, f"put x-00003-of-00003.gguf into {tmp_path}", 66)
     assert said("chat", "-m", str(second)) == (
         "x-00002-of-00003.gguf is split 2 of 3",
-        f"give the first: -m {first}",
+        f"give the first part: -m {first}",
         2,
     )
 

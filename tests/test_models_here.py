@@ -87,7 +87,7 @@ def test_what_was_pulled_is_listed(filled: Path, repos: dict[str, Repo]) -> None
 def test_nothing_is_here_yet(tmp_path: Path) -> None:
     done = qwenctl(NOBODY, tmp_path, "ls")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "no model is here\n  hint: qwenctl pull qwen3.5-35b-a3b\n"
+    assert done.stderr == "no local models\n  hint: qwenctl pull qwen3.5-35b-a3b\n"
 
 
 def test_other_tools_find_what_was_pulled(filled: Path, repos: dict[str, Repo]) -> None:
@@ -142,7 +142,7 @@ def test_a_model_is_shown(filled: Path, repos: dict[str, Repo]) -> None:
 def test_a_model_that_is_not_here(argument: str, name: str, filled: Path) -> None:
     line, hint, code = failure(qwenctl(NOBODY, filled, argument, name))
     assert (line, code) == (f"{name} is not on this machine", 66)
-    assert hint == f"here are: {GGUF}:Q4_0, {GGUF}:Q8_0"
+    assert hint == f"available: {GGUF}:Q4_0, {GGUF}:Q8_0"
 
 
 def test_a_name_that_means_two(filled: Path) -> None:
@@ -176,7 +176,7 @@ def test_chat_finds_it_by_name(name: str, filled: Path) -> None:
 
 def test_chat_with_a_name_that_means_two(filled: Path) -> None:
     line, hint, code = failure(qwenctl(NOBODY, filled, "chat", "-m", "qwen3.5-0.8b", "hi"))
-    assert line == f"there are 2 models here called qwen3.5-0.8b: {GGUF}:Q4_0, {GGUF}:Q8_0"
+    assert line == f"2 local models match qwen3.5-0.8b: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"-m {GGUF}:Q4_0", 2)
 
 
@@ -206,7 +206,7 @@ def test_a_flipped_bit_is_found_and_mended(home: Path, hub: FakeHub) -> None:
     mend = f"qwenctl pull {GGUF}:Q8_0 --repair"
     assert error == (
         f"{name}: sha256 is {wrong}.., expected {right}..\n"
-        f"  hint: `{mend}` fetches it again; if it repeats test RAM and disk\n"
+        f"  hint: `{mend}` downloads it again; if this repeats, test RAM and disk\n"
     )
     assert done.returncode == 65
     assert qwenctl(hub, home, *mend.split()[1:]).returncode == 0

@@ -108,7 +108,7 @@ def test_json_has_every_field() -> None:
     ("answer", "line"),
     [
         (CompletedAnswer("whole", "", DONE), ""),
-        (CompletedAnswer("ha", "", GenerationFinished("length")), "the answer is not whole: cut at 5 tokens (-n)"),
+        (CompletedAnswer("ha", "", GenerationFinished("length")), "the answer is incomplete: cut at 5 tokens (-n)"),
         (
             CompletedAnswer("", "hm", GenerationFinished("length")),
             "no answer, only thinking: cut at 5 tokens (-n); --no-think answers at once",

@@ -78,7 +78,7 @@ def test_a_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> 
         done = run(*command, "--plan", str(plan))
         assert (done.returncode, done.stdout) == (65, b"")
         line, hint = done.stderr.decode().splitlines()
-        assert line == f"qwenctl: error: plan.json is a plan for other, and {toy_gguf.name} is another model"
+        assert line == f"qwenctl: error: plan.json is a plan for other, not for {toy_gguf.name}"
         assert hint == f"  hint: qwenctl plan {toy_gguf} --json > {plan}"
     copy = tmp_path / "renamed.gguf"
     copy.symlink_to(other)
@@ -89,8 +89,8 @@ def test_plan_whose_device_has_gone_is_refused(toy_gguf: Path, tmp_path: Path) -
     plan = tmp_path / "plan.json"
     plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
     message, hint, code = said("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
-    assert (message, code) == ("no device is called GPU0", 2)
-    assert hint == "there are: CPU; `qwenctl doctor` shows what is here, and a plan made anew uses it"
+    assert (message, code) == ("no device is named GPU0", 2)
+    assert hint == "available: CPU; `qwenctl doctor` shows what is here, and a new plan uses it"
 
 
 def test_a_chat_goes_on_where_another_program_took_the_memory(toy_gguf: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_chat_goes_on_where_another_program_took_the_memory(toy_gguf: Path) ->
         )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     assert b"Paris" in done.stdout
-    assert b"warning: RPC0 had no room for the plan; trying again with " in done.stderr
+    assert b"warning: RPC0 did not have enough memory for the plan; trying again with " in done.stderr
 
 
 def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Path) -> None:
@@ -124,27 +124,27 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
     [
         (
             ("--device", "GPU7", *DESCRIBED),
-            "no device is called GPU7", "there are: GPU0", 2,
+            "no device is named GPU7", "available: GPU0", 2,
         ),
         (
             ("--device", "none", "-ngl", "3", *DESCRIBED),
-            "--device none and -ngl contradict each other", "leave one of them out", 2,
+            "--device none and -ngl cannot be used together", "leave one of them out", 2,
         ),
         (
             ("--device", "GPU0", "-ot", "ffn_up_exps=GPU1", "--gpu-memory", "24G,24G", "--ram", "256G"),
-            "no device is called GPU1", "there are: GPU0", 2,
+            "no device is named GPU1", "available: GPU0", 2,
         ),
         (
             ("--cpu-moe", "--n-cpu-moe", "3", *DESCRIBED),
-            "--cpu-moe and --n-cpu-moe contradict each other", "leave one of them out", 2,
+            "--cpu-moe and --n-cpu-moe cannot be used together", "leave one of them out", 2,
         ),
         (
             ("-fa", "off", "-ctv", "q8_0", *DESCRIBED),
-            "-fa off and -ctv q8_0 contradict each other", "leave one of them out", 2,
+            "-fa off and -ctv q8_0 cannot be used together", "leave one of them out", 2,
         ),
         (
             ("-ts", "1,2", *DESCRIBED),
-            "-ts has more numbers than there are devices (1)", "there are: GPU0", 2,
+            "-ts has more numbers than there are devices (1)", "available: GPU0", 2,
         ),
         (
             ("-ot", "exps", *DESCRIBED),
@@ -152,30 +152,31 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
         ),
         (
             ("-ot", "nothing=CPU", *DESCRIBED),
-            "-ot 'nothing' matches no tensor", "names are as in `qwenctl plan --json`", 2,
+            "-ot 'nothing' matches no tensor", "`qwenctl plan --json` lists the names", 2,
         ),
         (
             ("--gpu-memory", "much"),
-            "'much' is no size of memory", "sizes are written as 24G or 512M, several as 24G,24G", 2,
+            "invalid value for '--gpu-memory': 'much' is not a size",
+            "24G or 24GiB is 24 * 1024^3 bytes, 24GB is 24 * 1000^3; units: K, M, G, T", 2,
         ),
         (
             ("-ngl", "3", "--ram", "512G"),
-            "-ngl 3: there is no GPU that this llama.cpp can use", "`qwenctl doctor` says why", 78,
+            "-ngl 3: this llama.cpp can use no GPU", "see `qwenctl doctor`", 78,
         ),
         (
             ("--n-cpu-moe", "10", *DESCRIBED),
-            "--n-cpu-moe 10 does not fit: GPU0 would hold 202 GB, 24.2 GB are free", "--n-cpu-moe 57 fits", 71,
+            "--n-cpu-moe 10 does not fit: GPU0 would hold 188 GiB, 22.5 GiB is free", "--n-cpu-moe 57 fits", 71,
         ),
         (
             ("--gpu-memory", "24G", "--ram", "128G"),
-            "needs 223 GB of RAM (experts 219 GB, context and buffers 2.99 GB), 131 GB are free "
-            "(92.1 GB short)",
-            "a smaller type or context; --paging reads from disk what has no room, for each token", 71,
+            "needs 208 GiB of RAM (experts 204 GiB, context and buffers 2.78 GiB), 122 GiB is free "
+            "(85.7 GiB short)",
+            "a smaller quantization or context; --paging reads what does not fit from disk, for every token", 71,
         ),
         (
             ("--rpc", "127.0.0.1:1"),
             "127.0.0.1:1 does not answer (connection refused)",
-            "`qwenctl worker` must run there, and its port be in reach", 69,
+            "`qwenctl worker` must be running there, and its port reachable", 69,
         ),
         (("--rpc", "127.0.0.1"), "'127.0.0.1' is not HOST:PORT", "--rpc 127.0.0.1:50052", 2),
     ],
@@ -190,7 +191,7 @@ def test_what_is_no_plan_is_not_loaded(toy_gguf: Path, tmp_path: Path) -> None:
     line, hint, code = said("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"))
     assert (line[:27], hint, code) == ("plan.json is not a plan ('m", "qwenctl plan MODEL --json > plan.json", 65)
     given = said("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
-    assert given == ("--plan and options that a plan decides contradict each other", "leave one of them out", 2)
+    assert given == ("--plan cannot be used with options that a plan sets", "leave one of them out", 2)
 
 
 def test_a_file_that_is_quantized_has_no_type_to_choose(toy_gguf: Path) -> None:
@@ -219,4 +220,4 @@ def test_a_model_of_the_hub_is_planned_by_its_headers(toy: Path, toy_gguf: Path,
 
 def test_room_for_a_vision_tower_needs_one(toy_gguf: Path) -> None:
     line, _, code = said("plan", str(toy_gguf), "--vision", *DESCRIBED)
-    assert (line, code) == ("no mmproj file goes with toy-Q8_0", 2)
+    assert (line, code) == ("no mmproj file found for toy-Q8_0", 2)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from quantize.formatting import parse_bytes
 from quantize.plan import QuantizeOptions
 from quantize.plan import make_plan as make_conversion
+from qwenctl.commands.options.common import parse_sizes
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.profile import GIB, Machine, machine_from_sizes
 from qwenctl.placement.constraints import PlacementConstraints
@@ -47,11 +49,16 @@ def inventory(folder: Path, type_name: str) -> TensorInventory:
     return from_checkpoint(folder, QuantizeOptions(type_name))
 
 
+def described(gpus: str, ram: str) -> Machine:
+    """The machine with these sizes, written as on the command line."""
+    return machine_from_sizes(parse_sizes()(gpus) or (), parse_bytes(ram))
+
+
 def planned(
     model: TensorInventory, gpus: str, ram: str, wishes: PlacementConstraints | None = None
 ) -> Plan | QwenctlError:
     try:
-        return make_plan(model, machine_from_sizes(gpus, ram), wishes or PlacementConstraints())
+        return make_plan(model, described(gpus, ram), wishes or PlacementConstraints())
     except QwenctlError as error:
         return error
 
@@ -82,8 +89,8 @@ def test_every_plan_fits_or_says_how_much_is_missing(checkpoints: dict[str, Path
                 assert plan.code == ExitCode.NO_MEMORY
                 assert "short)" in plan.message
                 assert "--paging" in plan.hint
-                held = sum(device.total_bytes for device in machine_from_sizes(gpus, ram).devices)
-                assert whole.n_bytes + 4 * GIB > machine_from_sizes(gpus, ram).ram_available + 0.8 * held
+                held = sum(device.total_bytes for device in described(gpus, ram).devices)
+                assert whole.n_bytes + 4 * GIB > described(gpus, ram).ram_available + 0.8 * held
             else:
                 assert all(memory.n_bytes <= memory.free_bytes for memory in plan.memories)
                 unloaded = sum(one.n_bytes for one in whole.tensors if one.layer == whole.shape.layers)
@@ -117,7 +124,7 @@ def test_no_division_of_layers_is_faster(checkpoints: dict[str, Path], model: st
     assert isinstance(plan, Plan)
     settings = plan.settings
     context = ContextParams(settings.context_tokens, 1, "f16", "f16", settings.micro_batch_tokens)
-    sums = prefix_sums(build_problem(whole, machine_from_sizes(gpus, "768G"), PlacementConstraints(), context, {}))
+    sums = prefix_sums(build_problem(whole, described(gpus, "768G"), PlacementConstraints(), context, {}))
     assert 1 / plan.forecast.decode <= 1.001 * fastest_division(sums)
 
 

@@ -171,7 +171,9 @@ def test_memory_that_another_program_took_makes_the_plan_smaller(
         model = opened(moe, plan, wishes, tmp_path, told)
         model.engine.close()
         assert told
-        assert all("RPC0 had no room for the plan" in line and "MiB less for RPC0" in line for line in told)
+        assert all(
+            "RPC0 did not have enough memory for the plan" in line and "MiB less for RPC0" in line for line in told
+        )
         [device] = [one for one in model.loaded.memory if one.name == "RPC0"]
         assert 0 < device.n_bytes <= left
 
@@ -182,7 +184,7 @@ def test_the_device_that_lacks_memory_gets_less_and_not_another(moe: Path, tmp_p
         wishes = replace(WISHES, rpc=(first, second), split=(1.0, 1.0))
         opened(moe, planned(moe, wishes, first, second), wishes, tmp_path, told).engine.close()
     assert told
-    assert all(line.startswith("RPC1 had no room for the plan; ") for line in told)
+    assert all(line.startswith("RPC1 did not have enough memory for the plan; ") for line in told)
 
 
 def test_what_was_fixed_by_hand_is_not_taken_back(moe: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, toy_gguf: Path) -> Path:
     (home / "book.txt").write_text(TEXT)
     done = run(home, "chat", "-m", str(toy_gguf), "--prefix", str(home / "book.txt"), "--keep", "book")
     assert (done.returncode, done.stdout) == (0, b"")
-    assert done.stderr == b"kept: qwenctl chat --prefix book\n"
+    assert done.stderr == b"saved: qwenctl chat --prefix book\n"
     return home
 
 
@@ -63,7 +63,7 @@ def test_a_kept_prefix_is_not_read_again_and_answers_as_its_text_does(kept: Path
 
 def test_a_chat_begins_with_a_kept_prefix(kept: Path, toy_gguf: Path) -> None:
     with chat(kept, "-m", str(toy_gguf), "--prefix", "book", *BRIEF) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.send("What is the capital of France?\r")
         terminal.wait_for("context ")
         terminal.send("\x04")
@@ -91,7 +91,7 @@ def test_only_its_owner_can_read_a_prefix(kept: Path) -> None:
 def test_a_prefix_of_another_kind_of_cache_is_read_again_and_told(kept: Path, toy_gguf: Path) -> None:
     other = ("-m", str(toy_gguf), "--prefix", "book", "-ctk", "q8_0")
     done = run(kept, "chat", *BRIEF, *other, "What is the capital of France?")
-    assert b"the prefix 'book' was read again: it was made with another" in done.stderr
+    assert b"the prefix 'book' was evaluated again: it was made with another" in done.stderr
     assert answer(kept, *other)["usage"]["cached_tokens"] > 300
 
 
@@ -115,11 +115,11 @@ def test_a_folder_is_a_prefix_too(tmp_path: Path, toy_gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message", "code"),
     [
-        (("--prefix", "boo"), b"no prefix is called 'boo'\n  hint: there are: book\n", ExitCode.NO_INPUT),
+        (("--prefix", "boo"), b"no saved prefix is named 'boo'\n  hint: available: book\n", ExitCode.NO_INPUT),
         (("--prefix", "no/such"), b"no/such: no such file or directory\n", ExitCode.NO_INPUT),
-        (("--keep", "x"), b"--keep needs --prefix FILE\n", ExitCode.USAGE),
-        (("--prefix", "book", "-sys", "x"), b"the prefix 'book' holds its own system prompt\n", ExitCode.USAGE),
-        (("--prefix", __file__, "--keep", "a/b"), b"'a/b' cannot be the name of a prefix\n", ExitCode.USAGE),
+        (("--keep", "x"), b"--save-as needs --prefix FILE\n", ExitCode.USAGE),
+        (("--prefix", "book", "-sys", "x"), b"the prefix 'book' already has a system prompt\n", ExitCode.USAGE),
+        (("--prefix", __file__, "--keep", "a/b"), b"'a/b' cannot be the name of a saved prefix\n", ExitCode.USAGE),
         (("--prefix", __file__, "--keep", "x", "-c", "256"), b"tokens, context is 256\n", ExitCode.BAD_DATA),
     ],
 )  # fmt: skip
@@ -201,4 +201,4 @@ def test_a_batch_begins_with_a_kept_prefix_and_reads_it_once(kept: Path, toy_ggu
     assert read[0] > 300
     assert read[1] < 80
     different = run(kept, *options, "--prefix", "book", "--system", "Be brief.")
-    assert b"--prefix and --system contradict each other" in different.stdout
+    assert b"--prefix and --system cannot be used together" in different.stdout

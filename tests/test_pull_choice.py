@@ -39,8 +39,8 @@ def hub(repos: dict[str, Repo]) -> Iterator[FakeHub]:
 
 
 CHOSEN = (
-    r"chosen: Q8_0 \(12\.2 MB\): the best that fits into \S+ GB of (GPU memory and \S+ GB of )?RAM "
-    r"with 646 MB for 32,768 tokens of context\n"
+    r"chosen: Q8_0 \(12\.2 MB\): the largest that fits in \S+ GiB of (GPU memory and \S+ GiB of )?RAM "
+    r"with 616 MiB for 32,768 tokens of context\n"
 )
 
 
@@ -75,14 +75,14 @@ def test_a_dry_run_fetches_nothing(hub: FakeHub, repos: dict[str, Repo], tmp_pat
     assert plan["needed_bytes"] == plan["bytes"] == file.size
     assert (hub.sent, list(hub_cache(tmp_path).rglob("*"))) == (0, [])
     text = qwenctl(hub, tmp_path, "pull", f"{GGUF}:Q8_0", "--dry-run").stdout
-    assert re.search(r"^Toy-Q8_0\.gguf  12\.2 MB  to fetch  [0-9a-f]{12}$", text, re.MULTILINE)
-    assert re.search(r"^to fetch: 12\.2 MB of 12\.2 MB; \S+ GB free in ", text, re.MULTILINE)
+    assert re.search(r"^Toy-Q8_0\.gguf  12\.2 MB  to download  [0-9a-f]{12}$", text, re.MULTILINE)
+    assert re.search(r"^to download: 12\.2 MB of 12\.2 MB; \S+ GB free in ", text, re.MULTILINE)
 
 
 def test_ls_shows_what_a_repository_offers(hub: FakeHub, tmp_path: Path) -> None:
     lines = qwenctl(hub, tmp_path, "ls", "qwen3.5-0.8b").stdout.splitlines()
     assert [line.split() for line in lines[:4]] == [
-        ["quant", "size", "bits/weight", "on", "this", "machine"],
+        ["quantization", "size", "bits/weight", "on", "this", "machine"],
         ["Q4_0", "6.91", "MB", "4.62", "RAM"],
         ["Q8_0", "12.2", "MB", "8.14", "RAM"],
         ["F32", "45.4", "MB", "30.34", "RAM"],
@@ -105,12 +105,12 @@ def test_a_checkpoint_offers_what_can_be_made_of_it(hub: FakeHub, tmp_path: Path
 def test_a_repository_with_nothing_to_load(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["x/y"] = Repo({}, "a" * 40, {})
     line, _, code = failure(qwenctl(hub, tmp_path, "pull", "x/y"))
-    assert (line, code) == ("x/y holds neither GGUF files nor a checkpoint", 66)
+    assert (line, code) == ("x/y has neither GGUF files nor a checkpoint", 66)
 
 
 def test_a_name_is_needed(hub: FakeHub, tmp_path: Path) -> None:
     line, hint, code = failure(qwenctl(hub, tmp_path, "pull"))
-    assert (line, code) == ("what should be pulled?", 2)
+    assert (line, code) == ("no model to pull", 2)
     assert hint == "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]"
 
 
@@ -118,11 +118,14 @@ def test_a_name_is_needed(hub: FakeHub, tmp_path: Path) -> None:
     ("arguments", "line"),
     [
         ((GGUF, "-hf", "a/b"), f"{GGUF} and -hf a/b are two models"),
-        ((f"{GGUF}:Q8_0", "--quantize", "Q4_0"), "--quantize Q4_0 and Q8_0 are two different things"),
-        ((SOURCE, "--source", "--quantize", "Q4_0"), "--quantize Q4_0 and --source are two different things"),
-        ((GGUF, "--locked", "x.json"), "--locked says itself what is pulled"),
-        ((f"{GGUF}:Q8_0", "-o", "x.gguf"), "-o is for what is quantized here, and Q8_0 is there as it is"),
-        ((GGUF, "--patience", "soon"), "invalid value for '--patience': 'soon' is no time such as 90, 90s, 5m or 2h"),
+        ((f"{GGUF}:Q8_0", "--quantize", "Q4_0"), "--quantize Q4_0 and Q8_0 cannot be used together"),
+        ((SOURCE, "--source", "--quantize", "Q4_0"), "--quantize Q4_0 and --source cannot be used together"),
+        ((GGUF, "--locked", "x.json"), "--locked and a model name cannot be used together"),
+        ((f"{GGUF}:Q8_0", "-o", "x.gguf"), "-o is only for --quantize, and Q8_0 needs no quantizing"),
+        (
+            (GGUF, "--patience", "soon"),
+            "invalid value for '--patience': 'soon' is not a time such as 90, 90s, 5m or 2h",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], line: str, hub: FakeHub, tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def pull_terminal(hub: FakeHub, home: Path, *arguments: str, height: int = 24) -
 
 def test_on_a_terminal_it_asks(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
     with pull_terminal(hub, tmp_path, GGUF) as terminal:
-        terminal.wait_for("pull it? [Y/n, or another quant]")
+        terminal.wait_for("pull it? [Y/n, or another quantization]")
         assert re.search(r"Q4_0 +6\.91 MB +4\.62 +RAM", terminal.text)
         terminal.send("q4_0\r")
         terminal.wait_for(f"next: qwenctl chat -m {GGUF}:Q4_0")
@@ -198,7 +201,7 @@ def test_each_file_in_flight_has_a_line_and_the_sum_never_goes_back(tmp_path: Pa
     amounts = amounts[next(number for number, amount in enumerate(amounts) if amount < 27e6) :]
     assert amounts == sorted(amounts)
     assert amounts[-1] == 27e6
-    assert "Toy-Q8_0-0000" not in terminal.text  # nothing is left behind
+    assert "Toy-Q8_0-0000" not in terminal.text  # nothing to remove
 
 
 def test_ctrl_c_leaves_nothing_on_the_terminal_but_what_is_kept(hub: FakeHub, tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_ctrl_c_leaves_nothing_on_the_terminal_but_what_is_kept(hub: FakeHub, tm
         assert terminal.exit_code() == 130
         lines = terminal.text.strip().splitlines()
     assert re.fullmatch(r"qwenctl: error: stopped; \S+ .B kept", lines[0])
-    assert lines[1:] == ["  hint: the same command goes on from there"]
+    assert lines[1:] == ["  hint: the same command resumes from there"]
 
 
 # ------------------------------------------------------------------ the largest model, from headers alone

@@ -88,8 +88,8 @@ def test_a_disk_that_becomes_full_keeps_what_has_come(hub: FakeHub, repo: Repo, 
     done = shell(hub, tmp_path, FULL)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        r"qwenctl: error: disk full after \S+ .B of 20\.0 MB; kept for resume\n"
-        r"  hint: free space, run the same command again\n",
+        r"qwenctl: error: disk full after \S+ .B of 20\.0 MB; saved for resume\n"
+        r"  hint: free up space and run the same command again\n",
         done.stderr,
     )
     code, snapshots, path, checksum = done.stdout.splitlines()
@@ -119,8 +119,8 @@ def test_a_disk_that_becomes_full_while_a_checkpoint_is_quantized(tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert hub.sent < 1.05 * size
     assert re.fullmatch(
-        r"qwenctl: error: disk full after \S+ .B of 24\.5 MB; kept for resume\n"
-        r"  hint: free space, run the same command again\n",
+        r"qwenctl: error: disk full after \S+ .B of 24\.5 MB; saved for resume\n"
+        r"  hint: free up space and run the same command again\n",
         done.stderr,
     )
     code, *there = done.stdout.splitlines()

@@ -62,7 +62,7 @@ def test_sizes_are_computed_from_headers_alone(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ where, and which
 
-CONTEXT = ContextMemory(20_000, 10**8, 262_144)  # 1.38 GB for 32,768 tokens
+CONTEXT = ContextMemory(20_000, 10**8, 262_144)  # 1.29 GiB for 32,768 tokens
 SIZES = {"UD-IQ2_XXS": 11, "Q3_K_M": 16, "IQ4_KSS": 20, "Q4_K_M": 22, "Q8_0": 37, "BF16": 69}
 
 
@@ -98,16 +98,19 @@ def test_the_best_that_fits_is_chosen(on: MachineMemory, label: str) -> None:
     fits = [fit_candidate(one, CONTEXT, on, 1000 * GB) for one in candidates()]
     best, reason = best_fit("x/y", fits, CONTEXT, on)
     assert best.candidate.label == label
-    assert reason.startswith(f"{label} ({SIZES[label]}.0 GB): the best that fits into ")
-    assert reason.endswith(" with 1.38 GB for 32,768 tokens of context")
+    assert reason.startswith(f"{label} ({SIZES[label]}.0 GB): the largest that fits in ")
+    assert reason.endswith(" with 1.29 GiB for 32,768 tokens of context")
 
 
 def test_where_nothing_fits_it_says_what_can_be_done() -> None:
     fits = [fit_candidate(one, CONTEXT, machine(8), 1000 * GB) for one in candidates()]
     with pytest.raises(QwenctlError) as refused:
         best_fit("x/y", fits, CONTEXT, machine(8))
-    assert refused.value.message == "nothing of x/y fits: even UD-IQ2_XXS needs 12.4 GB, 8.00 GB of RAM is here"
-    assert refused.value.hint == "qwenctl pull x/y:UD-IQ2_XXS takes it all the same: it would page from disk"
+    assert (
+        refused.value.message
+        == "no quantization of x/y fits: even UD-IQ2_XXS needs 11.5 GiB, this machine has 7.45 GiB of RAM"
+    )
+    assert refused.value.hint == "qwenctl pull x/y:UD-IQ2_XXS pulls it anyway: it would page from disk"
     assert refused.value.code == 71
 
 

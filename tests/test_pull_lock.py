@@ -74,11 +74,11 @@ def test_a_lock_brings_the_same_to_another_machine(hub: FakeHub, repo: Repo, tmp
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"sha256": "0" * 64}, f"{REPO}@COMMIT is not what is locked: {NAMES[0]} is "),
-        ({"size": 5}, f"{REPO}@COMMIT is not what is locked: {NAMES[0]} is "),
-        ({"path": "gone.gguf"}, f"{REPO}@COMMIT is not what is locked: gone.gguf is not there"),
+        ({"sha256": "0" * 64}, f"{REPO}@COMMIT does not match the lock file: {NAMES[0]} is "),
+        ({"size": 5}, f"{REPO}@COMMIT does not match the lock file: {NAMES[0]} is "),
+        ({"path": "gone.gguf"}, f"{REPO}@COMMIT does not match the lock file: gone.gguf is not there"),
         ({"path": "../../x"}, f"{REPO} lists the unsafe path '../../x'"),
-        ({"sha256": "xyz"}, "PATH is no lock file (sha256 'xyz')"),
+        ({"sha256": "xyz"}, "PATH is not a lock file (sha256 'xyz')"),
     ],
 )
 def test_what_differs_from_the_lock_is_refused(
@@ -102,7 +102,7 @@ def test_a_small_file_is_held_to_the_lock_too(hub: FakeHub, tmp_path: Path) -> N
     config["sha256"] = "0" * 64
     (tmp_path / "changed.json").write_text(json.dumps(lock))
     line, _, code = failure(qwenctl(hub, tmp_path / "second", "pull", "--locked", tmp_path / "changed.json"))
-    assert line == f"{SOURCE}@{source.commit[:12]} is not what is locked: config.json has another content"
+    assert line == f"{SOURCE}@{source.commit[:12]} does not match the lock file: config.json has different content"
     assert code == 65
 
 
@@ -111,7 +111,7 @@ def test_what_is_no_lock_file_is_refused(text: str, hub: FakeHub, tmp_path: Path
     path = tmp_path / "x.json"
     path.write_text(text)
     line, _, code = failure(qwenctl(hub, tmp_path, "pull", "--locked", path))
-    assert line.startswith(f"{path} is no lock file (")
+    assert line.startswith(f"{path} is not a lock file (")
     assert code == 65
 
 
@@ -135,7 +135,7 @@ def test_a_lock_cannot_have_something_made_elsewhere(outputs: list[object], hub:
     path = tmp_path / "evil.json"
     path.write_text(json.dumps({"format": 1, "models": [{**model, "files": files, "outputs": outputs}]}))
     line, _, code = failure(qwenctl(hub, tmp_path, "pull", "--locked", path, "-o", tmp_path))
-    assert re.search(r"is no lock file \(a model without files\)|lists the unsafe path '\.\./x\.gguf'", line)
+    assert re.search(r"is not a lock file \(a model without files\)|lists the unsafe path '\.\./x\.gguf'", line)
     assert (code, hub.requests) == (65, [])
 
 
@@ -162,7 +162,7 @@ def test_offline_a_model_that_is_here_is_found(hub: FakeHub, repo: Repo, tmp_pat
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'toy.gguf'}\n"), done.stderr
     line, hint, code = failure(qwenctl(NOBODY, tmp_path, "pull", "a/b:Q8_0", "--offline"))
     assert (line, code) == ("a/b:Q8_0 is not on this machine", 66)
-    assert hint == f"here are: {SOURCE}:Q8_0"
+    assert hint == f"available: {SOURCE}:Q8_0"
 
 
 def test_without_a_network_it_says_how_many_models_are_here(hub: FakeHub, tmp_path: Path) -> None:
@@ -192,10 +192,13 @@ def test_offline_a_lock_is_held_against_what_is_here(hub: FakeHub, repo: Repo, t
     assert qwenctl(NOBODY, tmp_path, *pull).stdout == f"{path}\n"
     line, hint, code = failure(qwenctl(NOBODY, tmp_path / "another", *pull))
     assert line.startswith(f"{NAMES[0]} of {REPO}@{repo.commit[:12]} is not in ")
-    assert (hint, code) == ("without --offline it can be pulled", 66)
+    assert (hint, code) == ("pull it without --offline", 66)
     path.resolve().write_bytes(b"x" * 2_000_000)
     line, _, code = failure(qwenctl(NOBODY, tmp_path, *pull))
-    assert (line, code) == (f"{REPO}@{repo.commit[:12]} is not what is locked: {NAMES[0]} has another content", 65)
+    assert (line, code) == (
+        f"{REPO}@{repo.commit[:12]} does not match the lock file: {NAMES[0]} has different content",
+        65,
+    )
 
 
 def test_offline_what_was_made_is_held_against_its_lock(hub: FakeHub, tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def test_types_of_a_fork_are_known() -> None:
 def test_an_evil_path_is_refused(path: str) -> None:
     with pytest.raises(QwenctlError) as refused:
         check_paths("a/b", files("toy.gguf", path))
-    assert refused.value.message == f"a/b lists the unsafe path {path!r}; nothing was fetched"
-    assert (refused.value.hint, refused.value.code) == ("tell its owner, or pull another repository", 65)
+    assert refused.value.message == f"a/b lists the unsafe path {path!r}; nothing was downloaded"
+    assert (refused.value.hint, refused.value.code) == ("report it to its owner, or pull another repository", 65)
 
 
 @hypothesis.given(strategies.text(max_size=60))

@@ -59,7 +59,7 @@ def hub(source: tuple[Path, Repo]) -> Iterator[FakeHub]:
         yield hub
 
 
-ARGUMENTS = ("pull", REPO, "--quantize", "q8_0", "--spool", "12M", "-o", "toy.gguf")
+ARGUMENTS = ("pull", REPO, "--quantize", "q8_0", "--spool", "12MB", "-o", "toy.gguf")
 
 
 def run(hub: FakeHub, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -112,10 +112,10 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(hub: FakeHub, tmp_path:
 
 
 def test_a_spool_that_is_too_small_is_refused(hub: FakeHub, tmp_path: Path) -> None:
-    line, hint, code = failure(run(hub, tmp_path, "--spool", "1M"))
-    found = re.fullmatch(r"a spool of 1\.00 MB is too small: shards that belong together have (\S+) MB", line)
+    line, hint, code = failure(run(hub, tmp_path, "--spool", "1MB"))
+    found = re.fullmatch(r"a spool of 1\.00 MB is too small: shards needed together have (\S+) MB", line)
     assert found
-    assert (code, re.sub(r"\d+", "N", hint)) == (2, "--spool NM")
+    assert (code, re.sub(r"\d+", "N", hint)) == (2, "--spool NMB")
     done = run(hub, tmp_path, "--spool", hint.split()[1])
     assert done.returncode == 0, done.stderr
 
@@ -156,8 +156,8 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
     _, stderr = process.communicate(timeout=60)
     assert hub.sent < 0.8 * sum(file.size for file in source[1].files.values())
     assert process.returncode == code
-    kept = r"qwenctl: error: stopped; \S+ [kM]B of 14\.0 MB are kept in toy\.gguf\.part"
-    assert re.search(rf"^{kept}\n  hint: the same command goes on from there\n\Z", stderr, re.MULTILINE)
+    kept = r"qwenctl: error: stopped; \S+ [kM]B of 14\.0 MB are saved in toy\.gguf\.part"
+    assert re.search(rf"^{kept}\n  hint: the same command resumes from there\n\Z", stderr, re.MULTILINE)
     hub.rate = 0
     assert run(hub, tmp_path).returncode == 0
     assert_made(tmp_path, clean)
@@ -166,7 +166,7 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
 def test_an_output_that_exists_is_not_replaced(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "toy.gguf").write_text("precious")
     line, _, code = failure(run(hub, tmp_path))
-    assert (line, code) == ("toy.gguf exists already", 73)
+    assert (line, code) == ("toy.gguf already exists", 73)
     assert {path.name for path in tmp_path.iterdir()} - {".home"} == {"toy.gguf"}
 
 
@@ -174,5 +174,5 @@ def test_no_checkpoint(hub: FakeHub, source: tuple[Path, Repo], tmp_path: Path) 
     files = {path: file for path, file in source[1].files.items() if path != "config.json"}
     hub.repos[REPO] = Repo(files, source[1].commit, {})
     line, hint, code = failure(run(hub, tmp_path))
-    assert line == f"{REPO} is no checkpoint: it has no config.json or no safetensors"
+    assert line == f"{REPO} is not a checkpoint: it has no config.json or no safetensors"
     assert (hint, code) == (f"qwenctl ls {REPO}", 65)

@@ -92,7 +92,7 @@ def test_it_never_takes_more_than_the_output_and_the_spool_and_forgets_nothing(t
     assert size > BYTES
     folder, moments = tmp_path / "made", sorted(random.Random(1).uniform(0, size) for _ in range(KILLS))
     folder.mkdir()
-    pull = command("pull", REPO, "--quantize", "Q8_0", "--spool", f"{SPOOL // 10**6}M", "-o", "large.gguf", "-q")
+    pull = command("pull", REPO, "--quantize", "Q8_0", "--spool", f"{SPOOL // 10**6}MB", "-o", "large.gguf", "-q")
     with FakeHub({REPO: repo}) as hub, watched(folder) as peak:
         settings = environment(hub, tmp_path / "home")
         for moment in moments:

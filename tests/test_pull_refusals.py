@@ -55,7 +55,7 @@ def test_a_gated_repository(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
 def test_a_token_that_is_refused(repo: Repo, tmp_path: Path) -> None:
     with FakeHub({REPO: repo}, token=RIGHT) as hub:
         line, hint, code = refused(hub, tmp_path, HF_TOKEN=WRONG)
-        assert line == "the Hub refused the token from HF_TOKEN (401)"
+        assert line == "the Hub rejected the token from HF_TOKEN (401)"
         assert (hint, code) == ("`hf auth login`, or unset HF_TOKEN for public repos", 77)
         assert qwenctl(hub, tmp_path, "pull", MODEL, HF_TOKEN=RIGHT).returncode == 0
 
@@ -67,12 +67,12 @@ def test_a_revision_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_revision_that_is_no_name(hub: FakeHub, tmp_path: Path) -> None:
     line, _, code = refused(hub, tmp_path, MODEL, "--revision", "../../etc")
-    assert (line, code) == ("'../../etc' is no name of a branch, a tag or a commit", 2)
+    assert (line, code) == ("'../../etc' is not the name of a branch, a tag or a commit", 2)
 
 
 def test_a_quant_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
     line, hint, code = refused(hub, tmp_path, f"{REPO}:Q4_K_XL")
-    assert line == f"no file 'Q4_K_XL' in {REPO}@main; 1 quants exist"
+    assert line == f"no file 'Q4_K_XL' in {REPO}@main; 1 quantizations exist"
     assert (hint, code) == (f"nearest: Q4_K_M (`qwenctl ls {REPO}`)", 66)
 
 
@@ -84,8 +84,8 @@ def test_a_list_with_evil_names(path: str, hub: FakeHub, repo: Repo, tmp_path: P
     entry = {"type": "file", "path": path, "size": 5, "oid": "0" * 40}
     hub.repos[REPO] = Repo(repo.files, repo.commit, {}, (entry,))
     line, hint, code = refused(hub, tmp_path)
-    assert re.fullmatch(rf"{REPO} lists the unsafe path '.*'; nothing was fetched", line)
-    assert (hint, code) == ("tell its owner, or pull another repository", 65)
+    assert re.fullmatch(rf"{REPO} lists the unsafe path '.*'; nothing was downloaded", line)
+    assert (hint, code) == ("report it to its owner, or pull another repository", 65)
     assert list(tmp_path.rglob("*.gguf")) == []
     assert hub.sent == 0
 
@@ -111,27 +111,27 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 def test_a_network_that_wants_a_login(on: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("portal", times=ALWAYS, on=on))  # type: ignore[arg-type]
     line, hint, code = refused(hub, tmp_path)
-    assert line == "answer from HF_ENDPOINT is not a Hub (no X-Repo-Commit)"
+    assert line == "the response from HF_ENDPOINT is not from a Hub (no X-Repo-Commit)"
     assert (hint, code) == ("log in to the network or unset HF_ENDPOINT", 69)
 
 
 @pytest.mark.parametrize("on", ["api", "HEAD", "GET"])
 def test_redirects_in_a_circle(on: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("loop", times=ALWAYS, on=on))  # type: ignore[arg-type]
-    assert refused(hub, tmp_path) == (f"{hub.host} redirects in a circle", "unset HF_ENDPOINT", 69)
+    assert refused(hub, tmp_path) == (f"{hub.host} redirects in a loop", "unset HF_ENDPOINT", 69)
 
 
 def test_a_file_that_contradicts_the_list(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("etag", times=ALWAYS, on="HEAD"))
     line, hint, code = refused(hub, tmp_path)
     assert line == f"{NAME}: the file's own hash is {'0' * 64}, its list says {repo.files[NAME].sha256}"
-    assert (hint, code) == ("run again; if it repeats, the mirror in HF_ENDPOINT is not up to date", 65)
+    assert (hint, code) == ("run again; if this repeats, the mirror in HF_ENDPOINT is not up to date", 65)
 
 
 def test_a_network_on_which_nothing_comes_any_more(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("reset", times=2, after=2_000_000), Fault("status", times=ALWAYS))
     line, hint, code = refused(hub, tmp_path, MODEL, "--patience", "2", "--connections", "2")
-    assert re.fullmatch(r"no progress for 2 s after \d+ retries; (4\.00|3\.\d\d) MB kept", line)
+    assert re.fullmatch(r"no progress for 2 s after \d+ retries; (4\.00|3\.\d\d) MB saved", line)
     assert (hint, code) == ("run again to continue", 75)
     hub.break_with()
     assert qwenctl(hub, tmp_path, "pull", MODEL).returncode == 0
@@ -144,7 +144,7 @@ def test_a_hub_that_asks_to_wait_for_long(on: str, hub: FakeHub, tmp_path: Path)
     hub.break_with(Fault("status", times=ALWAYS, on=on, status=429, headers={"Retry-After": "400"}))  # type: ignore[arg-type]
     line, hint, code = refused(hub, tmp_path)
     assert line.startswith("the Hub asks to wait 400 s (429)")
-    assert (hint, code) == ("`--patience 400` waits by itself; a token raises the limit", 75)
+    assert (hint, code) == ("`--patience 400` waits automatically; a token raises the limit", 75)
 
 
 def test_a_hub_that_asks_to_wait_for_a_moment(hub: FakeHub, tmp_path: Path) -> None:
@@ -173,9 +173,8 @@ def test_a_flipped_byte_is_found_and_the_file_fetched_again(hub: FakeHub, repo: 
     hub.break_with(Fault("flip", after=1234567))
     done = qwenctl(hub, tmp_path, "pull", MODEL)
     assert done.returncode == 0
-    warning = (
-        rf"qwenctl: warning: {wrong_bytes(repo)}\n  hint: refetching it \(20\.0 MB\); if it repeats test RAM and disk\n"
-    )
+    hint = r"downloading it again \(20\.0 MB\); if this repeats, test RAM and disk"
+    warning = rf"qwenctl: warning: {wrong_bytes(repo)}\n  hint: {hint}\n"
     assert re.search(warning, done.stderr)
     assert hub.sent == 2 * SIZE
     assert_whole(tmp_path, repo, NAME)
@@ -185,7 +184,7 @@ def test_bytes_that_are_wrong_twice(hub: FakeHub, repo: Repo, tmp_path: Path) ->
     hub.break_with(Fault("flip", times=ALWAYS, after=1234567))
     line, hint, code = refused(hub, tmp_path)
     assert re.fullmatch(wrong_bytes(repo), line)
-    assert (hint, code) == ("it came wrong twice: test RAM and disk, then run again", 65)
+    assert (hint, code) == ("it arrived damaged twice: test RAM and disk, then run again", 65)
     assert kept(tmp_path) == 0
     assert list(hub_cache(tmp_path).rglob(repo.files[NAME].sha256)) == []
 

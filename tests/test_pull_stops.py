@@ -77,7 +77,7 @@ def test_a_signal_stops_it_soon_with_a_word_about_what_is_kept(
         stdout, stderr = process.communicate(timeout=60)
     assert hub.sent < 0.5 * SPLITS * SPLIT_BYTES
     assert (process.returncode, stdout) == (code, "")
-    words = r"^qwenctl: error: stopped; (\S+) MB kept\n  hint: the same command goes on from there\n\Z"
+    words = r"^qwenctl: error: stopped; (\S+) MB saved\n  hint: the same command resumes from there\n\Z"
     stopped = re.search(words, stderr, re.MULTILINE)
     assert stopped
     hub.rate = 0
@@ -139,10 +139,10 @@ def test_of_four_processes_one_downloads_and_the_others_say_for_whom_they_wait(
 ) -> None:
     hub.rate = 3e6  # so that all are there before the first has ended
     with pulling(hub, tmp_path) as first:
-        holder = rf"another qwenctl \(pid {first.pid}, \d+ s\) pulls this model"
+        holder = rf"another qwenctl \(pid {first.pid}, \d+ s\) is pulling this model"
         line, hint, code = failure(qwenctl(hub, tmp_path, "pull", MODEL, "--wait", "0"))
         assert re.fullmatch(holder, line)
-        assert (hint, code) == ("wait, or `--wait 0` to stop here", 75)
+        assert (hint, code) == ("wait, or `--wait 0` to stop now", 75)
         with ThreadPoolExecutor(3) as pool:
             others = list(pool.map(lambda _: qwenctl(hub, tmp_path, "pull", MODEL), range(3)))
         stdout, _ = first.communicate(timeout=60)

@@ -17,11 +17,11 @@ from tests.conftest import DATA
 from tests.qwen35_layout import PUBLISHED, Layout, Model, config, specs
 
 IMATRIX = str(DATA / "expected" / "imatrix.gguf")
-FETCH = "the download is incomplete or damaged: fetch this file again"
-RELEASE = "config.json and the weights must be of the same release: fetch both again"
+FETCH = "the download is incomplete or damaged: download this file again"
+RELEASE = "config.json and the weights must be from the same release: download both again"
 ARCHITECTURES = (
-    "one of Qwen3_5MoeForConditionalGeneration, Qwen3_5MoeForCausalLM, "
-    "Qwen3_5ForConditionalGeneration, Qwen3_5ForCausalLM is needed"
+    "supported: Qwen3_5MoeForConditionalGeneration, Qwen3_5MoeForCausalLM, "
+    "Qwen3_5ForConditionalGeneration, Qwen3_5ForCausalLM"
 )
 SMALL = Model(experts=0, width=64, hidden=64, vision=None)
 INDEX = "model.safetensors.index.json"
@@ -46,7 +46,7 @@ def failed(source: Path, *arguments: str) -> tuple[str, str, int]:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    hint = "give the folder that holds config.json and the safetensors"
+    hint = "give the folder with config.json and the safetensors files"
     assert said("quantize", f"{tmp_path}/none") == (f"no such folder: {tmp_path}/none", hint, 66)
 
 
@@ -70,7 +70,7 @@ def test_a_folder_without_its_files(source: Path) -> None:
     for name in ("tokenizer.json", "config.json"):
         (source / name).unlink()
     line = f"{source} has no config.json"
-    assert failed(source) == (line, "a checkpoint folder holds it beside the weights", 66)
+    assert failed(source) == (line, "a checkpoint folder has it next to the weights", 66)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,12 @@ def test_a_folder_without_its_files(source: Path) -> None:
             "the checkpoint is already quantized (gptq); BF16, F16, F32 and block-scaled FP8 can be read",
             "start from the BF16 or the FP8 repository of the same model",
         ),
-        ({"text_config": {}}, "config.json lacks 'num_hidden_layers'", "fetch config.json again"),
-        ({"text_config": 7}, "config.json has a wrong value: 'int' object is not a mapping", "fetch config.json again"),
+        ({"text_config": {}}, "config.json lacks 'num_hidden_layers'", "download config.json again"),
+        (
+            {"text_config": 7},
+            "config.json has an invalid value: 'int' object is not a mapping",
+            "download config.json again",
+        ),
     ],
 )
 def test_a_config_of_something_else(change: dict[str, Any], line: str, hint: str, source: Path) -> None:
@@ -113,8 +117,8 @@ def test_a_size_that_cannot_be(key: str, size: object, source: Path) -> None:
     settings = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**settings, "text_config": {**settings["text_config"], key: size}}))
     line, hint, code = failed(source)
-    assert line.startswith("config.json has a wrong value: ")
-    assert (hint, code) == ("fetch config.json again", 65)
+    assert line.startswith("config.json has an invalid value: ")
+    assert (hint, code) == ("download config.json again", 65)
 
 
 def test_damaged_tokenizer_files(source: Path) -> None:
@@ -129,7 +133,7 @@ def test_damaged_tokenizer_files(source: Path) -> None:
 
 def test_a_missing_shard(source: Path) -> None:
     (source / FIRST).unlink()
-    assert failed(source) == (f"{source} lacks {FIRST}, named in {INDEX}", "fetch the missing shards", 66)
+    assert failed(source) == (f"{source} lacks {FIRST}, named in {INDEX}", "download the missing shards", 66)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_an_index_that_leaves_the_folder(name: str, source: Path) -> None:
     index["weight_map"]["model.language_model.norm.weight"] = name
     (source / INDEX).write_text(json.dumps(index))
     line, hint, code = failed(source)
-    assert line == f"{INDEX} names {name!r}, which leaves the folder"
+    assert line == f"{INDEX} names {name!r}, which is outside the folder"
     assert (hint, code) == ("get it from its publisher", 65)
 
 
@@ -244,8 +248,8 @@ def test_many_missing_tensors_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "problem", "hint"),
     [
-        (np.nan, "not finite", "it is damaged: fetch it again"),
-        (1e30, "too large for Q8_0", "--type BF16 holds all that the checkpoint does"),
+        (np.nan, "not finite", "it is damaged: download it again"),
+        (1e30, "too large for Q8_0", "--type BF16 can represent all values of the checkpoint"),
     ],
 )
 def test_weights_that_no_block_can_hold(value: float, problem: str, hint: str, tmp_path: Path) -> None:
@@ -254,7 +258,7 @@ def test_weights_that_no_block_can_hold(value: float, problem: str, hint: str, t
 
     source = saved(tmp_path, spoil)
     said_so = said("quantize", str(source), "-o", str(tmp_path / "out.gguf"), "--type", "Q8_0", "--quiet")
-    assert said_so == (f"output.weight holds values that are {problem}", hint, 65)
+    assert said_so == (f"output.weight contains values that are {problem}", hint, 65)
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -31,8 +31,8 @@ SMALL = Model(experts=0, width=64, hidden=64, vision=None)
 @pytest.mark.parametrize(
     ("arguments", "line", "hint"),
     [
-        (["--type", "Q4_KM"], "unknown type 'Q4_KM'", "nearest: Q4_K_M, Q5_K_M, Q4_K_S"),
-        (["--type", "zzz"], "unknown type 'zzz'", f"one of {', '.join(RECIPES)}"),
+        (["--type", "Q4_KM"], "unknown quantization 'Q4_KM'", "nearest: Q4_K_M, Q5_K_M, Q4_K_S"),
+        (["--type", "zzz"], "unknown quantization 'zzz'", f"one of {', '.join(RECIPES)}"),
         (
             ["--tensor-type", "attn=q9_0"],
             "unknown tensor type 'q9_0' in --tensor-type 'attn=q9_0'",
@@ -53,15 +53,15 @@ SMALL = Model(experts=0, width=64, hidden=64, vision=None)
             "--tensor-type 'ffn_dwon' matches no tensor that can be quantized",
             "--dry-run --json lists the tensors",
         ),
-        (["--vision-type", "q8_0"], "the vision tower cannot be Q8_0", "--vision-type f16, bf16 or f32"),
+        (["--vision-type", "q8_0"], "the vision encoder cannot be Q8_0", "--vision-type f16, bf16 or f32"),
         (
             ["--split-max-size", "48X"],
-            "invalid value for '--split-max-size': '48X' is no size such as 48G, 48GiB or 500M",
-            "qwenctl quantize --help",
+            "invalid value for '--split-max-size': '48X' is not a size",
+            "24G or 24GiB is 24 * 1024^3 bytes, 24GB is 24 * 1000^3; units: K, M, G, T",
         ),
         (
             ["-t", "-1"],
-            "invalid value for '-t' / '--threads': -1 is out of range: a whole number 0 or more is needed",
+            "invalid value for '-t' / '--threads': -1 is out of range: it must be a whole number of at least 0",
             "qwenctl quantize --help",
         ),
         (["--typ", "Q8_0"], "no such option: --typ", "did you mean --type? `qwenctl quantize --help` lists all"),
@@ -77,7 +77,8 @@ def test_nothing_to_quantize() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "n_bytes"), [("3M", 3_000_000), ("3MiB", 3 << 20), ("0.003gb", 3_000_000), ("3000000", 3_000_000)]
+    ("text", "n_bytes"),
+    [("3MB", 3_000_000), ("3M", 3 << 20), ("3MiB", 3 << 20), ("0.003gb", 3_000_000), ("3000000", 3_000_000)],
 )
 def test_a_size_may_be_decimal_or_binary(text: str, n_bytes: int, tmp_path: Path) -> None:
     done = run("quantize", TOY, "-o", str(tmp_path), "--dry-run", "--json", "--no-vision", "--split-max-size", text)
@@ -116,7 +117,7 @@ def test_an_output_that_exists(tmp_path: Path) -> None:
     source, output = checkpoints.make(tmp_path / "model", SMALL), tmp_path / "out.gguf"
     output.write_text("precious")
     line, hint, code = said("quantize", str(source), "-o", str(output))
-    assert (line, code) == (f"{output} exists already", 73)
+    assert (line, code) == (f"{output} already exists", 73)
     assert output.read_text() == "precious"
     assert run("quantize", str(source), "-o", str(output), *hint.split()[:1]).returncode == 0
     assert tensors(output)
@@ -176,7 +177,7 @@ def refused(tmp_path: Path, type_name: str, *arguments: str) -> tuple[str, str, 
 def test_a_type_that_needs_an_importance_matrix_says_so_before_any_work(type_name: str, tmp_path: Path) -> None:
     line, hint, code = refused(tmp_path, type_name)
     assert re.fullmatch(rf"{type_name} needs an importance matrix \(\d+ tensors, the first is blk\.\d+\.\S+\)", line)
-    assert hint == "--imatrix FILE (made with llama-imatrix), or a type that needs none: IQ4_XS, Q3_K_M, Q2_K"
+    assert hint == "--imatrix FILE (made with llama-imatrix), or a quantization that needs none: IQ4_XS, Q3_K_M, Q2_K"
     assert code == 65
 
 
@@ -185,7 +186,7 @@ def test_a_type_that_needs_an_importance_matrix_says_so_before_any_work(type_nam
 def test_without_data_for_the_mtp_block_the_hint_gives_it_another_type(type_name: str, tmp_path: Path) -> None:
     line, hint, code = refused(tmp_path, type_name, "--imatrix", str(IMATRIX))
     assert line.startswith("imatrix.gguf has no data for blk.4.")
-    assert line.endswith(f", which {type_name} cannot do without")
+    assert line.endswith(f", which {type_name} requires")
     assert code == 65
     flags = shlex.split(hint.split(" gives ")[0])
     output = tmp_path / "out.gguf"
@@ -218,7 +219,7 @@ def infinite(arrays: dict[str, np.ndarray]) -> None:
     ("change", "line"),
     [
         (narrow, "was made for another model: [1, 128] values for blk.0.attn_qkv.weight, [1, 256] needed"),
-        (foreign, "was made for another model: it knows none of the tensors"),
+        (foreign, "was made for another model: it covers none of the tensors"),
         (uncounted, "has no usable counts for blk.0.attn_qkv.weight"),
         (infinite, "has values for blk.0.attn_qkv.weight that are not finite"),
     ],

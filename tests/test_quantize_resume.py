@@ -68,7 +68,7 @@ def finish(plan: ConversionPlan, clean: list[str]) -> ConversionResult:
 
 
 def test_it_goes_on_where_it_was_stopped(plan: ConversionPlan, clean: list[str]) -> None:
-    assert " are kept in " in stop(plan, 0.5)
+    assert " are saved in " in stop(plan, 0.5)
     assert not plan.files[0].path.exists()
     result = finish(plan, clean)
     assert 0.2 * plan.n_bytes < result.resumed_bytes < 0.8 * plan.n_bytes
@@ -134,7 +134,7 @@ def test_the_unfinished_output_of_another_plan_is_thrown_away_only_when_asked(
     stop(plan, 0.5)
     other = make_plan(TOY, tmp_path / "toy.gguf", QuantizeOptions("Q8_0", vision=False))
     before = (tmp_path / "toy.gguf.journal").read_bytes()
-    with pytest.raises(CannotWrite, match="is an unfinished output made with other options"):
+    with pytest.raises(CannotWrite, match="is an unfinished output of other options"):
         convert(other, 1)
     assert (tmp_path / "toy.gguf.journal").read_bytes() == before
     assert convert(other, 1, overwrite=True).resumed_bytes == 0
@@ -147,7 +147,7 @@ def test_a_changed_input_is_another_plan(tmp_path: Path) -> None:
         (source / path.name).write_bytes(path.read_bytes())
     stop(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 0.5)
     (source / "model.safetensors").touch()
-    with pytest.raises(CannotWrite, match="of another input"):
+    with pytest.raises(CannotWrite, match="another input"):
         convert(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 1)
 
 

@@ -68,8 +68,8 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
         stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (code, b"")
     line, hint, _ = stderr.decode().split("\n")
-    assert re.fullmatch(rf"qwenctl: error: stopped; \S+ [kM]B of 5\.\d+ MB are kept in {output}\.part", line)
-    assert hint == "  hint: the same command goes on from there"
+    assert re.fullmatch(rf"qwenctl: error: stopped; \S+ [kM]B of 5\.\d+ MB are saved in {output}\.part", line)
+    assert hint == "  hint: the same command resumes from there"
     assert not output.exists()
     done = subprocess.run([*arguments(output), "--json"], capture_output=True, check=True, timeout=60)
     assert json.loads(done.stdout)["resumed_bytes"] > 0
@@ -100,8 +100,8 @@ def test_a_file_larger_than_allowed(tmp_path: Path) -> None:
     output = tmp_path / "toy.gguf"
     command = f"ulimit -f 1000; exec {shlex.join([*RUN, '-o', str(output)])}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
-    line = f"{output} would be larger than this file system or `ulimit -f` allows"
-    assert done.stderr.decode() == f"qwenctl: error: {line}\n  hint: --split-max-size 2G makes several files\n"
+    line = f"{output} would be larger than the file system or `ulimit -f` allows"
+    assert done.stderr.decode() == f"qwenctl: error: {line}\n  hint: --split-max-size 2G splits it into several files\n"
     assert done.returncode == 74
     assert list(tmp_path.iterdir()) == []
 
@@ -138,8 +138,8 @@ def test_a_disk_that_becomes_full_keeps_what_is_finished(clean: bytes, tmp_path:
     code, result, checksum, *files = done.stdout.splitlines()
     assert code == "code 74"
     assert re.fullmatch(
-        r"qwenctl: error: disk full while writing toy\.gguf; \S+ [kM]B of 5\.\d+ MB are kept in toy\.gguf\.part\n"
-        r"  hint: free space, run the same command again\n",
+        r"qwenctl: error: disk full while writing toy\.gguf; \S+ [kM]B of 5\.\d+ MB are saved in toy\.gguf\.part\n"
+        r"  hint: free up space and run the same command again\n",
         done.stderr,
     )
     assert json.loads(result)["resumed_bytes"] > 0

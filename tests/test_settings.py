@@ -127,7 +127,7 @@ def test_a_variable_is_read_as_its_option_is(variable: str, text: str, value: ob
         ("tensor-type = 'a=q6_k'", ["a=q6_k"]),
         ("tensor-type = ['a=q6_k', 'b=q8_0']", ["a=q6_k", "b=q8_0"]),
         ("split-max-size = 48_000_000", 48_000_000),
-        ("split-max-size = '48M'", 48_000_000),
+        ("split-max-size = '48M'", 48 << 20),
         ("color = 'never'", "never"),
     ],
 )
@@ -195,8 +195,8 @@ def test_the_current_folder_may_not_say_yes(command: Command, setting: Setting) 
     """Whoever made the folder could have files replaced that way."""
     with settings(f"[{command.name}]\n{setting.name} = true"):
         line, hint, code = call("chat").error
-    assert (line, code) == (f"qwenctl.toml:2 '{setting.name}' is not taken from a file in the current folder", 78)
-    assert hint == f"give --{setting.name}, or put it into the user's file: `qwenctl config path` names it"
+    assert (line, code) == (f"qwenctl.toml:2 '{setting.name}' is not allowed in a file in the current folder", 78)
+    assert hint == f"use --{setting.name}, or set it in the user's file (see `qwenctl config path`)"
     value, text = {"switch": (True, "true"), "list": (["a"], "['a']")}.get(setting.kind, ("a", "'a'"))
     with settings(user=f"[{command.name}]\n{setting.name} = {text}"):
         assert shown(setting.name)[f"{command.name}.{setting.name}"][0] == value

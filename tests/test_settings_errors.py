@@ -31,8 +31,8 @@ SHOW = "`qwenctl config show` lists all keys"
         ("[chat.sampling]\ntemp = 1", "qwenctl.toml:1 unknown table 'sampling'", SHOW),
         ("[quantize]\ntemp = 1", "qwenctl.toml:2 unknown key 'temp'", "'temp' belongs under [chat]"),
         ("[sessions.exprot]\nformat = 'json'", "qwenctl.toml:1 unknown table 'exprot'", "did you mean 'export'?"),
-        ("chat = 5", "qwenctl.toml:1 'chat' is a command", "[chat] begins the table of its settings"),
-        ("[[chat]]\ntemp = 1", "qwenctl.toml:1 'chat' is a command", "[chat] begins the table of its settings"),
+        ("chat = 5", "qwenctl.toml:1 'chat' is a command", "[chat] starts the table of its settings"),
+        ("[[chat]]\ntemp = 1", "qwenctl.toml:1 'chat' is a command", "[chat] starts the table of its settings"),
         (
             "[chat]\nctx-size = 1\nctx_size = 2",
             "qwenctl.toml:3 'ctx_size' is the same key as 'ctx-size'",
@@ -45,7 +45,7 @@ SHOW = "`qwenctl config show` lists all keys"
         ),
         (
             "temp = -1",
-            "qwenctl.toml:1 temp: -1 is out of range: a number from 0.0 to 100.0 is needed",
+            "qwenctl.toml:1 temp: -1 is out of range: it must be a number from 0.0 to 100.0",
             "qwenctl chat --help",
         ),
         ("temp = nan", "qwenctl.toml:1 temp: 'nan' is not a finite number", "qwenctl chat --help"),
@@ -74,7 +74,7 @@ SHOW = "`qwenctl config show` lists all keys"
         ),
         (
             f"ctx-size = 0x{'f' * 5000}",
-            "qwenctl.toml:1 ctx-size: a number of that size means nothing here",
+            "qwenctl.toml:1 ctx-size: the number is too large",
             "qwenctl chat --help",
         ),
     ],

@@ -180,7 +180,7 @@ def test_what_is_no_call_is_told_to_the_model(said: str, names: list[str], broke
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        (PARIS.replace("get_weather", "get_wether"), "no function is called 'get_wether'; there are: get_weather, now"),
+        (PARIS.replace("get_weather", "get_wether"), "no function is named 'get_wether'; available: get_weather, now"),
         (PARIS.replace("city", "town"), "get_weather needs the parameter 'city'"),
         (
             PARIS.replace(CITY, CITY + "<parameter=days>\nsome\n</parameter>\n"),

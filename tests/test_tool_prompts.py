@@ -122,14 +122,14 @@ def test_a_template_that_knows_no_functions_is_refused(toy_model: LoadedModel) -
     with pytest.raises(RequestError) as caught:
         template.prompt([Message("user", "Hi")], think=True, tools=(WEATHER,))
     assert caught.value.failed.kind == "setting"
-    assert caught.value.failed.message == "the model's chat template cannot tell the model of functions"
+    assert caught.value.failed.message == "the model's chat template does not support functions"
 
 
 def test_a_vocabulary_without_calls_is_refused(toy_model: LoadedModel) -> None:
     request = Generate((Message("user", "Hi"),), tools=(WEATHER,))
     with pytest.raises(RequestError) as caught:
         next(generate(replace(toy_model, tool_call_start_token=None), request, CancelFlag()))
-    assert caught.value.failed.message == "the model's vocabulary has no token that begins a call"
+    assert caught.value.failed.message == "the model's vocabulary has no token that starts a tool call"
 
 
 def test_numbers_are_written_as_the_template_of_the_model_writes_them(toy_model: LoadedModel) -> None:

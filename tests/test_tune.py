@@ -236,7 +236,7 @@ def test_later_loads_use_it_until_it_is_forgotten(model: Path) -> None:
     assert (told["n_threads"], told["n_ubatch"]) == (1, 64)
     assert json.loads(run(*bench, "-ub", "32").stdout)["n_ubatch"] == 32
     done = run("tune", str(model), "--forget")
-    assert done.stderr.decode() == f"forgotten for {model.name}\n"
+    assert done.stderr.decode() == f"removed the saved settings of {model.name}\n"
     assert json.loads(run(*bench, "-t", "1").stdout)["n_ubatch"] == 512
 
 
@@ -263,9 +263,7 @@ def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
     kept.keep(model, FOUND)
     after = told()
     assert (before["settings"]["micro_batch_tokens"], after["settings"]["micro_batch_tokens"]) == (512, 64)
-    assert set(after["reasons"]) - set(before["reasons"]) == {
-        "settings that `qwenctl tune` has found to be faster are used"
-    }
+    assert set(after["reasons"]) - set(before["reasons"]) == {"uses the faster settings found by `qwenctl tune`"}
 
 
 def test_experts_lie_where_the_plan_puts_them_if_what_was_tuned_has_no_room(model: Path) -> None:

@@ -81,7 +81,7 @@ def tmux(tmp_path: Path) -> Iterator[Tmux]:
     # 400 short lines, so that none is wrapped at any of the widths; the first 0.3 s wait for the resizing to begin.
     text = "".join(f"this is line{number}\n\n" for number in range(400))
     with Tmux(scripted(tmp_path, lines(text, 0.005)), 80, 24) as terminal:
-        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("Ctrl-D quits")
         terminal.wait_for("\n>")
         terminal.send("Go on.", "Enter")
         yield terminal

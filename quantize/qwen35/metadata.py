@@ -130,9 +130,7 @@ def _packed(writer: gguf.GGUFWriter) -> MetadataBytes:
     try:
         return MetadataBytes(len(writer.kv_data[0]), _written(writer, writer.write_kv_data_to_file))
     except (struct.error, OverflowError, TypeError, ValueError) as error:
-        raise BadCheckpoint(
-            f"a value of the metadata cannot be written: {error}", "fetch the JSON files again"
-        ) from error
+        raise BadCheckpoint(f"a metadata value cannot be written: {error}", "download the JSON files again") from error
 
 
 def _written(writer: gguf.GGUFWriter, write: Callable[[], None]) -> bytes:

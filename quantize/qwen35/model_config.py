@@ -98,8 +98,8 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
         parsed = _parse(architecture, text, config)
         _check(parsed)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"has a wrong value: {error}"
-        raise BadCheckpoint(f"config.json {what}", "fetch config.json again") from error
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"has an invalid value: {error}"
+        raise BadCheckpoint(f"config.json {what}", "download config.json again") from error
     return parsed
 
 
@@ -110,7 +110,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
         if isinstance(name, str) and name in _ARCHITECTURES:
             return _ARCHITECTURES[name]
     raise BadCheckpoint(
-        f"not a Qwen3.5 checkpoint: config.json says {names[0]}", f"one of {', '.join(_ARCHITECTURES)} is needed"
+        f"not a Qwen3.5 checkpoint: config.json says {names[0]}", f"supported: {', '.join(_ARCHITECTURES)}"
     )
 
 
@@ -166,7 +166,7 @@ def _check(config: ModelConfig) -> None:
     if config.linear_key_dim != config.linear_value_dim:
         raise ValueError("linear_key_head_dim and linear_value_head_dim differ, which llama.cpp cannot run")
     if not 1 <= config.rotary_dim <= config.head_dim or len(config.rope_sections) > 4:
-        raise ValueError("head_dim, partial_rotary_factor and mrope_section do not fit each other")
+        raise ValueError("head_dim, partial_rotary_factor and mrope_section are inconsistent")
     if config.attention_heads % config.kv_heads or config.linear_value_heads % config.linear_key_heads:
         raise ValueError("a number of heads is not a multiple of its key heads")
 

@@ -44,7 +44,7 @@ def _layer(sources: CheckpointIndex, source: str, name: str, rows: int, columns:
 def _patch_embedding(config: VisionConfig, sources: CheckpointIndex) -> Iterator[OutputTensor]:
     """The convolution [O, C, 2, P, P] as two of [O, C, P, P], one a frame: libmtmd adds their results."""
     if config.temporal_patch != 2:
-        raise BadCheckpoint(f"temporal_patch_size is {config.temporal_patch}; llama.cpp knows 2 only")
+        raise BadCheckpoint(f"temporal_patch_size is {config.temporal_patch}; llama.cpp supports only 2")
     pixels, frames = config.patch**2, config.temporal_patch
     source, planes = "visual.patch_embed.proj", config.hidden * config.channels
     shape = (config.hidden, config.channels, frames, config.patch, config.patch)

@@ -31,9 +31,9 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int) -> None:
     try:
         special = SpecialVocab(folder, load_merges=True, n_vocab=vocabulary)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadCheckpoint(f"the tokenizer files in {folder} are damaged: {error}", "fetch them again") from error
+        raise BadCheckpoint(f"the tokenizer files in {folder} are damaged: {error}", "download them again") from error
     if not special.merges:
-        raise BadCheckpoint(f"tokenizer.json in {folder} has no merges", "fetch it again")
+        raise BadCheckpoint(f"tokenizer.json in {folder} has no merges", "download it again")
     for token in ("bos", "eos"):  # Qwen3.5 begins and ends with neither; gguf's later releases say so by themselves
         special.add_special_token.setdefault(token, False)
     special.add_to_gguf(writer, quiet=True)
@@ -46,12 +46,12 @@ def _tokens(folder: Path, vocabulary: int) -> tuple[list[str], list[TokenType]]:
         by_id = {int(number): str(token) for token, number in tokenizer["model"]["vocab"].items()}
         added = {int(token["id"]): token for token in tokenizer.get("added_tokens", [])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadCheckpoint(f"tokenizer.json has no usable vocabulary ({error})", "fetch it again") from error
+        raise BadCheckpoint(f"tokenizer.json has no usable vocabulary ({error})", "download it again") from error
     by_id |= {number: str(token["content"]) for number, token in added.items()}
     if by_id and max(by_id) >= vocabulary:
         raise BadCheckpoint(f"tokenizer.json has the token {max(by_id)}, config.json only {vocabulary} tokens")
     if len(set(by_id.values())) != len(by_id):
-        raise BadCheckpoint("tokenizer.json gives two tokens the same text", "fetch it again")
+        raise BadCheckpoint("tokenizer.json gives two tokens the same text", "download it again")
     tokens = [by_id.get(number, f"[PAD{number}]") for number in range(vocabulary)]
     return tokens, [_kind(number, by_id, added) for number in range(vocabulary)]
 

@@ -70,7 +70,7 @@ def find_recipe(name: str) -> Recipe:
     """The recipe called `name` in any case. Raises BadOption with the nearest names."""
     recipe = RECIPES.get(name.upper().replace("-", "_"))
     if recipe is None:
-        raise BadOption(f"unknown type '{name}'", _nearest(name, RECIPES))
+        raise BadOption(f"unknown quantization '{name}'", _nearest(name, RECIPES))
     return recipe
 
 

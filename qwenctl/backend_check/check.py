@@ -76,11 +76,11 @@ def require_backend(
     kept = kept_check()
     for key, device in _checkable(devices).items():
         if kept is None or key not in kept.devices:
-            tell(f"checking once that {device.name} computes what it should")
+            tell(f"checking {device.name} (once)")
     try:
         check, found = check_backend(devices, show=show)
     except CheckImpossible as error:
-        tell(f"llama.cpp could not be checked ({error}): only its plain path is used")
+        tell(f"llama.cpp could not be checked ({error}): only its plain CPU path is used")
         return kept or UNCHECKED
     if not check.cpu.passed:
         raise broken(check)
@@ -103,12 +103,12 @@ def verdict(result: SubjectResult) -> tuple[str, str]:
         another = " (is it built for another processor?)" if "SIGILL" in failure.error else ""
         what = f"does not start on this machine: {failure.error}"
         if failure.case != STARTING:
-            what = f"does not compute what it should on this machine: {failure.why_not()}"
+            what = f"computes wrong results on this machine: {failure.why_not()}"
         return f"llama.cpp {what}{another}", build_command("CPU")
     if result.subject.kind == "extra":
         types = ", ".join(result.parts) or "extra buffer types"
         message = f"llama.cpp fails with {types} ({failure.why_not()}): not used, which may be slower"
-        return message, f"build it without that fault: {build_command('CPU')}"
+        return message, f"to build it without this fault: {build_command('CPU')}"
     name = result.subject.name
     return f"{name} fails ({failure.why_not()}): only used where --device names it", _RUN_AGAIN
 

@@ -28,7 +28,7 @@ WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.chec
 _CPU_SECONDS, _DEVICE_SECONDS = 60.0, 900.0
 _WAITING_ROUNDS = 1000  # few: who waits for the check would wait much longer beside a busy program
 _THREADS = 2  # more than one, for kernels divide the work; not more, for the model is small
-_NO_MEANING = "it says what it should not"
+_NO_MEANING = "unexpected output"
 
 Show = Callable[[str], None]
 

@@ -84,10 +84,10 @@ class Context:
         params.use_extra_bufts = subject.kind == "extra"
         self._model = llama.llama_model_load_from_file(os.fsencode(model), params)
         if self._model is None:
-            raise NotComputed("the model cannot be loaded")
+            raise NotComputed("cannot load the model")
         self._context = llama.llama_init_from_model(self._model, _context_params(threads))
         if self._context is None:
-            raise NotComputed("no context can be made")
+            raise NotComputed("cannot create a context")
         self._batch = llama.llama_batch_init(_SEQUENCES * _TOKENS_EACH, 0, 1)
 
     def __enter__(self) -> Context:
@@ -118,10 +118,10 @@ class Context:
         size = llama.llama_state_seq_get_size(self._context, source)
         state = (ctypes.c_uint8 * size)()
         if llama.llama_state_seq_get_data(self._context, state, size, source) != size:
-            raise NotComputed("the state cannot be copied out")
+            raise NotComputed("cannot export the state")
         self.clear()
         if llama.llama_state_seq_set_data(self._context, state, size, target) != size:
-            raise NotComputed("the state cannot be put back")
+            raise NotComputed("cannot restore the state")
 
     def clear(self) -> None:
         """Empty all sequences."""
@@ -148,7 +148,7 @@ def _devices(subject: Subject) -> Any:
     for device in all_devices(ggml):
         if ggml.ggml_backend_dev_name(device).decode("utf-8", "replace") == subject.name:
             return (ctypes.c_void_p * 2)(device)
-    raise NotComputed("the device is not here any more")
+    raise NotComputed("the device is gone")
 
 
 def extra_buffer_types() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ _SHOWN_BAD = 5
 
 @dataclass(frozen=True)
 class BatchEstimate:
-    """What `records` would need, by `tried` of them that were answered; `bad` more cannot be asked.
+    """What `records` would need, by `tried` of them that were answered; `bad` more are invalid.
 
     Tokens of all prompts and of all answers; `seconds` is None where the backend's speed is not known.
     """
@@ -55,7 +55,7 @@ def estimate(
 ) -> BatchEstimate:
     """Read all records of `input`, and answer a few; the arguments are those of `run`, and `output` is left alone.
 
-    `on_warning` hears of the first that cannot be asked. Raises QwenctlError, and OSError for an input that cannot be
+    `on_warning` hears of the first that are invalid. Raises QwenctlError, and OSError for an input that cannot be
     read.
     """
     check_apart(input, output)

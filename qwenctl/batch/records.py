@@ -39,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """What stands in the input and cannot be asked; `where` is its file, line and column in one word."""
+    """What stands in the input and cannot be answered; `where` is its file, line and column in one word."""
 
     line: int
     where: str

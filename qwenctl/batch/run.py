@@ -67,7 +67,7 @@ def _ended_in_order(
     runner: BatchRunner, writer: ResultWriter, backend: BatchBackend, *, can_resume: bool
 ) -> Iterator[None]:
     """Whatever ends the batch: what is done is on the disk, and it is said how to resume."""
-    resume = "the same command goes on" if can_resume else ""
+    resume = "the same command resumes" if can_resume else ""
     try:
         yield
         writer.close(is_complete=True)

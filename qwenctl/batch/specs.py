@@ -28,7 +28,7 @@ class InputSpec:
     `prompt` and `system` are templates, `prefix` is a system prompt without fields. `passthrough` names fields that are
     copied into the answer. Records end with NUL if `null`. Of all records only the first `limit` are answered, or
     `sample` of them, drawn by `seed`, which with the id of a record also determines the seed of its answer.
-    Raises QwenctlError where two of these contradict each other.
+    Raises QwenctlError where two of these cannot be used together.
     """
 
     source: str | Path = STANDARD_STREAM
@@ -44,15 +44,17 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if self.null and self.kind == "csv":
-            raise QwenctlError("--null and --csv contradict each other", "CSV has lines")
+            raise QwenctlError("--null and --csv cannot be used together", "CSV is made of lines")
         if self.kind in ("files", "csv") and self.prompt is None:
             example = "'Summarize: {file}'" if self.kind == "files" else "'Translate {text} into {lang}'"
             raise QwenctlError(f"--{self.kind} needs --prompt", f"--prompt {example}")
         if self.prefix is not None and self.system is not None:
-            raise QwenctlError("--prefix and --system contradict each other", "a prefix is the system prompt")
+            raise QwenctlError("--prefix and --system cannot be used together", "a prefix becomes the system prompt")
         taken = sorted(set(self.passthrough) & set(FIELDS))
         if taken:
-            raise QwenctlError(f"--keep {taken[0]}: an answer has a field of that name", f"it has: {', '.join(FIELDS)}")
+            raise QwenctlError(
+                f"--keep {taken[0]}: answers already have a field of that name", f"it has: {', '.join(FIELDS)}"
+            )
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ class OutputSpec:
     An output that is there already is resumed, by force if `resume` says so although settings have changed, and with
     `retry_errors` its failed records are tried again; or it is begun anew, with `overwrite`. `recorded_as` has other
     words for settings that are compared when it is resumed: "grammar" and "json_schema" by the names of their files.
-    Raises QwenctlError where two of these contradict each other.
+    Raises QwenctlError where two of these cannot be used together.
     """
 
     path: str | Path = STANDARD_STREAM
@@ -99,9 +101,9 @@ class OutputSpec:
 
     def __post_init__(self) -> None:
         if self.select and self.style != "qwenctl":
-            raise QwenctlError("--select and --format contradict each other", "leave one of them out")
+            raise QwenctlError("--select and --format cannot be used together", "leave one of them out")
         if self.is_standard_output and (self.retry_errors or self.overwrite or self.resume == "force"):
-            raise QwenctlError("standard output cannot be gone on with", "-o OUT.jsonl names a file")
+            raise QwenctlError("standard output cannot be resumed", "-o OUT.jsonl")
 
     @property
     def is_standard_output(self) -> bool:
@@ -115,4 +117,4 @@ def check_apart(source: InputSpec, output: OutputSpec) -> None:
         return
     one, other = Path(source.source), Path(output.path)
     if one.exists() and other.exists() and one.samefile(other):
-        raise QwenctlError(f"{output.path} is the input", "-o names another file")
+        raise QwenctlError(f"{output.path} is the input", "choose another -o")

@@ -84,17 +84,17 @@ def parse_counts(text: str) -> tuple[int, ...]:
     for item in text.split(","):
         parsed = re.fullmatch(r"(\d{1,8})(?:-(\d{1,8})(?:([+*])(\d{1,8}))?)?", item.strip())
         if not parsed:
-            raise ValueError(f"{item.strip()!r} is no number, nor a range such as 0-8192+2048 or 128-1024*2")
+            raise ValueError(f"{item.strip()!r} is neither a number nor a range such as 0-8192+2048 or 128-1024*2")
         first, last = int(parsed[1]), int(parsed[2] or parsed[1])
         found += _range(first, last, parsed[3] or "+", int(parsed[4] or 1))
         if max(found, default=0) > _MOST or len(found) > _MOST_VALUES:
-            raise ValueError(f"{item.strip()!r} is too much")
+            raise ValueError(f"{item.strip()!r} is too large")
     return tuple(dict.fromkeys(found))
 
 
 def _range(first: int, last: int, sign: str, step: int) -> Iterator[int]:
     if first > last or (sign == "*" and (step < 2 or not first)) or not step:
-        raise ValueError(f"{first}-{last}{sign}{step} never comes to its end")
+        raise ValueError(f"{first}-{last}{sign}{step} never ends")
     value = first
     for _ in range(_MOST_VALUES + 1):
         if value > last:

@@ -25,9 +25,9 @@ def check_picture(path: Path) -> None:
         raise QwenctlError(f"{path.name} is neither .svg nor .png", f"--plot {path.stem or 'speed'}.svg")
     if path.suffix.lower() == ".png" and find_spec(_PNG_LIBRARY) is None:
         hint = f"--plot {path.with_suffix('.svg')}, or `pip install {_PNG_LIBRARY}`"
-        raise QwenctlError("a PNG needs a library that is not installed", hint)
+        raise QwenctlError("drawing a PNG needs a library that is not installed", hint)
     if not path.absolute().parent.is_dir():
-        raise QwenctlError(f"no such folder: {path.parent}", "make it first", ExitCode.CANNOT_CREATE)
+        raise QwenctlError(f"no such folder: {path.parent}", "create the folder first", ExitCode.CANNOT_CREATE)
 
 
 def write_picture(path: Path, charts: Sequence[Chart]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantize.formatting import format_bytes, format_rate
+from quantize.formatting import format_memory, format_rate
 from qwenctl.charts.svg import document, label, rectangle
 from qwenctl.placement.plan import CLASSES, MemoryPlan, Plan
 from qwenctl.protocol.placement import CPU
@@ -56,9 +56,9 @@ def table(plan: Plan) -> list[list[str]]:
     for kind in CLASSES:
         sizes = [memory.of(kind) for memory in plan.memories]
         if any(sizes):
-            rows.append([kind, *(format_bytes(n_bytes) if n_bytes else "-" for n_bytes in sizes)])
-    rows.append(["in all", *(format_bytes(memory.n_bytes) if memory.n_bytes else "-" for memory in plan.memories)])
-    rows.append(["free before", *(format_bytes(memory.free_bytes) for memory in plan.memories)])
+            rows.append([kind, *(format_memory(n_bytes) if n_bytes else "-" for n_bytes in sizes)])
+    rows.append(["total", *(format_memory(memory.n_bytes) if memory.n_bytes else "-" for memory in plan.memories)])
+    rows.append(["free before", *(format_memory(memory.free_bytes) for memory in plan.memories)])
     layers = [next((part.layers for part in memory.parts if part.layers), "-") for memory in plan.memories]
     return [*rows, ["expert layers", *layers]] if any(text != "-" for text in layers) else rows
 
@@ -84,11 +84,11 @@ def speed(plan: Plan) -> str:
 
 
 def _svg_bar(memory: MemoryPlan, top: int) -> list[str]:
-    told = f"{format_bytes(memory.n_bytes)} of {format_bytes(memory.total_bytes)}"
+    told = f"{format_memory(memory.n_bytes)} of {format_memory(memory.total_bytes)}"
     lines = [label(10, top + 12, memory_name(memory)), label(10, top + 26, told, size=11, color="#555")]
     x = _LEFT
     for run in bar(memory, _BAR_WIDTH):
-        title = f"{run.kind}: {format_bytes(memory.of(run.kind))}" if run.kind in CLASSES else run.kind
+        title = f"{run.kind}: {format_memory(memory.of(run.kind))}" if run.kind in CLASSES else run.kind
         lines.append(rectangle(x, top, run.cells, _BAR_HEIGHT, STYLES[run.kind][0], title))
         x += run.cells
     return lines

@@ -45,7 +45,7 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
         reason = (error.strerror or str(error)).lower()
         raise QwenctlError(f"{root}: {reason}", "", ExitCode.NO_INPUT) from error
     if not _is_text(data):
-        raise QwenctlError(f"{root} is no text", "", ExitCode.BAD_DATA)
+        raise QwenctlError(f"{root} is not text", "", ExitCode.BAD_DATA)
     return (Attachment(str(root), decode(data, lambda _: None)),)
 
 
@@ -78,7 +78,7 @@ def _exists(name: str) -> bool:
 
 def _read(path: Path) -> bytes:
     if path.stat().st_size > MAX_BYTES or not path.is_file():
-        raise QwenctlError(f"{path} is no file of at most {MAX_BYTES >> 20} MiB", "", ExitCode.BAD_DATA)
+        raise QwenctlError(f"{path} is not a file of at most {MAX_BYTES >> 20} MiB", "", ExitCode.BAD_DATA)
     return path.read_bytes()
 
 
@@ -94,7 +94,7 @@ def _read_folder(root: Path) -> Iterator[Attachment]:
         if left < 0 or count >= _MAX_FILES:
             raise QwenctlError(
                 f"{root} has more than {MAX_BYTES >> 20} MiB or {_MAX_FILES:,} files",
-                "a folder below it",
+                "a subfolder",
                 ExitCode.BAD_DATA,
             )
         if _is_text(data):

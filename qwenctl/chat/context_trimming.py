@@ -47,7 +47,7 @@ def trim_context(
         else:
             tell(f"the context is nearly full: the {left_out:,} oldest messages are summarized")
             return summarized
-    tell(f"the context is nearly full: the {left_out:,} oldest messages are not sent any more")
+    tell(f"the context is nearly full: the {left_out:,} oldest messages are no longer sent")
     return shorter
 
 

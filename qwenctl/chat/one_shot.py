@@ -64,7 +64,7 @@ def make_tool_runner(functions: ToolSet, listener: AnswerSink, *, allowed: bool)
         results = []
         for one in found.calls:
             if not (allowed or one.problem):
-                hint = "--yes runs the functions that the model calls, --json gives the calls out as data"
+                hint = "--yes runs the functions, --json prints the calls as data"
                 raise QwenctlError(f"the model wants to call {format_call(one.call)}", hint, ExitCode.NO_PERMISSION)
             results.append(error_result(one.problem) if one.problem else functions.run(one.call))
             listener.thinking(f"\n→ {format_call(one.call)}\n{results[-1]}\n")

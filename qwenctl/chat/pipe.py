@@ -77,7 +77,7 @@ def stream_answer(
                 writers[event.channel](event.text)
     finally:
         status.clear()
-    raise QwenctlError("the engine ended the answer without a word", code=ExitCode.ENGINE_CRASHED)
+    raise QwenctlError("the engine stopped without finishing the answer", code=ExitCode.ENGINE_CRASHED)
 
 
 def as_json(answer: CompletedAnswer, loaded: ModelInfo) -> str:
@@ -104,7 +104,7 @@ def truncation_warning(answer: CompletedAnswer, max_tokens: int) -> str:
     why = ending(answer.finished, max_tokens)
     if why and not answer.text.strip() and answer.thinking:
         return f"no answer, only thinking: {why}; --no-think answers at once"
-    return f"the answer is not whole: {why}" if why else ""
+    return f"the answer is incomplete: {why}" if why else ""
 
 
 def _read(stdin: BinaryIO) -> bytes:

@@ -23,13 +23,13 @@ def run_tool_calls(
     results = []
     goes_on = True
     for one in found.calls:
-        result = error_result("the person stopped it before this call")
+        result = error_result("the user stopped before this call")
         if goes_on:
             setup.screen.call(format_call(one.call), whole=_must_ask(setup, functions, state, one))
             try:
                 state, result = _result(setup, functions, state, one)
             except (KeyboardInterrupt, EOFError):
-                goes_on, result = False, error_result("the person stopped this call")
+                goes_on, result = False, error_result("the user stopped this call")
             setup.screen.result(result)
         results.append(result)
     if found.problem:
@@ -43,11 +43,11 @@ def _result(setup: ChatSetup, functions: ToolSet, state: ChatState, one: ParsedC
     if one.problem:
         return state, error_result(one.problem)
     if name in functions.manual_tools:
-        return state, setup.ask(f"what does {name} give? ")
+        return state, setup.ask(f"result of {name}: ")
     if _must_ask(setup, functions, state, one):
         choice = _permission(setup)
         if choice == "no":
-            return state, error_result("the person does not allow this call")
+            return state, error_result("the user did not allow this call")
         if choice == "always":
             state = replace(state, approved_tools=state.approved_tools | {name})
     with setup.screen.waiting(f"running {name} (Ctrl-C stops it)"):

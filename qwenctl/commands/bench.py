@@ -43,18 +43,19 @@ def _list(meaning: str, *names: str) -> Any:
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a model that is here."),
+    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a local model."),
 ]
-Prompts = Annotated[Any, _list("Tokens of a prompt, in a list or a range such as 128-1024*2.", "-p", "--n-prompt")]
-Generates = Annotated[Any, _list("Tokens that are made one by one.", "-n", "--n-gen")]
-Depths = Annotated[Any, _list("Tokens that are there before.", "-d", "--depths", "--n-depth")]
-Repetitions = Annotated[int, typer.Option("-r", "--repetitions", min=1, max=1000, metavar="N", help="Runs of each.")]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds: an SVG file, or PNG.")]
+Prompts = Annotated[Any, _list("Prompt tokens: a list, or a range such as 128-1024*2.", "-p", "--n-prompt")]
+Generates = Annotated[Any, _list("Generated tokens.", "-n", "--n-gen")]
+Depths = Annotated[Any, _list("Tokens in the context before the test.", "-d", "--depths", "--n-depth")]
+Repetitions = Annotated[int, typer.Option("-r", "--repetitions", min=1, max=1000, metavar="N", help="Runs per test.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the speeds to an SVG or PNG file.")]
 Price = Annotated[
-    float | None, typer.Option("--price", min=0, metavar="N", help="Price of a kWh: what a million tokens cost.")
+    float | None, typer.Option("--price", min=0, metavar="N", help="Price per kWh, to show what a million tokens cost.")
 ]
 Watts = Annotated[
-    float | None, typer.Option("--watts", min=0, metavar="N", help="Power by a meter at the plug, if none can be read.")
+    float | None,
+    typer.Option("--watts", min=0, metavar="N", help="Power draw in watts, where it cannot be read from the hardware."),
 ]
 
 
@@ -71,10 +72,11 @@ def bench_command(
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
-    """Measure how fast a model reads (pp) and answers (tg), also at several depths, as llama-bench does it.
+    """Measure how fast a model is, in llama-bench's table.
 
-    Joules a token are shown where the machine counts them (RAPL, NVML) or --watts tells. With --plot a picture is
-    drawn: speed over context length, and where there are GPUs, over the number of layers with experts on them.
+    Prompt processing (pp) and generation (tg) are measured, also at several context depths. Joules per token are shown
+    where the machine reports its power draw (RAPL, NVML) or --watts does. --plot draws speed over context length, and
+    with GPUs, over the number of layers whose experts are on them.
     """
     from qwenctl.bench.cases import all_cases
     from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
@@ -84,7 +86,7 @@ def bench_command(
         check_picture(plot)
     cases = tuple(all_cases(n_prompt, n_gen, depths))
     if not cases:
-        raise QwenctlError("nothing is to be measured: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
+        raise QwenctlError("nothing to measure: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
     path, meter = resolve_model(model), _meter(price, watts)
     with _measured(path, asked, cases, repetitions, meter, price) as (setup, found):
         results = _shown(setup, found, as_json=json)
@@ -100,7 +102,9 @@ def _meter(price: float | None, watts: float | None) -> Meter | None:
 
     meter = constant_power_meter(watts) if watts else find_meter()
     if price is not None and meter is None:
-        raise QwenctlError("nothing here counts energy, so a price says nothing", "--watts 350, by a meter at the plug")
+        raise QwenctlError(
+            "--price needs a power reading, and this machine has none", "--watts 350, as measured at the plug"
+        )
     return meter
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_keys
 from qwenctl.settings.defaults import SettingsContext
 from qwenctl.terminal.streams import text_writer, warn
@@ -22,15 +23,15 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY]...", autocompletion=complete_keys, show_default=False,
-        help="What to show, such as chat, temp or chat.temp; after -- a command line, such as: -- chat -c 4096.",
+        help="Settings to show, such as chat, temp or chat.temp; or -- and a command line, such as -- chat -c 4096.",
     ),
 ]  # fmt: skip
-Origin = Annotated[bool, typer.Option("--origin", help="Show where each value comes from.")]
+Origin = Annotated[bool, typer.Option("--origin", help="Show the origin of each value.")]
 
-config_app = typer.Typer(rich_markup_mode=None)
+config_app = typer.Typer(rich_markup_mode=None, cls=HelpGroup)
 
 
-@config_app.command("show")
+@config_app.command("show", cls=HelpCommand)
 def show_command(
     context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
 ) -> None:
@@ -50,18 +51,18 @@ def show_command(
     _print(as_toml(rows, settings.unused, origin=origin))
 
 
-@config_app.command("path")
+@config_app.command("path", cls=HelpCommand)
 def path_command() -> None:
-    """Show which files are read, the one that comes first first, and whether they are there."""
+    """Show which settings files are read, the one that wins first."""
     from qwenctl.settings.toml import folder_path, user_path
 
     for path in (os.path.abspath(folder_path()), user_path()):
         _print(f"{'found' if os.path.exists(path) else 'missing'}  {path}")
 
 
-@config_app.command("init")
+@config_app.command("init", cls=HelpCommand)
 def init_command(context: typer.Context) -> None:
-    """Write a file with every setting, commented out, to the user's folder for configuration."""
+    """Write a settings file with every setting commented out."""
     from qwenctl.settings.origins import example, write_new
     from qwenctl.settings.toml import user_path
 

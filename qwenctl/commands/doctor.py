@@ -14,17 +14,17 @@ from qwenctl.commands.quantize.result import print_json
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
 
-Disk = Annotated[bool, typer.Option("--disk", help="Measure how fast models are read from their disks.")]
-Measure = Annotated[bool, typer.Option("--measure", help="Measure the memories and check llama.cpp again.")]
+Disk = Annotated[bool, typer.Option("--disk", help="Measure how fast models are read from disk.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure memory bandwidth and check llama.cpp again.")]
 
 
 def doctor_command(
     disk: Disk = False, measure: Measure = False, rpc: placing.Rpc = None, json: options.Json = False
 ) -> None:
-    """Show what this machine has for running models, and what is wrong with it.
+    """Check this machine for problems with running models.
 
-    The first time, the speed of the memories is measured, and llama.cpp is checked: it computes with a small model in
-    several ways, which must agree. Both are kept. Ends with 0 if nothing is wrong, otherwise with 1.
+    The first run measures memory bandwidth and checks llama.cpp by computing with a small model in several ways, which
+    must agree; the results are saved. The exit code is 0 if there are no problems, and 1 otherwise.
     """
     from qwenctl.doctor.checks import run_checks
     from qwenctl.doctor.report import as_json, check_table, rows
@@ -39,7 +39,7 @@ def doctor_command(
         lines += ["", *_aligned(check_table(found.check))] if found.check else []
         for finding in found.findings:
             lines += ["", f"! {clean_line(finding.message)}", f"  hint: {clean_line(finding.hint)}"]
-        lines += [] if found.findings else ["", "nothing is wrong"]
+        lines += [] if found.findings else ["", "no problems found"]
         text_writer(sys.stdout)("\n".join(lines) + "\n")
     if found.findings:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,18 +27,30 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_models,
-        help="A GGUF file, the folder of a checkpoint, or a name, here or of the Hub.",
+        help="A GGUF file, a checkpoint folder, a local model, or a repository on the Hub.",
     ),
 ]
-TypeName = Annotated[str, typer.Option("--type", metavar="TYPE", help="What a checkpoint would be quantized to.")]
-GpuMemory = Annotated[
-    str, typer.Option("--gpu-memory", metavar="SIZE,...", help="Plan for GPUs of these sizes, not for those here: 24G.")
+TypeName = Annotated[
+    str, typer.Option("--type", metavar="TYPE", help="Quantization to plan for, if MODEL is a checkpoint.")
 ]
-Ram = Annotated[str, typer.Option("--ram", metavar="SIZE", help="Plan for this much RAM, not for what is here: 128G.")]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write the picture to a file.")]
-Vision = Annotated[bool, typer.Option("--vision", help="Leave room for the vision tower.")]
-Mtp = Annotated[bool, typer.Option("--mtp", help="Leave room for the MTP block, which drafts tokens.")]
-_USUAL_TYPE, _USUAL_RAM = "Q4_K_M", "64G"
+GpuMemory = Annotated[
+    Any,
+    typer.Option(
+        "--gpu-memory", metavar="SIZE,...", parser=options.parse_sizes(), show_default=False,
+        help="Plan for GPUs of these sizes, such as 24G,24G, instead of this machine's.",
+    ),
+]  # fmt: skip
+Ram = Annotated[
+    int | None,
+    typer.Option(
+        "--ram", metavar="SIZE", parser=options.parse_size,
+        help="Plan for this much RAM, such as 128G, instead of this machine's.",
+    ),
+]  # fmt: skip
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write the chart to this SVG file.")]
+Vision = Annotated[bool, typer.Option("--vision", help="Reserve memory for the vision encoder (mmproj).")]
+Mtp = Annotated[bool, typer.Option("--mtp", help="Reserve memory for the MTP block (--draft mtp).")]
+_USUAL_TYPE, _USUAL_RAM = "Q4_K_M", 64 << 30
 
 
 @with_load_options
@@ -46,24 +58,24 @@ def plan_command(
     model: Model,
     type_name: TypeName = "",
     gpu_memory: GpuMemory = "",
-    ram: Ram = "",
+    ram: Ram = None,
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     vision: Vision = False,
     mtp: Mtp = False,
     svg: Svg = None,
     json: options.Json = False,
 ) -> None:
-    """Show where a model would lie, how fast it would be, and why; nothing is loaded.
+    """Show where a model would fit, how fast it would be, and why.
 
-    The machine can be a described one (--gpu-memory 24G,24G --ram 128G), and the model one that is not here: of a
-    repository only headers are fetched. What is fixed by an option is kept, the rest is planned around it. With --json
-    the plan can be kept, and be loaded by `qwenctl chat --plan FILE`.
+    Nothing is loaded. The machine can be another one (--gpu-memory 24G,24G --ram 128G), and the model can be one on the
+    Hub, of which only headers are downloaded. Options fix parts of the plan; the rest is planned around them. Save a
+    plan with --json, and load it with `qwenctl chat --plan FILE`.
     """
     from qwenctl.charts.plan import svg as picture
     from qwenctl.placement.plan import to_json
 
     asked = replace(asked, wishes=replace(asked.wishes, vision=vision, mtp=mtp))
-    plan = _plan(model, type_name, gpu_memory, ram, asked, quiet=json)
+    plan = _plan(model, type_name, gpu_memory or (), ram, asked, quiet=json)
     if svg is not None:
         svg.write_text(picture(plan), "utf-8")
     if json:
@@ -74,7 +86,9 @@ def plan_command(
         print_placement(plan, sys.stdout)
 
 
-def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadRequest, *, quiet: bool) -> Plan:
+def _plan(
+    model: str, type_name: str, gpu_memory: tuple[int, ...], ram: int | None, asked: LoadRequest, *, quiet: bool
+) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
     from qwenctl.loading.open_model import resolve
     from qwenctl.machine.devices import check_servers
@@ -86,7 +100,7 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadRequ
     if asked.plan is not None:
         return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
     if (gpu_memory or ram) and asked.wishes.rpc:
-        raise QwenctlError("--rpc and a described machine contradict each other", "leave one of them out")
+        raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
     check_servers(asked.wishes.rpc)
     inventory = _inventory(model, type_name, quiet=quiet)
     if asked.wishes.vision and not inventory.vision_bytes:
@@ -96,7 +110,7 @@ def _plan(model: str, type_name: str, gpu_memory: str, ram: str, asked: LoadRequ
     tuned = resolve(Path(inventory.path), asked).request if inventory.path else asked
     plan = plan_with_dry_load(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
     if tuned != asked:
-        plan = replace(plan, reasons=("settings that `qwenctl tune` has found to be faster are used", *plan.reasons))
+        plan = replace(plan, reasons=("uses the faster settings found by `qwenctl tune`", *plan.reasons))
     return plan
 
 
@@ -106,7 +120,9 @@ def _with_tower(inventory: TensorInventory) -> TensorInventory:
 
     tower = mmproj_beside(Path(inventory.path)) if inventory.path else None
     if tower is None:
-        raise QwenctlError(f"no mmproj file goes with {inventory.name}", "without --vision there is room for none")
+        raise QwenctlError(
+            f"no mmproj file found for {inventory.name}", "leave out --vision, or put the mmproj file next to the model"
+        )
     return replace(inventory, vision_bytes=tower.stat().st_size)
 
 

@@ -30,22 +30,25 @@ _OFFLOADED_PROMPT = 2048  # a prompt for which experts are copied to a GPU
 
 Model = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a model that is here."),
+    typer.Argument(metavar="MODEL", autocompletion=complete_models, help="A GGUF file, or a local model."),
 ]
 TimeLimit = Annotated[
     float,
     typer.Option(
-        "--time-limit", metavar="TIME", parser=hub_options.parse_seconds, help="Most time that it may take: 90s, 10m."
+        "--time-limit", metavar="TIME", parser=hub_options.parse_seconds, help="Time limit, such as 90s or 10m."
     ),
 ]
 Prompt = Annotated[
-    int, typer.Option("-p", "--n-prompt", min=0, max=1 << 20, metavar="N", help="Tokens of a turn's prompt; 0: usual.")
+    int,
+    typer.Option(
+        "-p", "--n-prompt", min=0, max=1 << 20, metavar="N", help="Prompt tokens per turn; 0: a typical number."
+    ),
 ]
 Generate = Annotated[
-    int, typer.Option("-n", "--n-gen", min=1, max=1 << 20, metavar="N", help="Tokens of a turn's answer.")
+    int, typer.Option("-n", "--n-gen", min=1, max=1 << 20, metavar="N", help="Generated tokens per turn.")
 ]
-Kv = Annotated[bool, typer.Option("--kv", help="Try a KV cache of q8_0 too, which is smaller and less exact.")]
-Forget = Annotated[bool, typer.Option("--forget", help="Forget what was found for this model, and stop.")]
+Kv = Annotated[bool, typer.Option("--kv", help="Also try a q8_0 KV cache, which is smaller and less precise.")]
+Forget = Annotated[bool, typer.Option("--forget", help="Remove the saved settings of this model.")]
 
 
 @with_load_options
@@ -59,10 +62,11 @@ def tune_command(
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
-    """Find out under which settings a model is fastest here: threads, micro-batch, experts on GPUs.
+    """Find the fastest settings for a model on this machine.
 
-    A turn of -p tokens read and -n tokens made is measured again and again. What is faster than the plan by more than
-    noise is kept for this machine and model, and used from then on wherever no option says otherwise.
+    Threads, micro-batch size and experts on GPUs are varied, and a turn of -p prompt tokens and -n generated tokens is
+    measured each time. Settings that beat the plan by more than noise are saved for this machine and model, and used
+    from then on unless an option says otherwise.
     """
     from qwenctl.loading.model_files import resolve_model
     from qwenctl.tune import store as kept
@@ -72,7 +76,8 @@ def tune_command(
     path = resolve_model(model)
     if forget:
         print_status(
-            f"forgotten for {path.name}" if kept.forget(path) else f"nothing is kept for {path.name}", quiet=False
+            f"removed the saved settings of {path.name}" if kept.forget(path) else f"no saved settings for {path.name}",
+            quiet=False,
         )
         return
     if asked.plan is not None:
@@ -156,17 +161,19 @@ def _show(tuning: Tuning, place: Path | None, prompt: int, generate: int, *, as_
         print_json(fields)
         return
     write = text_writer(sys.stdout)
-    write(f"a turn of {prompt:,} tokens read and {generate:,} made\n")
+    write(f"a turn of {prompt:,} prompt tokens and {generate:,} generated tokens\n")
     for trial in tuning.trials:
         write(f"{trial.name:<32}" + (f"{trial.seconds:>9.3f} s" if trial.seconds is not None else trial.why_not) + "\n")
     write(_conclusion(tuning) + "\n")
 
 
 def _conclusion(tuning: Tuning) -> str:
-    more = "" if tuning.is_complete else "; not all was tried: --time-limit allows more"
+    more = "" if tuning.is_complete else "; not everything was tried: raise --time-limit"
     gain, rounds = tuning.verdict.gain, tuning.rounds
     if tuning.changes:
-        return f"{', '.join(tuning.names)}: {gain:.2f} times as fast in {rounds} rounds; used from now on{more}"
+        return (
+            f"{', '.join(tuning.names)}: {gain:.2f} times as fast in {rounds} rounds; saved and used from now on{more}"
+        )
     if rounds:
-        return f"the plan stays: what looked faster was {gain:.2f} times as fast in {rounds} rounds, within noise{more}"
+        return f"the plan stays: the best candidate was {gain:.2f} times as fast in {rounds} rounds, within noise{more}"
     return f"the plan stays: nothing was faster{more}"

@@ -14,23 +14,29 @@ from qwenctl.files.paths import log_folder
 from qwenctl.terminal.streams import is_terminal, text_writer, warn
 
 Host = Annotated[
-    str, typer.Option("--host", metavar="ADDRESS", help="Where it can be reached; only from here by default.")
+    str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; default: only this machine.")
 ]
 Port = Annotated[
-    int, typer.Option("-p", "--port", min=0, max=65535, metavar="N", help="Its port; 0: any that is free.")
+    int, typer.Option("-p", "--port", min=0, max=65535, metavar="N", help="Port to listen on; 0: any free port.")
 ]
 Devices = Annotated[
-    str, typer.Option("-dev", "--device", metavar="NAME,...", help="Devices to serve, by `qwenctl doctor`; all GPUs.")
+    str,
+    typer.Option(
+        "-dev",
+        "--device",
+        metavar="NAME,...",
+        help="Devices to serve, as named by `qwenctl doctor`; default: all GPUs.",
+    ),
 ]
 
 
 def worker_command(
     host: Host = "127.0.0.1", port: Port = 50052, device: Devices = "", threads: options.Threads = 0
 ) -> None:
-    """Serve this machine's GPUs, or its processors, to another machine, until Ctrl-C.
+    """Serve this machine's GPUs or CPU to another machine.
 
-    llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1 and let the other machine come through
-    SSH, with the line that is printed. There, --rpc names the end of the tunnel.
+    It runs until Ctrl-C. llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1, and let the
+    other machine connect through SSH with the command that is printed. There, --rpc takes the end of the tunnel.
     """
     from qwenctl.backend_check.check import require_backend
     from qwenctl.doctor.findings import detect_gpu_backends
@@ -67,6 +73,6 @@ def worker_command(
             text_writer(sys.stdout)(f"{share.endpoint}\n")
 
     def client(here: bool) -> None:
-        print_status("a machine has connected" if here else "it has gone", quiet=False)
+        print_status("a machine has connected" if here else "the machine has disconnected", quiet=False)
 
     serve(share, log_folder() / f"worker-{share.port}.log", ready, client)

@@ -59,7 +59,7 @@ def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: boo
     """Look at everything. `reads_disks` measures how fast models are read.
 
     `again` measures how fast the memories are and checks the backend, though results of an earlier time are kept.
-    Raises QwenctlError if an RPC server cannot be asked.
+    Raises QwenctlError if an RPC server cannot be reached.
     """
     from qwenctl.hub.local.hf_cache import default_root
     from qwenctl.hub.local.installed import local_models
@@ -94,7 +94,7 @@ def _check(found: MachineReport, *, again: bool) -> tuple[BackendCheck | None, S
     try:
         return check_backend(found.build.devices, again=again)[0], ()
     except CheckImpossible as error:
-        return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR names another folder"),)
+        return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR sets another folder"),)
 
 
 def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[ModelDisk]:

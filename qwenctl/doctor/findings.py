@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_bytes, format_memory
 from qwenctl.backend_check.check import verdict
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.hub.select.fit import Fit
@@ -92,11 +92,13 @@ def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -
     backend = next(iter(used or seen))
     what = ", ".join(names) if names and backend == "CUDA" else seen[backend]
     if not used:
-        message = f"llama.cpp is built without {backend}, but there is a GPU ({what}): it would stay idle"
+        message = f"llama.cpp is built without {backend}, but there is a GPU ({what}): it would not be used"
         yield Finding("build", message, build_command(backend))
     elif not any(device.kind in ("gpu", "igpu") and device.backend != "RPC" for device in build.devices):
         tool = {"CUDA": "nvidia-smi", "ROCm": "rocminfo"}.get(backend, "qwenctl doctor --json")
-        yield Finding("build", f"llama.cpp is built for {backend}, but no GPU answers ({what})", f"{tool} says why")
+        yield Finding(
+            "build", f"llama.cpp is built for {backend}, but finds no GPU ({what})", f"run `{tool}` to see why"
+        )
 
 
 def of_check(check: BackendCheck) -> Iterator[Finding]:
@@ -116,33 +118,37 @@ def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Fin
 
 def of_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:
     """Models that are here, by name, and too large for the memory."""
-    gpu = f"{format_bytes(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
-    here = f"{gpu}{format_bytes(memory.total_bytes)} of RAM"
+    gpu = f"{format_memory(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
+    here = f"{gpu}{format_memory(memory.total_bytes)} of RAM"
     for name, fit in fits.items():
         if fit.where == "would page from disk":
-            message = f"{name} needs {format_bytes(fit.needed_bytes)}, {here} is here: it would page from disk"
+            message = (
+                f"{name} needs {format_memory(fit.needed_bytes)}, this machine has {here}: it would page from disk"
+            )
             yield Finding("memory", message, f"`qwenctl ls {name.split(':')[0]}` lists smaller ones")
 
 
 def of_swap(swap: Swap) -> Iterator[Finding]:
     """Swap in use: weights that lie there are read from the disk for each token."""
     if swap.used_bytes > _SWAP_BYTES:
-        message = f"{format_bytes(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
-        yield Finding("memory", message, "end what needs it, then `sudo swapoff -a && sudo swapon -a` empties it")
+        message = f"{format_memory(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
+        yield Finding(
+            "memory", message, "close programs that use it, then `sudo swapoff -a && sudo swapon -a` empties it"
+        )
 
 
 def of_disk(disk: Disk, speed: ReadSpeed | None, largest_bytes: int) -> Iterator[Finding]:
     """A disk that holds models, with its speed if it was measured, and the bytes of the largest of them."""
-    hint = "`qwenctl pull NAME --to DIR` puts a model on another disk"
+    hint = "`qwenctl pull NAME --to DIR` stores a model on another disk"
     if disk.is_networked:
-        message = f"models lie on a networked file system ({disk.file_system} at {disk.mount})"
+        message = f"models are on a networked file system ({disk.file_system} at {disk.mount})"
         yield Finding("disk", message, hint)
     elif disk.is_rotational:
-        yield Finding("disk", f"models lie on a rotating disk ({disk.mount})", hint)
+        yield Finding("disk", f"models are on a rotating disk ({disk.mount})", hint)
     if speed and speed.bytes_per_second < _SLOW_BYTES:
         seconds = largest_bytes / speed.bytes_per_second
         rate = f"{format_bytes(speed.bytes_per_second)}/s"
-        message = f"{disk.mount} reads {rate}: {format_bytes(largest_bytes)} take {seconds:,.0f} s"
+        message = f"{disk.mount} reads {rate}: {format_bytes(largest_bytes)} take {seconds:,.0f} s to read"
         yield Finding("disk", message, hint)
 
 
@@ -150,10 +156,10 @@ def of_cache(cache: Cache) -> Iterator[Finding]:
     """A cache of models."""
     if cache.error:
         message = f"{cache.root} cannot be written ({cache.error})"
-        yield Finding("cache", message, "HF_HOME=DIR names another folder; what is there can be used all the same")
+        yield Finding("cache", message, "HF_HOME=DIR sets another folder; models already there stay usable")
     if cache.leftovers:
         message = f"stopped downloads left {format_bytes(cache.leftover_bytes)} in {cache.root}"
-        yield Finding("cache", message, "`qwenctl pull` goes on with them, `qwenctl clean` removes them")
+        yield Finding("cache", message, "`qwenctl pull` resumes them, `qwenctl clean` removes them")
     if cache.free_bytes < _ROOM_BYTES:
-        message = f"{format_bytes(cache.free_bytes)} are free where models are kept ({cache.root})"
-        yield Finding("cache", message, "`qwenctl ls`, `qwenctl rm NAME` and `qwenctl clean` make room")
+        message = f"{format_bytes(cache.free_bytes)} free where models are stored ({cache.root})"
+        yield Finding("cache", message, "`qwenctl ls`, `qwenctl rm NAME` and `qwenctl clean` free up space")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_bytes, format_memory
 from qwenctl.backend_check.results import BOUND, BackendCheck, CaseResult
 from qwenctl.backend_check.results import as_json as check_json
 from qwenctl.doctor.checks import DoctorReport, ModelDisk
@@ -25,9 +25,9 @@ def rows(found: DoctorReport) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{cpu.model}: {cores}{nodes}"
     threads = f"{found.survey.threads} thread{'s' * (found.survey.threads > 1)}"
     speed = _speed_text(found.survey.ram_speed, f" by {threads}", copies=False)
-    yield "RAM", f"{format_bytes(memory.total_bytes)}, {format_bytes(memory.available_bytes)} available{speed}"
+    yield "RAM", f"{format_memory(memory.total_bytes)}, {format_memory(memory.available_bytes)} available{speed}"
     swap = (
-        f"{format_bytes(found.swap.used_bytes)} of {format_bytes(found.swap.total_bytes)} used"
+        f"{format_memory(found.swap.used_bytes)} of {format_memory(found.swap.total_bytes)} used"
         if found.swap.total_bytes
         else "none"
     )
@@ -35,7 +35,7 @@ def rows(found: DoctorReport) -> Iterator[tuple[str, str]]:
     yield "llama.cpp", f"{', '.join(build.backends) or 'does not run'} ({' '.join(sorted(build.features))})"
     for device in build.devices:
         if device.kind != "cpu":
-            text = f"{device.description}: {format_bytes(device.total_bytes)}, {format_bytes(device.free_bytes)} free"
+            text = f"{device.description}: {format_memory(device.total_bytes)}, {format_memory(device.free_bytes)} free"
             yield device.name, text + _speed_text(_speed(found, device), "", copies=True)
     for holder in found.holders:
         yield "disk", _disk_text(holder)

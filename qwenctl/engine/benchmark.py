@@ -38,7 +38,7 @@ def run_benchmark(model: LoadedModel, request: RunBenchmark, interrupt: CancelFl
         model.threads.decoding.step()
     seconds = time.perf_counter() - start
     if interrupt:
-        raise RequestError(RequestFailed("cancelled", "stopped while it was measured"))
+        raise RequestError(RequestFailed("cancelled", "stopped during the benchmark"))
     return BenchmarkResult(seconds)
 
 

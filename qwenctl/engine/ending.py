@@ -22,15 +22,15 @@ _WORK: dict[type[object], str] = {
     Load: "while it loaded the model",
     Generate: "while it read the prompt",
     PrefillPrefix: "while it read a prefix",
-    Restore: "while it put a kept state back",
+    Restore: "while it restored a saved state",
     Count: "while it counted tokens",
     CountPrompt: "while it counted tokens",
-    InspectMedia: "while it looked at a picture",
-    RunBenchmark: "while its speed was measured",
-    Flush: "while it kept its state",
+    InspectMedia: "while it encoded an image",
+    RunBenchmark: "during a benchmark",
+    Flush: "while it saved its state",
     SubmitRequest: "while it answered a batch",
 }
-ANSWERING, IDLE = "while it answered", "while nothing was asked of it"
+ANSWERING, IDLE = "while it answered", "while it was idle"
 
 
 def work_of(request: type[object]) -> str:
@@ -48,7 +48,7 @@ def explain_end(code: int, work: str, log: Path, backend: BackendCheck | None) -
 
 def _hint(code: int, log: Path, backend: BackendCheck | None) -> str:
     if code == -signal.SIGKILL:
-        return "was it the system, for want of memory? -c makes the context smaller"
+        return "did the system kill it for lack of memory? -c sets a smaller context"
     if code == -signal.SIGILL:
         return f"llama.cpp is built for another processor; for this one: {build_command('CPU')}"
     return f"{_in_words(backend)}; its log: {log}"

@@ -210,7 +210,7 @@ def resolve_context_size(settings: LoadParams, trained: int) -> int:
     longest = longest_context(trained)
     if settings.context_tokens > longest:
         asked = f"a context of {settings.context_tokens:,} tokens"
-        raise RequestError(RequestFailed("setting", f"{asked}: the model can be given {longest:,}", f"-c {longest}"))
+        raise RequestError(RequestFailed("setting", f"{asked}: the model supports {longest:,}", f"-c {longest}"))
     return settings.context_tokens or min(trained, USUAL_TOKENS)
 
 
@@ -233,7 +233,7 @@ def context_params(settings: LoadParams, size: int) -> llama.llama_context_param
 
 def _refusal(interrupt: CancelFlag, log: LlamaLog, what: str) -> RequestFailed:
     if interrupt:
-        return RequestFailed("cancelled", "stopped while the model was loaded")
+        return RequestFailed("cancelled", "stopped while loading the model")
     reason = log.reason() or "llama.cpp gave no reason"
     memory = any(words in reason.lower() for words in _NO_MEMORY)
     hint = "a smaller context (-c), a smaller model, or -ctk q8_0 -ctv q8_0" if memory else ""
@@ -244,9 +244,7 @@ def _template(pointer: llama.llama_model_p, request: Load) -> str:
     template: bytes | None = llama.llama_model_chat_template(pointer, None)
     if not template:
         name = Path(request.path).name
-        raise RequestError(
-            RequestFailed("template", f"{name} has no chat template", "it is not made for conversations")
-        )
+        raise RequestError(RequestFailed("template", f"{name} has no chat template", "it is not a chat model"))
     return template.decode("utf-8", "replace")
 
 

@@ -23,8 +23,8 @@ def file_lock(
     path: Path,
     wait: float | None,
     tell: Callable[[str], None],
-    does: str = "pulls this model",
-    hint: str = "wait, or `--wait 0` to stop here",
+    does: str = "is pulling this model",
+    hint: str = "wait, or `--wait 0` to stop now",
 ) -> Iterator[bool]:
     """Inside, no other process has `path`; whether it had to wait. `wait` is in seconds, None for as long as it takes.
 

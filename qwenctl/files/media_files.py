@@ -56,7 +56,7 @@ class MediaSource:
             return self._copied(_of_data_uri(named), "the data URI")
         if re.match("https?://", named, re.IGNORECASE):
             if not self.allows_urls:
-                raise QwenctlError(f"{named} is not fetched unasked", "--allow-url fetches it")
+                raise QwenctlError(f"{named} is not downloaded without --allow-url", "add --allow-url")
             return self._copied(_fetched(named), Path(urlsplit(named).path).name or named)
         return self._of_file(Path(named).expanduser())
 
@@ -97,7 +97,7 @@ class MediaSource:
 
 def no_pictures(_named: str) -> Media:
     """Where none can be sent. Raises QwenctlError."""
-    raise QwenctlError("pictures cannot be sent here")
+    raise QwenctlError("images cannot be sent here")
 
 
 def unresolved_media(kind: Literal["image", "video"], named: str, at: int) -> Media:
@@ -137,9 +137,7 @@ def is_media(path: Path) -> bool:
 def _kind(head: bytes, name: str) -> Literal["image", "video"]:
     found = next((kind for pattern, kind in _KINDS if pattern.match(head)), None)
     if found is None:
-        raise QwenctlError(
-            f"{name} is neither a picture nor a video", f"these can be read: {_CAN_BE}", ExitCode.BAD_DATA
-        )
+        raise QwenctlError(f"{name} is neither an image nor a video", f"supported: {_CAN_BE}", ExitCode.BAD_DATA)
     return found
 
 
@@ -170,5 +168,5 @@ def _fetched(address: str) -> bytes:
                 if len(data) > MAX_BYTES:
                     break
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise QwenctlError(f"{address} cannot be fetched: {error}", "", ExitCode.NETWORK) from error
+        raise QwenctlError(f"{address} cannot be downloaded: {error}", "", ExitCode.NETWORK) from error
     return data

@@ -49,6 +49,6 @@ def _private(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        hint = "XDG_DATA_HOME, XDG_STATE_HOME and XDG_CACHE_HOME say where else it may be"
+        hint = "XDG_DATA_HOME, XDG_STATE_HOME and XDG_CACHE_HOME can move it elsewhere"
         raise QwenctlError(f"cannot create {folder} ({error.strerror})", hint, ExitCode.CANNOT_CREATE) from error
     return folder

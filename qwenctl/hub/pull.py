@@ -79,7 +79,7 @@ def check_room(plan: PullPlan, cleanable: int) -> None:
         raise QwenctlError(
             f"needs {format_bytes(needed)}, {folder} has {format_bytes(free)} free "
             f"({format_bytes(needed - free)} short)",
-            f"`--to DIR`, a smaller quant{clean}",
+            f"`--to DIR`, a smaller quantization{clean}",
             ExitCode.IO,
         )
 

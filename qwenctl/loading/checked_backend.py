@@ -42,7 +42,7 @@ def read_usable_hardware(wishes: PlacementConstraints, notify: Notify = warn) ->
     machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
     for name in sorted(failed & set(wishes.devices)):
-        notify(f"{name} is used because --device names it, though it computes wrong (`qwenctl doctor`)")
+        notify(f"{name} is used because --device names it, although it computes wrong results (see `qwenctl doctor`)")
     return without_devices(machine, failed - set(wishes.devices))
 
 

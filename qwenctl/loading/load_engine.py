@@ -68,7 +68,7 @@ def wait_for_load(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
     for event in events:
         if isinstance(event, ModelInfo):
             return event
-    raise QwenctlError("the engine ended the loading without a model", code=ExitCode.ENGINE_CRASHED)
+    raise QwenctlError("the engine stopped without loading a model", code=ExitCode.ENGINE_CRASHED)
 
 
 def open_by_plan(path: Path, plan: Plan, opening: OpenRequest) -> LoadedEngine:
@@ -82,9 +82,7 @@ def open_by_plan(path: Path, plan: Plan, opening: OpenRequest) -> LoadedEngine:
         for line in plan_deviations(plan, loaded.memory) if opening.compares else ():
             engine.write_log(f"warning: {line}")
         return LoadedEngine(engine, loaded)
-    raise QwenctlError(
-        "the devices have no room for any plan", "another program may hold their memory", ExitCode.NO_MEMORY
-    )
+    raise QwenctlError("no plan fits on the devices", "another program may be using their memory", ExitCode.NO_MEMORY)
 
 
 def _smaller(plan: Plan, error: QwenctlError, opening: OpenRequest, attempt: int) -> Plan:
@@ -100,7 +98,7 @@ def _smaller(plan: Plan, error: QwenctlError, opening: OpenRequest, attempt: int
         smaller = opening.replan(limits)
     except QwenctlError as nothing_fits:
         raise error from nothing_fits
-    opening.tell(f"{' and '.join(failed)} had no room for the plan; {_changes(plan, smaller)}")
+    opening.tell(f"{' and '.join(failed)} did not have enough memory for the plan; {_changes(plan, smaller)}")
     return smaller
 
 

@@ -20,8 +20,8 @@ def resolve_model(model: Path | None) -> Path:
 
     if model is None:
         raise QwenctlError(
-            "no model: -m names a GGUF file, or a model that `qwenctl ls` lists",
-            "qwenctl pull qwen3.5-35b-a3b brings one here that fits this machine",
+            "no model: -m takes a GGUF file or a model listed by `qwenctl ls`",
+            "`qwenctl pull qwen3.5-35b-a3b` downloads one that fits this machine",
         )
     path = model_path(str(model))
     check_model_file(path)

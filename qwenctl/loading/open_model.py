@@ -109,7 +109,7 @@ def load_plan_file(file: Path, path: Path) -> Plan:
     plan = from_json(file.read_text("utf-8", "replace"), file.name)
     if not matches_model(from_gguf(path), plan):
         raise QwenctlError(
-            f"{file.name} is a plan for {plan.model}, and {path.name} is another model",
+            f"{file.name} is a plan for {plan.model}, not for {path.name}",
             f"qwenctl plan {shlex.quote(str(path))} --json > {shlex.quote(str(file))}",
             ExitCode.BAD_DATA,
         )

@@ -112,5 +112,5 @@ def check_servers(endpoints: Sequence[str]) -> None:
             socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            hint = "`qwenctl worker` must run there, and its port be in reach"
+            hint = "`qwenctl worker` must be running there, and its port reachable"
             raise QwenctlError(f"{endpoint} does not answer ({why})", hint, ExitCode.NETWORK) from error

@@ -41,12 +41,12 @@ class MachineReport:
 def inspect_machine(rpc: Sequence[str] = (), *, again: bool = False) -> MachineReport:
     """All that is here, with the devices of the RPC servers `rpc` (host:port); `again` measures anew.
 
-    The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be asked.
+    The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be reached.
     """
     cpu, memory, build = read_cpu(), read_memory(), read_build(rpc)
     if build.error and rpc:
         servers = ", ".join(rpc)
-        hint = "`qwenctl worker` must run there; is it in reach from here?"
+        hint = "`qwenctl worker` must be running there and reachable"
         raise QwenctlError(f"no devices of {servers}: {build.error}", hint, ExitCode.NETWORK)
     identity, threads = machine_identity(cpu, memory), free_cores(cpu.usable_cores)
     speeds = read_speeds(identity, build.devices, threads, rpc, again=again)

@@ -6,13 +6,10 @@ values go out. Nothing is measured here and no library is loaded.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwenctl.errors import QwenctlError
-
 GIB = 1 << 30
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": GIB, "t": 1 << 40}
 # What a program can use of a described memory: a driver and a screen take half a GiB, a system a tenth, 6 GiB at most.
 _DRIVER_BYTES, _SYSTEM_SHARE, _SYSTEM_BYTES = GIB // 2, 10, 6 * GIB
 _DESCRIBED_CORES = 8
@@ -46,34 +43,21 @@ class Machine:
     devices: tuple[Device, ...] = ()
 
 
-def machine_from_sizes(gpu_memory: str = "", ram: str = "64G") -> Machine:
-    """A machine by its sizes: "24G,24G" of GPU memory, "128G" of RAM; 1G is 1 GiB, as memory is sold.
+def machine_from_sizes(gpu_memory: Sequence[int] = (), ram: int = 64 * GIB) -> Machine:
+    """A machine by its sizes in bytes: the memory of each GPU, and RAM.
 
     Its speeds are those of usual hardware of such a size, nine tenths of the data sheet for a GPU and eight tenths for
     RAM, as can be read in practice: 360 GB/s below 16 GiB (RTX 3060), 448 below 24 (RTX 5060 Ti), 936 below 32 (RTX
     3090), 1,792 from there on (RTX 5090, RTX PRO 6000); 26 GB/s over PCIe 4.0 x16; RAM at 83 GB/s (two channels of
-    DDR5-5200) up to 256 GiB, 205 above (eight channels of DDR4-3200). Raises QwenctlError for what is no size.
+    DDR5-5200) up to 256 GiB, 205 above (eight channels of DDR4-3200).
     """
-    sizes = [memory_size(text) for text in gpu_memory.split(",")] if gpu_memory.strip() else []
     devices = tuple(
         Device(f"GPU{number}", "described", "", size, max(0, size - _DRIVER_BYTES), _gpu_bandwidth(size), 26e9)
-        for number, size in enumerate(sizes)
+        for number, size in enumerate(gpu_memory)
     )
-    total = memory_size(ram)
-    system = min(total // _SYSTEM_SHARE, _SYSTEM_BYTES)
-    bandwidth = 0.8 * (83e9 if total <= 256 * GIB else 205e9)
-    return Machine(total, total - system, bandwidth, _DESCRIBED_CORES, devices)
-
-
-def memory_size(text: str) -> int:
-    """Bytes of a size of memory such as 24G, 24GiB or 512M. Raises QwenctlError."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt]?)(i?b)?", text.strip().lower())
-    if not found:
-        raise QwenctlError(f"'{text}' is no size of memory", "sizes are written as 24G or 512M, several as 24G,24G")
-    size = int(float(found[1]) * _UNITS[found[2]])
-    if not 0 < size < 1 << 60:
-        raise QwenctlError(f"'{text}' is no size that a memory has", "for example 24G")
-    return size
+    system = min(ram // _SYSTEM_SHARE, _SYSTEM_BYTES)
+    bandwidth = 0.8 * (83e9 if ram <= 256 * GIB else 205e9)
+    return Machine(ram, ram - system, bandwidth, _DESCRIBED_CORES, devices)
 
 
 def _gpu_bandwidth(size: int) -> float:

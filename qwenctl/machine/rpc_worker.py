@@ -52,7 +52,7 @@ def resolve_address(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except (OSError, UnicodeError) as error:
-        raise QwenctlError(f"no address is known for '{host}'", "--host 127.0.0.1", ExitCode.USAGE) from error
+        raise QwenctlError(f"no address found for '{host}'", "--host 127.0.0.1", ExitCode.USAGE) from error
 
 
 def free_port(address: str, port: int) -> int:
@@ -62,11 +62,15 @@ def free_port(address: str, port: int) -> int:
             return int(listening.getsockname()[1])
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            message = f"port {port} of {address} is in use: does a worker run already?"
-            raise QwenctlError(message, "--port 0 takes any that is free", ExitCode.TRY_AGAIN) from error
+            message = f"port {port} of {address} is in use: is a worker already running?"
+            raise QwenctlError(message, "--port 0 picks a free port", ExitCode.TRY_AGAIN) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise QwenctlError(f"port {port} is the system's own", "--port 50052", ExitCode.NO_PERMISSION) from error
-        raise QwenctlError(f"{address} is no address of this machine", "--host 127.0.0.1", ExitCode.USAGE) from error
+            raise QwenctlError(
+                f"port {port} is reserved by the system", "--port 50052", ExitCode.NO_PERMISSION
+            ) from error
+        raise QwenctlError(
+            f"{address} is not an address of this machine", "--host 127.0.0.1", ExitCode.USAGE
+        ) from error
 
 
 def select_devices(wanted: Sequence[str], devices: Sequence[GgmlDevice]) -> list[GgmlDevice]:
@@ -74,7 +78,7 @@ def select_devices(wanted: Sequence[str], devices: Sequence[GgmlDevice]) -> list
     unknown = [name for name in wanted if name not in {device.name for device in devices}]
     if unknown:
         names = ", ".join(device.name for device in devices) or "none"
-        raise QwenctlError(f"no device is called '{unknown[0]}'", f"there are: {names}")
+        raise QwenctlError(f"no device is named '{unknown[0]}'", f"available: {names}")
     if wanted:
         return [device for device in devices if device.name in wanted]
     return [device for device in devices if device.kind in ("gpu", "igpu")] or list(devices)
@@ -84,9 +88,9 @@ def connection_instructions(share: RpcEndpoint) -> list[str]:
     """What a person on the other machine types, and what the one here should know."""
     danger = "llama.cpp's RPC has no authentication and no encryption"
     if not share.is_local:
-        return [f"WARNING: {danger}: whoever reaches this port can read, change and crash what runs here"]
+        return [f"WARNING: {danger}: anyone who can reach this port can read, change and crash what runs here"]
     return [
-        f"{danger}: it can only be reached from here. On the other machine:",
+        f"{danger}: it is reachable only from this machine. On the other machine:",
         f"  ssh -N -L {share.port}:127.0.0.1:{share.port} {platform.node() or 'THIS-MACHINE'}",
         f"  qwenctl chat -m MODEL --rpc 127.0.0.1:{share.port}",
     ]

@@ -20,7 +20,7 @@ _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 # llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 14
-_DAMAGED = "the file is damaged or hostile: get it from its publisher again, or make it with `qwenctl quantize`"
+_DAMAGED = "the file is damaged or hostile: download it again, or make it with `qwenctl quantize`"
 _NOT_A_MODEL = (
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer", "git lfs pull"),
     (
@@ -28,12 +28,12 @@ _NOT_A_MODEL = (
         "an HTML page",
         "download the file, not its page",
     ),
-    (re.compile(rb"\0+\Z"), "filled with zeros", "it was not written to its end: get or make it again"),
+    (re.compile(rb"\0+\Z"), "filled with zeros", "it is incomplete: download or create it again"),
     (re.compile(rb"PK\x03\x04"), "a zip archive", "unpack it first"),
 )
 _OTHER_KINDS = {
-    "clip": "the vision part (mmproj) of a model: give the text model beside it",
-    "imatrix": "an importance matrix: it belongs to `qwenctl quantize --imatrix`",
+    "clip": "the vision part (mmproj) of a model: give the text model next to it",
+    "imatrix": "an importance matrix: use it with `qwenctl quantize --imatrix`",
 }
 
 
@@ -46,14 +46,14 @@ def check_model_file(path: Path) -> None:
     number = _whole(header.metadata, "split.no", path.name, default=0)
     if number > 0:
         first = _split_path(path, 1, count)
-        raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first: -m {first}")
+        raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first part: -m {first}")
     _check_architecture(path.name, header.metadata)
     _check_values(path.name, header)
     for split in range(2, count + 1):
         other = _split_path(path, split, count)
         if not other.is_file():
             raise QwenctlError(
-                f"split {split} of {count} is missing beside {path.name}",
+                f"split {split} of {count} is missing next to {path.name}",
                 f"put {other.name} into {path.parent}",
                 ExitCode.NO_INPUT,
             )
@@ -92,7 +92,7 @@ def _check_exists(path: Path) -> None:
         return
     there = [file.name for file in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.4) or sorted(there)[:3]
-    hint = f"there are: {', '.join(near)}" if near else "`qwenctl quantize CHECKPOINT_FOLDER` makes one"
+    hint = f"available: {', '.join(near)}" if near else "`qwenctl quantize CHECKPOINT_FOLDER` makes one"
     raise QwenctlError(f"no such file: {path}", hint, ExitCode.NO_INPUT)
 
 
@@ -102,7 +102,7 @@ def _check_magic(path: Path) -> None:
     if start[:4] == b"GGUF":
         return
     if not start:
-        raise QwenctlError(f"{path.name} is empty, not GGUF", "get or make it again", ExitCode.BAD_DATA)
+        raise QwenctlError(f"{path.name} is empty, not GGUF", "download or create it again", ExitCode.BAD_DATA)
     for pattern, what, hint in _NOT_A_MODEL:
         if pattern.match(start):
             raise QwenctlError(f"{path.name} is {what}, not GGUF", hint, ExitCode.BAD_DATA)
@@ -140,7 +140,7 @@ def _check_values(name: str, header: GGUFHeader) -> None:
             raise _unsafe(f"{name}: expert_used_count {used} > expert_count {experts}")
     tokens = metadata.get("tokenizer.ggml.tokens", ())
     if isinstance(tokens, tuple) and len(set(tokens)) < len(tokens):
-        raise _unsafe(f"{name}: the vocabulary has {len(tokens) - len(set(tokens)):,} token(s) twice")
+        raise _unsafe(f"{name}: the vocabulary has {len(tokens) - len(set(tokens)):,} duplicate token(s)")
     integer = next(
         (one.name for one in header.tensors if one.type_name.startswith("I") and one.type_name[1].isdigit()), ""
     )
@@ -151,7 +151,7 @@ def _check_values(name: str, header: GGUFHeader) -> None:
 def _check_range(name: str, metadata: Mapping[str, object], key: str, highest: int) -> int:
     value = _whole(metadata, key, name, default=0)
     if not 1 <= value <= highest:
-        raise _unsafe(f"{name}: {key.partition('.')[2]} is {value:,}; 1 to {highest:,} is possible")
+        raise _unsafe(f"{name}: {key.partition('.')[2]} is {value:,}; it must be from 1 to {highest:,}")
     return value
 
 

@@ -42,7 +42,7 @@ def mmproj_beside(model: Path) -> Path | None:
         if not fitting and (folder == model.parent or is_split):
             fitting = towers
         if len({tower.name for tower in fitting}) > 1:
-            raise QwenctlError(f"several mmproj files go with {model.name}: name one", f"--mmproj {fitting[0].path}")
+            raise QwenctlError(f"several mmproj files match {model.name}: choose one", f"--mmproj {fitting[0].path}")
         if fitting:
             return min(fitting, key=_preference).path
     return None
@@ -57,7 +57,7 @@ def check_mmproj(path: Path) -> Path:
     except QuantizeError as error:
         raise from_quantize(error) from error
     if metadata.get("clip.projector_type") != _PROJECTOR:
-        raise QwenctlError(f"{path.name} is no mmproj file of a Qwen3.5 model", "--mmproj FILE", ExitCode.BAD_DATA)
+        raise QwenctlError(f"{path.name} is not an mmproj file of a Qwen3.5 model", "--mmproj FILE", ExitCode.BAD_DATA)
     return path
 
 

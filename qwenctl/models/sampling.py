@@ -48,15 +48,17 @@ class SamplingOption:
 SAMPLING_OPTIONS: Mapping[str, SamplingOption] = {
     option.name: option
     for option in (
-        SamplingOption("temp", "temperature", 0.0, 100.0, False, "temperature; 0 always takes the likeliest token"),
-        SamplingOption("top-k", "top_k", 0, 2**31 - 1, True, "keep the K likeliest tokens; 0 keeps all"),
-        SamplingOption("top-p", "top_p", 0.0, 1.0, False, "keep the likeliest tokens that add up to P"),
-        SamplingOption("min-p", "min_p", 0.0, 1.0, False, "drop tokens below P times the likeliest one"),
-        SamplingOption("presence-penalty", "presence_penalty", -2.0, 2.0, False, "against tokens already used"),
-        SamplingOption("frequency-penalty", "frequency_penalty", -2.0, 2.0, False, "against tokens used often"),
-        SamplingOption("repeat-penalty", "repeat_penalty", 0.01, 10.0, False, "against repetition; 1 is off"),
-        SamplingOption("repeat-last-n", "repeat_last_n", -1, 2**31 - 1, True, "tokens looked back; -1: the context"),
-        SamplingOption("seed", "seed", -1, 2**32 - 1, True, "seed of the random numbers; -1 draws one"),
+        SamplingOption("temp", "temperature", 0.0, 100.0, False, "temperature; 0 always takes the most likely token"),
+        SamplingOption("top-k", "top_k", 0, 2**31 - 1, True, "keep the K most likely tokens; 0 keeps all"),
+        SamplingOption("top-p", "top_p", 0.0, 1.0, False, "keep the most likely tokens that add up to P"),
+        SamplingOption("min-p", "min_p", 0.0, 1.0, False, "drop tokens below P times the most likely one"),
+        SamplingOption("presence-penalty", "presence_penalty", -2.0, 2.0, False, "penalty for tokens already used"),
+        SamplingOption("frequency-penalty", "frequency_penalty", -2.0, 2.0, False, "penalty for tokens used often"),
+        SamplingOption("repeat-penalty", "repeat_penalty", 0.01, 10.0, False, "penalty for repetition; 1 is off"),
+        SamplingOption(
+            "repeat-last-n", "repeat_last_n", -1, 2**31 - 1, True, "tokens that penalties look back; -1: the context"
+        ),
+        SamplingOption("seed", "seed", -1, 2**32 - 1, True, "random seed; -1 draws one"),
     )
 }
 
@@ -73,7 +75,7 @@ def find(name: str) -> SamplingOption:
     wanted = "temp" if wanted == "temperature" else wanted
     if wanted not in SAMPLING_OPTIONS:
         near = difflib.get_close_matches(wanted, SAMPLING_OPTIONS, n=3) or list(SAMPLING_OPTIONS)
-        raise QwenctlError(f"no sampling parameter is called {name!r}", f"there are: {', '.join(near)}")
+        raise QwenctlError(f"no such sampling parameter: {name!r}", f"available: {', '.join(near)}")
     return SAMPLING_OPTIONS[wanted]
 
 
@@ -93,6 +95,6 @@ def parse_number(text: str, lowest: Number, highest: Number, *, whole: bool) -> 
     if isinstance(number, float) and not math.isfinite(number):
         raise QwenctlError(f"{text!r} is not a finite number")
     if number < lowest or number > highest:
-        limits = f"{lowest:,} or more" if number < lowest and whole else f"from {lowest:,} to {highest:,}"
-        raise QwenctlError(f"{text} is out of range: a {kind} {limits} is needed")
+        limits = f"of at least {lowest:,}" if number < lowest and whole else f"from {lowest:,} to {highest:,}"
+        raise QwenctlError(f"{text} is out of range: it must be a {kind} {limits}")
     return number

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Callable
 from dataclasses import replace
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_memory
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.placement.constraints import ALL_EXPERTS, PlacementConstraints
 from qwenctl.placement.layer_split import LayerAssignment, choose_layout, prefix_sums, split_layers
@@ -22,14 +22,14 @@ def ram_exceeded(problem: PlacementProblem, layout: LayerAssignment) -> QwenctlE
     ram, needed = memory_plans(problem, layout)[0], ram_needed(problem, layout)
     experts, context = ram.of("routed experts"), ram.of("KV cache", "state", "buffers", "snapshots")
     parts = {"experts": experts, "other weights": needed - experts - context, "context and buffers": context}
-    told = ", ".join(f"{what} {format_bytes(n_bytes)}" for what, n_bytes in parts.items() if n_bytes > needed // 100)
+    told = ", ".join(f"{what} {format_memory(n_bytes)}" for what, n_bytes in parts.items() if n_bytes > needed // 100)
     free = problem.machine.ram_available
     most = _most_tokens(problem)
-    smaller = f"-c {most} fits" if most else "a smaller type or context"
+    smaller = f"-c {most} fits" if most else "a smaller quantization or context"
     return QwenctlError(
-        f"needs {format_bytes(needed)} of RAM ({told}), {format_bytes(free)} are free "
-        f"({format_bytes(needed - free)} short)",
-        f"{smaller}; --paging reads from disk what has no room, for each token",
+        f"needs {format_memory(needed)} of RAM ({told}), {format_memory(free)} is free "
+        f"({format_memory(needed - free)} short)",
+        f"{smaller}; --paging reads what does not fit from disk, for every token",
         ExitCode.NO_MEMORY,
     )
 
@@ -53,7 +53,7 @@ def device_memory_exceeded(problem: PlacementProblem) -> QwenctlError:
     name, needed, free = _tightest(problem)
     option, hint = _what_fits(problem)
     return QwenctlError(
-        f"{option} does not fit: {name} would hold {format_bytes(needed)}, {format_bytes(free)} are free",
+        f"{option} does not fit: {name} would hold {format_memory(needed)}, {format_memory(free)} is free",
         hint,
         ExitCode.NO_MEMORY,
     )
@@ -83,16 +83,19 @@ def _what_fits(problem: PlacementProblem) -> tuple[str, str]:
         more = range(wishes.cpu_experts + 1, blocks + 1)
         number = _first(problem, more, lambda one: replace(wishes, cpu_experts=one))
         asked = f"--n-cpu-moe {wishes.cpu_experts}"
-        return asked, f"--n-cpu-moe {number} fits" if number is not None else "without it and -ngl, what fits is found"
+        return asked, f"--n-cpu-moe {number} fits" if number is not None else "leave out it and -ngl to find what fits"
     if wishes.gpu_layers > 0:
         fewer = range(wishes.gpu_layers - 1, -1, -1)
         number = _first(problem, fewer, lambda one: replace(wishes, gpu_layers=one, split=(), devices=()))
-        return f"-ngl {wishes.gpu_layers}", f"-ngl {number} fits, and without it what fits is found"
+        return f"-ngl {wishes.gpu_layers}", f"-ngl {number} fits; leave it out to find what fits"
     if wishes.split:
-        return f"-ts {','.join(f'{part:g}' for part in wishes.split)}", "without -ts the layers are divided by room"
+        return (
+            f"-ts {','.join(f'{part:g}' for part in wishes.split)}",
+            "leave out -ts to split the layers by free memory",
+        )
     if any(memory != CPU for memory in problem.fixed.values()):
         return "-ot", "fewer tensors on the device, or a smaller context (-c)"
-    return "the model", "--device none leaves the GPU out"
+    return "the model", "--device none uses no GPU"
 
 
 def _first(problem: PlacementProblem, numbers: range, wish: Callable[[int], PlacementConstraints]) -> int | None:

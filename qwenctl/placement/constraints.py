@@ -1,6 +1,6 @@
 """What a person has fixed of a plan; the rest is planned around it.
 
-Values of options come in, checked alone; here it is checked that they do not contradict each other. Which devices and
+Values of options come in, checked alone; here it is checked that they can be used together. Which devices and
 tensors there are is not known here.
 """
 
@@ -61,7 +61,7 @@ class PlacementConstraints:
 
 
 def validate_constraints(wishes: PlacementConstraints) -> None:
-    """Raise QwenctlError for wishes that contradict each other."""
+    """Raise QwenctlError for wishes that cannot be used together."""
     without = wishes.devices == (NO_DEVICE,) or wishes.gpu_layers == 0
     name = "--device none" if wishes.devices == (NO_DEVICE,) else "-ngl 0"
     others = {
@@ -97,7 +97,7 @@ def parse_override(text: str) -> tuple[str, str]:
 
 
 def _contradiction(one: str, other: str) -> QwenctlError:
-    return QwenctlError(f"{one} and {other} contradict each other", "leave one of them out", ExitCode.USAGE)
+    return QwenctlError(f"{one} and {other} cannot be used together", "leave one of them out", ExitCode.USAGE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_memory
 from qwenctl.placement.forecast import UNKNOWN_DEVICE, UNKNOWN_RAM, Forecast
 from qwenctl.placement.layer_split import LayerAssignment
 from qwenctl.placement.problem import PlacementProblem
@@ -16,16 +16,16 @@ def reasons(
     """The sentences, the most important first."""
     found = [*_rows(problem, layout), *_experts(problem, layout), *_settings(problem, layout, settings)]
     if problem.inventory.shape.mtp_blocks and not problem.wishes.mtp:
-        found.append("the MTP block is not loaded: it is of no use without speculation")
+        found.append("the MTP block is not loaded: it is only used for speculative decoding")
     if cast.paged_bytes:
         found.append(
-            f"{format_bytes(cast.paged_bytes)} do not fit into RAM: they are read from disk again and again, "
-            "which costs most of the speed"
+            f"{format_memory(cast.paged_bytes)} do not fit in RAM and are read from disk for every token, "
+            "which makes it very slow"
         )
     if problem.machine.ram_bandwidth is None:
-        found.append(f"the RAM's speed is not known, {UNKNOWN_RAM / 1e9:.0f} GB/s are assumed: `qwenctl doctor`")
+        found.append(f"the RAM bandwidth is unknown, {UNKNOWN_RAM / 1e9:.0f} GB/s is assumed: run `qwenctl doctor`")
     found += [
-        f"the speed of {device.name} is not known, {UNKNOWN_DEVICE / 1e9:.0f} GB/s are assumed"
+        f"the bandwidth of {device.name} is unknown, {UNKNOWN_DEVICE / 1e9:.0f} GB/s is assumed"
         for device in problem.devices
         if device.bandwidth is None
     ]
@@ -34,17 +34,20 @@ def reasons(
 
 def _rows(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     if not problem.machine.devices:
-        return ["there is no GPU: all lies in RAM"]
+        return ["no GPU: everything is in RAM"]
     if not any(layout.counts):
-        return ["nothing lies on a GPU, as was asked"]
+        return ["nothing is on a GPU, as requested"]
     used = [device.name for device, count in zip(problem.devices, layout.counts, strict=True) if count]
     names = used[0] if len(used) == 1 else f"{', '.join(used[:-1])} and {used[-1]}"
     idle = [device.name for device, count in zip(problem.devices, layout.counts, strict=True) if not count]
-    found = [f"{name} is not used: without it there are fewer copies" for name in idle]
+    found = [f"{name} is not used: leaving it out saves copies" for name in idle]
     if layout.start:
-        first = f"the first {layout.start} layers lie in RAM, the others on {names}: more has no room"
+        first = f"the first {layout.start} layers are in RAM, the others on {names}: more do not fit"
         return [first, *found]
-    return [f"all that is read for every token lies on {names}: attention, shared experts, output, KV cache", *found]
+    return [
+        f"everything that is read for every token is on {names}: attention, shared experts, output, KV cache",
+        *found,
+    ]
 
 
 def _experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
@@ -54,14 +57,14 @@ def _experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     shape = problem.inventory.shape
     if not shape.experts or not any(layout.counts):
         return []
-    share = f"{shape.experts_used} of {shape.experts} are read for a token"
+    share = f"{shape.experts_used} of {shape.experts} are read per token"
     if not in_ram and not problem.fixed:
-        return [f"all routed experts ({format_bytes(on_devices)}) have room on the GPUs too"]
+        return [f"all routed experts ({format_memory(on_devices)}) fit on the GPUs too"]
     if not on_devices:
-        return [f"the routed experts lie in RAM: {share}"]
+        return [f"the routed experts are in RAM: {share}"]
     return [
-        f"routed experts fill what is left there ({format_bytes(on_devices)}); "
-        f"{format_bytes(in_ram)} lie in RAM: {share}"
+        f"routed experts fill the rest of GPU memory ({format_memory(on_devices)}); "
+        f"{format_memory(in_ram)} are in RAM: {share}"
     ]
 
 
@@ -78,7 +81,7 @@ def _settings(problem: PlacementProblem, layout: LayerAssignment, settings: Load
             "for each"
         )
     if settings.load_mode == "none" and problem.wishes.load_mode == "auto":
-        found.append("load mode none: the GPU copies faster from memory that is no mapped file")
+        found.append("load mode none: the GPU copies faster from memory that is not a mapped file")
     if not problem.wishes.threads:
         found.append(
             f"{settings.threads} thread{'s' * (settings.threads > 1)}: as many as there are free physical cores"

@@ -119,5 +119,5 @@ def plan_deviations(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
                 for what, (plan_, was) in zip(("weights", "context", "buffers"), parts, strict=True)
             )
             where = "RAM" if use.name == CPU else use.name
-            found.append(f"{where} holds {use.n_bytes >> 20:,} MiB, planned were {wanted >> 20:,} ({told})")
+            found.append(f"{where} holds {use.n_bytes >> 20:,} MiB, {wanted >> 20:,} were planned ({told})")
     return found

@@ -46,7 +46,7 @@ def make_plan(
     wishes: PlacementConstraints,
     measured: Mapping[str, int] | None = None,
 ) -> Plan:
-    """The plan for a model. Raises QwenctlError where wishes contradict each other or something has no room."""
+    """The plan for a model. Raises QwenctlError where wishes cannot be used together or something has no room."""
     validate_constraints(wishes)
     solved = _solve(inventory, machine, wishes, measured or {})
     problem, layout = solved.problem, solved.layout
@@ -67,7 +67,7 @@ def context_tokens(inventory: TensorInventory, wishes: PlacementConstraints) -> 
     longest = longest_context(trained)
     if wishes.context > longest:
         asked = f"a context of {wishes.context:,} tokens"
-        raise QwenctlError(f"{asked}: the model can be given {longest:,}", f"-c {longest}")
+        raise QwenctlError(f"{asked}: the model supports {longest:,}", f"-c {longest}")
     return wishes.context or min(trained, USUAL_TOKENS)
 
 

@@ -155,18 +155,18 @@ def _devices(machine: Machine, wishes: PlacementConstraints) -> tuple[Device, ..
         option = "-ts" if len(wishes.split) > len(devices) else "--fit-target"
         raise QwenctlError(f"{option} has more numbers than there are devices ({len(devices)})", _there(named))
     if wishes.gpu_layers > 0 and not devices:
-        asked = f"-ngl {wishes.gpu_layers}: there is no GPU that this llama.cpp can use"
-        raise QwenctlError(asked, "`qwenctl doctor` says why", ExitCode.CONFIG)
+        asked = f"-ngl {wishes.gpu_layers}: this llama.cpp can use no GPU"
+        raise QwenctlError(asked, "see `qwenctl doctor`", ExitCode.CONFIG)
     return devices
 
 
 def _check_device(name: str, named: Mapping[str, Device]) -> None:
     if name not in named:
-        raise QwenctlError(f"no device is called {name}", _there(named))
+        raise QwenctlError(f"no device is named {name}", _there(named))
 
 
 def _there(named: Mapping[str, Device]) -> str:
-    return f"there are: {', '.join(named)}" if named else "there is none: `qwenctl doctor` says why"
+    return f"available: {', '.join(named)}" if named else "there is none: see `qwenctl doctor`"
 
 
 def _fixed(inventory: TensorInventory, devices: tuple[Device, ...], wishes: PlacementConstraints) -> dict[str, str]:
@@ -180,7 +180,7 @@ def _fixed(inventory: TensorInventory, devices: tuple[Device, ...], wishes: Plac
         if device != CPU:
             _check_device(device, named)
         if not any(map(pattern.search, names)):
-            raise QwenctlError(f"-ot '{pattern.pattern}' matches no tensor", "names are as in `qwenctl plan --json`")
+            raise QwenctlError(f"-ot '{pattern.pattern}' matches no tensor", "`qwenctl plan --json` lists the names")
     fixed = {}
     for tensor in inventory.tensors:
         found = next((device for pattern, device in overrides if pattern.search(tensor.name)), None)

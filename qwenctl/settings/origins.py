@@ -109,12 +109,12 @@ def toml_text(value: Any) -> str:
 
 
 _HEAD = """\
-# Settings of qwenctl. A line that begins with # changes nothing; take the # away to set a value.
+# Settings of qwenctl. Lines that start with # are comments; remove the # to set a value.
 #
-# An option on the command line comes first, then a variable of the environment (QWENCTL_CHAT_TEMP, QWENCTL_TEMP), then
-# qwenctl.toml in the current folder, then this file. `qwenctl config show --origin` shows what holds, and why.
+# Command-line options win over environment variables (QWENCTL_CHAT_TEMP, QWENCTL_TEMP), those over qwenctl.toml in the
+# current folder, and that over this file. `qwenctl config show --origin` shows each value and where it comes from.
 #
-# Above the first [table] a key holds for every command that has such an option. Several have these:
+# Keys above the first [table] apply to every command that has such an option. Options of several commands:
 """
 
 
@@ -143,7 +143,7 @@ def _example_value(setting: Setting) -> str:
 def write_new(path: Path, text: str) -> None:
     """Write `text` to a new file, whole or not at all. Raises QwenctlError if there is one already."""
     if os.path.lexists(path):
-        raise QwenctlError(f"{path} exists already", f"rm {shlex.quote(str(path))}", ExitCode.CANNOT_CREATE)
+        raise QwenctlError(f"{path} already exists", f"rm {shlex.quote(str(path))}", ExitCode.CANNOT_CREATE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, text.encode())

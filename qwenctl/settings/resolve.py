@@ -156,10 +156,10 @@ def _wrong_key(commands: Mapping[Keys, Command], keys: Keys, value: Any, forbidd
     found = {name for command in known if (setting := command.find(key)) for name in setting.names}
     shown = keys[-1] if len(key) <= _MAX_KEY else f"{keys[-1][:_MAX_KEY]}…"
     if (*path, key) in commands:
-        return f"'{shown}' is a command", f"[{'.'.join((*path, key))}] begins the table of its settings"
+        return f"'{shown}' is a command", f"[{'.'.join((*path, key))}] starts the table of its settings"
     if matches := found & forbidden:
         hint = f"give --{min(matches)}, or put it into the user's file: `qwenctl config path` names it"
-        return f"'{shown}' is not taken from a file in the current folder", hint
+        return f"'{shown}' is not allowed in a file in the current folder", hint
     if found:
         return "", ""
     if any(key in command.unsettable for command in known):
@@ -202,7 +202,7 @@ def _from_toml(setting: Setting, value: Any) -> Given:
     try:
         texts = [_expanded(setting, str(one)) for one in values]
     except ValueError as error:  # Python writes no more than 4,300 digits
-        raise QwenctlError("a number of that size means nothing here") from error
+        raise QwenctlError("the number is too large") from error
     return texts if setting.kind == "list" else texts[0]
 
 

@@ -1,4 +1,4 @@
-"""Which settings there are: the options of all commands, as they are declared for the command line.
+"""Which settings available: the options of all commands, as they are declared for the command line.
 
 typer's root command comes in; `Command` values with their `Setting`s go out. Nothing here knows where values come from.
 """

@@ -26,6 +26,7 @@ def explain_usage(error: Exception, arguments: Sequence[str]) -> QwenctlError | 
     known, word = (options, wrong) if wrong else _commands(context, message)
     near = nearest(word, known)
     hint = f"did you mean {near}? `{path} --help` lists all" if near else f"{path} --help"
+    hint = getattr(error.__cause__, "hint", "") or hint  # of what a parser of this program has raised
     return QwenctlError(normalize_message(message), hint, ExitCode.USAGE)
 
 

@@ -92,9 +92,9 @@ def _listed(path: Path) -> Sequence[Any]:
     try:
         listed = parse_json(path.read_text("utf-8-sig"))
     except ValueError as error:
-        raise _wrong(path, f"no JSON: {error}") from error
+        raise _wrong(path, f"not JSON: {error}") from error
     if not isinstance(listed, list) or not listed:
-        raise _wrong(path, "no list of functions")
+        raise _wrong(path, "not a list of functions")
     return listed
 
 
@@ -107,10 +107,10 @@ def _entry(path: Path, number: int, entry: Any) -> tuple[dict[str, Any], Sequenc
     if not isinstance(function, Mapping) or not _NAME.fullmatch(str(function.get("name", ""))):
         raise _wrong(path, f"{place} has no name of letters, digits and _ . -")
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        raise _wrong(path, f"the command of {function['name']} is no list of words")
+        raise _wrong(path, f"the command of {function['name']} is not a list of strings")
     parameters = function.get("parameters", {"type": "object", "properties": {}})
     if not _is_schema(parameters):
-        raise _wrong(path, f"the parameters of {function['name']} are no JSON schema of an object")
+        raise _wrong(path, f"the parameters of {function['name']} are not JSON schema of an object")
     return {**function, "parameters": parameters}, command
 
 
@@ -124,5 +124,5 @@ def _is_schema(parameters: Any) -> bool:
 
 def _wrong(path: Path, what: str) -> QwenctlError:
     return QwenctlError(
-        f"{path}: {what}", "`qwenctl chat --help` and docs/guides/tools.md show the form", ExitCode.BAD_DATA
+        f"{path}: {what}", "`qwenctl chat --help` and docs/guides/tools.md show the format", ExitCode.BAD_DATA
     )

@@ -67,7 +67,7 @@ def _imported(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.absolute().parent))
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
-        raise ImportError("no Python file")
+        raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module
     spec.loader.exec_module(module)

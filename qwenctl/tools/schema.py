@@ -45,9 +45,7 @@ def validate_call(call: ToolCall, tools: Tools) -> str:
     """What is wrong with `call`, as a sentence for the model; nothing if it can be run."""
     parameters = parameters_of(tools, call.name)
     if parameters is None:
-        return (
-            f"no function is called {call.name!r}; there are: {', '.join(tool['function']['name'] for tool in tools)}"
-        )
+        return f"no function is named {call.name!r}; available: {', '.join(tool['function']['name'] for tool in tools)}"
     properties = parameters.get("properties", {})
     for name in parameters.get("required", ()):
         if name not in call.arguments:
@@ -81,7 +79,7 @@ def _plain(value: Any, levels: int) -> Any:
     if isinstance(value, str):
         return replace_surrogates(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("no finite number")
+        raise ValueError("not a finite number")
     if isinstance(value, dict | list) and not levels:
         raise ValueError("too deep")
     if isinstance(value, dict):

@@ -60,5 +60,5 @@ def ending(finished: GenerationFinished, max_tokens: int) -> str:
     if finished.reason == "context":
         return f"cut: the context of {finished.usage.context_used:,} tokens is full (-c sets its size)"
     if finished.reason == "loop":
-        return "stopped: it only repeated itself"
+        return "stopped: it kept repeating itself"
     return "stopped" if finished.reason == "cancelled" else ""

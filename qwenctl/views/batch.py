@@ -101,7 +101,7 @@ def summary_fields(figures: BatchStats) -> dict[str, Any]:
 def summary_lines(figures: BatchStats) -> list[str]:
     """The final figures as a table."""
     fields = summary_fields(figures)
-    known = f", {figures.known:,} were done before" if figures.known else ""
+    known = f", {figures.known:,} done before" if figures.known else ""
     rows = [
         ("records", f"{fields['answered']:,} answered, {figures.failed:,} failed{known}"),
         ("time", f"{format_duration(fields['seconds'])}, {figures.work.parallel or 1} at once"),
@@ -109,9 +109,9 @@ def summary_lines(figures: BatchStats) -> list[str]:
         ("answers", f"{figures.work.answer_tokens:,} tokens, {format_rate(fields['answer_tokens_per_s'])}/s"),
     ]
     if figures.work.shared_tokens:
-        rows.append(("shared", f"{figures.work.shared_tokens:,} tokens of prompts, copied instead of evaluated"))
+        rows.append(("shared", f"{figures.work.shared_tokens:,} prompt tokens shared instead of evaluated again"))
     if figures.cut:
         rows.append(("cut", f"{figures.cut:,} answers ended at a limit (-n, -c) or in a loop: see finish_reason"))
     if figures.seconds:
-        rows.append(("latency", f"median {fields['latency_median_s']:.1f} s, 99 % {fields['latency_p99_s']:.1f} s"))
+        rows.append(("latency", f"median {fields['latency_median_s']:.1f} s, 99% {fields['latency_p99_s']:.1f} s"))
     return [f"{name:8} {value}" for name, value in rows]

@@ -20,7 +20,7 @@ def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLin
             status.show(f"loading the model: {event.fraction:.0%}")
     finally:
         status.clear()
-    raise QwenctlError("the engine ended the loading without a model", code=ExitCode.ENGINE_CRASHED)
+    raise QwenctlError("the engine stopped without loading a model", code=ExitCode.ENGINE_CRASHED)
 
 
 def follow_prefill(events: Iterable[PrefillProgress | PrefixReady], status: StatusLine) -> PrefixReady:
@@ -32,4 +32,4 @@ def follow_prefill(events: Iterable[PrefillProgress | PrefixReady], status: Stat
             status.show(reading(event, "the prefix"))
     finally:
         status.clear()
-    raise QwenctlError("the engine ended the reading without a word", code=ExitCode.ENGINE_CRASHED)
+    raise QwenctlError("the engine stopped while it evaluated the prompt", code=ExitCode.ENGINE_CRASHED)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_bytes, format_memory
 from qwenctl.hub.download.partial_file import arrived_bytes
 from qwenctl.machine import free_disk
 from qwenctl.terminal.sanitize import clean_line
@@ -49,15 +49,15 @@ def _print(table: Table, stream: TextIO, *lines: str) -> None:
 
 def print_offers(offers: AvailableQuants, fits: Sequence[Fit], stream: TextIO) -> None:
     """What a repository offers, and where each would fit."""
-    table = _table("quant", ">size", ">bits/weight", "on this machine")
+    table = _table("quantization", ">size", ">bits/weight", "on this machine")
     for fit in fits:
         bits = offers.bits_per_weight(fit.candidate)
         where = "only ik_llama.cpp can load it" if fit.candidate.needs_llama_fork else fit.where
         table.add_row(
             clean_line(fit.candidate.label), format_bytes(fit.candidate.n_bytes), f"{bits:.2f}" if bits else "-", where
         )
-    context = f"{format_bytes(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context counted in"
-    made = "made here while the checkpoint arrives; " if offers.made else ""
+    context = f"{format_memory(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context included"
+    made = "quantized here while the checkpoint downloads; " if offers.made else ""
     _print(table, stream, f"{made}{context}")
 
 
@@ -77,18 +77,20 @@ def print_plan(plan: PullPlan, stream: TextIO) -> None:
     """What a pull would fetch."""
     table = _table("file", ">size", "state", "hash")
     for file in plan.files:
-        table.add_row(clean_line(file.path), format_bytes(file.size), _state(plan, file.etag), file.etag[:12])
+        state = _state(plan, file.etag).replace("to fetch", "to download")
+        table.add_row(clean_line(file.path), format_bytes(file.size), state, file.etag[:12])
     listing, folder = plan.listing, plan.cache.root
-    free, license_name = free_disk(folder), clean_line(plan.listing.license) or "not given"
+    free, license_name = free_disk(folder), clean_line(plan.listing.license) or "unknown"
     _print(
         table, stream,
         f"from {clean_line(listing.repository)}@{listing.commit[:12]}, license {license_name}",
-        f"to fetch: {format_bytes(plan.needed_bytes)} of {format_bytes(plan.n_bytes)}; "
+        f"to download: {format_bytes(plan.needed_bytes)} of {format_bytes(plan.n_bytes)}; "
         f"{format_bytes(free)} free in {clean_line(str(folder))}",
     )  # fmt: skip
 
 
 def _state(plan: PullPlan, etag: str) -> str:
+    """What there is of a file, in the words that `--json` has."""
     missing = next((file for file in plan.missing if file.etag == etag), None)
     if missing is None:
         return "here"
@@ -117,7 +119,9 @@ def print_models(models: Sequence[InstalledModel], stream: TextIO) -> None:
     for model in models:
         name = clean_line(model.name) + (f" ({model.missing_parts} parts missing)" if model.missing_parts else "")
         where = (
-            "made here: " + clean_line(str(model.path)) if model.cache is None else clean_line(str(model.cache.root))
+            "quantized here: " + clean_line(str(model.path))
+            if model.cache is None
+            else clean_line(str(model.cache.root))
         )
         table.add_row(name, format_bytes(model.n_bytes), model.commit[:12] or "-", where)
     total = sum(model.n_bytes for model in models)

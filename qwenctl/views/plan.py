@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantize.formatting import format_bytes, format_rate
+from quantize.formatting import format_memory, format_rate
 from qwenctl.charts.plan import FREE, STYLES, TAKEN, bar, memory_name, speed, table
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
@@ -20,7 +20,7 @@ from qwenctl.terminal.streams import is_terminal
 if TYPE_CHECKING:
     from qwenctl.placement.plan import MemoryPlan, Plan
 
-_WIDTH, _LEAST_BAR, _LABEL = 100, 10, 28
+_WIDTH, _LEAST_BAR, _LABEL = 100, 10, 30
 
 
 def print_placement(plan: Plan, stream: TextIO) -> None:
@@ -46,7 +46,7 @@ def print_placement(plan: Plan, stream: TextIO) -> None:
 
 def _line(memory: MemoryPlan, width: int, *, colored: bool) -> Text:
     """A memory's name, its bar, and how much of it is used."""
-    text = Text(f"{memory_name(memory):<6}{format_bytes(memory.n_bytes):>8} of {format_bytes(memory.total_bytes):<8}")
+    text = Text(f"{memory_name(memory):<6}{format_memory(memory.n_bytes):>9} of {format_memory(memory.total_bytes):<9}")
     text.append(" ")
     for run in bar(memory, width):
         text.append(*_cells(run.kind, run.cells, colored=colored))
@@ -76,7 +76,7 @@ def _legend(plan: Plan, width: int, *, colored: bool) -> Text:
 
 
 def _word(kind: str) -> str:
-    return {TAKEN: "taken by others", FREE: "free"}.get(kind, kind)
+    return {TAKEN: "used by others", FREE: "free"}.get(kind, kind)
 
 
 def _table(plan: Plan) -> Table:
@@ -94,11 +94,11 @@ def _forecast(plan: Plan) -> list[str]:
     lines = [
         f"forecast: {speed(plan)}",
         f"prompt: {format_rate(cast.prefill)} tokens/s, limited by {cast.prefill_limit}; "
-        f"loading: {cast.load_seconds:,.0f} s from a usual NVMe disk",
+        f"loading: {cast.load_seconds:,.0f} s from a typical NVMe disk",
         f"settings: -c {settings.context_tokens} -t {settings.threads} -b {settings.batch_tokens} "
         f"-ub {settings.micro_batch_tokens} -ctk {settings.cache_type_k} -ctv {settings.cache_type_v} "
         f"--load-mode {settings.load_mode}",
     ]
     if not plan.exact and len(plan.memories) > 1:
-        lines.append("buffers are estimated; they are measured where the file and the GPU are at hand")
+        lines.append("buffer sizes are estimates; they are measured when the file and the GPU are available")
     return lines

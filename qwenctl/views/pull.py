@@ -149,7 +149,7 @@ def _fetch_state(fetch: Progress, rate: Rate, *, alone: bool) -> str:
         return f"waiting: {fetch.note}"
     if fetch.done_bytes == fetch.total_bytes:
         return "verifying" if fetch.files else "done"
-    return words if fetch.files or alone else "waiting for room"
+    return words if fetch.files or alone else "waiting for disk space"
 
 
 def _conversion_state(conversion: Conversion, rate: Rate) -> str:

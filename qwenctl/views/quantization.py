@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from quantize.formatting import format_bytes, format_duration
+from quantize.formatting import format_bytes, format_duration, format_memory
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
 
@@ -114,7 +114,7 @@ def _lines(start: str, stream: TextIO) -> Report:
 
 
 def _start(start: str, progress: ConversionProgress) -> str:
-    return f"{start}, going on at {format_bytes(progress.resumed_bytes)}" if progress.resumed_bytes else start
+    return f"{start}, resuming at {format_bytes(progress.resumed_bytes)}" if progress.resumed_bytes else start
 
 
 def _progress_line(progress: ConversionProgress, seconds: float) -> str:
@@ -158,7 +158,7 @@ def print_summary(summary: Summary, stream: TextIO) -> None:
         f"{format_bytes(room.needed)} needed, {format_bytes(room.free)} free in {clean_line(str(room.folder))}{short}"
     )
     console.print(f"disk: {disk}", soft_wrap=True)
-    console.print(f"memory: up to {format_bytes(summary.memory_bytes)} with {summary.threads} threads", soft_wrap=True)
+    console.print(f"memory: up to {format_memory(summary.memory_bytes)} with {summary.threads} threads", soft_wrap=True)
 
 
 def _table(summary: Summary) -> Table:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenctl.machine.profile import memory_size
+from quantize.formatting import parse_bytes
 from qwenctl.placement.plan import Plan, from_json, plan_deviations
 from qwenctl.protocol.placement import CPU, MemoryUse
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     bench = Bench(given.model, given.tokens, given.repetitions, given.step, load, given.llama_bench)
     print("| cap | what | ours | other | ratio |\n|---|---|---|---|---|")
     for cap in given.cap:
-        for row in measure(bench, memory_size(cap)):
+        for row in measure(bench, parse_bytes(cap)):
             print(f"| {cap} | {' | '.join(row)} |", flush=True)
 
 

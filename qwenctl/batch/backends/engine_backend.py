@@ -222,7 +222,9 @@ class EngineBackend:
             self._silence.end()
         elif self._silence.is_hang(timeout_s, engine.cpu_seconds):
             minutes = format_duration(self._setup.longest_silence_s)
-            raise QwenctlError(f"the model engine hangs: no word and no work in {minutes}", "", ExitCode.ENGINE_CRASHED)
+            raise QwenctlError(
+                f"the model engine hangs: no output and no CPU time in {minutes}", "", ExitCode.ENGINE_CRASHED
+            )
         return event
 
     def _note(self, event: BatchEvent) -> None:

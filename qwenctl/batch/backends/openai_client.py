@@ -159,7 +159,7 @@ class OpenAIBackend:
         try:
             response = self._client.post(url, json=body)
         except httpx2.InvalidURL as error:
-            raise PermanentError(f"{url} is no address", stops_all=QwenctlError(f"{url} is no address")) from error
+            raise PermanentError(f"{url} is not a URL", stops_all=QwenctlError(f"{url} is not a URL")) from error
         except httpx2.HTTPError as error:
             raise RetryableResponse(f"{url}: {str(error).lower() or type(error).__name__}") from error
         return parse_response(url, response.status_code, response.headers, response.content, record)
@@ -175,7 +175,7 @@ class OpenAIBackend:
             return
         pause = trouble.wait if trouble.wait is not None else backoff_seconds(job.attempt)
         if silence + pause > self._servers.patience_s:
-            hint = "the same command goes on; --patience waits longer"
+            hint = "the same command resumes; raise --patience to wait longer"
             message = f"no answer for {silence:.0f} s: {trouble}"
             self._found.put(
                 QwenctlError(message, hint, ExitCode.NETWORK if trouble.wait is None else ExitCode.TRY_AGAIN)

@@ -64,20 +64,20 @@ def parse_response(url: str, status: int, headers: Mapping[str, str], content: b
         wait = min(asked, _LONGEST_WAIT_S) if asked is not None else None
         raise RetryableResponse(f"{url}: {status}{_reason(content)}", wait)
     if status in (401, 403):
-        hint = "QWENCTL_BATCH_API_KEY holds the key that is sent"
-        message = f"{url} refuses the key ({status})"
+        hint = "set the key in QWENCTL_BATCH_API_KEY"
+        message = f"{url} rejected the API key ({status})"
         raise PermanentError(message, QwenctlError(message, hint, ExitCode.NO_PERMISSION))
     if status == 404:
         message = f"{url}: 404{_reason(content)}"
         raise PermanentError(
-            message, QwenctlError(message, "--endpoint names the server, its /v1 included", ExitCode.USAGE)
+            message, QwenctlError(message, "--endpoint needs the server's base URL, including /v1", ExitCode.USAGE)
         )
     if status != 200:
         raise PermanentError(f"{url}: {status}{_reason(content)}")
     try:
         return _answer(json.loads(content), record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise RetryableResponse(f"{url}: no chat completion in its answer") from error
+        raise RetryableResponse(f"{url}: its response is not a chat completion") from error
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

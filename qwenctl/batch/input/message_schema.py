@@ -69,10 +69,10 @@ class MessageForm(StrictModel):
     name: str | None = None
 
     def message(self) -> Message:
-        """The turn. Raises ValueError for arguments that are no object."""
+        """The turn. Raises ValueError for arguments that are not an object."""
         text, media = _content(self.content)
         if media and self.role != "user":
-            raise ValueError("pictures are seen in a user's turn")
+            raise ValueError("images are allowed only in user messages")
         calls = tuple(ToolCall(call.function.name, _arguments(call.function)) for call in self.tool_calls or ())
         role = "system" if self.role == "developer" else self.role
         return Message(role, text, self.reasoning_content or "", calls, media)
@@ -100,7 +100,7 @@ def _arguments(function: _Function) -> dict[str, Any]:
         try:
             found = json.loads(found or "{}")
         except ValueError as error:
-            raise ValueError(f"the arguments of {function.name} are no JSON") from error
+            raise ValueError(f"the arguments of {function.name} are not JSON") from error
     if not isinstance(found, dict):
-        raise ValueError(f"the arguments of {function.name} are no object")
+        raise ValueError(f"the arguments of {function.name} are not an object")
     return found

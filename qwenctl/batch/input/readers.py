@@ -81,7 +81,7 @@ def _line(piece: InputLine, form: InputFormat) -> Record:
     text = decoded(piece.data)
     control = _CONTROL.search(text)
     if control is not None:
-        raise BadLine(control.start() + 1, f"a control character ({control[0]!r}): is this text?")
+        raise BadLine(control.start() + 1, f"a control character ({control[0]!r}): is this a text file?")
     return _filled({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
 
 
@@ -118,7 +118,7 @@ def _csv(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield InvalidRecord(line, f"{name}:{line}:1", f"no CSV ({error})")
+                yield InvalidRecord(line, f"{name}:{line}:1", f"not CSV ({error})")
                 continue
             if row:
                 yield _row(row, names, line, name, form)
@@ -130,16 +130,16 @@ def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str
     try:
         names = [field.strip() for field in next(rows, [])]
     except csv.Error as error:
-        raise QwenctlError(f"{name}:1: no CSV ({error})", "", ExitCode.BAD_DATA) from error
+        raise QwenctlError(f"{name}:1: not CSV ({error})", "", ExitCode.BAD_DATA) from error
     if names:
         check_text(names[0].encode("utf-8", "surrogateescape"), name)
     if len(set(names)) != len(names):
         twice = next(field for field in names if names.count(field) > 1)
-        raise QwenctlError(f"{name}:1: two columns are called {twice!r}", "", ExitCode.BAD_DATA)
+        raise QwenctlError(f"{name}:1: two columns are named {twice!r}", "", ExitCode.BAD_DATA)
     wanted = (form.prompt.names if form.prompt else frozenset()) | (form.system.names if form.system else frozenset())
     missing = sorted(wanted.union(form.kept) - set(names))
     if missing and names:
-        raise QwenctlError(f"{name}:1: no column is called {missing[0]!r}", f"there are: {', '.join(names)}")
+        raise QwenctlError(f"{name}:1: no column is named {missing[0]!r}", f"available: {', '.join(names)}")
     return names
 
 
@@ -163,7 +163,7 @@ def _filled(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -
         system = _system(form.system, fields)
     except MissingField as error:
         there = ", ".join(sorted(fields)[:8])
-        raise BadLine(1, f"no field {str(error)!r} for the template; there are: {there}") from error
+        raise BadLine(1, f"no field {str(error)!r} for the template; available: {there}") from error
     if not text.strip():
         raise BadLine(1, "the prompt is empty")
     kept = {name: fields[name] for name in form.kept if name in fields}

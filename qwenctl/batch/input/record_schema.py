@@ -153,12 +153,10 @@ def _asked(short: _QwenctlRecord) -> tuple[Message, ...]:
     """The conversation. Raises ValueError if there is none, or two."""
     if (short.prompt is None) == (short.messages is None):
         both = short.prompt is not None
-        raise ValueError(
-            "both prompt and messages: one of them is the question" if both else "no prompt and no messages"
-        )
+        raise ValueError("both prompt and messages: use only one of them" if both else "neither prompt nor messages")
     asked = _messages(short.messages) if short.messages is not None else (Message("user", short.prompt or ""),)
     if short.system is not None and asked[0].role == "system":
-        raise ValueError("both system and a system message")
+        raise ValueError("both system and a system message: use only one of them: use only one of them")
     return (*((Message("system", short.system),) if short.system else ()), *asked)
 
 
@@ -199,7 +197,7 @@ def _merged(wanted: GenerationParams, sampling: Mapping[str, float | int], **giv
         own = {"json_schema": "", "grammar": "", **own}
     merged: GenerationParams = replace(wanted, sampling={**wanted.sampling, **sampling}, **own)
     if merged.tools and (merged.json_schema or merged.grammar):
-        raise ValueError("tools and a JSON schema or grammar contradict each other")
+        raise ValueError("tools and a JSON schema or grammar cannot be used together")
     return merged
 
 

@@ -15,12 +15,12 @@ MOST_BYTES = 64 << 20  # far above any context
 _STEP = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _NOT_TEXT = (
-    (b"\x1f\x8b", "is compressed by gzip", "gunzip -c {name} | qwenctl batch - …"),
-    (b"\x28\xb5\x2f\xfd", "is compressed by zstd", "zstd -dc {name} | qwenctl batch - …"),
+    (b"\x1f\x8b", "is gzip-compressed", "gunzip -c {name} | qwenctl batch - …"),
+    (b"\x28\xb5\x2f\xfd", "is zstd-compressed", "zstd -dc {name} | qwenctl batch - …"),
     (b"PK\x03\x04", "is a zip archive", "unzip -p {name} | qwenctl batch - …"),
     (b"\xff\xfe", "is UTF-16", "iconv -f utf-16 -t utf-8 {name} | qwenctl batch - …"),
     (b"\xfe\xff", "is UTF-16", "iconv -f utf-16 -t utf-8 {name} | qwenctl batch - …"),
-    (b"PAR1", "is a Parquet file", "it takes JSON lines, text or CSV"),
+    (b"PAR1", "is a Parquet file", "convert it to JSON lines, text or CSV"),
 )
 
 

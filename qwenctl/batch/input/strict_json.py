@@ -36,9 +36,9 @@ def parse_object(data: bytes) -> tuple[dict[str, Any], str]:
     except JSONDecodeError as error:
         raise BadLine(error.colno, f"invalid JSON ({_lower(error.msg)})") from error
     except _Twice as error:
-        raise BadLine(_column_of_second(text, str(error)), f"the key {str(error)[:60]!r} occurs twice") from error
+        raise BadLine(_column_of_second(text, str(error)), f"duplicate key {str(error)[:60]!r}") from error
     except _Constant as error:
-        raise BadLine(text.find(str(error)) + 1, f"invalid JSON ({error} is no number)") from error
+        raise BadLine(text.find(str(error)) + 1, f"invalid JSON ({error} is not a number)") from error
     except (ValueError, RecursionError) as error:
         raise BadLine(1, "a number has too many digits") from error
     if not isinstance(value, dict):

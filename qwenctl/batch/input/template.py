@@ -35,10 +35,10 @@ class Template:
         try:
             found = [(before, name, spec, how) for before, name, spec, how in Formatter().parse(text)]
         except ValueError as error:
-            raise QwenctlError(f"{option} is no template: {str(error).lower()}", hint) from error
+            raise QwenctlError(f"{option} is not a template: {str(error).lower()}", hint) from error
         for _, name, spec, how in found:
             if name is not None and (spec or how or not _NAME.fullmatch(name)):
-                raise QwenctlError(f"{option} is no template: {{{name}}} is not the name of a field", hint)
+                raise QwenctlError(f"{option} is not a template: {{{name}}} is not the name of a field", hint)
         return cls(tuple((before, name) for before, name, _, _ in found))
 
     @property

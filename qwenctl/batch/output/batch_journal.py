@@ -64,7 +64,7 @@ class BatchJournal:
         place = self._live.pop(number)
         entry = _entry(self._file.read(place.begin, place.size))
         if entry is None:
-            raise OSError(None, "it was changed by somebody else", str(self._file.path))
+            raise OSError(None, "another program changed it", str(self._file.path))
         return entry
 
     def compact(self) -> None:

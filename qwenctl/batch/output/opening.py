@@ -22,7 +22,7 @@ from qwenctl.files.locks import file_lock
 
 @contextmanager
 def lock_output(given: OutputSpec, warn: Callable[[str], None]) -> Iterator[None]:
-    """Inside, no other process writes this output. Raises QwenctlError if one does, or its folder is not there."""
+    """Inside, no other process is writing this output. Raises QwenctlError if one does, or its folder is not there."""
     path = Path(given.path)
     if _is_stream(given):
         yield
@@ -30,7 +30,7 @@ def lock_output(given: OutputSpec, warn: Callable[[str], None]) -> Iterator[None
     if not path.parent.is_dir():
         raise QwenctlError(f"no folder {path.parent}", f"mkdir -p {path.parent}", ExitCode.CANNOT_CREATE)
     lock = path.with_name(f"{path.name}.lock")
-    with file_lock(lock, 0, warn, "writes this output", "wait until it has ended, or give another -o"):
+    with file_lock(lock, 0, warn, "is writing this output", "wait until it ends, or choose another -o"):
         yield
 
 
@@ -42,7 +42,7 @@ def open_output(given: OutputSpec, settings: Mapping[str, Any], warn: Callable[[
     path = Path(given.path)
     if _is_stream(given):
         if given.is_standard_output and sys.stdout is None:
-            raise QwenctlError("standard output is closed", "-o OUT.jsonl names a file", ExitCode.IO)
+            raise QwenctlError("standard output is closed", "-o OUT.jsonl", ExitCode.IO)
         return StreamOutput(given.order, warn, None if given.is_standard_output else path)
     if given.overwrite:
         remove_output(path)

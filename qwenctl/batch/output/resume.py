@@ -47,8 +47,8 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
     if before is None:
         if output.size:
             raise QwenctlError(
-                f"{output.path} is there already, and {stats.path.name} is not: it cannot be gone on with",
-                "--overwrite begins anew, or -o names another file",
+                f"{output.path} exists, but {stats.path.name} does not: it cannot be resumed",
+                "--overwrite starts over, or choose another -o",
                 ExitCode.CANNOT_CREATE,
             )
         return header_line(settings)
@@ -57,9 +57,9 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
         name = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise QwenctlError(
-            f"{output.path} was made with {name} {_shown(before.get(name))}{more},"
+            f"{output.path} was written with {name} {_shown(before.get(name))}{more},"
             f" now it is {_shown(settings.get(name))}",
-            "--resume force goes on all the same, --overwrite begins anew",
+            "--force-resume resumes anyway, --overwrite starts over",
             ExitCode.USAGE,
         )
     return header_line(settings) if changed else b""
@@ -80,7 +80,7 @@ def reconcile(stats: AppendLog, output: AppendLog) -> None:
             if fields["line_hash"] != line_hash(answer):
                 raise QwenctlError(
                     f"{output.path}:{number}: this line was changed after the batch wrote it",
-                    "--overwrite begins anew, or -o names another file",
+                    "--overwrite starts over, or choose another -o",
                     ExitCode.BAD_DATA,
                 )
             kept_output = at + len(answer)

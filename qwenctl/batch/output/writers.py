@@ -215,8 +215,8 @@ class FileOutput:
     def _check(self, key: str, before: str, now: str) -> None:
         if before != now and not self._force:
             raise QwenctlError(
-                f"the record {key} has changed since {self._output.path} was begun",
-                "--resume force keeps the answer it has, --overwrite begins anew",
+                f"the record {key} has changed since {self._output.path} was started",
+                "--force-resume keeps the existing answer, --overwrite starts over",
                 ExitCode.USAGE,
             )
 

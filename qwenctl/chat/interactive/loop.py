@@ -34,7 +34,7 @@ def run_chat(setup: ChatSetup) -> ExitCode:
         model = setup.open_model()
         state = ChatState(model, setup.conversation)
         try:
-            setup.screen.note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D leaves")
+            setup.screen.note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
             if setup.store is not None and setup.resume:
                 state = keeping.resume(setup, state, setup.store, setup.resume)
             for named in setup.media:
@@ -76,7 +76,7 @@ def _next_line(setup: ChatSetup, prefill: str) -> str | None:
                 with let_through():
                     line = setup.read_line(prefill)
             except KeyboardInterrupt:
-                setup.screen.note("Ctrl-D leaves")
+                setup.screen.note("Ctrl-D quits")
                 continue
             except EOFError:
                 return None
@@ -116,7 +116,7 @@ def _answer(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatStat
         state, goes_on = run_tool_calls(setup, setup.functions, state, found)
         if not goes_on:
             return keeping.save(setup, state)
-    setup.screen.note(f"stopped after {MOST_ROUNDS} rounds of calls; the next line goes on")
+    setup.screen.note(f"stopped after {MOST_ROUNDS} rounds of calls; the next message continues")
     return keeping.save(setup, state)
 
 
@@ -157,7 +157,7 @@ def _after_failure(setup: ChatSetup, state: ChatState, view: AnswerView, failure
     setup.screen.error(failure)
     crashed = failure.code == ExitCode.ENGINE_CRASHED
     if crashed:
-        setup.screen.note("  the conversation is kept; the next line loads the model again (/regen asks again)")
+        setup.screen.note("  the conversation is saved; the next message loads the model again (/regen asks again)")
     if view.text or view.thinking or view.calls:
         kept = state.conversation.with_answer(view.text + view.calls, view.thinking)
     else:

@@ -51,7 +51,7 @@ def _written(setup: ChatSetup, state: ChatState) -> ChatState:
         if state.session is not None:
             state.session.keep(state.conversation, setup.model, state.model.loaded)
     except OSError as error:
-        setup.screen.note(f"this conversation cannot be kept: {error.strerror}")
+        setup.screen.note(f"cannot save this conversation: {error.strerror}")
         state = replace(state, private=True, session=None)
     return state
 
@@ -76,11 +76,11 @@ def resume(setup: ChatSetup, state: ChatState, store: SessionStore, name: str) -
     restored = state.model.engine.restore(opened.state_file)
     why = _difference(session, state) or restored.reason
     if restored.tokens:
-        setup.screen.note(f"{session.name}: {restored.tokens:,} tokens are there, nothing is read again")
+        setup.screen.note(f"{session.name}: {restored.tokens:,} tokens restored, nothing to evaluate again")
     else:
-        setup.screen.note(f"{session.name}: its text will be read again ({why})")
+        setup.screen.note(f"{session.name}: its text will be evaluated again ({why})")
     if conversation.awaits_answer:
-        setup.screen.note("the last question has no answer yet: /regen asks it, /undo takes it back")
+        setup.screen.note("the last question has no answer yet: /regen answers it, /undo removes it")
     return state
 
 
@@ -88,8 +88,8 @@ def _difference(session: Session, state: ChatState) -> str:
     """What is another one than when the session was kept."""
     loaded = state.model.loaded
     if session.fingerprint != loaded.fingerprint:
-        return "the model is another one"
-    return "the chat template is another one" if session.template_sha256 != loaded.template_sha256 else ""
+        return "the model has changed"
+    return "the chat template has changed" if session.template_sha256 != loaded.template_sha256 else ""
 
 
 def close(setup: ChatSetup, state: ChatState) -> None:
@@ -99,12 +99,12 @@ def close(setup: ChatSetup, state: ChatState) -> None:
     name = state.session.name
     try:
         if state.engine_alive and state.last is not None:
-            with setup.screen.waiting("keeping the conversation (Ctrl-C does not wait)"):
+            with setup.screen.waiting("saving the conversation (Ctrl-C skips this)"):
                 error = state.model.engine.flush().error
             if error:
-                setup.screen.note(f"the state was not kept, the text was: {error}")
+                setup.screen.note(f"saved the text, but not the model's state: {error}")
     except (KeyboardInterrupt, QwenctlError):
         pass
     finally:
         state.session.close()
-    setup.screen.note(f"kept: qwenctl chat --resume {name}")
+    setup.screen.note(f"saved: qwenctl chat --resume {name}")

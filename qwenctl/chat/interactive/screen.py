@@ -76,7 +76,7 @@ class Screen:
                 if isinstance(event, ModelInfo):
                     return event
                 progress.update(task, completed=event.fraction)
-        raise QwenctlError("the engine ended the loading without a model")
+        raise QwenctlError("the engine stopped without loading a model")
 
     def reading(self, events: Iterable[PrefillProgress | PrefixReady]) -> PrefixReady:
         """Show how far the reading of a prefix is; return what was read."""
@@ -84,9 +84,9 @@ class Screen:
             for event in events:
                 if isinstance(event, PrefixReady):
                     return event
-                line = Text(reading(event, "the prefix (Ctrl-C stops, and keeps what is read)"), style="dim")
+                line = Text(reading(event, "the prefix (Ctrl-C stops and saves the progress)"), style="dim")
                 live.update(line, refresh=True)
-        raise QwenctlError("the engine ended the reading without a word")
+        raise QwenctlError("the engine stopped while it evaluated the prompt")
 
     def replay(self, messages: Sequence[Message]) -> None:
         """The end of an earlier conversation: its last question and answer."""
@@ -152,7 +152,7 @@ class Screen:
         for line in _fit([f"[{why}]", *items] if why else items, self._console.width):
             self._console.print(Text(line, style="dim"), soft_wrap=True)
         if finished.reason != "context" and finished.usage.context_used > 0.8 * loaded.context_tokens:
-            self.note("the context is nearly full: /clear or /undo makes room, -c makes it larger")
+            self.note("the context is nearly full: /clear or /undo frees space, -c sets a larger context")
 
 
 class AnswerView:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_bytes, format_memory
 from qwenctl.chat.attachments import find_mentions, read_attachments
 from qwenctl.chat.interactive import persistence as keeping
 from qwenctl.chat.interactive.slash_commands import sampling_lines
@@ -34,14 +34,14 @@ def _stats(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
             stats = state.model.engine.stats()
             lines += [
                 f"context {stats.context_used:,}/{stats.context_tokens:,} tokens",
-                f"memory {format_bytes(stats.resident_bytes)}",
-                f"{stats.snapshots} snapshots of earlier turns, {format_bytes(stats.snapshot_bytes)}",
+                f"memory {format_memory(stats.resident_bytes)}",
+                f"{stats.snapshots} snapshots of earlier turns, {format_memory(stats.snapshot_bytes)}",
                 *(f"all answers: {drafts}" for drafts in drafting(stats.drafted_tokens, stats.accepted_tokens)),
             ]
     if state.last is not None:
         usage, told = state.last.usage, ", ".join(speeds(state.last))
         lines += [
-            f"last prompt: {usage.prompt_tokens:,} tokens, {usage.cached_tokens:,} of them read before",
+            f"last prompt: {usage.prompt_tokens:,} tokens, {usage.cached_tokens:,} of them cached",
             f"last answer: {usage.thinking_tokens:,} tokens of thinking, {usage.answer_tokens:,} of answer",
             *([f"last answer: {told}"] if told else []),
         ]
@@ -66,12 +66,12 @@ def _save(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
     """Keep the conversation under another name from now on; what was kept so far stays as it is."""
     store = _store(setup)
     if name in store.names():
-        raise QwenctlError(f"a session is called {name!r} already", f"/load {name}")
+        raise QwenctlError(f"a saved conversation named {name!r} already exists", f"/load {name}")
     opened = store.open(name)
     if state.session is not None:
         state.session.close()
     state = keeping.save(setup, replace(state, session=opened, private=False))
-    setup.screen.note(f"kept as {name}")
+    setup.screen.note(f"saved as {name}")
     return state
 
 
@@ -81,7 +81,7 @@ def _private(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
             state.model.engine.stats()  # ends the reading ahead, after which the state would be kept
             state.model.engine.flush()
         state.session.delete()
-    setup.screen.note("nothing of this conversation is kept")
+    setup.screen.note("this conversation is not saved")
     return replace(state, session=None, private=True)
 
 
@@ -99,7 +99,7 @@ def _export(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
 
 def _copy(setup: ChatSetup, state: ChatState, text: str) -> ChatState:
     setup.screen.copy(text)
-    setup.screen.note(f"{len(text):,} characters copied, if this terminal lets programs do that")
+    setup.screen.note(f"{len(text):,} characters copied, if the terminal allows it")
     return state
 
 
@@ -111,7 +111,7 @@ def _file(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
     if is_media(Path(path).expanduser()):
         return _image(setup, state, path)
     state = _attached(setup, state, path)
-    setup.screen.note("sent with the next question")
+    setup.screen.note("will be sent with the next question")
     return state
 
 
@@ -125,12 +125,12 @@ def attach(setup: ChatSetup, state: ChatState, line: str) -> ChatState:
 
 def _image(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
     state = attach_media(setup, state, named)
-    setup.screen.note("sent with the next question")
+    setup.screen.note("will be sent with the next question")
     return state
 
 
 def attach_media(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
-    """With the picture or clip that `named` means, to be sent with the next question; what it costs is said."""
+    """With the picture or clip that `named` means, to be sent with the next question; its cost is shown."""
     media = setup.resolve_media(named)
     if state.engine_alive:
         setup.screen.note(format_media_line(media, state.model.engine.inspect_media(media)))
@@ -152,7 +152,7 @@ def _show(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     setup.screen.note(
         f"model     {setup.model} ({loaded.description})",
         f"template  sha256 {loaded.template_sha256}",
-        f"session   {state.session.name if state.session is not None else 'not kept'}",
+        f"session   {state.session.name if state.session is not None else 'not saved'}",
         f"thinking  {'on' if conversation.think else 'off'}{limit}",
         f"system    {conversation.system or '-'}",
         *sampling_lines(state.sampling),
@@ -180,7 +180,7 @@ def _tools(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
 
 def _store(setup: ChatSetup) -> SessionStore:
     if setup.store is None:
-        raise QwenctlError("conversations are not kept (--no-save)", "start qwenctl chat without --no-save")
+        raise QwenctlError("conversations are not saved (--no-save)", "start qwenctl chat without --no-save")
     return setup.store
 
 

@@ -23,32 +23,32 @@ Next = Literal[
 ]  # fmt: skip
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "/help": ("", "this list"),
-    "/think": ("[on|off|budget N]", "let the model think before it answers, at most N tokens"),
+    "/help": ("", "show this list"),
+    "/think": ("[on|off|budget N]", "let the model think before it answers, for at most N tokens"),
     "/thinking": ("", "show what the model thought before its last answer"),
-    "/system": ("TEXT", "set the system prompt; without TEXT, take it away"),
-    "/file": ("PATH", "send a file, or the files of a folder, with the next question (also @PATH in it)"),
-    "/image": ("PATH", "send a picture or a video with the next question (also @PATH in it)"),
-    "/tools": ("", "the functions that the model may call"),
+    "/system": ("TEXT", "set the system prompt; without TEXT, remove it"),
+    "/file": ("PATH", "send a file or a folder's files with the next question (or write @PATH in it)"),
+    "/image": ("PATH", "send an image or a video with the next question (or write @PATH in it)"),
+    "/tools": ("", "list the functions that the model may call"),
     "/regen": ("", "answer the last question again"),
-    "/edit": ("", "change the last question and ask it again"),
-    "/undo": ("", "take back the last question and its answer"),
+    "/edit": ("", "edit the last question and ask it again"),
+    "/undo": ("", "remove the last question and its answer"),
     "/copy": ("", "copy the last answer to the clipboard"),
-    "/clear": ("", "begin a new conversation, keep the system prompt"),
-    "/sessions": ("", "list the conversations that are kept"),
-    "/load": ("NAME", "go on with one of them"),
-    "/save": ("NAME", "keep this one under a name of its own"),
-    "/private": ("", "keep nothing of this conversation"),
+    "/clear": ("", "start a new conversation with the same system prompt"),
+    "/sessions": ("", "list saved conversations"),
+    "/load": ("NAME", "resume a saved conversation"),
+    "/save": ("NAME", "save this conversation under a name"),
+    "/private": ("", "do not save this conversation"),
     "/export": ("FILE", "write the conversation to a file, as Markdown or JSON"),
-    "/stats": ("", "context, memory and speed"),
-    "/show": ("", "model, session, system prompt and settings"),
+    "/stats": ("", "show context, memory and speed"),
+    "/show": ("", "show model, session, system prompt and settings"),
     "/set": ("[NAME VALUE]", "set a sampling parameter, or list them"),
-    "/quit": ("", "leave (also Ctrl-D)"),
+    "/quit": ("", "quit (also Ctrl-D)"),
 }
 _ALIASES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/reset": "/clear", "/new": "/clear"}
 _KEYS = (
-    "Enter sends, Alt-Enter or Ctrl-J begins a new line, Ctrl-G opens an editor.",
-    'Text between """ and """ may have many lines. Ctrl-C stops an answer, Ctrl-D leaves.',
+    "Enter sends, Alt-Enter or Ctrl-J starts a new line, Ctrl-G opens an editor.",
+    'Text between """ and """ can span lines. Ctrl-C stops an answer, Ctrl-D quits.',
 )
 
 
@@ -77,7 +77,7 @@ def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Co
         return _ACTIONS[name](conversation, rest, sampling)
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     raise QwenctlError(
-        f"no command is called {name}",
+        f"no such command: {name}",
         f"did you mean {near[0]}?" if near else "/help lists them; a space before the slash sends it as text",
     )
 
@@ -98,13 +98,13 @@ def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> Comm
         return CommandResult(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
     wanted = {"": not conversation.think, "on": True, "off": False}.get(choice.lower())
     if wanted is None:
-        raise QwenctlError(f"/think is on, off or budget N, not {choice!r}", "/think on")
+        raise QwenctlError(f"/think takes on, off or budget N, not {choice!r}", "/think on")
     return CommandResult(conversation.with_think(wanted), (f"thinking is {'on' if wanted else 'off'}",))
 
 
 def _thinking(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     thought = conversation.last_thinking.strip()
-    return CommandResult(conversation, tuple(thought.split("\n")) if thought else ("nothing was thought yet",))
+    return CommandResult(conversation, tuple(thought.split("\n")) if thought else ("no thinking yet",))
 
 
 def _system(conversation: Conversation, text: str, _sampling: Sampling) -> CommandResult:
@@ -118,28 +118,28 @@ def _clear(conversation: Conversation, _rest: str, _sampling: Sampling) -> Comma
 def _regenerate(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     before = conversation.without_last_answer()
     if not before.awaits_answer:
-        raise QwenctlError("there is no question yet")
+        raise QwenctlError("no question yet")
     return CommandResult(before, next_action="generate")
 
 
 def _undo(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     before = conversation.without_last_turn()
     if before == conversation:
-        raise QwenctlError("there is nothing to take back")
+        raise QwenctlError("nothing to undo")
     asked = conversation.without_last_answer().messages[-1].content.strip().split("\n")[0]
-    return CommandResult(before, (f"taken back: {asked[:60]}",))
+    return CommandResult(before, (f"removed: {asked[:60]}",))
 
 
 def _edit(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     if not conversation.last_question:
-        raise QwenctlError("there is no question yet")
+        raise QwenctlError("no question yet")
     undone, media = conversation.without_last_turn(), conversation.last_media
     return CommandResult(undone, next_action="edit", argument=conversation.last_question, media=media)
 
 
 def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     if not conversation.last_answer:
-        raise QwenctlError("there is no answer yet")
+        raise QwenctlError("no answer yet")
     return CommandResult(conversation, next_action="copy", argument=conversation.last_answer)
 
 

@@ -42,7 +42,7 @@ def find_prefix(store: SessionStore, given: str, system: str, keep: str | None) 
     if keep is None and given in store.names():
         if system:
             raise QwenctlError(
-                f"the prefix {given!r} holds its own system prompt", "leave out -sys, or give the file again"
+                f"the prefix {given!r} already has a system prompt", "leave out -sys, or give the file again"
             )
         return SavedPrefix(store.load(given).conversation.system, given, store)
     if not Path(given).expanduser().exists() and os.sep not in given and keep is None:
@@ -76,14 +76,14 @@ def prefill_prefix(model: LoadedEngine, path: Path, prefix: SavedPrefix, tools: 
         read = follow(model.engine.read_prefix(conversation.prompt_messages, keep=file, tools=tools))
     if read.tokens < read.total:
         raise QwenctlError(
-            f"stopped after {read.tokens:,} of {read.total:,} tokens of the prefix, which are kept",
-            "the same command goes on from there",
+            f"stopped after {read.tokens:,} of {read.total:,} tokens of the prefix, which are saved",
+            "the same command resumes from there",
             ExitCode.INTERRUPTED,
         )
     if read.error:
-        return f"the prefix is not kept: {read.error}"
+        return f"the prefix was not saved: {read.error}"
     why = restored.reason if restored is not None else ""
-    return f"the prefix {prefix.name!r} was read again: {why}" if why else ""
+    return f"the prefix {prefix.name!r} was evaluated again: {why}" if why else ""
 
 
 def _state_file(prefix: SavedPrefix, tools: Tools) -> Path:

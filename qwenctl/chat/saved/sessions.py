@@ -49,10 +49,10 @@ class Session:
 
 
 class SessionStore:
-    """The sessions in one folder. `kind` is what messages call them: prefixes are kept like sessions."""
+    """The sessions in one folder; `kind` says whether they are conversations or prefixes, which are saved alike."""
 
     def __init__(self, folder: Path, kind: Literal["session", "prefix"] = "session") -> None:
-        self._folder, self._kind = folder, kind
+        self._folder, self._noun = folder, {"session": "conversation"}.get(kind, kind)
         self._command = {"session": "qwenctl sessions", "prefix": "qwenctl prefixes"}[kind]
 
     def names(self) -> list[str]:
@@ -75,11 +75,13 @@ class SessionStore:
             return _with_files(_from_json(name, text), self._folder / name / _MEDIA)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.3)
-            hint = f"there are: {', '.join(near)}" if near else self._command
-            raise QwenctlError(f"no {self._kind} is called {name!r}", hint, ExitCode.NO_INPUT) from error
-        except (ValueError, TypeError, KeyError) as error:
+            hint = f"available: {', '.join(near)}" if near else self._command
+            raise QwenctlError(f"no saved {self._noun} is named {name!r}", hint, ExitCode.NO_INPUT) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             hint = f"{self._command} delete '{name}'"
-            raise QwenctlError(f"the {self._kind} {name!r} is damaged: {error}", hint, ExitCode.BAD_DATA) from error
+            raise QwenctlError(
+                f"the saved {self._noun} {name!r} is damaged: {error}", hint, ExitCode.BAD_DATA
+            ) from error
 
     def open(self, name: str) -> OpenSession:
         """Open the session `name`, new or not. Raises QwenctlError if another process has it open."""
@@ -90,7 +92,9 @@ class SessionStore:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise QwenctlError(
-                f"the {self._kind} {name!r} is open in another qwenctl", "close it there first", ExitCode.TRY_AGAIN
+                f"the saved {self._noun} {name!r} is open in another qwenctl",
+                "close it there first",
+                ExitCode.TRY_AGAIN,
             ) from error
         return OpenSession(folder, lock)
 
@@ -112,7 +116,7 @@ class SessionStore:
         """`name`, if a folder can be called so and it stays where it belongs."""
         if not _NAME.fullmatch(name) or name.endswith((" ", ".")):
             raise QwenctlError(
-                f"{name!r} cannot be the name of a {self._kind}",
+                f"{name!r} cannot be the name of a saved {self._noun}",
                 "letters, digits, spaces and . + - _, at most 80 of them",
             )
         return name
@@ -169,7 +173,7 @@ def _with_files(session: Session, folder: Path) -> Session:
 
     def found(media: Media) -> Media:
         if not re.fullmatch("[0-9a-f]{64}", media.sha256):  # it is the name of a file
-            raise ValueError("a picture has no hash")
+            raise ValueError("an image has no hash")
         return replace(media, file=str(folder / media.sha256)) if (folder / media.sha256).is_file() else media
 
     def with_found(message: Message) -> Message:

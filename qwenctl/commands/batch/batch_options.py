@@ -10,37 +10,40 @@ import typer
 from qwenctl.errors import QwenctlError
 from qwenctl.models.sampling import parse_number
 
-Input = Annotated[str, typer.Argument(metavar="IN", help="A file of records, or - for standard input (default).")]
+Input = Annotated[str, typer.Argument(metavar="IN", help="File of records; default: standard input (-).")]
 Output = Annotated[
-    str, typer.Option("-o", "--output", metavar="OUT", help="File of answers; - is standard output (default).")
+    str,
+    typer.Option("-o", "--output", metavar="OUT", help="File to write the answers to; default: standard output (-)."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew where OUT is there already.")]
-Resume = Annotated[
-    Literal["auto", "force"],
-    typer.Option("--resume", metavar="HOW", help="force goes on with OUT although settings have changed."),
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over if OUT exists.")]
+ForceResume = Annotated[bool, typer.Option("--force-resume", help="Resume although settings have changed.")]
+OldResume = Annotated[
+    Literal["auto", "force"], typer.Option("--resume", metavar="HOW", hidden=True, help="Old form of --force-resume.")
 ]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try the records again that have failed.")]
-Lines = Annotated[bool, typer.Option("--lines", help="IN is text: one prompt a line.")]
-Null = Annotated[bool, typer.Option("--null", help="Prompts, or names of files, end with NUL instead of a line.")]
-Files = Annotated[bool, typer.Option("--files", help="IN lists files; {file} in --prompt is the text of one.")]
-Csv = Annotated[bool, typer.Option("--csv", help="IN is CSV; its first line names the fields for --prompt.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Retry records that have failed.")]
+Lines = Annotated[bool, typer.Option("--lines", help="IN is text with one prompt per line.")]
+Null = Annotated[bool, typer.Option("--null", help="Prompts or file names in IN end with NUL, not with a newline.")]
+Files = Annotated[bool, typer.Option("--files", help="IN lists files; {file} in --prompt stands for the text of one.")]
+Csv = Annotated[bool, typer.Option("--csv", help="IN is CSV; its first line names the fields.")]
 Prompt = Annotated[
     str | None,
-    typer.Option("--prompt", metavar="TEXT", help="Template for prompts: {name} is a field of the record."),
+    typer.Option("--prompt", metavar="TEXT", help="Prompt template; {name} stands for a field of the record."),
 ]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Template for system prompts.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt template.")]
 KeepFields = Annotated[
-    list[str] | None, typer.Option("--keep", metavar="FIELD", help="Copy a field into the answer; may be repeated.")
+    list[str] | None,
+    typer.Option("--keep", metavar="FIELD", help="Copy this field of the record to the answer; may be repeated."),
 ]
 Format = Annotated[
-    Literal["qwenctl", "openai"], typer.Option("--format", help="Form of answers: our own, or OpenAI's batch output.")
+    Literal["qwenctl", "openai"],
+    typer.Option("--format", help="Answer format: qwenctl's, or that of OpenAI's batch API."),
 ]
 Select = Annotated[
     Literal["answer", "thinking", "tool_calls", "finish_reason", "usage", "id", "hash"] | None,
-    typer.Option("--select", metavar="FIELD", help="Write this field alone, for example answer, as JSON."),
+    typer.Option("--select", metavar="FIELD", help="Write only this field of each answer, as JSON."),
 ]
 OrderOption = Annotated[
-    Literal["input", "done"], typer.Option("--order", help="Answers in the order of the input, or as they are done.")
+    Literal["input", "done"], typer.Option("--order", help="Write answers in input order, or as they are done.")
 ]
 
 
@@ -61,7 +64,7 @@ Parallel = Annotated[
     int,
     typer.Option(
         "-np", "--parallel", parser=_parallel, metavar="N|auto",
-        help="Records answered at once; auto measures what is best (16 for each endpoint).", show_default="auto",
+        help="Records answered at once; auto finds the best number (16 per endpoint).", show_default="auto",
     ),
 ]  # fmt: skip
 
@@ -70,30 +73,33 @@ def _count(meaning: str, name: str) -> Any:
     return typer.Option(name, parser=lambda text: _whole(text, 1, 2**31 - 1), metavar="N", help=meaning)
 
 
-Limit = Annotated[int | None, _count("Only the first N records.", "--limit")]
-Sample = Annotated[int | None, _count("Only N records, drawn by --seed.", "--sample")]
+Limit = Annotated[int | None, _count("Answer only the first N records.", "--limit")]
+Sample = Annotated[int | None, _count("Answer N records drawn at random by --seed.", "--sample")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count records and tokens, estimate the time; write no answers.")
+    bool, typer.Option("--dry-run", help="Count records and tokens and estimate the time; write no answers.")
 ]
 Endpoint = Annotated[
     list[str] | None,
     typer.Option(
         "--endpoint", metavar="URL",
-        help="Ask an OpenAI-compatible server instead of the engine here; may be repeated. -m is its model's name.",
+        help="Use an OpenAI-compatible server, where -m is its model's name; may be repeated.",
     ),
 ]  # fmt: skip
 ApiKey = Annotated[
-    str, typer.Option("--api-key", metavar="KEY", help="Sent to endpoints; better in QWENCTL_BATCH_API_KEY.")
+    str, typer.Option("--api-key", metavar="KEY", help="API key for endpoints; QWENCTL_BATCH_API_KEY is safer.")
 ]
-Timeout = Annotated[int, _count("Seconds that an endpoint may take for one answer.", "--timeout")]
-Patience = Annotated[int, _count("Seconds without any answer after which endpoints are given up.", "--patience")]
+Timeout = Annotated[int, _count("Time limit for an endpoint's answer, in seconds.", "--timeout")]
+Patience = Annotated[int, _count("Seconds without an answer after which to give up on endpoints.", "--patience")]
 Share = Annotated[
-    bool, typer.Option("--share/--no-share", help="Evaluate what prompts have in common at their begin once.")
+    bool,
+    typer.Option(
+        "--share-prefix/--no-share-prefix", "--share/--no-share", help="Evaluate a prefix that prompts share only once."
+    ),
 ]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw throughput over time, and latencies.")
+    Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw a chart of throughput and latencies.")
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress and no summary.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no summary.")]
 JsonSummary = Annotated[
-    bool, typer.Option("--json", help="Print the summary as JSON: to standard output, or error with -o -.")
+    bool, typer.Option("--json", help="Print the summary as JSON: to standard output, or to standard error with -o -.")
 ]

@@ -30,9 +30,10 @@ def batch_command(
     lines: own.Lines = False, null: own.Null = False, files: own.Files = False, csv: own.Csv = False,
     prompt: own.Prompt = None, system: own.System = None, prefix: options.PrefixOption = None,
     keep: own.KeepFields = None, style: own.Format = "qwenctl", select: own.Select = None,
-    order: own.OrderOption = "input", parallel: own.Parallel = 0, share: own.Share = True,
+    order: own.OrderOption = "input", parallel: own.Parallel = 0, share_prefix: own.Share = True,
     limit: own.Limit = None, sample: own.Sample = None, dry_run: own.DryRun = False,
-    resume: own.Resume = "auto", retry_errors: own.RetryErrors = False, overwrite: own.Overwrite = False,
+    force_resume: own.ForceResume = False, resume: own.OldResume = "auto",
+    retry_errors: own.RetryErrors = False, overwrite: own.Overwrite = False,
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
@@ -44,12 +45,15 @@ def batch_command(
     repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None,
     pictures: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
 ) -> None:
-    """Answer a file of prompts: JSON lines, text (--lines), files (--files) or CSV (--csv).
+    """Answer a file of prompts, many at once.
 
-    A record is {"id": …, "prompt": …} or {"messages": […]}, with its own max_tokens, temperature, think, json_schema,
-    tools, … if it has any; or one of OpenAI's batches. Pictures are parts of messages: {"type": "image_url",
-    "image_url": {"url": "photo.png"}}. After any end, a crash or a power cut included, the same command goes on where
-    it was. Records that fail are listed in OUT.errors.jsonl, with exit code 3; the others are done.
+    IN has JSON lines, text (--lines), names of files (--files) or CSV (--csv). A JSON record is {"id": …, "prompt": …}
+    or {"messages": […]}, and can have its own max_tokens, temperature, think, json_schema, tools, …; records of
+    OpenAI's batch API are read too. Images are parts of messages: {"type": "image_url", "image_url": {"url":
+    "photo.png"}}.
+
+    Run the same command again to resume, even after a crash or a power cut. Records that fail are listed in
+    OUT.errors.jsonl, and the exit code is 3; all others are answered.
     """
     from qwenctl import batch
     from qwenctl.commands.batch import reporting
@@ -69,7 +73,7 @@ def batch_command(
         prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
     )
     answers = batch.OutputSpec(
-        path=output, order=order, style=style, select=select or "", resume=resume, retry_errors=retry_errors,
+        path=output, order=order, style=style, select=select or "", resume="force" if force_resume else resume, retry_errors=retry_errors,
         overwrite=overwrite, recorded_as=_given(grammar=grammar, json_schema=json_schema),
     )
     backend: batch.BackendSpec
@@ -85,7 +89,7 @@ def batch_command(
         from qwenctl.loading.load_engine import wait_for_load
 
         backend = EngineSpec(
-            model=model, load=asked, parallel=parallel, share_prefixes=share, prefix_state=prefix_state,
+            model=model, load=asked, parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
             mmproj=pictures.mmproj, vision=pictures.vision, allow_urls=pictures.allows_urls,
             follow=wait_for_load if quiet else reporting.follow,
         )
@@ -110,7 +114,7 @@ def _kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:
     kinds = [kind for kind, is_it in named.items() if is_it]
     if len(kinds) > 1:
         both = " and ".join(f"--{kind}" for kind in kinds)
-        raise QwenctlError(f"{both} contradict each other", "IN has one form")
+        raise QwenctlError(f"{both} cannot be used together", "IN has only one format")
     return kinds[0] if kinds else "lines" if null else "jsonl"
 
 

@@ -27,7 +27,7 @@ from qwenctl.views.loading import follow_loading
 def check_plot(plot: Path | None) -> None:
     """Raise QwenctlError for a picture that cannot be drawn."""
     if plot is not None and plot.suffix != ".svg":
-        raise QwenctlError(f"--plot {plot}: only SVG can be drawn", f"--plot {plot.with_suffix('.svg')}")
+        raise QwenctlError(f"--plot {plot}: only SVG is supported", f"--plot {plot.with_suffix('.svg')}")
 
 
 def follow(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
@@ -64,7 +64,7 @@ def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as
 
 
 def show_estimate(estimate: BatchEstimate, *, as_json: bool) -> None:
-    """Print what the batch would be. Raises typer's Exit where records cannot be asked."""
+    """Print what the batch would be. Raises typer's Exit where records are invalid."""
     lines = [json.dumps(_estimate_fields(estimate))] if as_json else _estimate_lines(estimate)
     text_writer(sys.stdout)("".join(f"{line}\n" for line in lines))
     if estimate.bad:
@@ -85,7 +85,7 @@ def _estimate_fields(estimate: BatchEstimate) -> dict[str, Any]:
 
 
 def _estimate_lines(estimate: BatchEstimate) -> list[str]:
-    bad = f", {estimate.bad:,} cannot be asked" if estimate.bad else ""
+    bad = f", {estimate.bad:,} are invalid" if estimate.bad else ""
     lines = [f"records  {estimate.records:,}{bad}"]
     if estimate.tried:
         by = f"by {estimate.tried} of them"

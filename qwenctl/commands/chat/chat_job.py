@@ -59,7 +59,7 @@ class ChatRequest:
     def take(self, named: str) -> Media:
         """The picture or clip that a person names. Raises QwenctlError."""
         if self.source is None:
-            raise QwenctlError("pictures cannot be sent here")
+            raise QwenctlError("images cannot be sent here")
         return self.source.resolve(named)
 
 
@@ -80,10 +80,10 @@ def chat_job(
     if resume is None:
         return ChatRequest(resolve_model(model), asked, conversation, limits, store, "", on_full)
     if store is None:
-        raise QwenctlError("--resume and --no-save contradict each other", "leave one of them out")
+        raise QwenctlError("--resume and --no-save cannot be used together", "leave one of them out")
     name = resume or next(iter(store.names()), "")
     if not name:
-        raise QwenctlError("no conversation has been kept yet", "qwenctl chat -m MODEL.gguf", ExitCode.NO_INPUT)
+        raise QwenctlError("no saved conversations yet", "qwenctl chat -m MODEL.gguf", ExitCode.NO_INPUT)
     session = store.load(name)
     return ChatRequest(
         resolve_model(model or Path(session.model)), asked, session.conversation, limits, store, name, on_full
@@ -97,10 +97,14 @@ def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRe
 
     if given is None:
         if keep is not None:
-            raise QwenctlError("--keep needs --prefix FILE", f"qwenctl chat -m MODEL.gguf --prefix FILE --keep {keep}")
+            raise QwenctlError(
+                "--save-as needs --prefix FILE", f"qwenctl chat -m MODEL.gguf --prefix FILE --save-as {keep}"
+            )
         return job
     if job.resume:
-        raise QwenctlError("--resume and --prefix contradict each other", "a kept conversation holds its prefix")
+        raise QwenctlError(
+            "--resume and --prefix cannot be used together", "a saved conversation already has its prefix"
+        )
     prefix = find_prefix(SessionStore(prefixes_folder(), "prefix"), given, job.conversation.system, keep)
     return replace(job, conversation=job.conversation.with_system(prefix.text), prefix=prefix)
 
@@ -154,7 +158,7 @@ def with_functions(job: ChatRequest, functions: ToolSet | None, *, allows_all: b
     if functions is None:
         return job
     if job.limits.json_schema:
-        raise QwenctlError("--tools and --json-schema contradict each other", "leave one of them out")
+        raise QwenctlError("--tools and --json-schema cannot be used together", "leave one of them out")
     conversation = replace(job.conversation, tools=functions.schemas)
     return replace(job, conversation=conversation, functions=functions, allows_all=allows_all)
 

@@ -31,7 +31,7 @@ from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
 
 Prompt = Annotated[
-    list[str] | None, typer.Argument(metavar="PROMPT", help="The question; none on a terminal opens a chat.")
+    list[str] | None, typer.Argument(metavar="PROMPT", help="The question; without it, a chat starts on a terminal.")
 ]
 
 
@@ -49,7 +49,7 @@ def chat_command(
     think_budget: options.ThinkBudget = -1,
     resume: options.Resume = None,
     prefix: options.PrefixOption = None,
-    keep: options.Keep = None,
+    save_as: options.SaveAs = None,
     no_save: options.NoSave = False,
     on_full: options.OnFullOption = "stop",
     json_schema: options.JsonSchema = None,
@@ -74,14 +74,16 @@ def chat_command(
     no_history: options.NoHistory = False,
     color: options.Color = "auto",
 ) -> None:
-    """Talk to a model: a chat on a terminal, one answer in a pipe.
+    """Chat with a model, or get one answer in a pipe.
 
-    With a PROMPT or piped input, only the answer goes to standard output. Where no sampling option is given, the
-    values published for the model are used. A chat on a terminal is kept, to go on with on another day (--resume);
-    an answer in a pipe is not, unless it goes on with one. A long text that many conversations begin with is read once
-    (--prefix FILE --keep NAME), and then never again (--prefix NAME). With -i pictures and videos go with the question,
-    if the model's mmproj file is there. With --tools the model may call functions: a chat asks before each call, a pipe
-    needs --yes, and with --json the calls are given out as data.
+    With PROMPT or piped input, only the answer goes to standard output. Sampling options default to the values
+    published for the model.
+
+    A chat on a terminal is saved and can be resumed later (--resume); an answer in a pipe is not saved, unless it
+    resumes a conversation. A long text that many conversations start with is evaluated only once: save it with --prefix
+    FILE --save-as NAME, then use --prefix NAME. -i sends images and videos, if the model has an mmproj file. With
+    --tools the model may call functions: a chat asks before each call, a pipe needs --yes, and --json prints the calls
+    as data.
     """
     from qwenctl.chat.build_request import AnswerLimits
     from qwenctl.chat.conversation import Conversation
@@ -98,7 +100,7 @@ def chat_command(
     )
     asked = with_drafts(asked, draft, draft_max, draft_min)
     job = chat_job(model, asked, conversation, limits, resume, on_full, keeps=not no_save)
-    job = with_prefix(job, prefix, keep)
+    job = with_prefix(job, prefix, save_as)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(pictures, images=images)) as job:
         job = with_functions(job, functions, allows_all=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)

@@ -1,4 +1,4 @@
-"""`qwenctl prefixes`: lists, shows and deletes what `qwenctl chat --prefix FILE --keep NAME` has kept."""
+"""`qwenctl prefixes`: lists, shows and deletes what `qwenctl chat --prefix FILE --save-as NAME` has saved."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from qwenctl.commands.chat.saved_list import list_text
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_prefixes
 from qwenctl.files.paths import prefixes_folder
 from qwenctl.terminal.streams import text_writer
@@ -16,29 +17,29 @@ from qwenctl.terminal.streams import text_writer
 if TYPE_CHECKING:
     from qwenctl.chat.saved.sessions import SessionStore
 
-_HELP = "Prefixes, by the names that the list shows."
+_HELP = "Saved prefixes, as listed by `qwenctl prefixes`."
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_prefixes, help=_HELP)]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_prefixes, help=_HELP)]
 
-prefixes_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+prefixes_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, cls=HelpGroup)
 
 
 @prefixes_app.callback()
 def list_command(context: typer.Context, json: options.Json = False) -> None:
-    """List the prefixes that are kept, the latest first."""
+    """List saved prefixes, the latest first."""
     if context.invoked_subcommand is None:
         text_writer(sys.stdout)(list_text(_store(), as_json=json))
 
 
-@prefixes_app.command("show")
+@prefixes_app.command("show", cls=HelpCommand)
 def show_command(name: Name) -> None:
-    """Print the text of a prefix."""
+    """Print the text of a saved prefix."""
     _print(_store().load(name).conversation.system.rstrip("\n"))
 
 
-@prefixes_app.command("delete")
+@prefixes_app.command("delete", cls=HelpCommand)
 def delete_command(names: Names) -> None:
-    """Delete prefixes and the states that were kept of them."""
+    """Delete saved prefixes."""
     store = _store()
     for name in names:
         store.delete(name)

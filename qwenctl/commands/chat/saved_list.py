@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from quantize.formatting import format_bytes
 from qwenctl.errors import QwenctlError
 from qwenctl.terminal.sanitize import clean_line
 
@@ -42,4 +43,4 @@ def row_text(row: dict[str, Any]) -> str:
     if row.get("damaged"):
         return "damaged"
     when = row["updated"][:16].replace("T", " ")
-    return f"{when}  {row['messages']:>3} messages  {row['state_bytes'] / 1e6:>8,.1f} MB  {clean_line(row['model'])}"
+    return f"{when}  {row['messages']:>3} messages  {format_bytes(row['state_bytes']):>8}  {clean_line(row['model'])}"

@@ -11,6 +11,7 @@ import typer
 
 from qwenctl.commands.chat.saved_list import list_row, list_text, row_text
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_sessions
 from qwenctl.files.paths import sessions_folder
 from qwenctl.terminal.streams import text_writer
@@ -21,33 +22,35 @@ if TYPE_CHECKING:
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", autocompletion=complete_sessions, help="A conversation, by the name that the list shows."
+        metavar="NAME", autocompletion=complete_sessions, help="Saved conversation, as listed by `qwenctl sessions`."
     ),
 ]
 Names = Annotated[
     list[str],
     typer.Argument(
-        metavar="NAME...", autocompletion=complete_sessions, help="Conversations, by the names that the list shows."
+        metavar="NAME...",
+        autocompletion=complete_sessions,
+        help="Saved conversations, as listed by `qwenctl sessions`.",
     ),
 ]
-Format = Annotated[Literal["markdown", "json"], typer.Option("--format", help="What to write.")]
+Format = Annotated[Literal["markdown", "json"], typer.Option("--format", help="Output format.")]
 Target = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="FILE", help="File to write; without it standard output.")
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="File to write; default: standard output.")
 ]
 
-sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, cls=HelpGroup)
 
 
 @sessions_app.callback()
 def list_command(context: typer.Context, json: options.Json = False) -> None:
-    """List the conversations that are kept, the latest first."""
+    """List saved conversations, the latest first."""
     if context.invoked_subcommand is None:
         text_writer(sys.stdout)(list_text(_store(), as_json=json))
 
 
-@sessions_app.command("show")
+@sessions_app.command("show", cls=HelpCommand)
 def show_command(name: Name, json: options.Json = False) -> None:
-    """Show a conversation and what it was held with."""
+    """Show a saved conversation and its settings."""
     from qwenctl.chat.saved.export import export_text
 
     store = _store()
@@ -59,9 +62,9 @@ def show_command(name: Name, json: options.Json = False) -> None:
         _print(f"{name}  {row_text(list_row(store, name))}\n\n{export_text(session.conversation, 'markdown').rstrip()}")
 
 
-@sessions_app.command("export")
+@sessions_app.command("export", cls=HelpCommand)
 def export_command(name: Name, form: Format = "markdown", output: Target = None) -> None:
-    """Write a conversation as Markdown or JSON."""
+    """Write a saved conversation as Markdown or JSON."""
     from qwenctl.chat.saved.export import export_text
 
     text = export_text(_store().load(name).conversation, form)
@@ -72,9 +75,9 @@ def export_command(name: Name, form: Format = "markdown", output: Target = None)
             file.write(text)
 
 
-@sessions_app.command("delete")
+@sessions_app.command("delete", cls=HelpCommand)
 def delete_command(names: Names) -> None:
-    """Delete conversations and all that is kept of them."""
+    """Delete saved conversations."""
     store = _store()
     for name in names:
         store.delete(name)

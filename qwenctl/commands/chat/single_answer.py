@@ -28,8 +28,8 @@ def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None
     write, talk = text_writer(sys.stdout), text_writer(sys.stderr) if verbose else _unheard
     by_hand = job.functions.manual_tools if job.functions is not None else ()
     if by_hand:
-        hint = 'a "command" beside its name answers; --json gives calls out as data'
-        raise QwenctlError(f"nobody can answer for {min(by_hand)} in a pipe", hint)
+        hint = 'a "command" beside its name answers; --json prints the calls as data'
+        raise QwenctlError(f"there is no way to answer for {min(by_hand)} in a pipe", hint)
     keeps = job.prefix is not None and job.prefix.is_new
     prompt = (pipe.read_optional_prompt if keeps else pipe.read_prompt)(words, _piped(job), warn)
     if not prompt:
@@ -97,7 +97,7 @@ def _keep_prefix(job: ChatRequest) -> None:
     """Nothing is asked: the prefix is read and kept."""
     _open(job, StatusLine(sys.stderr)).engine.close()
     if job.prefix is not None:
-        text_writer(sys.stderr)(f"kept: qwenctl chat --prefix {job.prefix.name}\n")
+        text_writer(sys.stderr)(f"saved: qwenctl chat --prefix {job.prefix.name}\n")
 
 
 def _warn_if_cut(job: ChatRequest, answer: pipe.CompletedAnswer) -> None:

@@ -16,11 +16,14 @@ from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, without removing it.")]
 
 
 def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: options.Json = False) -> None:
-    """Remove parts of downloads that nobody went on with. Asks first on a terminal; whole models are never touched."""
+    """Remove what stopped downloads left behind.
+
+    Asks first on a terminal. Complete models are never removed.
+    """
     from qwenctl.hub.local.hf_cache import default_root
     from qwenctl.hub.local.registry import noted_roots, noted_spools
     from qwenctl.hub.local.stale_downloads import find_leftovers, stale_buffers
@@ -41,7 +44,7 @@ def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: o
                 one.path.unlink(missing_ok=True)
         print_status(f"removed {what}: {format_bytes(total)} are free", quiet=json)
     elif not found:
-        print_status("nothing is left behind", quiet=json)
+        print_status("nothing to remove", quiet=json)
     if json:
         files = [{"path": str(one.path), "bytes": one.n_bytes} for one in found]
         print_json({"leftovers": files, "bytes": total, "removed": bool(found) and not dry_run})

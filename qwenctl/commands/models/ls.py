@@ -22,7 +22,7 @@ Remote = Annotated[
     typer.Argument(
         metavar="NAME",
         autocompletion=complete_published,
-        help="OWNER/NAME of a repository, or a short name; without it what is here.",
+        help="Repository OWNER/NAME, or a short name; default: local models.",
     ),
 ]
 
@@ -33,7 +33,10 @@ def ls_command(
     revision: hub_options.Revision = "",
     json: options.Json = False,
 ) -> None:
-    """List the models that are here, or with NAME what a repository of the Hub offers and where it would fit."""
+    """List local models, or what a repository on the Hub offers.
+
+    With NAME, each quantization is listed with its size and where it would fit on this machine.
+    """
     if name or hf_name:
         _list_remote(name or hf_name, revision, as_json=json)
     else:
@@ -50,7 +53,7 @@ def _list_local(*, as_json: bool) -> None:
     elif models:
         print_models(models, sys.stdout)
     else:
-        print_status("no model is here", "  hint: qwenctl pull qwen3.5-35b-a3b", quiet=False)
+        print_status("no local models", "  hint: qwenctl pull qwen3.5-35b-a3b", quiet=False)
 
 
 def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
@@ -77,7 +80,7 @@ def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
         print_offers(found.offers, found.fits, sys.stdout)
         others = asked.family.repositories if asked.family else ()
         more = [name for name in others if name.lower() != target.listing.repository.lower()]
-        print_status(*([f"of the same model: {', '.join(more)}"] if more else []), quiet=False)
+        print_status(*([f"see also: {', '.join(more)}"] if more else []), quiet=False)
 
 
 def _print_list(rows: list[dict[str, object]]) -> None:

@@ -34,29 +34,31 @@ Name = Annotated[
     typer.Argument(
         metavar="NAME",
         autocompletion=complete_published,
-        help="OWNER/NAME[:QUANT] of a repository, or a short name such as qwen3.5-35b-a3b[:QUANT]. Without QUANT the "
-        "best that fits on this machine is chosen.",
+        help="Repository OWNER/NAME[:QUANT], or a short name such as qwen3.5-35b-a3b[:QUANT]. Without QUANT, the best "
+        "quantization that fits this machine is chosen.",
     ),
 ]
 Quantize = Annotated[
     str,
     typer.Option(
         "--quantize", metavar="TYPE", autocompletion=complete_types,
-        help="Fetch a checkpoint and quantize it while it arrives, so that it never lies here as a whole.",
+        help="Download a checkpoint and quantize it on the fly, without storing all of it.",
     ),
 ]  # fmt: skip
-Source = Annotated[bool, typer.Option("--source", help="Fetch a checkpoint as it is.")]
+Source = Annotated[bool, typer.Option("--source", help="Download the original checkpoint.")]
 Output = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="OUT", help="With --quantize: the file to make, or the folder for it."),
+    typer.Option("-o", "--output", metavar="OUT", help="With --quantize: output file or folder."),
 ]
-Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="With the vision tower (mmproj), if there is one.")]
+Vision = Annotated[
+    bool, typer.Option("--vision/--no-vision", help="Include the vision encoder (mmproj), if there is one.")
+]
 Locked = Annotated[
     Path | None,
-    typer.Option("--locked", metavar="FILE", help="Exactly what this qwenctl.lock.json lists, or nothing."),
+    typer.Option("--locked", metavar="FILE", help="Pull exactly what this qwenctl.lock.json lists."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be fetched, and stop.")]
-Repair = Annotated[bool, typer.Option("--repair", help="Hash the files that are here, and fetch the damaged ones.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be downloaded, without downloading it.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Verify local files and download damaged ones again.")]
 
 
 def pull_command(
@@ -80,10 +82,11 @@ def pull_command(
     json: options.Json = False,
     quiet: hub_options.Quiet = False,
 ) -> None:
-    """Bring a model of the Hugging Face Hub onto this machine. A pull that was stopped goes on where it was.
+    """Download a model from the Hugging Face Hub.
 
-    Files lie in the Hugging Face cache, where other tools find them too. Standard output gets the path of the file to
-    load where it is no terminal.
+    Files are stored in the Hugging Face cache, where other tools find them too, and every file is verified. Run the
+    same command again to resume a download that was stopped. If standard output is not a terminal, the path of the file
+    to load is printed there.
     """
     from qwenctl.hub.download.downloader import DownloadOptions
     from qwenctl.hub.local.hf_cache import default_root, is_offline
@@ -98,7 +101,7 @@ def pull_command(
     if locked:
         if name or hf_name:
             hint = f"qwenctl pull --locked {shlex.quote(str(locked))}"
-            raise QwenctlError("--locked says itself what is pulled", hint)
+            raise QwenctlError("--locked and a model name cannot be used together", hint)
         pull_locked(locked, to, job, pull, offline=offline)
         return
     asked, wish = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
@@ -110,8 +113,8 @@ def pull_command(
     if target is None:
         return
     if output and not target.recipe:
-        hint = "`--to DIR` keeps what is pulled in a folder"
-        raise QwenctlError(f"-o is for what is quantized here, and {target.label} is there as it is", hint)
+        hint = "`--to DIR` pulls into a folder"
+        raise QwenctlError(f"-o is only for --quantize, and {target.label} needs no quantizing", hint)
     if target.recipe:
         from quantize.plan import QuantizeOptions
 
@@ -125,7 +128,7 @@ def _one_name(name: str, hf_name: str) -> str:
     if name and hf_name:
         raise QwenctlError(f"{name} and -hf {hf_name} are two models", f"qwenctl pull {name}")
     if not name and not hf_name:
-        raise QwenctlError("what should be pulled?", "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]")
+        raise QwenctlError("no model to pull", "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]")
     return name or hf_name
 
 
@@ -137,7 +140,7 @@ def _check_wish(asked: ModelName, wish: PullRequest) -> None:
     said = {words: quant_key(value) for words, value in asks.items() if value}
     if len(set(said.values())) > 1:
         hint = f"qwenctl pull {asked.base} {next(iter(said))}"
-        raise QwenctlError(f"{' and '.join(said)} are two different things", hint)
+        raise QwenctlError(f"{' and '.join(said)} cannot be used together", hint)
 
 
 def _target(
@@ -168,7 +171,7 @@ def _chosen(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -
         print_offers(found.offers, found.fits, sys.stderr)
     best, reason = best_fit(target.listing.repository, found.fits, found.offers.context, found.machine)
     print_status(f"chosen: {reason}", quiet=job.quiet or job.json)
-    answer = (ask("pull it? [Y/n, or another quant] ") if asks else None) or "y"
+    answer = (ask("pull it? [Y/n, or another quantization] ") if asks else None) or "y"
     if answer.lower() in ("n", "no"):
         return ""
     return best.candidate.label if answer.lower() in ("y", "yes") else answer

@@ -107,8 +107,8 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
     for was, now in zip(model.outputs, made, strict=False):
         if was.sha256 != now.sha256:
             raise QwenctlError(
-                f"{now.path} has the sha256 {now.sha256[:12]}.., locked is {was.sha256[:12]}..",
-                f"it was made by qwenctl {model.version}: use that version",
+                f"{now.path} has the sha256 {now.sha256[:12]}.., but the lock file has {was.sha256[:12]}..",
+                f"it was made with qwenctl {model.version}: use that version",
                 ExitCode.BAD_DATA,
             )
 
@@ -122,7 +122,7 @@ def show_local(asked: ModelName, job: QuantizeJob) -> None:
     found = [model for model in filter_by_name(asked, models) if not model.missing_parts]
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
-        hint = f"here are: {names}" if names else "without --offline it can be pulled"
+        hint = f"available: {names}" if names else "pull it without --offline"
         raise QwenctlError(f"{asked.text} is not on this machine", hint, ExitCode.NO_INPUT)
     if job.json:
         print_json(model_fields(found[-1]))
@@ -150,7 +150,7 @@ def _pull(
         plan = pull_files(listing, label, files, cache, pull, shown)
     if to:
         note_root(to)
-    took = f"{format_bytes(plan.needed_bytes)} of it fetched in {format_duration(time.monotonic() - start)}"
+    took = f"{format_bytes(plan.needed_bytes)} of it downloaded in {format_duration(time.monotonic() - start)}"
     print_status(
         f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'here already'}",
         quiet=job.quiet or job.json,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def show_command(name: Name, json: options.Json = False) -> None:
-    """Show one model: its files with sizes and hashes, where it is from, and what its header says."""
+    """Show a local model's files, origin and metadata."""
     from qwenctl.hub.local.verification import expected_files
 
     model = find_one_installed(name)
@@ -42,13 +42,13 @@ def _file_fields(one: ExpectedFile) -> dict[str, Any]:
 
 def _file_line(one: ExpectedFile) -> str:
     there = format_bytes(one.path.stat().st_size) if one.path.exists() else "missing"
-    return f"{clean_line(one.name)}  {there}  {one.etag or 'no hash is known'}"
+    return f"{clean_line(one.name)}  {there}  {one.etag or 'no known hash'}"
 
 
 _LABELS = {
     "name": "name", "repository": "repository", "commit": "commit", "license": "license",
-    "architecture": "architecture", "context_length": "context length", "recipe": "recipe",
-    "template_sha256": "template sha256", "path": "path",
+    "architecture": "architecture", "context_length": "context length", "recipe": "quantization",
+    "template_sha256": "chat template", "path": "path",
 }  # fmt: skip
 
 

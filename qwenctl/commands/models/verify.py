@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from qwenctl.hub.local.verification import ExpectedFile
 
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what is wrong.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only problems.")]
 _REPORT_SECONDS = 0.1
 
 
 def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet = False) -> None:
-    """Read every file of a model, or of all, and compare it with the hash that it was published with."""
+    """Check the files of local models against their hashes.
+
+    The hashes are those that the files were published with.
+    """
     models = find_installed(name)
     rows, troubles = _check(models, quiet=quiet or json)
     if json:
@@ -44,8 +47,8 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
         more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
         raise QwenctlError(f"{troubles[0].message}{more}", troubles[0].hint, troubles[0].code)
     unknown = sum(row["state"] == "no hash" for row in rows)
-    more = f"; of {unknown} no hash is known" if unknown else ""
-    print_status(f"{len(rows) - unknown} files are as they were published{more}", quiet=quiet)
+    more = f"; {unknown} without a known hash" if unknown else ""
+    print_status(f"{len(rows) - unknown} files are intact{more}", quiet=quiet)
 
 
 def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:

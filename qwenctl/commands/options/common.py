@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from quantize.errors import QuantizeError
+from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import QwenctlError
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
@@ -34,26 +35,27 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` with its failure as a usage error that names the option."""
+    """`parse` with its failure as a usage error that names the option; the hint is that of the failure."""
 
     def checked(text: str) -> Any:
         try:
             return parse(text)
-        except QwenctlError as error:
+        except (QwenctlError, QuantizeError) as error:
             raise typer.BadParameter(error.message) from error
 
     return checked
 
 
-def parse_size(text: str) -> int:
-    """The number of bytes that `text` means: 48G is decimal, 48GiB is binary. Raises BadParameter."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if not found or (found[3] and not found[2]) or not float(found[1]):
-        raise typer.BadParameter(f"'{text}' is no size such as 48G, 48GiB or 500M")
-    size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ")
-    if size >= 2**63:
-        raise typer.BadParameter(f"'{text}' is more than any disk holds")
-    return int(size)
+parse_size = _checked(parse_bytes)
+
+
+def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[int, ...] | None]:
+    """A parser of sizes divided by commas, None if there are none; a bare number counts `bare_unit` bytes.
+
+    It raises BadParameter.
+    """
+    parse = _checked(lambda text: parse_bytes(text, bare_unit, lowest))
+    return lambda text: tuple(parse(item) for item in text.split(",") if item.strip()) or None
 
 
 def text_or_file(given: str | None, mark: str) -> str:
@@ -76,7 +78,7 @@ def _sampling(name: str, *short: str) -> Any:
     """The option of one sampling parameter; not given, the value published for the model is used."""
     option = SAMPLING_OPTIONS[name]
     parse = _checked(lambda text: parse_value(option, text))
-    meaning = f"Sampling: {option.meaning}."
+    meaning = f"{option.meaning[:1].upper()}{option.meaning[1:]}."
     return typer.Option(*short, f"--{name}", parser=parse, metavar="N", help=meaning, show_default=False)
 
 
@@ -89,42 +91,48 @@ Model = Annotated[
         "--hf-repo",
         metavar="MODEL",
         autocompletion=complete_models,
-        help="GGUF file of a Qwen3.5 model, or the name of one that is here, as `qwenctl ls` lists it.",
+        help="Model to load: a GGUF file, or a local model's name from `qwenctl ls`.",
     ),
 ]
 ContextSize = Annotated[
     int,
     _number(
-        "Context in tokens; 0: the model's own, up to 32,768 (8,192 a record of a batch).",
+        "Context size in tokens; 0: the model's, up to 32,768 (8,192 per record of a batch).",
         "-c",
         "--ctx-size",
         lowest=0,
     ),
 ]
 Predict = Annotated[
-    int, _number("Longest answer in tokens, thinking included; -1: no limit.", "-n", "--predict", lowest=-1)
+    int, _number("Maximum tokens in an answer, thinking included; -1: no limit.", "-n", "--predict", lowest=-1)
 ]
 Threads = Annotated[
-    int, _number("CPU threads; 0: one a physical core, fewer beside busy programs.", "-t", "--threads", lowest=0)
+    int,
+    _number("CPU threads; 0: one per physical core, fewer while other programs are busy.", "-t", "--threads", lowest=0),
 ]
-BatchSize = Annotated[int | None, _number("Prompt tokens in one call.", "-b", "--batch-size", lowest=1)]
-MicroBatchSize = Annotated[int | None, _number("Prompt tokens computed at once.", "-ub", "--ubatch-size", lowest=1)]
+BatchSize = Annotated[int | None, _number("Prompt tokens per call (logical batch).", "-b", "--batch-size", lowest=1)]
+MicroBatchSize = Annotated[
+    int | None, _number("Prompt tokens computed at once (micro-batch).", "-ub", "--ubatch-size", lowest=1)
+]
 GpuLayers = Annotated[
     int,
     _number(
-        "Layers kept on the GPU; -1, auto, all: as many as there are.",
+        "Layers to put on GPUs; -1, auto or all: all of them.",
         "-ngl", "--gpu-layers", "--n-gpu-layers", lowest=-1, words={"auto": -1, "all": -1},
     ),
 ]  # fmt: skip
 CacheTypeK = Annotated[
-    CacheType, typer.Option("-ctk", "--cache-type-k", metavar="TYPE", help="Type of the KV cache's keys.")
+    CacheType, typer.Option("-ctk", "--cache-type-k", metavar="TYPE", help="Data type of the KV cache's keys.")
 ]
 CacheTypeV = Annotated[
-    CacheType, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Type of the KV cache's values.")
+    CacheType, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Data type of the KV cache's values.")
 ]
-FlashAttention = Annotated[Literal["auto", "on", "off"], typer.Option("-fa", "--flash-attn", help="Flash attention.")]
+FlashAttention = Annotated[
+    Literal["auto", "on", "off"], typer.Option("-fa", "--flash-attn", help="Use flash attention.")
+]
 LoadMode = Annotated[
-    Literal["auto", "mmap", "none"], typer.Option("-lm", "--load-mode", help="Map the file into memory, or read it.")
+    Literal["auto", "mmap", "none"],
+    typer.Option("-lm", "--load-mode", help="How to load the file: memory-map it, or read it (none)."),
 ]
 Temperature = Annotated[float | None, _sampling("temp")]
 TopK = Annotated[int | None, _sampling("top-k")]
@@ -137,78 +145,81 @@ RepeatLastN = Annotated[int | None, _sampling("repeat-last-n")]
 Seed = Annotated[int | None, _sampling("seed", "-s")]
 SystemPrompt = Annotated[str, typer.Option("-sys", "--system-prompt", metavar="TEXT", help="System prompt.")]
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Let the model think before it answers.")]
-ThinkBudget = Annotated[
-    int, _number("Thinking is closed after so many tokens; -1: no limit.", "--think-budget", lowest=-1)
-]
+ThinkBudget = Annotated[int, _number("Maximum tokens of thinking; -1: no limit.", "--think-budget", lowest=-1)]
 Resume = Annotated[
     str | None,
     typer.Option(
         "--resume", metavar="[NAME]", autocompletion=complete_sessions,
-        help="Go on with a kept conversation; without NAME with the last one.",
+        help="Resume a saved conversation; without NAME, the latest one.",
     ),
 ]  # fmt: skip
 PrefixOption = Annotated[
     str | None,
     typer.Option(
         "--prefix", metavar="FILE|NAME", autocompletion=complete_prefixes,
-        help="Text that comes first: a file, a folder, or what `qwenctl prefixes` lists, which is not read again.",
+        help="Start with this text: a file, a folder, or a saved prefix from `qwenctl prefixes`.",
     ),
 ]  # fmt: skip
-Keep = Annotated[
+SaveAs = Annotated[
     str | None,
-    typer.Option("--keep", metavar="NAME", help="Read the file of --prefix once, and keep it under this name."),
+    typer.Option(
+        "--save-as", "--keep", metavar="NAME", help="Save the text of --prefix, already evaluated, under this name."
+    ),
 ]
 SnapshotRam = Annotated[
     int | None,
     typer.Option(
         "--snapshot-ram", metavar="SIZE", parser=parse_size,
-        help="Memory for going back to earlier turns without reading again; 2 GiB, or 5 % of a small memory.",
+        help="Memory for snapshots of earlier turns; 2 GiB by default, 5% of the RAM if that is less.",
     ),
 ]  # fmt: skip
 Draft = Annotated[
     Literal["auto", "mtp", "ngram", "off"],
     typer.Option(
         "--draft",
-        help="Tokens drafted ahead where it pays: by the model's own draft head, from the text so far, or both.",
+        help="Speculative decoding: with the model's draft head (mtp), from the text so far (ngram), or both.",
     ),
 ]
-DraftMax = Annotated[
-    int, _number("Tokens of one draft at most; 0: 3 of the head, 16 of the text.", "--draft-max", lowest=0)
-]
-DraftMin = Annotated[
-    int, _number("Tokens that are always drafted; 0: as many as pay, or none.", "--draft-min", lowest=0)
-]
-NoSave = Annotated[bool, typer.Option("--no-save", help="Keep nothing of this conversation.")]
+DraftMax = Annotated[int, _number("Maximum tokens per draft; 0: 3 for mtp, 16 for ngram.", "--draft-max", lowest=0)]
+DraftMin = Annotated[int, _number("Minimum tokens per draft; 0: as many as pay off.", "--draft-min", lowest=0)]
+NoSave = Annotated[bool, typer.Option("--no-save", help="Do not save this conversation.")]
 OnFullOption = Annotated[
     Literal["stop", "drop-oldest", "summarize"],
-    typer.Option("--on-full", help="What becomes of the oldest turns when the context is nearly full."),
+    typer.Option("--on-full", help="What to do with the oldest turns when the context is nearly full."),
 ]
 JsonSchema = Annotated[
     str | None,
-    typer.Option("-j", "--json-schema", metavar="FILE", help="JSON schema that the answer must follow, or its file."),
+    typer.Option(
+        "-j",
+        "--json-schema",
+        metavar="FILE",
+        help="JSON schema that the answer must match: a file, or the schema itself.",
+    ),
 ]
 GrammarFile = Annotated[
     str | None,
-    typer.Option("--grammar", metavar="FILE", help="Grammar (GBNF) that the answer must follow, or its file."),
+    typer.Option(
+        "--grammar", metavar="FILE", help="GBNF grammar that the answer must match: a file, or the grammar itself."
+    ),
 ]
 ToolsFile = Annotated[
     Path | None,
     typer.Option(
         "--tools", metavar="FILE", allow_from_autoenv=False,
-        help="Functions that the model may call: a Python file, or a JSON list. Asks before each call.",
+        help="Functions that the model may call: a Python or JSON file. Asks before each call.",
     ),
 ]  # fmt: skip
-ToolTimeout = Annotated[int, _number("Seconds that a function may take.", "--tool-timeout", lowest=1)]
+ToolTimeout = Annotated[int, _number("Time limit for a function call, in seconds.", "--tool-timeout", lowest=1)]
 Yes = Annotated[
     bool,
     typer.Option(
-        "-y", "--yes", allow_from_autoenv=False, help="Run the functions that the model calls without asking."
+        "-y", "--yes", allow_from_autoenv=False, help="Run the functions that the model calls without asking first."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Thinking and statistics on standard error.")]
-NoHistory = Annotated[bool, typer.Option("--no-history", help="Keep no history of the lines typed.")]
-Color = Annotated[Literal["auto", "always", "never"], typer.Option("--color", help="Colors in the chat.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show thinking and statistics on standard error.")]
+NoHistory = Annotated[bool, typer.Option("--no-history", help="Do not save the input history.")]
+Color = Annotated[Literal["auto", "always", "never"], typer.Option("--color", help="Use colors in the chat.")]
 
 
 def ask(question: str) -> str | None:

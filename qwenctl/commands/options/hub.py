@@ -17,47 +17,49 @@ def parse_seconds(text: str) -> float:
     """The time that `text` means: 90, 90s, 5m, 2h. Raises BadParameter."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip().lower())
     if not found:
-        raise typer.BadParameter(f"'{text}' is no time such as 90, 90s, 5m or 2h")
+        raise typer.BadParameter(f"'{text}' is not a time such as 90, 90s, 5m or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="OWNER/NAME[:QUANT] of a repository, or a short name such as qwen3.5-35b-a3b[:QUANT]."
+        metavar="NAME", help="Repository OWNER/NAME[:QUANT], or a short name such as qwen3.5-35b-a3b[:QUANT]."
     ),
 ]
-HfName = Annotated[str, typer.Option("-hf", "--hf-repo", metavar="NAME", help="The same as NAME, in llama.cpp's way.")]
-Revision = Annotated[str, typer.Option("--revision", metavar="COMMIT", help="Branch, tag or commit; main by default.")]
+HfName = Annotated[str, typer.Option("-hf", "--hf-repo", metavar="NAME", help="Same as NAME, for llama.cpp users.")]
+Revision = Annotated[
+    str, typer.Option("--revision", metavar="COMMIT", help="Branch, tag or commit of the repository; default: main.")
+]
 To = Annotated[
     Path | None,
     typer.Option(
-        "--to", metavar="DIR", help="Keep it in this folder instead of the Hugging Face cache, laid out alike."
+        "--to", metavar="DIR", help="Folder to store it in, laid out like the Hugging Face cache, which is the default."
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Ask nobody: use what is here.")]
-Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network; use local files only.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask for confirmation.")]
 Wait = Annotated[
     float | None,
     typer.Option(
         "--wait", metavar="TIME", parser=parse_seconds,
-        help="How long to wait for another process that pulls the same model; as long as it takes by default.",
+        help="How long to wait for another process that is pulling the same model; no limit by default.",
     ),
 ]  # fmt: skip
 Patience = Annotated[
     float | None,
     typer.Option(
         "--patience", metavar="TIME", parser=parse_seconds,
-        help="Give up when no byte has come for this long; 5m by default.",
+        help="Give up when nothing has arrived for this long; default: 5m.",
     ),
 ]  # fmt: skip
 
-Connections = Annotated[int, typer.Option("--connections", min=1, max=64, metavar="N", help="Connections at once.")]
+Connections = Annotated[int, typer.Option("--connections", min=1, max=64, metavar="N", help="Parallel connections.")]
 Spool = Annotated[
     int | None,
     typer.Option(
         "--spool", metavar="SIZE", parser=options.parse_size,
-        help="Most of a checkpoint that lies here while it is quantized; 50G by default.",
+        help="Maximum disk space for parts of a checkpoint while it is quantized; default: 50GB.",
     ),
 ]  # fmt: skip
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only the path.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but the path.")]

@@ -18,11 +18,9 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.errors import QwenctlError
-from qwenctl.machine.profile import memory_size
 from qwenctl.placement.constraints import ALL_EXPERTS, LoadRequest, PlacementConstraints, parse_override
 
 _MIB = 1 << 20
-PANEL = "Placement"
 
 
 def _option(meaning: str, *names: str, metavar: str, **more: Any) -> Any:
@@ -32,7 +30,7 @@ def _option(meaning: str, *names: str, metavar: str, **more: Any) -> Any:
 CpuExperts = Annotated[
     int | None,
     _option(
-        "Keep the routed experts of the first N layers in RAM, all others on GPUs.",
+        "Keep the routed experts of the first N layers in RAM, and the others on GPUs.",
         "-ncmoe", "--n-cpu-moe", metavar="N", min=0, show_default=False,
     ),
 ]  # fmt: skip
@@ -40,27 +38,31 @@ CpuMoe = Annotated[bool, typer.Option("-cmoe", "--cpu-moe", help="Keep all route
 Overrides = Annotated[
     list[str] | None,
     _option(
-        "Put tensors whose name matches on this device, or on CPU; may be given again.",
+        "Put tensors whose names match on this device, or on CPU; may be repeated.",
         "-ot", "--override-tensor", metavar="REGEX=DEVICE",
     ),
 ]  # fmt: skip
 FitTarget = Annotated[
-    str, _option("Memory that stays free on each GPU: MiB, or a size such as 2G.", "--fit-target", metavar="SIZE,...")
-]
+    Any,
+    _option(
+        "Memory to leave free on each GPU, in MiB or as a size such as 2G.",
+        "--fit-target", metavar="SIZE,...", parser=options.parse_sizes(bare_unit=_MIB, lowest=0), show_default=False,
+    ),
+]  # fmt: skip
 Split = Annotated[
-    str, _option("Divide the layers among the GPUs in these proportions.", "-ts", "--tensor-split", metavar="N,...")
+    str, _option("Split the layers across GPUs in these proportions.", "-ts", "--tensor-split", metavar="N,...")
 ]
 Devices = Annotated[
-    str, _option("GPUs to use, by the names of `qwenctl doctor`; none: no GPU.", "-dev", "--device", metavar="NAME,...")
+    str, _option("GPUs to use, as named by `qwenctl doctor`; none: no GPU.", "-dev", "--device", metavar="NAME,...")
 ]
 Rpc = Annotated[
     list[str] | None,
-    _option("A machine on which `qwenctl worker` runs; may be given again.", "--rpc", metavar="HOST:PORT"),
+    _option("Machine that runs `qwenctl worker`; may be repeated.", "--rpc", metavar="HOST:PORT"),
 ]
 PlanFile = Annotated[
-    Path | None, _option("Load as planned: a file that `qwenctl plan --json` wrote.", "--plan", metavar="FILE")
+    Path | None, _option("Load as planned in this file, written by `qwenctl plan --json`.", "--plan", metavar="FILE")
 ]
-Paging = Annotated[bool, typer.Option("--paging", help="Read from disk, for each token, what has no room in RAM.")]
+Paging = Annotated[bool, typer.Option("--paging", help="Read what does not fit in RAM from disk, for every token.")]
 
 
 def _declared(
@@ -98,14 +100,14 @@ def _declared(
         gpu_layers=gpu_layers,
         cpu_experts=_cpu_experts(n_cpu_moe, everything=cpu_moe),
         overrides=tuple(parse_override(text) for text in _list(override_tensor)),
-        fit_targets=tuple(_target(text) for text in _list([fit_target])),
+        fit_targets=fit_target or (),
         split=tuple(_part(text) for text in _list([tensor_split])),
         devices=tuple(_list([device])),
         rpc=tuple(_list(rpc)),
         paging=paging,
     )
     if plan is not None and wishes != PlacementConstraints():
-        raise QwenctlError("--plan and options that a plan decides contradict each other", "leave one of them out")
+        raise QwenctlError("--plan cannot be used with options that a plan sets", "leave one of them out")
     return LoadRequest(wishes, plan)
 
 
@@ -114,7 +116,7 @@ def with_drafts(
 ) -> LoadRequest:
     """`asked` with drafts, for a command that answers one at a time. Raises QwenctlError."""
     if most and fewest > most:
-        raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} contradict each other")
+        raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} cannot be used together")
     mtp = draft in ("auto", "mtp")
     return replace(asked, wishes=replace(asked.wishes, mtp=mtp, draft=draft, draft_max=most, draft_min=fewest))
 
@@ -145,18 +147,13 @@ def with_options(argument: str, declared: Callable[..., object], command: Callab
 
 def _cpu_experts(layers: int | None, *, everything: bool) -> int | None:
     if everything and layers is not None:
-        raise QwenctlError("--cpu-moe and --n-cpu-moe contradict each other", "leave one of them out")
+        raise QwenctlError("--cpu-moe and --n-cpu-moe cannot be used together", "leave one of them out")
     return ALL_EXPERTS if everything else layers
 
 
 def _list(given: Sequence[str] | None) -> list[str]:
     """The items of options that are given again or hold several, divided by commas."""
     return [item.strip() for text in given or () for item in re.split(r",(?![^\[({]*[\])}])", text) if item.strip()]
-
-
-def _target(text: str) -> int:
-    """Bytes; a mere number is MiB, as llama.cpp has it."""
-    return int(text) * _MIB if text.isdecimal() and len(text) < 10 else memory_size(text)
 
 
 def _part(text: str) -> float:

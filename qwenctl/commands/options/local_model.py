@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 Name = Annotated[
     str,
-    typer.Argument(
-        metavar="NAME", autocompletion=complete_local, help="A model that is here, as `qwenctl ls` lists it."
-    ),
+    typer.Argument(metavar="NAME", autocompletion=complete_local, help="A local model, as listed by `qwenctl ls`."),
 ]
 AnyName = Annotated[
-    str, typer.Argument(metavar="NAME", autocompletion=complete_local, help="A model that is here; all without it.")
+    str, typer.Argument(metavar="NAME", autocompletion=complete_local, help="A local model; default: all of them.")
 ]
 
 
@@ -40,7 +38,7 @@ def find_installed(text: str) -> list[InstalledModel]:
             found = filter_by_name(parse_name(text), models)
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
-        hint = f"here are: {names}" if names else "`qwenctl ls` lists what is here"
+        hint = f"available: {names}" if names else "`qwenctl ls` lists local models"
         raise QwenctlError(f"{text} is not on this machine", hint, ExitCode.NO_INPUT)
     return found
 
@@ -51,5 +49,5 @@ def find_one_installed(text: str) -> InstalledModel:
     if len(found) > 1:
         counts = Counter(model.name for model in found)
         names = [model.name if counts[model.name] == 1 else model.qualified_name for model in found]
-        raise QwenctlError(f"{text} means {len(found)} models: {', '.join(names)}", f"qwenctl show {names[-1]}")
+        raise QwenctlError(f"{text} matches {len(found)} models: {', '.join(names)}", f"qwenctl show {names[-1]}")
     return found[0]

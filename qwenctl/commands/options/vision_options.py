@@ -47,22 +47,22 @@ Images = Annotated[
     list[str] | None,
     typer.Option(
         "-i", "--image", metavar="FILE", allow_from_autoenv=False,
-        help="Picture or video that goes with the question, - for standard input; may be given again.",
+        help="Image or video to send with the question, - for standard input; may be repeated.",
     ),
 ]  # fmt: skip
 Mmproj = Annotated[
     Path | None,
-    typer.Option("--mmproj", metavar="FILE", help="The model's vision tower; without it, the one beside the model."),
+    typer.Option("--mmproj", metavar="FILE", help="Vision encoder (mmproj); default: the one next to the model."),
 ]
 LeastTokens = Annotated[
-    int, _number("Fewest tokens of a picture; smaller ones are enlarged.", "--image-min-tokens", 1, _MOST_TOKENS)
+    int, _number("Minimum tokens per image; smaller images are enlarged.", "--image-min-tokens", 1, _MOST_TOKENS)
 ]
 MostTokens = Annotated[
-    int, _number("Most tokens of a picture; larger ones are reduced.", "--image-max-tokens", 1, _MOST_TOKENS)
+    int, _number("Maximum tokens per image; larger images are scaled down.", "--image-max-tokens", 1, _MOST_TOKENS)
 ]
-Fps = Annotated[float, _number("Frames of a video that are seen, a second.", "--fps", 0, _MOST_FPS, whole=False)]
-MaxFrames = Annotated[int, _number("Most frames of a video that are seen.", "--max-frames", 1, _MOST_FRAMES)]
-AllowUrl = Annotated[bool, typer.Option("--allow-url", help="Fetch pictures that are named by an address.")]
+Fps = Annotated[float, _number("Frames per second to take from a video.", "--fps", 0, _MOST_FPS, whole=False)]
+MaxFrames = Annotated[int, _number("Maximum frames to take from a video.", "--max-frames", 1, _MOST_FRAMES)]
+AllowUrl = Annotated[bool, typer.Option("--allow-url", help="Download images and videos given as URLs.")]
 
 
 def _looking(
@@ -85,7 +85,7 @@ def _looking(
 def _sending(image: Images = None) -> tuple[str, ...]:
     images = tuple(image or ())
     if images.count(STANDARD_INPUT) > 1:
-        raise QwenctlError("standard input is one picture only", "give -i - once")
+        raise QwenctlError("standard input can be one image only", "use -i - only once")
     return images
 
 

@@ -36,33 +36,33 @@ def _threads(text: str) -> int:
 
 Source = Annotated[
     Path,
-    typer.Argument(metavar="SRC", help="Folder with config.json and the safetensors, or a repository of the Hub."),
+    typer.Argument(metavar="SRC", help="Checkpoint folder (config.json and safetensors), or a repository on the Hub."),
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
         "-o", "--output", metavar="OUT",
-        help="The file to make, or the folder for it; NAME-TYPE.gguf in the current folder by default.",
+        help="Output file or folder; default: NAME-TYPE.gguf in the current folder.",
     ),
 ]  # fmt: skip
 Type = Annotated[
     str,
-    typer.Option("--type", metavar="TYPE", autocompletion=complete_types, help=f"One of {', '.join(RECIPES)}."),
+    typer.Option("--type", metavar="TYPE", autocompletion=complete_types, help=f"Quantization: {', '.join(RECIPES)}."),
 ]
 TensorType = Annotated[
     list[str] | None,
     typer.Option(
         "--tensor-type", metavar="REGEX=TYPE",
-        help="Type of the tensors whose name the pattern is found in, such as 'ffn_down_exps=q6_k'; the last wins.",
+        help="Type for tensors whose names match, such as 'ffn_down_exps=q6_k'; may be repeated, the last match wins.",
     ),
 ]  # fmt: skip
 Imatrix = Annotated[
-    Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix (GGUF, made by llama-imatrix).")
+    Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix: a GGUF file made by llama-imatrix.")
 ]
-Mtp = Annotated[bool, typer.Option("--mtp/--no-mtp", help="Keep the multi-token-prediction block.")]
-Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="Make an mmproj file of the vision tower.")]
+Mtp = Annotated[bool, typer.Option("--mtp/--no-mtp", help="Include the multi-token-prediction (MTP) block.")]
+Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="Write the vision encoder to an mmproj file.")]
 VisionType = Annotated[
-    str, typer.Option("--vision-type", metavar="TYPE", help="F16, BF16 or F32, for the vision tower.")
+    str, typer.Option("--vision-type", metavar="TYPE", help="Type of the vision encoder: F16, BF16 or F32.")
 ]
 SplitSize = Annotated[
     int | None,
@@ -70,15 +70,17 @@ SplitSize = Annotated[
         "--split-max-size",
         metavar="SIZE",
         parser=options.parse_size,
-        help="Several files of at most this size, such as 48G.",
+        help="Split the output into files of at most this size, such as 48G.",
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("-t", "--threads", parser=_threads, metavar="N", help="Worker threads; 0: one a processor.")
+    int, typer.Option("-t", "--threads", parser=_threads, metavar="N", help="Worker threads; 0: one per processor.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be made, by class of tensor, and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist, when the new ones are whole.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be written, by tensor class, without writing it.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files once the new ones are complete.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no summary.")]
 
 
 def quantize_command(
@@ -99,13 +101,13 @@ def quantize_command(
     json: options.Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a quantized GGUF of a published Qwen3.5 checkpoint, in one pass.
+    """Make a quantized GGUF file of a Qwen3.5 checkpoint.
 
-    SRC can be a repository of the Hub, such as Qwen/Qwen3.5-35B-A3B: it is quantized while it arrives, and never lies
-    on the disk as a whole.
+    SRC can be a repository on the Hub, such as Qwen/Qwen3.5-35B-A3B: it is quantized while it downloads, and is never
+    stored as a whole.
 
-    A run that was stopped goes on where it was with the same command. Progress goes to standard error; where standard
-    output is no terminal, it gets the paths of the files that were made, one a line, the one to load first.
+    Run the same command again to resume a run that was stopped. Progress goes to standard error. If standard output is
+    not a terminal, it gets the paths of the files that were written, one per line, the one to load first.
     """
     from quantize.plan import QuantizeOptions
 

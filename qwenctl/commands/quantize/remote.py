@@ -85,12 +85,12 @@ def _start_line(remote: StreamingConversion, threads: int) -> str:
     most = remote.plan.n_bytes + remote.spool_bytes
     return (
         f"{start_line(remote.plan, threads)}, from {format_bytes(remote.source_bytes)} on the Hub; "
-        f"{format_bytes(most)} of disk at most, {format_bytes(remote.usual_bytes)} in the usual way"
+        f"{format_bytes(most)} of disk at most, {format_bytes(remote.usual_bytes)} the usual way"
     )
 
 
 def _remote_lines(remote: StreamingConversion) -> list[str]:
-    """What it takes, and what it would take in the usual way."""
+    """What it takes, and what it would take the usual way."""
     most, listing = remote.plan.n_bytes + remote.spool_bytes, remote.listing
     return [
         f"from the Hub: {format_bytes(remote.source_bytes)} of {listing.repository}@{listing.commit[:12]}",

@@ -43,7 +43,7 @@ class MultiSequenceContext:
         if self.pointer is None:
             reason = model.log.reason() or "llama.cpp gave no reason"
             what = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
-            raise RequestError(RequestFailed("memory", what, "--parallel and -c make it smaller"))
+            raise RequestError(RequestFailed("memory", what, "reduce --parallel or -c"))
         self._memory = llama.llama_get_memory(self.pointer)
         self._threads = ThreadCount(
             params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S

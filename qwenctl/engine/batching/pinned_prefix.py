@@ -33,7 +33,7 @@ def prefill_pinned_prefix(
     """
     tokens = model.template.shared_prefix(request.prefix_messages, think=True).tokens
     if len(tokens) >= context.size:
-        told = f"the prefix has {len(tokens):,} tokens, the room of a record is {context.size:,}"
+        told = f"the prefix has {len(tokens):,} tokens, a record can have {context.size:,}"
         raise RequestError(RequestFailed("context", told, f"-c {1 << len(tokens).bit_length()} makes room for it"))
     path, key = Path(request.keep), {**model.state_compat_key, "context": "of many sequences"}
     held = kept = before = _put_back(context, sequence, path, key, tokens)
@@ -68,7 +68,7 @@ def _keep(context: MultiSequenceContext, sequence: int, path: Path, key: dict[st
     try:
         write_state(path, key, SequenceState(list(tokens), context.state(sequence), {}))
     except OSError as error:
-        sys.stderr.write(f"the state of the prefix is not kept: {error}\n")  # which is the log
+        sys.stderr.write(f"the state of the prefix was not saved: {error}\n")  # which is the log
 
 
 def prefill_images(

@@ -45,7 +45,7 @@ def read_record(model: LoadedModel, record: SubmitRequest, size: int) -> Tokeniz
     Raises RequestFailure.
     """
     if record.tools and model.tool_call_start_token is None:
-        raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that begins a call"))
+        raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in record.messages)
     fewest = n_bytes // model.tokenizer.longest_token_bytes
     if fewest >= size:  # said at once, where the tokenizer would take minutes over what cannot fit
@@ -59,7 +59,7 @@ def read_record(model: LoadedModel, record: SubmitRequest, size: int) -> Tokeniz
 
 def _too_long(count: str, size: int, n_tokens: int) -> RequestError:
     hint = f"-c {1 << n_tokens.bit_length()} makes room for it"
-    return RequestError(RequestFailed("context", f"prompt has {count} tokens, a record has room for {size:,}", hint))
+    return RequestError(RequestFailed("context", f"prompt has {count} tokens, a record can have {size:,}", hint))
 
 
 @dataclass

@@ -63,7 +63,7 @@ def generate(
 def _prompt(model: LoadedModel, request: Generate) -> Prompt:
     """The prompt, which must leave room for one token of an answer."""
     if request.tools and model.tool_call_start_token is None:
-        raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that begins a call"))
+        raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     check_size(model, request.messages)
     prompt = model.template.prompt(request.messages, think=request.enable_thinking, tools=request.tools)
     if len(prompt.tokens) >= model.sequence.size:

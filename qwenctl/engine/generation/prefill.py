@@ -100,9 +100,9 @@ def context_overflow(model: LoadedModel, count: str, n_tokens: int, *, seen: boo
     longest, needed = longest_context(model.loaded.training_context_tokens), 1 << n_tokens.bit_length()
     hint = f"-c {min(needed, longest)} makes room for it"
     if n_tokens >= longest:
-        hint = f"the model can take {longest:,} tokens, its answer included"
+        hint = f"the model supports {longest:,} tokens, including the answer"
     if seen:
-        hint += ", --image-max-tokens makes pictures smaller"
+        hint += ", --image-max-tokens makes images smaller"
     return RequestError(
         RequestFailed("context", f"prompt has {count} tokens, context is {model.sequence.size:,}", hint)
     )

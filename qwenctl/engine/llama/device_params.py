@@ -77,8 +77,8 @@ def _ggml() -> Any:
 def _known(named: Mapping[str, Any], device: str) -> Any:
     if device not in named:
         there = ", ".join(named)
-        hint = f"there are: {there}; `qwenctl doctor` shows what is here, and a plan made anew uses it"
-        raise RequestError(RequestFailed("setting", f"no device is called {device}", hint))
+        hint = f"available: {there}; `qwenctl doctor` shows what is here, and a new plan uses it"
+        raise RequestError(RequestFailed("setting", f"no device is named {device}", hint))
     return named[device]
 
 

@@ -132,7 +132,7 @@ class ChatTemplate:
                 messages=turns, tools=shown or None, add_generation_prompt=asks, enable_thinking=think
             )
         if not all(tool.marker in rendered for tool in shown):
-            raise RequestError(RequestFailed("setting", "the model's chat template cannot tell the model of functions"))
+            raise RequestError(RequestFailed("setting", "the model's chat template does not support functions"))
         clips = (views for each, views in zip(media, seen, strict=True) if each.kind == "video")
         tokens, begins = self._tokenizer.tokenize_segments(expand_video_timestamps(markers.split(rendered), clips))
         if not media or self._sight is None:
@@ -142,14 +142,14 @@ class ChatTemplate:
 
     def _views(self, media: Media) -> Sequence[MediaItem]:
         if self._sight is None:
-            raise RequestError(RequestFailed("mmproj", "this model cannot see pictures"))
+            raise RequestError(RequestFailed("mmproj", "this model does not support images"))
         return self._sight.views(media)
 
     def _pads(self) -> dict[str, int]:
         """The pad tokens by the kind of media. Raises RequestFailure if the vocabulary has none."""
         found = {kind: self._tokenizer.tokenize_template(text) for kind, text in MEDIA_PAD_TOKENS.items()}
         if any(len(tokens) != 1 for tokens in found.values()):
-            raise RequestError(RequestFailed("media", "the model is for text only: it has no token for pictures"))
+            raise RequestError(RequestFailed("media", "the model is text-only: it has no image tokens"))
         return {kind: tokens[0] for kind, tokens in found.items()}
 
 

@@ -56,7 +56,7 @@ def expand_media_tokens(
     kinds = {token: kind for kind, token in pads.items()}
     places = [at for at, token in enumerate(tokens) if token in kinds]
     if [kinds[tokens[at]] for at in places] != [view.media.kind for view in views]:
-        raise RequestError(RequestFailed("template", "the model's chat template has no place for these pictures"))
+        raise RequestError(RequestFailed("template", "the model's chat template has no place for these images"))
     inlaid: list[int] = []
     placed: dict[int, MediaItem] = {}
     shifts: list[tuple[int, int]] = []  # from which token on, and by how much, positions are moved

@@ -71,7 +71,7 @@ class Placeholders:
         return f"[{self._nonce}:{len(self._pieces) - 1}]"
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        """A call in OpenAI's form, but that the arguments are no JSON: the templates of Qwen3.5 want a mapping."""
+        """A call in OpenAI's form, but that the arguments are not JSON: the templates of Qwen3.5 want a mapping."""
         arguments = {self._marker(name): self._value(value) for name, value in call.arguments.items()}
         return {"type": "function", "function": {"name": self._marker(call.name), "arguments": arguments}}
 

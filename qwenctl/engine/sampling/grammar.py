@@ -77,7 +77,7 @@ class GrammarFactory:
             reason = " ".join(str(error).split())[:300]
             raise RequestError(RequestFailed("setting", f"the {what} cannot be used: {reason}")) from error
         if not grammar.is_possible():
-            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: nothing can follow it"))
+            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: nothing can match it"))
         return grammar
 
     @cached_property
@@ -94,7 +94,7 @@ class GrammarFactory:
         return tokenizer
 
     def _bytes(self, token: int) -> bytes:
-        """The bytes of a token; after 0xff, llguidance's mark, if it is no text but what its name says."""
+        """The bytes of a token; after 0xff, llguidance's mark, if it is not text but what its name says."""
         special = llama.llama_vocab_get_attr(self._vocabulary, token) & _SPECIAL
         return b"\xff" + llama.llama_vocab_get_text(self._vocabulary, token) if special else self._pieces[token]
 

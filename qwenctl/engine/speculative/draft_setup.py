@@ -47,7 +47,7 @@ def draft_limits(settings: LoadParams, model: llama.llama_model_p, n_batch: int)
     """How long drafts may be. Raises RequestError if an MTP head is asked for that the model does not have."""
     has_head = llama.llama_model_n_layer_nextn(model) > 0
     if settings.draft == "mtp" and not has_head:
-        hint = "--draft ngram drafts from the text, --draft off not at all"
+        hint = "use --draft ngram or --draft off"
         raise RequestError(RequestFailed("setting", "the model has no draft head (multi-token-prediction block)", hint))
     limit = max(0, n_batch - 1 - MAX_REPLAY_TOKENS)
     mtp = min(settings.draft_max or _MTP_TOKENS, limit) if has_head and needs_mtp(settings) else 0
@@ -88,7 +88,7 @@ def make_decoder(
         own = llama.llama_init_from_model(model, mtp_context_params(params, context))
         if own is None:
             hint = "--draft ngram needs no memory for it"
-            raise RequestError(RequestFailed("memory", "cannot make a context for the draft head", hint))
+            raise RequestError(RequestFailed("memory", "cannot create a context for the draft head", hint))
         vocabulary_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         head = MtpDrafter(context, own, llama.llama_model_n_embd_out(model), vocabulary_size)
     controller = DraftController(min(min_length, limits.longest))

@@ -59,8 +59,8 @@ class VisionEncoder:
     def check(self) -> None:
         """Raises RequestFailure if there is no mmproj file."""
         if not self._path.name:
-            hint = "put the mmproj file of the model beside it, or name it: --mmproj FILE"
-            raise RequestError(RequestFailed("mmproj", "the model cannot see pictures without its mmproj file", hint))
+            hint = "put the model's mmproj file next to it, or use --mmproj FILE"
+            raise RequestError(RequestFailed("mmproj", "the model needs its mmproj file for images", hint))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,7 +134,7 @@ class VisionEncoder:
         params.cb_eval = self._goes_on
         context = mtmd.mtmd_init_from_file(os.fsencode(self._path), self._model, params)
         if not context or not mtmd.mtmd_support_vision(context) or not mtmd.mtmd_decode_use_mrope(context):
-            reason = self._log.reason() or "it is of another kind"
+            reason = self._log.reason() or "it is for another model"
             if any(words in reason.lower() for words in _NO_MEMORY):
                 message = f"no memory for {self._path.name}: {reason}"
                 raise RequestError(RequestFailed("memory", message, "a smaller context (-c) leaves room for it"))

@@ -41,7 +41,7 @@ def load_image(data: bytes, size: Size) -> Pixels:
             upright = ImageOps.exif_transpose(image)
             return resize_image(np.asarray(_rgb(upright)), size)
         except _BROKEN as error:
-            raise MediaError(f"is damaged ({_reason(error)})", "get or make it again") from error
+            raise MediaError(f"is damaged ({_reason(error)})", "download or create it again") from error
 
 
 def resize_image(picture: Pixels, size: Size) -> Pixels:
@@ -58,10 +58,8 @@ def _opened(data: bytes) -> Image.Image:
         image = Image.open(BytesIO(data), formats=_formats())
     except _BROKEN as error:
         if data[4:8] == b"ftyp" and not _reads_heif():
-            raise MediaError(
-                "is a HEIC picture, for which pillow-heif is missing", "pip install pillow-heif"
-            ) from error
-        raise MediaError("is not a picture", f"{', '.join(_formats())} can be read") from error
+            raise MediaError("is a HEIC image, which needs pillow-heif", "pip install pillow-heif") from error
+        raise MediaError("is not an image", f"{', '.join(_formats())} are supported") from error
     try:
         check_size(Size(image.width, image.height))  # before EXIF is asked for: of a PNG, Pillow would decode all
     except MediaError:

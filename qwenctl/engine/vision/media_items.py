@@ -133,7 +133,7 @@ def _read(media: Media) -> bytes:
 
 def _check(media: Media, sha256: str) -> None:
     if sha256 != media.sha256:
-        raise MediaError("is not what it was when it was sent", "send it again")
+        raise MediaError("has changed since it was sent", "send it again")
 
 
 @contextmanager

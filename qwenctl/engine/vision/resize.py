@@ -42,9 +42,9 @@ def check_size(size: Size) -> None:
     """Raises BadPicture for what is so large that it is an attack, and for what is too narrow to be made smaller."""
     shown = f"{size.width:,} x {size.height:,} pixels"
     if size.width * size.height > _MOST_PIXELS:
-        raise MediaError(f"is too large ({shown}): {_MOST_PIXELS:,} are possible", "make it smaller first")
+        raise MediaError(f"is too large ({shown}): the limit is {_MOST_PIXELS:,}", "make it smaller first")
     if max(size.width, size.height) > _LARGEST_RATIO * min(size.width, size.height):
-        raise MediaError(f"is too narrow ({shown})", "cut out the part that matters")
+        raise MediaError(f"is too narrow ({shown})", "crop it")
 
 
 def image_target_size(original: Size, least_tokens: int, most_tokens: int) -> Size:

@@ -51,7 +51,7 @@ def probe_video(path: Path) -> Video:
         stream = container.streams.video[0]
         first = next(container.decode(stream), None)
         if first is None:
-            raise MediaError("has no frame", "get or make it again")
+            raise MediaError("has no frames", "download or create it again")
         rate = float(stream.average_rate or stream.guessed_rate or 24)
         ends = (float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0) or (
             container.duration / 1e6 if container.duration else 0.0
@@ -91,14 +91,16 @@ def read_frames(path: Path, clip: Video, numbers: Sequence[int]) -> Iterator[Pix
         yield last  # the length was a little less than it seemed
         number = next(wanted, None)
     if number is not None:
-        raise MediaError(f"is damaged: it ends before frame {number + 1:,} of {clip.frames:,}", "get or make it again")
+        raise MediaError(
+            f"is damaged: it ends before frame {number + 1:,} of {clip.frames:,}", "download or create it again"
+        )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """The file, opened as what its first bytes say and as nothing else, and every failure of FFmpeg as BadPicture."""
     if importlib.util.find_spec("av") is None:
-        raise MediaError("is a video, for which PyAV is missing", "pip install av")
+        raise MediaError("is a video, which needs PyAV", "pip install av")
     import av
 
     with path.open("rb") as file:
@@ -106,16 +108,16 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         file.seek(0)
         kind = next((kind for magic, at, kind in _HEADS if head[at : at + len(magic)] == magic), None)
         if kind is None:
-            raise MediaError("is not a video", "MP4, MOV, MKV, WebM and AVI can be read")
+            raise MediaError("is not a video", "MP4, MOV, MKV, WebM and AVI are supported")
         try:
             with av.open(file, "r", format=kind, metadata_errors="replace") as container:
                 if not container.streams.video:
-                    raise MediaError("has no video, only sound", "give a picture or a video")
+                    raise MediaError("has no video, only audio", "give an image or a video")
                 container.streams.video[0].thread_type = "AUTO"
                 yield container
         except (av.FFmpegError, ValueError, EOFError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise MediaError(f"is damaged ({str(why).lower()})", "get or make it again") from error
+            raise MediaError(f"is damaged ({str(why).lower()})", "download or create it again") from error
 
 
 def _size(frame: VideoFrame) -> Size:

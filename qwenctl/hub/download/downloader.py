@@ -180,7 +180,9 @@ class Download:
             flight.part.reset()
             if flight.refetched:
                 flight.part.path.unlink()
-                raise QwenctlError(wrong.message, "it came wrong twice: test RAM and disk, then run again", wrong.code)
+                raise QwenctlError(
+                    wrong.message, "it arrived damaged twice: test RAM and disk, then run again", wrong.code
+                )
             flight.refetched, flight.link = True, None
             self._warn(wrong)
         flight.part.finish(flight.wanted.final)
@@ -207,7 +209,7 @@ def hash_mismatch(file: RemoteFile, found: str) -> QwenctlError:
     kind = "sha256" if file.sha256 else "git hash"
     return QwenctlError(
         f"{file.path}: {kind} is {found[:12]}.., expected {file.etag[:12]}..",
-        f"refetching it ({format_bytes(file.size)}); if it repeats test RAM and disk",
+        f"downloading it again ({format_bytes(file.size)}); if this repeats, test RAM and disk",
         ExitCode.BAD_DATA,
     )
 
@@ -231,7 +233,7 @@ def run_download(
     except (KeyboardInterrupt, SystemExit) as error:  # the latter is what SIGTERM becomes
         code = ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.TERMINATED
         kept = _kept(fetch.progress())
-        raise QwenctlError(f"stopped; {kept}", "the same command goes on from there", code) from error
+        raise QwenctlError(f"stopped; {kept}", "the same command resumes from there", code) from error
     except QwenctlError as error:
         if error.code == ExitCode.TRY_AGAIN:
             raise QwenctlError(f"{error.message}; {_kept(fetch.progress())}", error.hint, error.code) from error
@@ -258,7 +260,7 @@ def download_all(
 
 
 def _kept(progress: Progress) -> str:
-    return f"{format_bytes(progress.done_bytes)} kept" if progress.done_bytes else "nothing has arrived yet"
+    return f"{format_bytes(progress.done_bytes)} saved" if progress.done_bytes else "nothing has arrived yet"
 
 
 def _disk_trouble(error: OSError, wanted: Sequence[DownloadTarget], progress: Progress) -> QwenctlError:
@@ -266,8 +268,8 @@ def _disk_trouble(error: OSError, wanted: Sequence[DownloadTarget], progress: Pr
     folder, reason = wanted[0].part.parent, (error.strerror or str(error)).lower()
     done = f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "free space, run the same command again"
-        return QwenctlError(f"disk full after {done}; kept for resume", hint, ExitCode.IO)
+        hint = "free up space and run the same command again"
+        return QwenctlError(f"disk full after {done}; saved for resume", hint, ExitCode.IO)
     if error.errno == errno.EFBIG:
         hint = "raise the limit, or `--to DIR` on another file system"
         return QwenctlError(f"{folder} does not allow files as large as these (`ulimit -f`)", hint, ExitCode.IO)

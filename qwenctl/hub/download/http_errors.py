@@ -54,10 +54,10 @@ def translate_http_errors(repository: str, revision: str = "main") -> Iterator[N
     except httpx2.TransportError as error:
         raise RetryableError(_reason(error)) from error
     except httpx2.TooManyRedirects as error:
-        raise QwenctlError(f"{host()} redirects in a circle", _endpoint_hint(), ExitCode.NETWORK) from error
+        raise QwenctlError(f"{host()} redirects in a loop", _endpoint_hint(), ExitCode.NETWORK) from error
     except OfflineModeIsEnabled as error:
         raise QwenctlError(
-            "HF_HUB_OFFLINE is set, and this needs the Hub", "unset HF_HUB_OFFLINE", ExitCode.NETWORK
+            "HF_HUB_OFFLINE is set, and this command needs the Hub", "unset HF_HUB_OFFLINE", ExitCode.NETWORK
         ) from error
     except HfHubHTTPError as error:
         raise _refused(error, repository, revision) from error
@@ -69,7 +69,7 @@ def _reason(error: httpx2.TransportError) -> str:
     """Why nothing came, in a word or two."""
     text = str(error)
     if isinstance(error, httpx2.TimeoutException):
-        return "no answer in time"
+        return "no response in time"
     for pattern, reason in (
         (r"name or service|name resolution|nodename|getaddrinfo", "DNS"),
         (r"refused", "connection refused"),
@@ -92,10 +92,10 @@ def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception
     if isinstance(error, RevisionNotFoundError):
         return QwenctlError(f"no revision '{revision}' in {repository}", f"qwenctl ls {repository}", ExitCode.NO_INPUT)
     if isinstance(error, RemoteEntryNotFoundError):
-        return QwenctlError(f"a file of {repository} is gone from {host()}", _endpoint_hint(), ExitCode.NO_INPUT)
+        return QwenctlError(f"a file of {repository} no longer exists on {host()}", _endpoint_hint(), ExitCode.NO_INPUT)
     if status == 401 and "Authorization" in error.response.request.headers:
         return QwenctlError(
-            f"the Hub refused the token from {_token_source()} (401)",
+            f"the Hub rejected the token from {_token_source()} (401)",
             "`hf auth login`, or unset HF_TOKEN for public repos",
             ExitCode.NO_PERMISSION,
         )
@@ -130,10 +130,12 @@ def not_a_hub_error() -> QwenctlError:
     """Something else than a Hub answers: a login page of a network, or a broken mirror."""
     if "HF_ENDPOINT" not in os.environ:
         return QwenctlError(
-            f"answer from {host()} is not a Hub (no X-Repo-Commit)", "log in to the network", ExitCode.NETWORK
+            f"the response from {host()} is not from a Hub (no X-Repo-Commit)",
+            "log in to the network",
+            ExitCode.NETWORK,
         )
     return QwenctlError(
-        "answer from HF_ENDPOINT is not a Hub (no X-Repo-Commit)",
+        "the response from HF_ENDPOINT is not from a Hub (no X-Repo-Commit)",
         "log in to the network or unset HF_ENDPOINT",
         ExitCode.NETWORK,
     )

@@ -93,7 +93,7 @@ def resolve_url(listing: Listing, file: RemoteFile) -> DownloadUrl:
     if found.etag != file.etag or found.size not in (None, file.size):
         raise QwenctlError(
             f"{file.path}: the file's own hash is {found.etag}, its list says {file.etag}",
-            "run again; if it repeats, the mirror in HF_ENDPOINT is not up to date",
+            "run again; if this repeats, the mirror in HF_ENDPOINT is not up to date",
             ExitCode.BAD_DATA,
         )
     return DownloadUrl(file, found.location, _origin(found.location) == _origin(constants.ENDPOINT))
@@ -153,13 +153,13 @@ def _begin(answer: Response, file: RemoteFile, start: int) -> int:
     if answer.status_code == 206:
         if re.fullmatch(rf"bytes {start}-\d+/{file.size}", answer.headers.get("Content-Range", "")):
             return start
-        raise RetryableError("an answer with other bytes than were asked for")
+        raise RetryableError("a response with the wrong bytes")
     if answer.headers.get("Content-Type", "").startswith("text/html") and not file.path.endswith(".html"):
         raise not_a_hub_error()
     if answer.headers.get("Content-Length") != str(file.size):
-        raise RetryableError("an answer that is not the file")
+        raise RetryableError("a response that is not the file")
     if start > _LONGEST_SKIP:
-        raise RetryableError("a server that does not know ranges")
+        raise RetryableError("a server that does not support ranges")
     return 0
 
 

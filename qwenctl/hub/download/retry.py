@@ -79,7 +79,7 @@ class RetryPolicy:
         if seconds > self._limit:
             raise QwenctlError(
                 _asks(seconds, status),
-                f"`--patience {seconds:.0f}` waits by itself; a token raises the limit",
+                f"`--patience {seconds:.0f}` waits automatically; a token raises the limit",
                 ExitCode.TRY_AGAIN,
             )
         self._paused_until = max(self._paused_until, now + seconds)

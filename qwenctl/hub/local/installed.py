@@ -169,7 +169,7 @@ def find_model(text: str) -> Path:
     names = dict.fromkeys(model.name for model in whole)
     if len(names) > 1:
         hint = f"-m {next(iter(names))}"
-        raise QwenctlError(f"there are {len(names)} models here called {text}: {', '.join(names)}", hint)
+        raise QwenctlError(f"{len(names)} local models match {text}: {', '.join(names)}", hint)
     return whole[-1].path
 
 
@@ -178,5 +178,5 @@ def _not_here(asked: ModelName, found: Sequence[InstalledModel], models: Sequenc
         parts = f"{found[0].missing_parts} of its parts"
         return QwenctlError(f"{asked.text} lacks {parts}", f"qwenctl pull {found[0].name}", ExitCode.NO_INPUT)
     near = difflib.get_close_matches(asked.text, [model.name for model in models], n=1)
-    hint = f"qwenctl pull {asked.text}" + (f", or -m {near[0]}, which is here" if near else "")
+    hint = f"qwenctl pull {asked.text}" + (f", or use -m {near[0]}" if near else "")
     return QwenctlError(f"{asked.text} is not on this machine", hint, ExitCode.NO_INPUT)

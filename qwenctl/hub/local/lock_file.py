@@ -93,10 +93,10 @@ def read_lock(path: Path) -> list[LockedModel]:
         return [_model(entry) for entry in data["models"]]
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise QwenctlError(f"cannot read {path}: {reason}", f"a {NAME} beside a model", ExitCode.NO_INPUT) from error
+        raise QwenctlError(f"cannot read {path}: {reason}", f"a {NAME} next to a model", ExitCode.NO_INPUT) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QwenctlError(
-            f"{path} is no lock file ({error})", f"a {NAME} beside a model", ExitCode.BAD_DATA
+            f"{path} is not a lock file ({error})", f"a {NAME} next to a model", ExitCode.BAD_DATA
         ) from error
 
 
@@ -126,7 +126,9 @@ def locked_files(model: LockedModel, listing: Listing) -> list[RemoteFile]:
         if file is None:
             raise _differs(model, f"{locked.path} is not there")
         if file.size != locked.size or (file.sha256 and file.sha256 != locked.sha256):
-            raise _differs(model, f"{locked.path} is {file.sha256[:12]}.., locked is {locked.sha256[:12]}..")
+            raise _differs(
+                model, f"{locked.path} is {file.sha256[:12]}.., but the lock file has {locked.sha256[:12]}.."
+            )
         found.append(file)
     return found
 
@@ -135,7 +137,7 @@ def check_locked(model: LockedModel, paths: Iterable[Path]) -> None:
     """Raise QwenctlError if a file of `model` differs from what is locked; those that the Hub has no sha256 of."""
     for locked, path in zip(model.files, paths, strict=True):
         if path.stat().st_size < 1 << 26 and sha256_of(path) != locked.sha256:
-            raise _differs(model, f"{locked.path} has another content")
+            raise _differs(model, f"{locked.path} has different content")
 
 
 def verify_local(model: LockedModel, folder: Path) -> Path:
@@ -148,16 +150,18 @@ def verify_local(model: LockedModel, folder: Path) -> Path:
         if not path.is_file():
             raise QwenctlError(
                 f"{locked.path} of {model.repository}@{model.commit[:12]} is not in {folder}",
-                "without --offline it can be pulled",
+                "pull it without --offline",
                 ExitCode.NO_INPUT,
             )
         if path.stat().st_size != locked.size or sha256_of(path) != locked.sha256:
-            raise _differs(model, f"{locked.path} has another content")
+            raise _differs(model, f"{locked.path} has different content")
     return folder / (model.outputs or model.files)[0].path
 
 
 def _differs(model: LockedModel, why: str) -> QwenctlError:
     where = f"{model.repository}@{model.commit[:12]}"
     return QwenctlError(
-        f"{where} is not what is locked: {why}", "pull without --locked makes a new lock", ExitCode.BAD_DATA
+        f"{where} does not match the lock file: {why}",
+        "pull without --locked to write a new lock file",
+        ExitCode.BAD_DATA,
     )

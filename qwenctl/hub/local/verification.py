@@ -66,7 +66,7 @@ def check_file(expected: ExpectedFile, pull: str, follow: Callable[[int], None])
         return None
     kind = "sha256" if len(expected.etag) == 64 else "git hash"
     line = f"{expected.name}: {kind} is {found[:12]}.., expected {expected.etag[:12]}.."
-    return QwenctlError(line, f"`{pull}` fetches it again; if it repeats test RAM and disk", ExitCode.BAD_DATA)
+    return QwenctlError(line, f"`{pull}` downloads it again; if this repeats, test RAM and disk", ExitCode.BAD_DATA)
 
 
 def _missing(expected: ExpectedFile) -> str:
@@ -75,7 +75,7 @@ def _missing(expected: ExpectedFile) -> str:
     if not split or split[1] == "00001":
         return f"{expected.name} is missing in {expected.path.parent}"
     first = f"{PurePosixPath(expected.name).name[: -len(split[0])]}-00001-of-{split[2]}.gguf"
-    return f"split {int(split[1])} of {int(split[2])} is missing beside {first}"
+    return f"split {int(split[1])} of {int(split[2])} is missing next to {first}"
 
 
 def _base(model: InstalledModel) -> Path:

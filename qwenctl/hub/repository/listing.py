@@ -75,8 +75,8 @@ def check_paths(repository: str, files: Iterable[RemoteFile]) -> None:
     for file in files:
         if not _is_safe(file.path) or file.path.casefold() in seen or file.size < 0:
             raise QwenctlError(
-                f"{repository} lists the unsafe path {file.path!r}; nothing was fetched",
-                "tell its owner, or pull another repository",
+                f"{repository} lists the unsafe path {file.path!r}; nothing was downloaded",
+                "report it to its owner, or pull another repository",
                 ExitCode.BAD_DATA,
             )
         seen.add(file.path.casefold())

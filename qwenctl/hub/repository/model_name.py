@@ -56,7 +56,7 @@ def parse_name(text: str) -> ModelName:
 def check_revision(revision: str) -> str:
     """`revision` if it can be a branch, a tag or a commit. Raises QwenctlError."""
     if not _REVISION.fullmatch(revision) or revision.endswith((".lock", "/", ".")):
-        raise QwenctlError(f"'{revision}' is no name of a branch, a tag or a commit", "--revision main")
+        raise QwenctlError(f"'{revision}' is not the name of a branch, a tag or a commit", "--revision main")
     return revision
 
 
@@ -68,4 +68,4 @@ def quant_key(label: str) -> str:
 def _no_name(text: str) -> QwenctlError:
     near = nearest_repository(re.split("[:@]", text)[0])
     hint = f"did you mean {near}?" if near else "OWNER/NAME of a repository, or a short name such as qwen3.5-35b-a3b"
-    return QwenctlError(f"'{text}' names no model", hint, ExitCode.NO_INPUT)
+    return QwenctlError(f"'{text}' does not name a model", hint, ExitCode.NO_INPUT)

@@ -78,13 +78,13 @@ def choose_quant(listing: Listing, label: str) -> Quant:
     if found:
         lacking, parts = found[0].lacking, found[0].lacking + len(found[0].files)
         message = f"{where} lacks {lacking} of the {parts} parts of {found[0].label}"
-        raise QwenctlError(message, f"another quant (`qwenctl ls {listing.repository}`)", ExitCode.NO_INPUT)
+        raise QwenctlError(message, f"another quantization (`qwenctl ls {listing.repository}`)", ExitCode.NO_INPUT)
     if not quants:
         hint = f"--quantize {label}" if any(one.path.endswith(".safetensors") for one in listing.files) else ""
         raise QwenctlError(f"no GGUF file in {where}", hint or f"https://hf.co/{listing.repository}", ExitCode.NO_INPUT)
     near = difflib.get_close_matches(label.upper(), [quant.label for quant in quants], n=1, cutoff=0)[0]
     raise QwenctlError(
-        f"no file '{label}' in {where}; {len(quants)} quants exist",
+        f"no file '{label}' in {where}; {len(quants)} quantizations exist",
         f"nearest: {near} (`qwenctl ls {listing.repository}`)",
         ExitCode.NO_INPUT,
     )

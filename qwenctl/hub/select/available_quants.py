@@ -57,7 +57,7 @@ def find_offers(
     if is_checkpoint(listing):
         return _recipes(listing, settings, spool_bytes, tell)
     raise QwenctlError(
-        f"{listing.repository} holds neither GGUF files nor a checkpoint",
+        f"{listing.repository} has neither GGUF files nor a checkpoint",
         f"https://hf.co/{listing.repository}",
         ExitCode.NO_INPUT,
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantize.formatting import format_bytes
+from quantize.formatting import format_bytes, format_memory
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine import MachineMemory
 from qwenctl.models.context_memory import ContextMemory
@@ -74,9 +74,9 @@ def best_fit(repository: str, fits: Sequence[Fit], context: ContextMemory, machi
         raise _nothing_fits(repository, usable, machine)
     quantized = [fit for fit in fitting if fit.candidate.label not in _UNQUANTIZED]
     best = max(quantized or fitting, key=lambda fit: fit.candidate.n_bytes)
-    room = f"{format_bytes(context.n_bytes)} for {context.tokens:,} tokens of context"
+    room = f"{format_memory(context.n_bytes)} for {context.tokens:,} tokens of context"
     return best, (
-        f"{best.candidate.label} ({format_bytes(best.candidate.n_bytes)}): the best that fits into {_memory(machine)} "
+        f"{best.candidate.label} ({format_bytes(best.candidate.n_bytes)}): the largest that fits in {_memory(machine)} "
         f"with {room}"
     )
 
@@ -84,10 +84,10 @@ def best_fit(repository: str, fits: Sequence[Fit], context: ContextMemory, machi
 def _nothing_fits(repository: str, fits: Sequence[Fit], machine: MachineMemory) -> QwenctlError:
     if not fits:
         return QwenctlError(
-            f"{repository} has nothing that llama.cpp can load", f"qwenctl ls {repository}", ExitCode.NO_INPUT
+            f"{repository} has no file that llama.cpp can load", f"qwenctl ls {repository}", ExitCode.NO_INPUT
         )
     smallest = min(fits, key=lambda fit: fit.candidate.n_bytes)
-    label, needed = smallest.candidate.label, format_bytes(smallest.needed_bytes)
+    label, needed = smallest.candidate.label, format_memory(smallest.needed_bytes)
     if smallest.where == "does not fit":
         hint = "`--to DIR` on another disk, or `qwenctl clean`"
         return QwenctlError(
@@ -96,13 +96,13 @@ def _nothing_fits(repository: str, fits: Sequence[Fit], machine: MachineMemory) 
             ExitCode.IO,
         )
     return QwenctlError(
-        f"nothing of {repository} fits: even {label} needs {needed}, {_memory(machine)} is here",
-        f"qwenctl pull {repository}:{label} takes it all the same: it would page from disk",
+        f"no quantization of {repository} fits: even {label} needs {needed}, this machine has {_memory(machine)}",
+        f"qwenctl pull {repository}:{label} pulls it anyway: it would page from disk",
         ExitCode.NO_MEMORY,
     )
 
 
 def _memory(machine: MachineMemory) -> str:
     """What there is, in words."""
-    ram = f"{format_bytes(machine.memory.total_bytes)} of RAM"
-    return f"{format_bytes(machine.gpu_bytes)} of GPU memory and {ram}" if machine.gpu_bytes else ram
+    ram = f"{format_memory(machine.memory.total_bytes)} of RAM"
+    return f"{format_memory(machine.gpu_bytes)} of GPU memory and {ram}" if machine.gpu_bytes else ram

@@ -130,7 +130,7 @@ def _check_room(remote: StreamingConversion, folder: Path) -> None:
         raise QwenctlError(
             f"needs {format_bytes(needed)}, {room.folder} has {format_bytes(room.free)} free "
             f"({format_bytes(needed - room.free)} short)",
-            "-o on another disk, a smaller --spool or a smaller type",
+            "-o on another disk, a smaller --spool or a smaller quantization",
             ExitCode.IO,
         )
 

@@ -47,7 +47,7 @@ def checkpoint_files(listing: Listing) -> list[RemoteFile]:
     """The files that a conversion reads: configuration, tokenizer, shards. Raises QwenctlError if there are none."""
     if not is_checkpoint(listing):
         raise QwenctlError(
-            f"{listing.repository} is no checkpoint: it has no config.json or no safetensors",
+            f"{listing.repository} is not a checkpoint: it has no config.json or no safetensors",
             f"qwenctl ls {listing.repository}",
             ExitCode.BAD_DATA,
         )
@@ -154,8 +154,8 @@ def _header(link: DownloadUrl) -> bytes:
     length = 8 + int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > min(_LONGEST_HEADER, link.file.size):
         raise QwenctlError(
-            f"{link.file.path} is no safetensors file: its header would have {length:,} bytes",
-            "tell the owner of the repository",
+            f"{link.file.path} is not a safetensors file: its header would have {length:,} bytes",
+            "report it to the repository's owner",
             ExitCode.BAD_DATA,
         )
     return start[:length] if length <= len(start) else start + read_range(link, len(start), length)

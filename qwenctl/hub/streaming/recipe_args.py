@@ -39,7 +39,9 @@ def recipe_from_args(text: str) -> QuantizeOptions:
             word = words.pop(0)
             options = _with(options, word, words.pop(0) if word in _WITH_VALUE else "")
     except (ValueError, IndexError) as error:
-        raise QwenctlError(f"the lock file has the recipe '{text}', which this version does not know") from error
+        raise QwenctlError(
+            f"the lock file has the quantization '{text}', which this version does not support"
+        ) from error
     return options
 
 
@@ -57,7 +59,7 @@ def _with(options: QuantizeOptions, word: str, value: str) -> QuantizeOptions:
             return replace(options, split_bytes=int(value))
         case "--imatrix":
             raise QwenctlError(
-                f"this model was made with an importance matrix (sha256 {value[:12]}..), which no lock file holds",
+                f"this model was made with an importance matrix (sha256 {value[:12]}..), which lock files cannot store",
                 "qwenctl quantize OWNER/NAME --revision COMMIT --type TYPE --imatrix FILE",
                 ExitCode.NO_INPUT,
             )

@@ -113,8 +113,8 @@ class ShardBuffer:
             planned.seek(0)
             if planned.read(length) != shard.read(length):
                 raise QwenctlError(
-                    f"{wanted.file.path}: the header that was fetched for the plan is not that of the file",
-                    "run again with --overwrite; if it repeats, the mirror in HF_ENDPOINT is damaged",
+                    f"{wanted.file.path}: its header differs from the one downloaded for the plan",
+                    "run again with --overwrite; if this repeats, the mirror in HF_ENDPOINT is damaged",
                     ExitCode.BAD_DATA,
                 )
         self._here.add(path)
@@ -163,8 +163,8 @@ def open_spool(
     needed = min_buffer_bytes(plan, used)
     if needed > limit:
         raise QwenctlError(
-            f"a spool of {format_bytes(limit)} is too small: shards that belong together have {format_bytes(needed)}",
-            f"--spool {-(-needed // 10**6)}M",
+            f"a spool of {format_bytes(limit)} is too small: shards needed together have {format_bytes(needed)}",
+            f"--spool {-(-needed // 10**6)}MB",
         )
     with ExitStack() as stack:
 
