@@ -1,8 +1,8 @@
-"""A published checkpoint: config.json and the headers of its safetensors shards.
+"""Read a published checkpoint: config.json and the headers of its safetensors shards.
 
-A folder comes in; a `Checkpoint` goes out, which says for every tensor its type, shape and the bytes of the file that
-hold it. No weight is read here. Every name, offset and length of the headers is checked against the files before it is
-believed, and no shard outside the folder is ever opened. Format: the README of the safetensors project.
+A folder comes in; a `Checkpoint` goes out, with the dtype, shape and file offset of every tensor. No weights are read
+here. Every name, offset and length in the headers is validated against the files, and no shard outside the folder is
+ever opened. Format: the README of the safetensors project.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from quantize.errors import BadCheckpoint, MissingInput
 
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
-_INDEX = "model.safetensors.index.json"
+_INDEX_NAME = "model.safetensors.index.json"
 _FETCH_AGAIN = "the download is incomplete or damaged: download this file again"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor of the checkpoint: `n_bytes` at `offset` of the file `path`, row-major, little endian."""
+    """A checkpoint tensor: `n_bytes` at `offset` in the file `path`; `shape` and data are row-major, little-endian."""
 
     name: str
     dtype: str
@@ -37,49 +37,53 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder. `repository` and `revision` are "" where the folder does not tell them."""
+    """A checkpoint folder. `repository` and `revision` are "" if they cannot be derived from the folder."""
 
     folder: Path
-    config: Mapping[str, Any]
-    tensors: Mapping[str, SourceTensor]
-    repository: str
-    revision: str
+    config: Mapping[str, Any]  # config.json
+    tensors: Mapping[str, SourceTensor]  # by name
+    repository: str  # OWNER/NAME
+    revision: str  # a commit
 
     @property
     def name(self) -> str:
-        """The model's name: the last part of its repository, else the folder's name."""
+        """The model's name: the last part of the repository name, or else the folder name."""
         return self.repository.rsplit("/", 1)[-1] or self.folder.resolve().name or "model"
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`. Raises MissingInput or BadCheckpoint."""
+    """Read the checkpoint in `folder`. Raises MissingInput or BadCheckpoint."""
     if not folder.is_dir():
-        raise _no_folder(folder)
+        raise _missing_folder_error(folder)
     config = read_json(folder / "config.json")
     tensors: dict[str, SourceTensor] = {}
-    for path, promised in _shards(folder).items():
-        held = {tensor.name: tensor for tensor in _read_shard(path)}
-        lost = sorted(promised - held.keys())
-        if lost:
-            raise BadCheckpoint(f"{path.name} lacks {_names(lost)}, which {_INDEX} lists in it", _FETCH_AGAIN)
-        tensors.update({name: held[name] for name in promised} if promised else held)
-    repository, revision = _origin(folder)
+    for path, expected_names in _find_shards(folder).items():
+        present = {tensor.name: tensor for tensor in _read_shard(path)}
+        missing = sorted(expected_names - present.keys())
+        if missing:
+            raise BadCheckpoint(
+                f"{path.name} lacks {_list_names(missing)}, which {_INDEX_NAME} places there", _FETCH_AGAIN
+            )
+        # With an index, a shard contributes only the tensors that the index places in it.
+        tensors.update({name: present[name] for name in expected_names} if expected_names else present)
+    repository, revision = _read_origin(folder)
     return Checkpoint(folder, config, tensors, repository, revision)
 
 
-def _no_folder(path: Path) -> MissingInput:
+def _missing_folder_error(path: Path) -> MissingInput:
+    """The error for a path that is not a folder, with a hint for repository names and GGUF files."""
     hint = "give the folder with config.json and the safetensors files"
     if not path.exists():
         is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         return MissingInput(
             f"no such folder: {path}", f"hf download {path} --local-dir {path.name}" if is_repository else hint
         )
-    what = "a GGUF file, which is quantized already" if path.suffix == ".gguf" else "a file"
-    return MissingInput(f"{path} is {what}, not a checkpoint folder", hint)
+    description = "a GGUF file, which is quantized already" if path.suffix == ".gguf" else "a file"
+    return MissingInput(f"{path} is {description}, not a checkpoint folder", hint)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path` of a checkpoint. Raises MissingInput or BadCheckpoint."""
+    """Read the JSON object in the checkpoint file `path`. Raises MissingInput or BadCheckpoint."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -93,72 +97,80 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _shards(folder: Path) -> dict[Path, set[str]]:
-    """The shard files, each with the names that the index promises in it (none promised without an index)."""
-    if not (folder / _INDEX).exists():
-        single = sorted(folder.glob("*.safetensors"))
-        if not single:
+def _find_shards(folder: Path) -> dict[Path, set[str]]:
+    """Map each shard file to the tensor names that the index lists for it (an empty set if there is no index)."""
+    if not (folder / _INDEX_NAME).exists():
+        candidates = sorted(folder.glob("*.safetensors"))
+        if not candidates:
             raise MissingInput(f"{folder} has no safetensors file", "is the download complete?")
-        if len(single) > 1:
-            raise MissingInput(f"{folder} has {len(single)} safetensors files but no {_INDEX}", _FETCH_AGAIN)
-        return {single[0]: set()}
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+        if len(candidates) > 1:
+            raise MissingInput(f"{folder} has {len(candidates)} safetensors files but no {_INDEX_NAME}", _FETCH_AGAIN)
+        return {candidates[0]: set()}
+    weight_map = read_json(folder / _INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(f"{_INDEX} has no weight_map", _FETCH_AGAIN)
-    promised: dict[str, set[str]] = {}
+        raise BadCheckpoint(f"{_INDEX_NAME} has no weight_map", _FETCH_AGAIN)
+    names_by_file: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
-        promised.setdefault(str(file_name), set()).add(name)
-    shards = {folder / _checked_name(file_name): names for file_name, names in promised.items()}
+        names_by_file.setdefault(str(file_name), set()).add(name)
+    shards = {folder / _check_file_name(file_name): names for file_name, names in names_by_file.items()}
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
-        raise MissingInput(f"{folder} lacks {_names(missing)}, named in {_INDEX}", "download the missing shards")
+        raise MissingInput(
+            f"{folder} lacks {_list_names(missing)}, named in {_INDEX_NAME}", "download the missing shards"
+        )
     return shards
 
 
-def _checked_name(file_name: str) -> str:
-    """`file_name` if it is a plain relative path that stays in the folder."""
+def _check_file_name(file_name: str) -> str:
+    """Return `file_name` if it is a plain relative path inside the folder. Raises BadCheckpoint otherwise."""
     parts = PurePosixPath(file_name).parts
     if not parts or parts[0] == "/" or ".." in parts or any(character in file_name for character in "\\:\0"):
-        raise BadCheckpoint(f"{_INDEX} names {file_name!r}, which is outside the folder", "get it from its publisher")
+        raise BadCheckpoint(
+            f"{_INDEX_NAME} names {file_name!r}, which is outside the folder", "get it from its publisher"
+        )
     return file_name
 
 
 def _read_shard(path: Path) -> list[SourceTensor]:
+    """Read the header of a shard and check that its tensors fill the file exactly. Raises BadCheckpoint."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        length = int.from_bytes(start, "little")
+        length = int.from_bytes(start, "little")  # of the JSON header that follows
         if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise BadCheckpoint(f"{path.name} is not a safetensors file ({_looks_like(start, size)})", _FETCH_AGAIN)
+            raise BadCheckpoint(f"{path.name} is not a safetensors file ({_describe_start(start, size)})", _FETCH_AGAIN)
         try:
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            tensors = [_source(path, name, entry, 8 + length) for name, entry in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            header.pop("__metadata__", None)  # free-form text, not a tensor
+            tensors = [_parse_tensor_entry(path, name, entry, 8 + length) for name, entry in header.items()]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # any JSON is possible
             raise BadCheckpoint(f"{path.name} has a damaged header ({error})", _FETCH_AGAIN) from error
-    at = 8 + length
+    # The tensors must cover the data section without gaps or overlaps, as the format demands.
+    offset = 8 + length
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
-        if tensor.offset != at:
+        if tensor.offset != offset:
             raise BadCheckpoint(
                 f"{path.name}: {tensor.name} does not start where the previous tensor ends", _FETCH_AGAIN
             )
-        at += tensor.n_bytes
-    if at != size:
-        raise BadCheckpoint(f"{path.name} has {size:,} bytes, its header says {at:,}", _FETCH_AGAIN)
+        offset += tensor.n_bytes
+    if offset != size:
+        raise BadCheckpoint(f"{path.name} has {size:,} bytes, its header says {offset:,}", _FETCH_AGAIN)
     return tensors
 
 
-def _source(path: Path, name: str, entry: Mapping[str, Any], data_start: int) -> SourceTensor:
+def _parse_tensor_entry(path: Path, name: str, entry: Mapping[str, Any], data_start: int) -> SourceTensor:
+    """Parse and validate a header entry. Raises ValueError, KeyError or TypeError."""
     dtype, shape = entry["dtype"], tuple(map(int, entry["shape"]))
-    begin, end = map(int, entry["data_offsets"])
+    start, end = map(int, entry["data_offsets"])
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"{name} has the unknown type {dtype}")
-    if begin < 0 or min(shape, default=0) < 0 or end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
-        raise ValueError(f"{name} has {end - begin} bytes for the shape {list(shape)} of {dtype}")
-    return SourceTensor(name, dtype, shape, path, data_start + begin, end - begin)
+    if start < 0 or min(shape, default=0) < 0 or end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise ValueError(f"{name} has {end - start} bytes for the shape {list(shape)} of {dtype}")
+    return SourceTensor(name, dtype, shape, path, data_start + start, end - start)
 
 
-def _looks_like(start: bytes, size: int) -> str:
+def _describe_start(start: bytes, size: int) -> str:
+    """Describe what a file that is not safetensors probably is."""
     if start.startswith(b"version "):
         return "it is a Git LFS pointer"
     if start.lstrip()[:1] == b"<":
@@ -166,21 +178,21 @@ def _looks_like(start: bytes, size: int) -> str:
     return f"{size:,} bytes"
 
 
-def _origin(folder: Path) -> tuple[str, str]:
-    """Repository and commit, as the Hugging Face tools leave them behind.
+def _read_origin(folder: Path) -> tuple[str, str]:
+    """Derive (repository, commit) from what the Hugging Face tools leave behind; "" for each if unknown.
 
-    They are in the path of a cache, `models--ORG--NAME/snapshots/COMMIT`; of a plain folder only the commit is known,
-    from the first line of the metadata that a download keeps there.
+    In a cache, the path `models--ORG--NAME/snapshots/COMMIT` contains both. In a plain download folder only the commit
+    is known: it is the first line of the metadata file that `hf download` writes.
     """
     match = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$", folder.resolve().as_posix())
     if match:
         return f"{match[1]}/{match[2]}", match[3]
-    note = folder / ".cache/huggingface/download/config.json.metadata"
-    first = note.read_text(errors="replace").split("\n", 1)[0] if note.is_file() else ""
-    return "", first if re.fullmatch("[0-9a-f]{40}", first) else ""
+    metadata_path = folder / ".cache/huggingface/download/config.json.metadata"
+    first_line = metadata_path.read_text(errors="replace").split("\n", 1)[0] if metadata_path.is_file() else ""
+    return "", first_line if re.fullmatch("[0-9a-f]{40}", first_line) else ""
 
 
-def _names(names: list[str]) -> str:
-    """Up to three names, and how many more."""
+def _list_names(names: list[str]) -> str:
+    """Join up to three names; the rest are only counted."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,8 +1,8 @@
-"""Do what a plan says, with a pool of workers.
+"""Execute a conversion plan with a pool of worker threads.
 
-A `ConversionPlan` comes in; its files lie on the disk when `convert` returns, and never under their final names before
-they are whole. Each worker takes a slab, encodes it and writes it to its place; the caller's thread counts finished
-tensors, reports progress and keeps the journal. Memory depends on the number of workers only.
+A `ConversionPlan` comes in; the GGUF files are on disk when `convert` returns, and they get their final names only when
+they are complete. Each worker takes a row chunk, quantizes it and writes it at its offset; the caller's thread counts
+finished tensors, reports progress and updates the journal. Memory use depends only on the number of workers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import Interrupted, NoSpace
-from quantize.input_files import InputFiles, local_sources
+from quantize.input_files import InputFiles, open_local_files
 from quantize.layout import TensorPlan
 from quantize.output import PartialOutput, open_output
 from quantize.plan import ConversionPlan
@@ -30,7 +30,7 @@ _JOURNAL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class ConversionProgress:
-    """Bytes of tensors so far; `resumed_bytes` of them are from an earlier run. `tensor_class` is at work now."""
+    """Tensor bytes written so far, `resumed_bytes` of them by an earlier run; `tensor_class` is in progress."""
 
     done_bytes: int
     total_bytes: int
@@ -40,7 +40,7 @@ class ConversionProgress:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What a conversion did. `kernel_seconds` is the time inside ggml's quantization functions, of all workers."""
+    """Result of a conversion. `kernel_seconds` is the time in ggml's quantization functions, summed over workers."""
 
     paths: tuple[Path, ...]
     n_bytes: int
@@ -52,19 +52,19 @@ class ConversionResult:
 
 @dataclass(frozen=True)
 class _ChunkTask:
-    """A slab of a tensor, with the numbers of its file and of the tensor there."""
+    """A row chunk to quantize: the index of its file in the plan and of its tensor in that file."""
 
-    file: int
-    number: int
+    file_number: int
+    tensor_number: int
     tensor: TensorPlan
-    slab: RowChunk
+    chunk: RowChunk
 
 
 @dataclass(frozen=True)
 class _ChunkResult:
-    """A slab that is written; with no `work`, the end of a worker, by an error if there is one."""
+    """A chunk that has been written. Without a `task`: a worker has ended, because of `error` if it is set."""
 
-    work: _ChunkTask | None
+    task: _ChunkTask | None
     kernel_seconds: float = 0.0
     error: BaseException | None = None
 
@@ -77,154 +77,161 @@ def convert(
     overwrite: bool = False,
     sources: InputFiles | None = None,
 ) -> ConversionResult:
-    """Write all files of `plan`, going on where an earlier run of the same plan was stopped.
+    """Write all files of `plan`, resuming an earlier run of the same plan that was stopped.
 
-    Reads the plan's files, or with `sources` what arrives in their place. Raises the errors of `open_output` and of
-    `sources`, BadCheckpoint for weights that are not finite, NoSpace, and Interrupted on KeyboardInterrupt; finished
-    tensors are kept.
+    Reads the plan's local files, or `sources` if given (for example shards that are still downloading). Raises the
+    errors of `open_output` and `sources`, BadCheckpoint for weights that are not finite, NoSpace, and Interrupted on
+    KeyboardInterrupt; finished tensors are saved in every case.
     """
     start = time.perf_counter()
     with ExitStack() as stack:
         output = stack.enter_context(open_output(plan, overwrite=overwrite))
-        tally = _ProgressTracker(plan, output.finished)
+        tracker = _ProgressTracker(plan, output.finished)
         try:
-            _run(plan, output, sources or stack.enter_context(local_sources(plan)), threads, tally, report)
+            # Local files are opened inside the stack, so that they are closed after the workers have ended.
+            _run_pool(plan, output, sources or stack.enter_context(open_local_files(plan)), threads, tracker, report)
             output.finish()
         except KeyboardInterrupt as error:
             raise Interrupted(f"stopped; {output.describe_saved()}", "the same command resumes from there") from error
         except NoSpace as error:
             raise NoSpace(f"{error.message}; {output.describe_saved()}", error.hint) from error
     wall, paths = time.perf_counter() - start, tuple(file.path for file in plan.files)
-    return ConversionResult(paths, plan.n_bytes, tally.resumed_bytes, wall, tally.kernel_seconds, threads)
+    return ConversionResult(paths, plan.n_bytes, tracker.resumed_bytes, wall, tracker.kernel_seconds, threads)
 
 
-def _run(
+def _run_pool(
     plan: ConversionPlan,
     output: PartialOutput,
     sources: InputFiles,
     threads: int,
-    tally: _ProgressTracker,
+    tracker: _ProgressTracker,
     report: Callable[[ConversionProgress], None],
 ) -> None:
-    """Keep workers busy until all slabs are written."""
+    """Run the worker threads until all chunks are written or one of them fails."""
     stop = threading.Event()
     done: queue.SimpleQueue[_ChunkResult] = queue.SimpleQueue()
-    readers = _FileRefCounts(plan, output.finished, sources)
-    work, lock = _remaining(plan, output.finished, sources, stop), threading.Lock()
+    ref_counts = _FileRefCounts(plan, output.finished, sources)
+    # All workers share one generator. Two threads must not advance it at the same time, hence the lock.
+    tasks, lock = _iter_tasks(plan, output.finished, sources, stop), threading.Lock()
     workers = [
-        threading.Thread(target=_worker, args=(output, sources.files, work, lock, done, stop), daemon=True)
+        threading.Thread(target=_run_worker, args=(output, sources.files, tasks, lock, done, stop), daemon=True)
         for _ in range(threads)
     ]
-    sources.begin(readers.needed)
+    sources.start(ref_counts.needed)
     for worker in workers:
         worker.start()
     try:
-        _collect(output, done, threads, tally, readers, report)
+        _collect_results(output, done, threads, tracker, ref_counts, report)
     finally:
+        # Workers check the flag between chunks and while they wait for files, so the joins are short.
         stop.set()
         for worker in workers:
             worker.join()
 
 
-def _remaining(
+def _iter_tasks(
     plan: ConversionPlan, finished: frozenset[tuple[int, int]], sources: InputFiles, stop: threading.Event
 ) -> Iterator[_ChunkTask]:
-    """The slabs that are to be made, in the order in which their files are there; waits for the files of the next."""
+    """Yield the chunks of all unfinished tensors, in the order in which their files arrive; blocks until they do."""
     tensors = [
-        (file_number, number, planned)
+        (file_number, number, tensor_plan)
         for file_number, file in enumerate(plan.files)
-        for number, planned in enumerate(file.tensors)
+        for number, tensor_plan in enumerate(file.tensors)
         if (file_number, number) not in finished
     ]
-    tensors.sort(key=lambda one: max(map(sources.position, one[2].paths)))
-    for file_number, number, planned in tensors:
-        sources.wait(planned.paths, stop)
+    # A tensor can start when the last of its files has arrived. The sort is stable: local files keep the file order.
+    tensors.sort(key=lambda entry: max(map(sources.position, entry[2].source_paths)))
+    for file_number, number, tensor_plan in tensors:
+        sources.wait(tensor_plan.source_paths, stop)
         if stop.is_set():
             return
-        for slab in iter_chunks(planned.tensor, chunk_rows(planned.tensor, planned.kind)):
-            yield _ChunkTask(file_number, number, planned, slab)
+        for chunk in iter_chunks(tensor_plan.tensor, chunk_rows(tensor_plan.tensor, tensor_plan.ggml_type)):
+            yield _ChunkTask(file_number, number, tensor_plan, chunk)
 
 
 class _FileRefCounts:
-    """How many tensors each file is still needed for."""
+    """Counts how many unfinished tensors still need each source file, and releases files at zero."""
 
     def __init__(self, plan: ConversionPlan, finished: frozenset[tuple[int, int]], sources: InputFiles) -> None:
         self._plan, self._sources = plan, sources
-        keys = ((file, number) for file, one in enumerate(plan.files) for number in range(len(one.tensors)))
-        self._count = Counter(path for key in keys if key not in finished for path in self._paths(key))
-        self.needed = frozenset(self._count)
+        keys = ((file, number) for file, file_plan in enumerate(plan.files) for number in range(len(file_plan.tensors)))
+        self._counts = Counter(path for key in keys if key not in finished for path in self._paths(key))
+        self.needed = frozenset(self._counts)
 
     def _paths(self, key: tuple[int, int]) -> frozenset[Path]:
-        return self._plan.files[key[0]].tensors[key[1]].paths
+        return self._plan.files[key[0]].tensors[key[1]].source_paths
 
-    def finish(self, tensors: Iterable[tuple[int, int]]) -> None:
-        """These tensors are on the disk."""
+    def release_finished(self, tensors: Iterable[tuple[int, int]]) -> None:
+        """Count down the files of tensors that are now on disk; release each file that no tensor needs any more."""
         for key in tensors:
             for path in self._paths(key):
-                self._count[path] -= 1
-                if not self._count[path]:
+                self._counts[path] -= 1
+                if not self._counts[path]:
                     self._sources.release(path)
 
 
-def _worker(
+def _run_worker(
     output: PartialOutput,
     files: Mapping[Path, int],
-    work: Iterator[_ChunkTask],
+    tasks: Iterator[_ChunkTask],
     lock: threading.Lock,
     done: queue.SimpleQueue[_ChunkResult],
     stop: threading.Event,
 ) -> None:
-    """Encode and write slabs until there are none; an error is handed to the caller's thread."""
+    """Quantize and write chunks until none are left; an error is passed to the caller's thread through `done`."""
     scratch = ScratchBuffers({})
     try:
         while not stop.is_set():
-            with lock:
-                item = next(work, None)
-            if item is None:
+            with lock:  # may wait for a file inside; the other workers would have to wait for it, too
+                task = next(tasks, None)
+            if task is None:
                 break
-            planned, slab = item.tensor, item.slab
-            packed, seconds = quantize_chunk(planned.tensor, planned.kind, slab, planned.importance, files, scratch)
-            offset = planned.offset + slab.first * planned.kind.row_bytes(planned.tensor.row_length)
-            output.write(item.file, packed.data, offset)
-            done.put(_ChunkResult(item, seconds))
+            tensor_plan, chunk = task.tensor, task.chunk
+            packed, seconds = quantize_chunk(
+                tensor_plan.tensor, tensor_plan.ggml_type, chunk, tensor_plan.importance, files, scratch
+            )
+            offset = tensor_plan.offset + chunk.first * tensor_plan.ggml_type.row_bytes(tensor_plan.tensor.row_length)
+            output.write(task.file_number, packed.data, offset)
+            done.put(_ChunkResult(task, seconds))
         done.put(_ChunkResult(None))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread must raise it
         done.put(_ChunkResult(None, error=error))
 
 
-def _collect(
+def _collect_results(
     output: PartialOutput,
     done: queue.SimpleQueue[_ChunkResult],
     threads: int,
-    tally: _ProgressTracker,
-    readers: _FileRefCounts,
+    tracker: _ProgressTracker,
+    ref_counts: _FileRefCounts,
     report: Callable[[ConversionProgress], None],
 ) -> None:
-    """Count what the workers finish until all of them have ended; journal and report now and then."""
-    running, report_at, journal_at = threads, 0.0, time.monotonic() + _JOURNAL_SECONDS
+    """Process results until all workers have ended; report progress and update the journal at intervals."""
+    n_running, report_at, journal_at = threads, 0.0, time.monotonic() + _JOURNAL_SECONDS
     try:
-        while running:
-            item = _next(done)
-            if item and item.error:
-                raise item.error
-            if item and item.work:
-                tally.add(item.work, item.kernel_seconds)
-            elif item:
-                running -= 1
+        while n_running:
+            result = _next_result(done)
+            if result and result.error:
+                raise result.error
+            if result and result.task:
+                tracker.add(result.task, result.kernel_seconds)
+            elif result:
+                n_running -= 1
             now = time.monotonic()
             if now >= report_at:
-                report(tally.progress())
+                report(tracker.progress())
                 report_at = now + _REPORT_SECONDS
             if now >= journal_at:
-                readers.finish(tally.keep(output))
-                journal_at = time.monotonic() + _JOURNAL_SECONDS
+                ref_counts.release_finished(tracker.commit_finished(output))
+                journal_at = time.monotonic() + _JOURNAL_SECONDS  # the sync may have taken longer than the interval
     finally:
-        readers.finish(tally.keep(output))
-    report(tally.progress())
+        # Also after an error or Ctrl-C, so that the next run can resume from here.
+        ref_counts.release_finished(tracker.commit_finished(output))
+    report(tracker.progress())
 
 
-def _next(done: queue.SimpleQueue[_ChunkResult]) -> _ChunkResult | None:
-    """The next event, or None after a while, so that progress is reported during slow slabs."""
+def _next_result(done: queue.SimpleQueue[_ChunkResult]) -> _ChunkResult | None:
+    """Wait for the next result; None after a timeout, so that progress is reported during slow chunks."""
     try:
         return done.get(timeout=_REPORT_SECONDS)
     except queue.Empty:
@@ -232,38 +239,38 @@ def _next(done: queue.SimpleQueue[_ChunkResult]) -> _ChunkResult | None:
 
 
 class _ProgressTracker:
-    """What is done: rows of each tensor, bytes, seconds."""
+    """Tracks finished rows per tensor, bytes written and kernel seconds."""
 
     def __init__(self, plan: ConversionPlan, finished: frozenset[tuple[int, int]]) -> None:
         self.resumed_bytes = sum(plan.files[file].tensors[number].n_bytes for file, number in finished)
-        self.done_bytes = self.resumed_bytes
+        self.done_bytes = self.resumed_bytes  # of tensor data, in the output types
         self.kernel_seconds = 0.0
-        self._total_bytes = sum(planned.n_bytes for file in plan.files for planned in file.tensors)
+        self._total_bytes = sum(tensor_plan.n_bytes for file in plan.files for tensor_plan in file.tensors)
         self._layers = plan.config.layers
-        self._current = ""
-        self._rows: Counter[tuple[int, int]] = Counter()
-        self._whole: list[tuple[int, int]] = []
+        self._current_name = ""
+        self._rows: Counter[tuple[int, int]] = Counter()  # written rows by (file index, tensor index)
+        self._uncommitted: list[tuple[int, int]] = []  # complete, but not in the journal yet
 
-    def add(self, work: _ChunkTask, kernel_seconds: float) -> None:
-        """Count a slab that is written."""
-        tensor, key = work.tensor.tensor, (work.file, work.number)
+    def add(self, task: _ChunkTask, kernel_seconds: float) -> None:
+        """Count a chunk that has been written."""
+        tensor, key = task.tensor.tensor, (task.file_number, task.tensor_number)
         self.kernel_seconds += kernel_seconds
-        self.done_bytes += work.slab.rows * work.tensor.kind.row_bytes(tensor.row_length)
-        self._current = tensor.name
-        self._rows[key] += work.slab.rows
-        if self._rows[key] == tensor.rows:
-            self._whole.append(key)
+        self.done_bytes += task.chunk.rows * task.tensor.ggml_type.row_bytes(tensor.row_length)
+        self._current_name = tensor.name
+        self._rows[key] += task.chunk.rows
+        if self._rows[key] == tensor.rows:  # chunks finish in any order, so only the number of rows counts
+            self._uncommitted.append(key)
 
-    def keep(self, output: PartialOutput) -> list[tuple[int, int]]:
-        """Record the tensors that have become whole since the last time, and name them.
+    def commit_finished(self, output: PartialOutput) -> list[tuple[int, int]]:
+        """Record the tensors completed since the last call in the journal, and return their keys.
 
         If that fails they are never recorded: a second fsync would succeed even though bytes are lost.
         """
-        whole, self._whole = self._whole, []
-        output.commit(whole)
-        return whole
+        completed, self._uncommitted = self._uncommitted, []
+        output.commit(completed)
+        return completed
 
     def progress(self) -> ConversionProgress:
-        """How far it is."""
-        name = tensor_class(self._current, self._layers) if self._current else ""
+        """Return the current progress."""
+        name = tensor_class(self._current_name, self._layers) if self._current_name else ""
         return ConversionProgress(self.done_bytes, self._total_bytes, self.resumed_bytes, name)

@@ -1,13 +1,14 @@
-"""The ways in which a conversion can fail, each with a sentence and a hint for the person who asked for it.
+"""The errors a conversion can raise, each with a message and a hint for the user.
 
-One class a kind, so that a program can tell them apart; none knows of exit codes or of a terminal.
+There is one class per kind of failure, so that callers can tell them apart. Exit codes and terminal output are the
+caller's business.
 """
 
 from __future__ import annotations
 
 
 class QuantizeError(Exception):
-    """Base of all. `message` is one line; `hint` says what to do, as a command where there is one."""
+    """Base class. `message` is one line; `hint` tells the user what to do, as a command where possible."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -16,35 +17,35 @@ class QuantizeError(Exception):
 
 
 class MissingInput(QuantizeError):
-    """A file or folder that should be read is not there."""
+    """A required input file or folder does not exist."""
 
 
 class BadCheckpoint(QuantizeError):
-    """The folder is not a Qwen3.5 checkpoint, or a damaged one."""
+    """The folder is not a Qwen3.5 checkpoint, or the checkpoint is damaged."""
 
 
 class BadGGUF(QuantizeError):
-    """The file is not a GGUF file, or a damaged or hostile one."""
+    """The file is not a GGUF file, or it is damaged or malicious."""
 
 
 class BadOption(QuantizeError):
-    """A type, pattern or size that does not exist or does not fit the checkpoint."""
+    """An option names a type, pattern or size that does not exist or does not fit the checkpoint."""
 
 
 class NeedsImatrix(QuantizeError):
-    """The chosen types need an importance matrix, and none or an incomplete one was given."""
+    """The chosen types need an importance matrix, but it is missing or incomplete."""
 
 
 class NoSpace(QuantizeError):
-    """The disk is too small for the output, or became full."""
+    """The disk is too small for the output, or it filled up during the conversion."""
 
 
 class CannotWrite(QuantizeError):
-    """The output cannot be created where it was asked for."""
+    """The output cannot be created at the requested path."""
 
 
 class Interrupted(QuantizeError):
-    """Stopped by the caller; finished tensors are kept for the next run."""
+    """The caller stopped the conversion; finished tensors are saved for the next run."""
 
 
 class OutputLocked(QuantizeError):

@@ -62,14 +62,14 @@ def format_memory(n_bytes: float) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """So many a second, such as "0.62", "9.5" or "3,434"."""
+    """Format a rate (units per second) without its unit, such as "0.62", "9.5" or "3,434"."""
     if per_second >= 100:
         return f"{per_second:,.0f}"
     return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
 
 
 def format_duration(seconds: float) -> str:
-    """A time span, such as "2:05" or "1:02:05"."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    """Format a duration as M:SS or H:MM:SS, such as "2:05" or "1:02:05"."""
+    hours, remainder = divmod(round(seconds), 3600)
+    minutes, seconds_left = divmod(remainder, 60)
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"

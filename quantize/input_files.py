@@ -1,7 +1,8 @@
-"""The files that a conversion reads: all of them here from the start, or arriving while it runs.
+"""The source files of a conversion: all local from the start, or arriving while it runs.
 
-`convert` takes tensors in the order in which their files are there, waits for those of the next one, reads them, and
-says which files nothing needs any more. `InputFiles` is what it needs for that; `local_sources` is the plain case.
+`convert` processes tensors in the order in which their files arrive: it waits for the files of the next tensor, reads
+them, and releases the files that no remaining tensor needs. `InputFiles` is the interface for that;
+`open_local_files` implements it for files that are already on disk.
 """
 
 from __future__ import annotations
@@ -18,48 +19,48 @@ from quantize.plan import ConversionPlan
 
 
 class InputFiles(Protocol):
-    """The files of a conversion."""
+    """The source files of a conversion, by path."""
 
     @property
     def files(self) -> Mapping[Path, int]:
-        """A descriptor for each file that is here."""
+        """An open file descriptor for each file that is available."""
 
-    def begin(self, needed: Collection[Path]) -> None:
-        """The conversion begins; it will read these files and no others."""
+    def start(self, needed: Collection[Path]) -> None:
+        """Called once before the first `wait`: the conversion will read these files and no others."""
 
     def position(self, path: Path) -> int:
-        """The place of a file in the order of arrival."""
+        """The position of a file in the order of arrival; tensors are sorted by it."""
 
     def wait(self, paths: Collection[Path], stop: threading.Event) -> None:
-        """Return when all these files are here, or `stop` is set. Raises what kept one of them from coming."""
+        """Block until all these files are available or `stop` is set. Raises the error that prevents it."""
 
     def release(self, path: Path) -> None:
-        """Nothing needs this file any more: all that was made of it is on the disk."""
+        """Called when no remaining tensor needs this file: everything made from it is on disk."""
 
 
 class LocalFiles:
-    """Files that are all here, open. See `local_sources`."""
+    """Local files, all open from the start. See `open_local_files`."""
 
     def __init__(self, files: Mapping[Path, int]) -> None:
         self.files = files
 
-    def begin(self, needed: Collection[Path]) -> None:
-        """They are open."""
+    def start(self, needed: Collection[Path]) -> None:
+        """Do nothing: the files are open already."""
 
     def position(self, path: Path) -> int:
-        """All the same."""
+        """Return 0: all files are available, so tensors stay in file order."""
         return 0
 
     def wait(self, paths: Collection[Path], stop: threading.Event) -> None:
-        """They are here."""
+        """Return at once: the files are available."""
 
     def release(self, path: Path) -> None:
-        """They stay."""
+        """Do nothing: local files are closed together at the end."""
 
 
 @contextmanager
-def local_sources(plan: ConversionPlan) -> Iterator[LocalFiles]:
-    """The files of `plan`, open until the block ends. Raises MissingInput."""
+def open_local_files(plan: ConversionPlan) -> Iterator[LocalFiles]:
+    """Open the source files of `plan` until the block ends. Raises MissingInput."""
     with ExitStack() as stack:
         files: dict[Path, int] = {}
         for path in sorted(plan.source_files()):

@@ -1,8 +1,9 @@
-"""The journal of an unfinished output: which tensors are on the disk, and which process is writing.
+"""The journal of an unfinished output: which tensors are on disk, and which process is writing.
 
-A text file. The first line is the fingerprint of the plan; then a line `FILE TENSOR` for each finished tensor, a line
-`pid N` for each process that worked on it, and `whole` when nothing but the final names is missing. A line counts when
-it is whole, for a killed process may leave half of one. A lock on the file keeps a second process out.
+A text file. The first line is the fingerprint of the plan. It is followed by a line `FILE TENSOR` for each finished
+tensor, a line `pid N` for each process that worked on the output, and `whole` when only the renames are left. A line
+counts only if it ends with a newline, because a killed process may leave half a line. A lock on the file keeps other
+processes out.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from pathlib import Path
 
 from quantize.errors import OutputLocked
 
-_WHOLE = "whole"
+_COMPLETE_LINE = "whole"
 
 
 @dataclass(frozen=True)
 class JournalState:
-    """What a journal says. `finished` are (file number, tensor number)."""
+    """The content of a journal. `finished` holds (file index, tensor index); `complete` means only renames are left."""
 
     fingerprint: str = ""
     finished: frozenset[tuple[int, int]] = frozenset()
-    whole: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,75 +37,77 @@ class Journal:
     descriptor: int
 
     def read(self) -> JournalState:
-        """What the journal says; what a killed process left of a line is cut off."""
+        """Read the journal, and truncate an incomplete last line that a killed process left."""
         text = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
         end = text.rfind(b"\n") + 1
-        os.ftruncate(self.descriptor, end)
+        os.ftruncate(self.descriptor, end)  # so that the next line does not continue half a line
         first, *lines = text[:end].decode("ascii", "replace").splitlines() or [""]
-        return JournalState(first, frozenset(_pairs(lines)), _WHOLE in lines)
+        return JournalState(first, frozenset(_parse_finished(lines)), _COMPLETE_LINE in lines)
 
     def start(self, fingerprint: str) -> None:
-        """Begin anew, for the plan with this fingerprint."""
+        """Empty the journal and write the fingerprint of a new plan."""
         os.ftruncate(self.descriptor, 0)
         self.append([fingerprint])
 
     def append(self, lines: Iterable[str]) -> None:
-        """Write lines and wait until they are on the disk."""
+        """Write lines and wait until they are on disk (fsync)."""
         os.write(self.descriptor, "".join(f"{line}\n" for line in lines).encode())
         os.fsync(self.descriptor)
 
     def record(self, tensors: Iterable[tuple[int, int]]) -> None:
-        """Record tensors as finished; their bytes must be on the disk."""
+        """Record tensors as finished; their bytes must be on disk already."""
         self.append(f"{file} {tensor}" for file, tensor in tensors)
 
-    def record_whole(self) -> None:
-        """Record that only the final names are missing."""
-        self.append([_WHOLE])
+    def record_complete(self) -> None:
+        """Record that all tensors are on disk and only the renames are left."""
+        self.append([_COMPLETE_LINE])
 
     def remove(self) -> None:
-        """Remove the file."""
+        """Delete the journal file."""
         self.path.unlink(missing_ok=True)
 
 
 @contextmanager
 def open_journal(path: Path, output: Path) -> Iterator[Journal]:
-    """The journal at `path`, for this process alone. Raises Busy (`output` is named), OSError."""
+    """Open and lock the journal at `path`. Raises OSError, or OutputLocked with `output` in the message."""
     while True:
+        # O_APPEND: another process may still append. O_NOFOLLOW: do not write through a symbolic link.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         try:
-            _lock(descriptor, output)
-            if _is_still(path, descriptor):
+            _acquire_lock(descriptor, output)
+            if _is_same_file(path, descriptor):
                 yield Journal(path, descriptor)
                 return
         finally:
             os.close(descriptor)
 
 
-def _lock(descriptor: int, output: Path) -> None:
+def _acquire_lock(descriptor: int, output: Path) -> None:
+    """Lock the journal without waiting. Raises OutputLocked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise OutputLocked(
-            f"another process{_holder(descriptor)} is writing {output}", "wait, or choose another -o"
+            f"another process{_describe_holder(descriptor)} is writing {output}", "wait, or choose another -o"
         ) from error
     except OSError:
-        return  # a file system without locks, such as some network mounts
+        return  # the file system has no locks, as on some network mounts: continue without
 
 
-def _holder(descriptor: int) -> str:
-    """The process that noted itself last, in words."""
+def _describe_holder(descriptor: int) -> str:
+    """Describe the last process in the journal as " (pid N)", or "" if it has none."""
     lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("ascii", "replace").splitlines()
     pids = [line for line in lines if line.startswith("pid ")]
     return f" ({pids[-1]})" if pids else ""
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether `path` is the open file: its holder may have removed it between the opening and the lock."""
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether `path` still is the open file: its previous holder may have deleted it between our open and lock."""
     return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))
 
 
-def _pairs(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
+def _parse_finished(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError):  # other lines: "pid N" and "whole"
             file, tensor = line.split()
             yield int(file), int(tensor)

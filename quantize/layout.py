@@ -1,7 +1,7 @@
-"""The layout of the output: which file holds which tensor, and at which offset.
+"""Lay out the output: which file holds which tensor, and at which offset.
 
-Tensors with their types come in, a frozen `FilePlan` for each file goes out: its header in bytes and the place of every
-tensor, all computed before a weight is read. Several files are named and marked as llama.cpp's splits are.
+Tensors with their types come in, a frozen `FilePlan` for each file goes out: the header as bytes and the offset of
+every tensor, all computed before a weight is read. Split files are named and marked the way llama.cpp does it.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.ggml.types import GGMLType
-from quantize.qwen35.metadata import ALIGNMENT, MetadataBytes, header_bytes
+from quantize.qwen35.metadata import ALIGNMENT, MetadataBytes, build_header
 from quantize.recipe.imatrix import ImatrixEntry
 from quantize.tensors import OutputTensor
 
-_SPLIT_KEYS_BYTES = 256  # room for the three keys of a split file, for the counts and for padding
+_SPLIT_KEYS_BYTES = 256  # reserved for the three split keys, the counts and padding
 
 
 @dataclass(frozen=True)
 class QuantizedTensorSpec:
-    """A tensor of the output with its type; `shape` in GGUF order, as it is written in the header."""
+    """An output tensor with its ggml type; `shape` in GGUF order, as written to the header."""
 
     tensor: OutputTensor
     shape: tuple[int, ...]
-    kind: GGMLType
+    ggml_type: GGMLType
     importance: ImatrixEntry | None
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its data, without padding."""
-        return self.kind.row_bytes(self.tensor.row_length) * self.tensor.rows
+        """Size of the data in bytes, without padding."""
+        return self.ggml_type.row_bytes(self.tensor.row_length) * self.tensor.rows
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor as it will lie in its file, `n_bytes` at `offset` from the start of the file."""
+    """A tensor placed in its file: `n_bytes` at `offset` from the start of the file."""
 
     tensor: OutputTensor
-    kind: GGMLType
+    ggml_type: GGMLType
     offset: int
     n_bytes: int
     importance: ImatrixEntry | None
 
     @property
-    def paths(self) -> frozenset[Path]:
-        """The files that it is made of."""
-        runs = self.tensor.runs
-        factors = {run.scale.factors.path for run in runs if run.scale}
+    def source_paths(self) -> frozenset[Path]:
+        """The files it is computed from: shards and, if used, the importance matrix."""
+        ranges = self.tensor.ranges
+        factors = {row_range.scale.factors.path for row_range in ranges if row_range.scale}
         importance = {self.importance.sums.path} if self.importance else set[Path]()
-        return frozenset({run.source.path for run in runs} | factors | importance)
+        return frozenset({row_range.source.path for row_range in ranges} | factors | importance)
 
 
 @dataclass(frozen=True)
 class FilePlan:
-    """One output file: `header` up to the data section, then the tensors; `n_bytes` in all."""
+    """One output file: `header` (padded to the data section), then the tensors; `n_bytes` in total."""
 
     path: Path
     header: bytes
@@ -66,53 +66,60 @@ class FilePlan:
 def layout_files(
     path: Path, keys: MetadataBytes, tensors: Sequence[QuantizedTensorSpec], split_bytes: int
 ) -> tuple[FilePlan, ...]:
-    """One file, or with `split_bytes` as many as are needed for none to be larger than that.
+    """Plan one file at `path`, or, if `split_bytes` is not 0, as many files of at most that size as needed.
 
-    A tensor that is larger by itself gets a file of its own.
+    A tensor that is larger than `split_bytes` gets a file of its own.
     """
-    groups = list(_groups(keys, tensors, split_bytes)) if split_bytes else [list(tensors)]
+    groups = list(_split_into_groups(keys, tensors, split_bytes)) if split_bytes else [list(tensors)]
     return tuple(
-        _file(_split_path(path, number, len(groups)), keys, group, (number, len(groups), len(tensors)))
+        _plan_file(_split_path(path, number, len(groups)), keys, group, (number, len(groups), len(tensors)))
         for number, group in enumerate(groups)
     )
 
 
-def _groups(
+def _split_into_groups(
     keys: MetadataBytes, tensors: Sequence[QuantizedTensorSpec], split_bytes: int
 ) -> Iterator[list[QuantizedTensorSpec]]:
-    group, filled = list[QuantizedTensorSpec](), len(keys.data) + _SPLIT_KEYS_BYTES
-    for typed in tensors:
-        more = _padded(typed.n_bytes) + _info_bytes(typed)
-        if group and filled + more > split_bytes:
+    """Divide the tensors into files of at most `split_bytes`."""
+    # Greedy, in order: a file is closed when the next tensor would exceed the limit. Only the first file contains the
+    # metadata (llama.cpp's convention), so it starts larger than the others.
+    group, n_bytes = list[QuantizedTensorSpec](), len(keys.data) + _SPLIT_KEYS_BYTES
+    for spec in tensors:
+        added = _pad(spec.n_bytes) + _tensor_info_bytes(spec)
+        if group and n_bytes + added > split_bytes:
             yield group
-            group, filled = [], _SPLIT_KEYS_BYTES
-        group.append(typed)
-        filled += more
+            group, n_bytes = [], _SPLIT_KEYS_BYTES
+        group.append(spec)
+        n_bytes += added
     yield group
 
 
-def _info_bytes(typed: QuantizedTensorSpec) -> int:
-    """Bytes of a tensor's entry in the header: length and text of its name, dimensions, type, offset."""
-    return 8 + len(typed.tensor.name) + 4 + 8 * len(typed.shape) + 4 + 8
+def _tensor_info_bytes(spec: QuantizedTensorSpec) -> int:
+    """Size of a tensor info in the header: name length and name, number of dimensions, dimensions, type, offset."""
+    return 8 + len(spec.tensor.name) + 4 + 8 * len(spec.shape) + 4 + 8
 
 
 def _split_path(path: Path, number: int, files: int) -> Path:
+    """The path of split `number` (from 0), by llama.cpp's naming convention."""
     if files == 1:
         return path
+    # The name given may itself be that of a split; do not append a second suffix.
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.name.removesuffix(".gguf"))
     return path.with_name(f"{stem}-{number + 1:05d}-of-{files:05d}.gguf")
 
 
-def _file(
+def _plan_file(
     path: Path, keys: MetadataBytes, group: Sequence[QuantizedTensorSpec], split: tuple[int, int, int]
 ) -> FilePlan:
-    header = header_bytes(keys, [(typed.tensor, typed.shape, typed.kind, typed.n_bytes) for typed in group], split)
-    tensors, at = [], len(header)
-    for typed in group:
-        tensors.append(TensorPlan(typed.tensor, typed.kind, at, typed.n_bytes, typed.importance))
-        at += _padded(typed.n_bytes)
-    return FilePlan(path, header, tuple(tensors), at)
+    """Build the header of one file and assign an aligned offset to each of its tensors."""
+    header = build_header(keys, [(spec.tensor, spec.shape, spec.ggml_type, spec.n_bytes) for spec in group], split)
+    tensors, offset = [], len(header)
+    for spec in group:
+        tensors.append(TensorPlan(spec.tensor, spec.ggml_type, offset, spec.n_bytes, spec.importance))
+        offset += _pad(spec.n_bytes)
+    return FilePlan(path, header, tuple(tensors), offset)
 
 
-def _padded(n_bytes: int) -> int:
+def _pad(n_bytes: int) -> int:
+    """Round up to the alignment."""
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT

@@ -1,8 +1,7 @@
 """The output while it is being written: temporary files, and their final names.
 
-Each file is written under a temporary name, `NAME.part` for the first, and gets its own when all of them are whole and
-on the disk. Beside them lies the journal, from which a run that was killed is resumed; the journal of another plan is
-not believed.
+Each file is written under a temporary name (`NAME.part` for the first) and renamed when all of them are complete and on
+disk. The journal next to them lets the next run resume after a kill; a journal of a different plan is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from quantize.plan import ConversionPlan
 
 @dataclass(frozen=True)
 class PartialOutput:
-    """Open files of a conversion. `finished` are (file number, tensor number) of an earlier run."""
+    """The open files of a conversion. `finished` holds (file index, tensor index) from an earlier run."""
 
     plan: ConversionPlan
     files: tuple[int, ...]
@@ -33,35 +32,39 @@ class PartialOutput:
     finished: frozenset[tuple[int, int]]
 
     def write(self, file: int, data: memoryview, offset: int) -> None:
-        """Write all of `data` at `offset` of a file. Raises NoSpace."""
-        with disk_errors(self.plan.files[file].path):
-            while len(data):
+        """Write all of `data` at byte `offset` of file number `file`. Raises as `translate_disk_errors`."""
+        with translate_disk_errors(self.plan.files[file].path):
+            while len(data):  # pwrite may write less than requested
                 written = os.pwrite(self.files[file], data, offset)
                 data, offset = data[written:], offset + written
 
     def commit(self, tensors: Iterable[tuple[int, int]]) -> None:
-        """Record tensors as finished, after their bytes have reached the disk."""
+        """Sync the files, then record tensors as finished. Raises as `translate_disk_errors`."""
         pairs = list(tensors)
         if pairs:
-            with disk_errors(self.plan.files[0].path):
+            with translate_disk_errors(self.plan.files[0].path):
                 self._sync()
                 self.journal.record(pairs)
 
     def finish(self) -> None:
-        """Give all files their final names."""
-        with disk_errors(self.plan.files[0].path):
+        """Sync all files, rename them to their final names and delete the journal."""
+        with translate_disk_errors(self.plan.files[0].path):
+            # A kill between these steps loses nothing: once the journal says "complete", the next run accepts each file
+            # under either name and only repeats the renames.
             self._sync()
-            self.journal.record_whole()
-            _rename(self.plan)
+            self.journal.record_complete()
+            _rename_parts(self.plan)
             self.journal.remove()
 
     def describe_saved(self) -> str:
-        """What a run that is stopped now leaves behind."""
-        kept = self.journal.read().finished
-        if not kept:
+        """Describe what a run that is stopped now leaves on disk, for an error message."""
+        finished = self.journal.read().finished
+        if not finished:
             return "nothing was finished yet"
-        n_bytes = sum(self.plan.files[file].tensors[number].n_bytes for file, number in kept)
-        return f"{format_bytes(n_bytes)} of {format_bytes(self.plan.n_bytes)} are saved in {_parts(self.plan)[0][1]}"
+        n_bytes = sum(self.plan.files[file].tensors[number].n_bytes for file, number in finished)
+        return (
+            f"{format_bytes(n_bytes)} of {format_bytes(self.plan.n_bytes)} are saved in {_part_paths(self.plan)[0][1]}"
+        )
 
     def _sync(self) -> None:
         for file in self.files:
@@ -70,7 +73,7 @@ class PartialOutput:
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Bytes that the output still needs in `folder`, and that are free there."""
+    """Bytes that the output still needs in `folder`, and bytes that are free there."""
 
     folder: Path
     needed: int
@@ -78,43 +81,45 @@ class DiskSpace:
 
 
 def required_disk_space(plan: ConversionPlan) -> DiskSpace:
-    """The room for the output of `plan`, less what an unfinished output takes already."""
+    """Compute the disk space for the output of `plan`, minus what its unfinished output occupies already."""
     folder = plan.files[0].path.parent.resolve()
-    needed = sum(max(0, file.n_bytes - _allocated(part)) for file, part in _parts(plan))
+    needed = sum(max(0, file.n_bytes - _allocated_bytes(part)) for file, part in _part_paths(plan))
     return DiskSpace(folder, needed, shutil.disk_usage(folder).free)
 
 
 @contextmanager
 def open_output(plan: ConversionPlan, *, overwrite: bool) -> Iterator[PartialOutput]:
-    """The output of `plan`, new or resumed; closed but kept when the block is left by an exception.
+    """Open the output of `plan`, new or resumed. If the block raises, the files are closed and, unless empty, saved.
 
-    Raises BadOption if an output is an input, CannotWrite if it exists or cannot be created, NoSpace, Busy.
+    Raises BadOption if an output is an input, CannotWrite if it exists or cannot be created, NoSpace, OutputLocked.
     """
     check_paths(plan)
     first = plan.files[0].path
     with ExitStack() as stack:
-        with disk_errors(first):
+        with translate_disk_errors(first):
             journal = stack.enter_context(open_journal(first.with_name(f"{first.name}.journal"), first))
         try:
             state = journal.read()
-            finished = _finished(plan, state)
-            if finished and state.whole:  # killed between the renames: the bytes are all there
+            finished = _finished_tensors(plan, state)
+            if finished and state.complete:  # an earlier run was killed between the renames; all bytes are on disk
                 yield PartialOutput(plan, (), journal, finished)
                 return
             _check_existing(plan, state, overwrite=overwrite)
-            _check_room(plan)
-            files = _open_parts(plan, journal, stack, resumed=bool(finished))
+            _check_free_space(plan)
+            files = _open_part_files(plan, journal, stack, resumed=bool(finished))
             yield PartialOutput(plan, files, journal, finished)
         except BaseException:
-            if not journal.read().finished:
-                _remove(plan, journal)
+            if not journal.read().finished:  # nothing that a next run could use
+                _remove_parts(plan, journal)
             raise
 
 
 def check_paths(plan: ConversionPlan) -> None:
-    """Refuse an output that is an input or that cannot be a file. Raises BadOption or CannotWrite."""
-    beside = (path for path in plan.checkpoint.folder.iterdir() if path.suffix != ".gguf")
-    inputs = {*plan.source_files(), *(path for path in beside if path.is_file())}
+    """Check that no output is an input or an impossible path. Raises BadOption or CannotWrite."""
+    # Other files of the checkpoint, such as the tokenizer, are inputs as well. An old GGUF output in the same folder is
+    # not. samefile also recognizes links and other spellings of a path.
+    files_in_folder = (path for path in plan.checkpoint.folder.iterdir() if path.suffix != ".gguf")
+    inputs = {*plan.source_files(), *(path for path in files_in_folder if path.is_file())}
     for file in plan.files:
         if file.path.exists() and any(os.path.samefile(file.path, path) for path in inputs):
             raise BadOption(f"output would overwrite its own input {file.path}", "choose another -o")
@@ -125,32 +130,32 @@ def check_paths(plan: ConversionPlan) -> None:
 
 
 def _check_existing(plan: ConversionPlan, state: JournalState, *, overwrite: bool) -> None:
-    """Refuse to replace an output, or to throw away the finished tensors of another plan."""
-    _, part = _parts(plan)[0]
+    """Refuse to replace an output or to discard the finished tensors of another plan. Raises CannotWrite."""
+    _, part = _part_paths(plan)[0]
     if state.finished and state.fingerprint != plan.fingerprint and part.exists() and not overwrite:
         raise CannotWrite(
             f"{part} is an unfinished output of other options, another input or another version",
             "--overwrite starts over",
         )
     for file in plan.files:
-        if file.path.exists() and not overwrite and not _is_remade(plan, file):
+        if file.path.exists() and not overwrite and not _is_same_mmproj(plan, file):
             raise CannotWrite(f"{file.path} already exists", "--overwrite replaces it once the new file is complete")
 
 
-def _check_room(plan: ConversionPlan) -> None:
-    """Refuse an output for which the disk has no room."""
-    room = required_disk_space(plan)
-    if room.needed > room.free:
+def _check_free_space(plan: ConversionPlan) -> None:
+    """Raise NoSpace if the output does not fit on the disk."""
+    disk_space = required_disk_space(plan)
+    if disk_space.needed > disk_space.free:
         raise NoSpace(
-            f"needs {format_bytes(room.needed)}, {room.folder} has {format_bytes(room.free)} free "
-            f"({format_bytes(room.needed - room.free)} short)",
+            f"needs {format_bytes(disk_space.needed)}, {disk_space.folder} has {format_bytes(disk_space.free)} free "
+            f"({format_bytes(disk_space.needed - disk_space.free)} short)",
             "-o on another disk, or a smaller --type",
         )
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into errors with a hint."""
+def translate_disk_errors(path: Path) -> Iterator[None]:
+    """Translate OSError inside the block into NoSpace, CannotWrite or QuantizeError with a hint."""
     try:
         yield
     except OSError as error:
@@ -167,73 +172,76 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise QuantizeError(f"cannot write {path}: {reason}") from error
 
 
-def _parts(plan: ConversionPlan) -> list[tuple[FilePlan, Path]]:
-    """Each file with its temporary name: that of the first file, so that no other output has the same.
+def _part_paths(plan: ConversionPlan) -> list[tuple[FilePlan, Path]]:
+    """Pair each file with its temporary path.
 
-    The mmproj file, in contrast, is the same for all outputs of a model.
+    All are derived from the name of the first file, which is unique to this output; the name of the mmproj file is the
+    same for all outputs of a model.
     """
     first = plan.files[0].path
     names = [f"{first.name}.part", *(f"{first.name}.{number}.part" for number in range(1, len(plan.files)))]
     return [(file, first.with_name(name)) for file, name in zip(plan.files, names, strict=True)]
 
 
-def _is_remade(plan: ConversionPlan, file: FilePlan) -> bool:
-    """Whether an existing mmproj is the same but for weights: another text type of the same model was made before."""
+def _is_same_mmproj(plan: ConversionPlan, file: FilePlan) -> bool:
+    """Whether the existing file is an mmproj with the same header, made with another text type of this model."""
     if file not in plan.vision_files or file.path.stat().st_size != file.n_bytes:
         return False
     with file.path.open("rb") as existing:
         return existing.read(len(file.header)) == file.header
 
 
-def _allocated(path: Path) -> int:
-    """Bytes that a sparse file already takes."""
-    return path.stat().st_blocks * 512 if path.exists() else 0
+def _allocated_bytes(path: Path) -> int:
+    """Disk space in bytes that a sparse file already occupies; 0 if it does not exist."""
+    return path.stat().st_blocks * 512 if path.exists() else 0  # st_blocks is in units of 512 bytes everywhere
 
 
-def _finished(plan: ConversionPlan, state: JournalState) -> frozenset[tuple[int, int]]:
-    """The tensors that need not be made again."""
+def _finished_tensors(plan: ConversionPlan, state: JournalState) -> frozenset[tuple[int, int]]:
+    """The (file index, tensor index) of the tensors that are on disk; none if the journal is of another plan."""
     if state.fingerprint != plan.fingerprint:
         return frozenset()
-    if state.whole:
-        there = all(_has_size(part, file) or _has_size(file.path, file) for file, part in _parts(plan))
+    if state.complete:
+        all_present = all(_has_size(part, file) or _has_size(file.path, file) for file, part in _part_paths(plan))
         pairs = ((number, tensor) for number, file in enumerate(plan.files) for tensor in range(len(file.tensors)))
-        return frozenset(pairs if there else ())
-    return state.finished if all(_has_size(part, file) for file, part in _parts(plan)) else frozenset()
+        return frozenset(pairs if all_present else ())
+    return state.finished if all(_has_size(part, file) for file, part in _part_paths(plan)) else frozenset()
 
 
 def _has_size(path: Path, file: FilePlan) -> bool:
     return path.is_file() and path.stat().st_size == file.n_bytes
 
 
-def _open_parts(plan: ConversionPlan, journal: Journal, stack: ExitStack, *, resumed: bool) -> tuple[int, ...]:
-    """A descriptor for each temporary file, which has its header and its full length; `stack` closes them."""
+def _open_part_files(plan: ConversionPlan, journal: Journal, stack: ExitStack, *, resumed: bool) -> tuple[int, ...]:
+    """Open each temporary file, write its header and set its full length; `stack` closes the descriptors."""
     files = []
-    with disk_errors(plan.files[0].path):
+    with translate_disk_errors(plan.files[0].path):
         if not resumed:
             journal.start(plan.fingerprint)
         journal.append([f"pid {os.getpid()}"])
-    for file, part in _parts(plan):
-        with disk_errors(file.path):
+    for file, part in _part_paths(plan):
+        with translate_disk_errors(file.path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | (0 if resumed else os.O_TRUNC)
             descriptor = os.open(part, flags, 0o644)
             stack.callback(os.close, descriptor)
-            os.ftruncate(descriptor, file.n_bytes)
+            os.ftruncate(descriptor, file.n_bytes)  # sparse: blocks are allocated when data is written
             os.pwrite(descriptor, file.header, 0)
             files.append(descriptor)
     return tuple(files)
 
 
-def _rename(plan: ConversionPlan) -> None:
-    for file, part in _parts(plan):
+def _rename_parts(plan: ConversionPlan) -> None:
+    """Rename the temporary files that still exist to their final names, durably. Raises OSError."""
+    for file, part in _part_paths(plan):
         if part.exists():
             os.replace(part, file.path)
+    # The renames are durable only after an fsync of the folder.
     folder = os.open(plan.files[0].path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
 
 
-def _remove(plan: ConversionPlan, journal: Journal) -> None:
-    """Leave nothing behind where nothing was finished."""
-    for _, part in _parts(plan):
+def _remove_parts(plan: ConversionPlan, journal: Journal) -> None:
+    """Delete the temporary files and the journal."""
+    for _, part in _part_paths(plan):
         part.unlink(missing_ok=True)
     journal.remove()

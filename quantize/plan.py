@@ -1,7 +1,7 @@
-"""The plan of a conversion: every output file with its header and the place of every tensor, before a weight is read.
+"""Plan a conversion: every output file with its header and the offset of every tensor, before a weight is read.
 
 A folder and `QuantizeOptions` come in, a frozen `ConversionPlan` goes out. Only config.json, the tokenizer, the
-importance matrix and the headers of the shards are read. `convert` does what the plan says; a dry run prints it.
+importance matrix and the headers of the shards are read. `convert` executes the plan; a dry run prints it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
 from quantize.ggml.library import library_version
 from quantize.layout import FilePlan, QuantizedTensorSpec, layout_files
-from quantize.qwen35.metadata import Provenance, text_header, vision_header
+from quantize.qwen35.metadata import Provenance, text_metadata, vision_metadata
 from quantize.qwen35.model_config import ModelConfig, parse_config
 from quantize.qwen35.text_tensors import text_tensors
 from quantize.qwen35.vision_tensors import vision_tensors
@@ -37,21 +37,25 @@ from quantize.tensors import CheckpointIndex, OutputTensor
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What to make. `vision_type` empty means F32 or BF16 as the text, else F16; `split_bytes` 0 means one file."""
+    """What to produce.
 
-    type_name: str = "Q4_K_M"
-    overrides: tuple[str, ...] = ()
+    An empty `vision_type` means F32 or BF16 if the text model has that type, and F16 otherwise. `split_bytes` is the
+    maximum file size in bytes; 0 means a single file.
+    """
+
+    type_name: str = "Q4_K_M"  # a recipe
+    overrides: tuple[str, ...] = ()  # PATTERN=TYPE each
     imatrix: Path | None = None
     mtp: bool = True
     vision: bool = True
     vision_type: str = ""
     split_bytes: int = 0
-    tool_version: str = ""
+    tool_version: str = ""  # recorded in the metadata
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """A whole conversion. `vision_files` come after `text_files`; equal `fingerprint`s mean equal outputs."""
+    """A complete conversion. `vision_files` come after `text_files`; equal `fingerprint`s mean equal outputs."""
 
     checkpoint: Checkpoint
     config: ModelConfig
@@ -63,22 +67,22 @@ class ConversionPlan:
 
     @property
     def files(self) -> tuple[FilePlan, ...]:
-        """All files to be written."""
+        """All output files."""
         return self.text_files + self.vision_files
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all files."""
+        """Size of all output files in bytes."""
         return sum(file.n_bytes for file in self.files)
 
     def source_files(self) -> set[Path]:
-        """The files that are read for the weights: the shards, and the importance matrix."""
-        return {path for file in self.files for planned in file.tensors for path in planned.paths}
+        """The files that `convert` reads: the shards and, if used, the importance matrix."""
+        return {path for file in self.files for tensor_plan in file.tensors for path in tensor_plan.source_paths}
 
 
 @dataclass(frozen=True)
 class RecipeSizes:
-    """A checkpoint's config, the number of weights of its text model, and their bytes by recipe."""
+    """A checkpoint's config, the number of weights of its text model, and their size in bytes by recipe name."""
 
     config: ModelConfig
     weights: int
@@ -87,7 +91,10 @@ class RecipeSizes:
 
 @dataclass(frozen=True)
 class TensorSizes:
-    """A checkpoint's config, the bytes of each tensor of its text model by GGUF name, and those of a 16-bit mmproj."""
+    """A checkpoint's config and tensor sizes.
+
+    `n_bytes` has the size of each text tensor by GGUF name; `vision_bytes` is the size of a 16-bit mmproj.
+    """
 
     config: ModelConfig
     mtp: bool
@@ -97,7 +104,7 @@ class TensorSizes:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """A plan is a million small objects, all of them in use: to search them for garbage takes a third of the time."""
+    """Pause garbage collection: a plan is a million live objects, and scanning them takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -109,7 +116,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 @_without_garbage_collection()
 def make_plan(folder: Path, output: Path | None, options: QuantizeOptions) -> ConversionPlan:
-    """Plan the conversion of the checkpoint in `folder` to `output`, a file or a folder (default: the current one).
+    """Plan the conversion of the checkpoint in `folder` to `output`, a file or folder (default: the current folder).
 
     Raises MissingInput, BadCheckpoint, BadGGUF, BadOption or NeedsImatrix.
     """
@@ -117,82 +124,84 @@ def make_plan(folder: Path, output: Path | None, options: QuantizeOptions) -> Co
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and sources.has_prefix("mtp.")
-    text = text_tensors(config, sources, mtp=mtp)
-    vision = vision_tensors(config.vision, sources) if _wants_vision(config, sources, options) and config.vision else []
-    sources.skip_prefixes([*([] if mtp else ["mtp."]), *([] if vision else ["visual."])])
-    sources.validate()
+    index = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = options.mtp and index.has_prefix("mtp.")
+    text = text_tensors(config, index, mtp=mtp)
+    vision = vision_tensors(config.vision, index) if _wants_vision(config, index, options) and config.vision else []
+    # Tensors that are left out on request must not be reported as unknown.
+    index.skip_prefixes([*([] if mtp else ["mtp."]), *([] if vision else ["visual."])])
+    index.validate()
     output = output_path(output, checkpoint.name, recipe)
-    provenance = Provenance(_in_words(recipe, options), options.tool_version)
-    typed = _typed(text, recipe, config, overrides, imatrix, mtp=mtp)
-    keys = text_header(checkpoint, config, recipe, text, provenance, imatrix, mtp=mtp)
-    text_files = layout_files(output, keys, typed, options.split_bytes)
-    vision_files = _vision_files(checkpoint, config, vision, recipe, options, output)
+    provenance = Provenance(_describe_recipe(recipe, options), options.tool_version)
+    specs = _tensor_specs(text, recipe, config, overrides, imatrix, mtp=mtp)
+    keys = text_metadata(checkpoint, config, recipe, text, provenance, imatrix, mtp=mtp)
+    text_files = layout_files(output, keys, specs, options.split_bytes)
+    vision_files = _plan_vision_files(checkpoint, config, vision, recipe, options, output)
     files = text_files + vision_files
     return ConversionPlan(checkpoint, config, recipe, mtp, text_files, vision_files, _fingerprint(files, imatrix))
 
 
 @_without_garbage_collection()
-def recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
-    """What the checkpoint in `folder` would take in each of these recipes; no weight and no tokenizer is read.
+def compute_recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
+    """Compute the size of the checkpoint in `folder` for each recipe; no weights or tokenizer files are read.
 
-    Recipes that need an importance matrix have none. Raises MissingInput or BadCheckpoint.
+    Recipes that need an importance matrix are left out. Raises MissingInput or BadCheckpoint.
     """
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = sources.has_prefix("mtp.")
-    text = text_tensors(config, sources, mtp=mtp)
-    sources.skip_prefixes(["visual."])
-    sources.validate()
+    index = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = index.has_prefix("mtp.")
+    text = text_tensors(config, index, mtp=mtp)
+    index.skip_prefixes(["visual."])
+    index.validate()
     sizes = {}
     for recipe in map(find_recipe, names):
-        with suppress(NeedsImatrix):
-            typed = _typed(text, recipe, config, (), None, mtp=mtp)
-            sizes[recipe.name] = sum(one.n_bytes for one in typed)
+        with suppress(NeedsImatrix):  # the recipe cannot be offered
+            specs = _tensor_specs(text, recipe, config, (), None, mtp=mtp)
+            sizes[recipe.name] = sum(spec.n_bytes for spec in specs)
     return RecipeSizes(config, sum(tensor.elements for tensor in text), sizes)
 
 
 @_without_garbage_collection()
-def tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
-    """The tensors that the checkpoint in `folder` would become with these options; no weight and no tokenizer is read.
+def compute_tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
+    """Compute the output tensor sizes for the checkpoint in `folder`; no weights or tokenizer files are read.
 
-    A type that needs an importance matrix may have none here. Raises MissingInput, BadCheckpoint or BadOption.
+    Types that need an importance matrix are allowed without one. Raises MissingInput, BadCheckpoint or BadOption.
     """
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
     checkpoint = open_checkpoint(folder)
     config = parse_config(checkpoint.config)
-    sources = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and sources.has_prefix("mtp.")
-    text = text_tensors(config, sources, mtp=mtp)
-    vision = vision_tensors(config.vision, sources) if _wants_vision(config, sources, options) and config.vision else []
-    sources.skip_prefixes(["mtp.", "visual."])
-    sources.validate()
-    facts = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
-    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in text}, facts, overrides)
-    sizes = {one.name: types[one.name].row_bytes(one.row_length) * one.rows for one in text}
+    index = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = options.mtp and index.has_prefix("mtp.")
+    text = text_tensors(config, index, mtp=mtp)
+    vision = vision_tensors(config.vision, index) if _wants_vision(config, index, options) and config.vision else []
+    index.skip_prefixes(["mtp.", "visual."])
+    index.validate()
+    context = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
+    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in text}, context, overrides)
+    sizes = {tensor.name: types[tensor.name].row_bytes(tensor.row_length) * tensor.rows for tensor in text}
     return TensorSizes(config, mtp, sizes, sum(2 * tensor.elements for tensor in vision))
 
 
 def output_path(output: Path | None, model: str, recipe: Recipe) -> Path:
-    """The file asked for; by default, and in a folder, one named after model and type."""
+    """The output file: `output` itself, or, if it is None or a folder, a file named after model and recipe."""
     name = f"{model}-{recipe.name}.gguf"
     if output is None:
         return Path(name)
     return output / name if output.is_dir() else output
 
 
-def _wants_vision(config: ModelConfig, sources: CheckpointIndex, options: QuantizeOptions) -> bool:
-    return options.vision and config.vision is not None and sources.has_prefix("visual.")
+def _wants_vision(config: ModelConfig, index: CheckpointIndex, options: QuantizeOptions) -> bool:
+    return options.vision and config.vision is not None and index.has_prefix("visual.")
 
 
-def _in_words(recipe: Recipe, options: QuantizeOptions) -> str:
-    words = [recipe.name, *(f"--tensor-type {text}" for text in options.overrides)]
-    return " ".join(words + ([] if options.mtp else ["--no-mtp"]))
+def _describe_recipe(recipe: Recipe, options: QuantizeOptions) -> str:
+    """The recipe and its options as text, for the metadata of the file."""
+    args = [recipe.name, *(f"--tensor-type {text}" for text in options.overrides)]
+    return " ".join(args + ([] if options.mtp else ["--no-mtp"]))
 
 
-def _typed(
+def _tensor_specs(
     tensors: Sequence[OutputTensor],
     recipe: Recipe,
     config: ModelConfig,
@@ -201,57 +210,65 @@ def _typed(
     *,
     mtp: bool,
 ) -> list[QuantizedTensorSpec]:
-    """Each tensor with its shape, type and importance."""
-    facts = RecipeContext(config.layers + mtp, config.experts, config.query_groups, imatrix is not None)
-    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in tensors}, facts, overrides)
-    if imatrix and not types.keys() & imatrix.importance.keys():
-        raise _other_model(imatrix, "it covers none of the tensors")
-    known = imatrix.importance if imatrix else {}
-    lacking = [name for name, kind in types.items() if needs_imatrix(name, kind) and name not in known]
-    if lacking:
-        raise _lacks_imatrix(recipe, lacking, imatrix)
+    """Combine each tensor with its GGUF shape, ggml type and importance. Raises BadGGUF, BadOption, NeedsImatrix."""
+    context = RecipeContext(config.layers + mtp, config.experts, config.query_groups, imatrix is not None)
+    types = assign_types(recipe, {tensor.name: tensor.shape for tensor in tensors}, context, overrides)
+    if imatrix and not types.keys() & imatrix.entries.keys():
+        raise _other_model_error(imatrix, "it covers none of the tensors")
+    entries = imatrix.entries if imatrix else {}
+    missing = [name for name, ggml_type in types.items() if needs_imatrix(name, ggml_type) and name not in entries]
+    if missing:
+        raise _missing_imatrix_error(recipe, missing, imatrix)
     float_recipe = recipe.name in ("F32", "F16", "BF16")
-    typed = []
+    specs = []
     for tensor in tensors:
-        # llama-quantize drops trailing dimensions of 1, the converter keeps them.
+        # llama-quantize drops trailing dimensions of 1; llama.cpp's converter keeps them.
         shape = tensor.shape if float_recipe or tensor.shape[-1] != 1 else tensor.shape[:-1]
-        typed.append(QuantizedTensorSpec(tensor, shape, types[tensor.name], _importance(tensor, imatrix)))
-    return typed
+        specs.append(QuantizedTensorSpec(tensor, shape, types[tensor.name], _find_importance(tensor, imatrix)))
+    return specs
 
 
-def _importance(tensor: OutputTensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
-    """What is known of the tensor's columns. llama-quantize forgives a misfit for the embeddings, and so do we."""
-    known = imatrix.importance.get(tensor.name) if imatrix else None
-    if imatrix is None or known is None:
+def _find_importance(tensor: OutputTensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
+    """The imatrix entry of a tensor, if any. Raises BadGGUF if its shape does not match.
+
+    Like llama-quantize, a mismatch of the embeddings is ignored.
+    """
+    entry = imatrix.entries.get(tensor.name) if imatrix else None
+    if imatrix is None or entry is None:
         return None
-    needed = (tensor.rows // tensor.matrix_rows, tensor.row_length)
-    if known.sums.shape == needed:
-        return known
+    expected_shape = (tensor.rows // tensor.matrix_rows, tensor.row_length)
+    if entry.sums.shape == expected_shape:
+        return entry
     if tensor.name == "token_embd.weight":
         return None
-    raise _other_model(imatrix, f"{list(known.sums.shape)} values for {tensor.name}, {list(needed)} needed")
+    raise _other_model_error(
+        imatrix, f"{list(entry.sums.shape)} values for {tensor.name}, {list(expected_shape)} needed"
+    )
 
 
-def _other_model(imatrix: Imatrix, why: str) -> BadGGUF:
-    return BadGGUF(f"{imatrix.path.name} was made for another model: {why}", "make one with llama-imatrix")
+def _other_model_error(imatrix: Imatrix, reason: str) -> BadGGUF:
+    """The error for an importance matrix that does not fit the checkpoint."""
+    return BadGGUF(f"{imatrix.path.name} was made for another model: {reason}", "make one with llama-imatrix")
 
 
-def _lacks_imatrix(recipe: Recipe, lacking: list[str], imatrix: Imatrix | None) -> NeedsImatrix:
+def _missing_imatrix_error(recipe: Recipe, missing: list[str], imatrix: Imatrix | None) -> NeedsImatrix:
+    """The error for tensors whose type needs an importance matrix that is missing or lacks their data."""
     if imatrix is None:
         return NeedsImatrix(
-            f"{recipe.name} needs an importance matrix ({len(lacking)} tensors, the first is {lacking[0]})",
+            f"{recipe.name} needs an importance matrix ({len(missing)} tensors, the first is {missing[0]})",
             "--imatrix FILE (made with llama-imatrix), or a quantization that needs none: IQ4_XS, Q3_K_M, Q2_K",
         )
-    blocks = sorted({name.split(".")[1] for name in lacking if name.startswith("blk.")}, key=int)
-    named = lacking if len(lacking) <= 3 else [*lacking[:3], f"{len(lacking) - 3} more"]
+    # The hint overrides the type of exactly those blocks for which the matrix has no data.
+    blocks = sorted({name.split(".")[1] for name in missing if name.startswith("blk.")}, key=int)
+    listed = missing if len(missing) <= 3 else [*missing[:3], f"{len(missing) - 3} more"]
     pattern = rf"^blk\.{blocks[0]}\." if len(blocks) == 1 else rf"^blk\.({'|'.join(blocks)})\."
     return NeedsImatrix(
-        f"{imatrix.path.name} has no data for {', '.join(named)}, which {recipe.name} requires",
+        f"{imatrix.path.name} has no data for {', '.join(listed)}, which {recipe.name} requires",
         f"--tensor-type '{pattern}=q4_k' gives these blocks a type that needs none",
     )
 
 
-def _vision_files(
+def _plan_vision_files(
     checkpoint: Checkpoint,
     config: ModelConfig,
     tensors: Sequence[OutputTensor],
@@ -259,27 +276,33 @@ def _vision_files(
     options: QuantizeOptions,
     output: Path,
 ) -> tuple[FilePlan, ...]:
-    """The mmproj file beside `output`, if there are tensors for it."""
+    """Plan the mmproj file next to `output`; empty if there are no vision tensors. Raises BadOption."""
     if not tensors or config.vision is None:
         return ()
     vision_recipe = find_recipe(options.vision_type or (recipe.name if recipe.name in ("F32", "BF16") else "F16"))
     if vision_recipe.name not in ("F32", "F16", "BF16"):
         raise BadOption(f"the vision encoder cannot be {vision_recipe.name}", "--vision-type f16, bf16 or f32")
     provenance = Provenance(vision_recipe.name, options.tool_version)
-    header = vision_header(checkpoint, config, config.vision, vision_recipe, tensors, provenance)
-    typed = [
+    header = vision_metadata(checkpoint, config, config.vision, vision_recipe, tensors, provenance)
+    specs = [
         QuantizedTensorSpec(tensor, tensor.shape, choose_vision_type(vision_recipe, tensor.name, tensor.shape), None)
         for tensor in tensors
     ]
-    return layout_files(output.with_name(f"mmproj-{checkpoint.name}-{vision_recipe.name}.gguf"), header, typed, 0)
+    return layout_files(output.with_name(f"mmproj-{checkpoint.name}-{vision_recipe.name}.gguf"), header, specs, 0)
 
 
 def _fingerprint(files: Sequence[FilePlan], imatrix: Imatrix | None) -> str:
-    """Changes when anything changes on which a byte of the output depends."""
+    """A hash of everything the output bytes depend on: ggml version, imatrix, headers, and size and mtime of shards."""
     digest = hashlib.sha256(f"{library_version()} {imatrix.sha256 if imatrix else ''}".encode())
     for file in files:
         digest.update(f"\n{file.path.name} {file.n_bytes} ".encode() + hashlib.sha256(file.header).digest())
-    shards = {run.source.path for file in files for planned in file.tensors for run in planned.tensor.runs}
+    # Size and mtime stand for the content of the shards: hashing them would take as long as reading them all.
+    shards = {
+        row_range.source.path
+        for file in files
+        for tensor_plan in file.tensors
+        for row_range in tensor_plan.tensor.ranges
+    }
     for path in sorted(shards):
         status = path.stat()
         digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns}".encode())

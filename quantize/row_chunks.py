@@ -1,9 +1,8 @@
-"""A few rows of an output tensor: read, widen, transform, quantize.
+"""Read, convert to float32, transform and quantize a few rows of an output tensor.
 
-A `RowChunk` is the unit of work of a worker: rows of one matrix of one tensor, small enough that a worker's memory and
-the
-time until it can be stopped stay small, whatever the size of the model. `cut` makes the slabs of a tensor; `encode`
-turns one into the bytes of the GGUF file. Nothing here knows of files other than the sources, or of threads.
+A `RowChunk` is a worker's unit of work: rows of one matrix of one tensor, small enough that a worker's memory and the
+time until it can be stopped stay small, whatever the size of the model. `iter_chunks` divides a tensor into chunks;
+`quantize_chunk` turns a chunk into the bytes of the GGUF file. Output files and threads are not known here.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from quantize.errors import BadCheckpoint
 from quantize.ggml.library import Bytes, Floats, is_finite, quantize_rows, to_float32
 from quantize.ggml.types import GGMLType
 from quantize.recipe.imatrix import ImatrixEntry
-from quantize.tensors import Fp8BlockScale, OutputTensor, RowRange, ValueHeadTiling, split_run
+from quantize.tensors import Fp8BlockScale, OutputTensor, RowRange, ValueHeadTiling, split_range
 
-# A slab is what a worker does between two looks at the stop flag: 0.15 s of the slowest kernel (IQ2_XS, 0.9 million
-# weights a second) and of the slowest of the others (Q2_K with an importance matrix, 7 million). Larger slabs would
-# leave the processor's caches, smaller ones cost time in Python, where only one worker runs at a time.
-_SLAB_WEIGHTS, _SLOW_SLAB_WEIGHTS = 1 << 20, 1 << 17
-_LARGEST_F16 = 65504.0
+# A worker checks the stop flag between chunks. A chunk takes 0.15 s with the slowest kernel (IQ2_XS, 0.9 million
+# weights per second), and also with the slowest of the others (Q2_K with an importance matrix, 7 million per second).
+# Larger chunks would not fit the CPU caches; smaller ones cost time in Python, where only one worker runs at a time.
+_CHUNK_WEIGHTS, _SLOW_CHUNK_WEIGHTS = 1 << 20, 1 << 17
+_MAX_F16 = 65504.0
 _SAME_TYPE = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 
 Files = Mapping[Path, int]
@@ -37,165 +36,185 @@ Files = Mapping[Path, int]
 
 @dataclass(frozen=True, slots=True)
 class RowChunk:
-    """`rows` rows of a tensor from `first` on, in `matrix` (an expert's number), read from `runs`."""
+    """`rows` rows of an output tensor from row `first` on, all in `matrix` (the expert's index), read from `ranges`."""
 
     first: int
     rows: int
     matrix: int
-    runs: tuple[RowRange, ...]
+    ranges: tuple[RowRange, ...]
 
 
 @dataclass(frozen=True)
 class ScratchBuffers:
-    """A worker's buffers, which grow to the largest slab and are then used again."""
+    """A worker's buffers by name; they grow to the largest chunk and are reused."""
 
     buffers: dict[str, Bytes]
 
     def take(self, name: str, n_bytes: int) -> Bytes:
-        """`n_bytes` of the buffer `name`, with any content."""
+        """Return `n_bytes` of the buffer `name`, with undefined content; it aliases earlier results for that name."""
         buffer = self.buffers.get(name)
         if buffer is None or buffer.size < n_bytes:
             buffer = self.buffers[name] = np.empty(n_bytes, np.uint8)
         return buffer[:n_bytes]
 
 
-def chunk_rows(tensor: OutputTensor, kind: GGMLType) -> int:
-    """The most rows of a slab of `tensor`."""
-    weights = _SLOW_SLAB_WEIGHTS if kind.name.startswith("IQ") else _SLAB_WEIGHTS
+def chunk_rows(tensor: OutputTensor, ggml_type: GGMLType) -> int:
+    """The maximum number of rows in a chunk of `tensor`."""
+    weights = _SLOW_CHUNK_WEIGHTS if ggml_type.name.startswith("IQ") else _CHUNK_WEIGHTS
     return max(1, weights // tensor.row_length)
 
 
-def scratch_bytes(tensor: OutputTensor, kind: GGMLType) -> int:
-    """The memory of a worker at a slab of `tensor`: as read, as float32 with a copy of it, as written."""
-    source = max(DTYPE_BYTES[run.source.dtype] for run in tensor.runs)
-    return min(chunk_rows(tensor, kind), tensor.rows) * (
-        tensor.row_length * (source + 4 + 8) + kind.row_bytes(tensor.row_length)
+def scratch_bytes(tensor: OutputTensor, ggml_type: GGMLType) -> int:
+    """A worker's memory in bytes for a chunk of `tensor`: source bytes, float32 with one copy, and quantized bytes."""
+    source = max(DTYPE_BYTES[row_range.source.dtype] for row_range in tensor.ranges)
+    return min(chunk_rows(tensor, ggml_type), tensor.rows) * (
+        tensor.row_length * (source + 4 + 8) + ggml_type.row_bytes(tensor.row_length)
     )
 
 
-def iter_chunks(tensor: OutputTensor, most: int) -> Iterator[RowChunk]:
-    """The slabs of a tensor, in order, of at most `most` rows; none crosses from one matrix to the next."""
-    first, parts, taken = 0, list[RowRange](), 0
-    for run in tensor.runs:
-        at = 0
-        while at < run.count:
-            room = min(most, tensor.matrix_rows - first % tensor.matrix_rows) - taken
-            count = min(room, run.count - at)
-            parts.append(split_run(run, at, count))
-            at, taken = at + count, taken + count
-            if count == room:
-                yield RowChunk(first, taken, first // tensor.matrix_rows, tuple(parts))
-                first, parts, taken = first + taken, [], 0
+def iter_chunks(tensor: OutputTensor, max_rows: int) -> Iterator[RowChunk]:
+    """Divide a tensor into chunks of at most `max_rows` rows, in order; no chunk crosses a matrix boundary."""
+    first, parts, n_taken = 0, list[RowRange](), 0
+    for row_range in tensor.ranges:
+        offset = 0
+        while offset < row_range.count:
+            # A chunk ends at `max_rows` or at the end of its matrix; it may consist of pieces of several row ranges.
+            capacity = min(max_rows, tensor.matrix_rows - first % tensor.matrix_rows) - n_taken
+            count = min(capacity, row_range.count - offset)
+            parts.append(split_range(row_range, offset, count))
+            offset, n_taken = offset + count, n_taken + count
+            if count == capacity:
+                yield RowChunk(first, n_taken, first // tensor.matrix_rows, tuple(parts))
+                first, parts, n_taken = first + n_taken, [], 0
     if parts:
-        yield RowChunk(first, taken, first // tensor.matrix_rows, tuple(parts))
+        yield RowChunk(first, n_taken, first // tensor.matrix_rows, tuple(parts))
 
 
 def quantize_chunk(
     tensor: OutputTensor,
-    kind: GGMLType,
-    slab: RowChunk,
+    ggml_type: GGMLType,
+    chunk: RowChunk,
     importance: ImatrixEntry | None,
     files: Files,
     scratch: ScratchBuffers,
 ) -> tuple[Bytes, float]:
-    """The bytes of a slab as the type `kind`, valid until `scratch` is used again, and the seconds in the kernel."""
-    row_bytes = kind.row_bytes(tensor.row_length)
-    packed = scratch.take("packed", slab.rows * row_bytes)
-    if _is_plain_copy(tensor, kind, slab):
-        _read_runs(slab.runs, row_bytes, packed, files)
+    """Quantize a chunk to `ggml_type`; returns its packed bytes [rows * row bytes] and the seconds spent in the kernel.
+
+    The bytes are a view into `scratch`, valid until its next use. Raises BadCheckpoint for values that are not finite
+    or that overflow the type.
+    """
+    row_bytes = ggml_type.row_bytes(tensor.row_length)
+    packed = scratch.take("packed", chunk.rows * row_bytes)
+    if _is_plain_copy(tensor, ggml_type, chunk):  # the source bytes are the output bytes
+        _read_ranges(chunk.ranges, row_bytes, packed, files)
         return packed, 0.0
-    floats = scratch.take("floats", slab.rows * tensor.row_length * 4).view(np.float32)
-    floats = floats.reshape(slab.rows, tensor.row_length)
-    _widen_runs(slab.runs, floats, files, scratch)
-    floats = _compute(tensor, floats)
-    largest = _largest(floats)
-    if not math.isfinite(largest):
+    floats = scratch.take("floats", chunk.rows * tensor.row_length * 4).view(np.float32)
+    floats = floats.reshape(chunk.rows, tensor.row_length)
+    _read_float32(chunk.ranges, floats, files, scratch)
+    floats = _apply_arithmetic(tensor, floats)
+    magnitude = _max_magnitude(floats)
+    if not math.isfinite(magnitude):
         raise BadCheckpoint(f"{tensor.name} contains values that are not finite", "it is damaged: download it again")
-    if kind.name == "F32":
+    if ggml_type.name == "F32":
         packed[:] = floats.view(np.uint8).reshape(-1)
         return packed, 0.0
-    columns = _mean_squares(importance, slab.matrix, files) if importance else None
+    column_weights = _read_mean_squares(importance, chunk.matrix, files) if importance else None
     start = time.perf_counter()
-    quantize_rows(kind, floats, packed, columns)
+    quantize_rows(ggml_type, floats, packed, column_weights)
     seconds = time.perf_counter() - start
-    if largest > _LARGEST_F16 and not is_finite(kind, packed):  # the scales of most types are F16
+    # The scales of most types are F16, so values above its range can overflow. Only then is the slow check needed.
+    if magnitude > _MAX_F16 and not is_finite(ggml_type, packed):
         hint = "--type BF16 can represent all values of the checkpoint"
-        raise BadCheckpoint(f"{tensor.name} contains values that are too large for {kind.name}", hint)
+        raise BadCheckpoint(f"{tensor.name} holds values that are too large for {ggml_type.name}", hint)
     return packed, seconds
 
 
-def _largest(floats: Floats) -> float:
-    """The largest magnitude; not finite if one of the values is not."""
-    ends = float(floats.max()), -float(floats.min())
-    return math.nan if any(map(math.isnan, ends)) else max(ends)
+def _max_magnitude(floats: Floats) -> float:
+    """The largest magnitude of `floats`; NaN or infinity if any value is."""
+    # Two reductions, without a temporary array; NumPy's max and min propagate NaN.
+    extremes = float(floats.max()), -float(floats.min())
+    return math.nan if any(map(math.isnan, extremes)) else max(extremes)
 
 
-def _mean_squares(importance: ImatrixEntry, matrix: int, files: Files) -> Floats:
-    """The mean squared activation of each column; ones where an expert was never used, as llama-quantize takes."""
-    columns = np.ones(importance.sums.shape[1], np.float32)
+def _read_mean_squares(importance: ImatrixEntry, matrix: int, files: Files) -> Floats:
+    """Read the mean squared activation of each column [columns]; like llama-quantize, 1 for an expert never used."""
+    weights = np.ones(importance.sums.shape[1], np.float32)
     count = importance.counts[matrix]
     if count > 0:
-        read_tensor_bytes(importance.sums, matrix * columns.nbytes, columns.view(np.uint8), files)
-        columns /= np.float32(count)
-    return columns
+        read_tensor_bytes(importance.sums, matrix * weights.nbytes, weights.view(np.uint8), files)
+        weights /= np.float32(count)
+    return weights
 
 
-def _is_plain_copy(tensor: OutputTensor, kind: GGMLType, slab: RowChunk) -> bool:
-    same = all(_SAME_TYPE.get(run.source.dtype) == kind.name for run in slab.runs)
-    return same and tensor.arithmetic == "copy" and tensor.columns is None
+def _is_plain_copy(tensor: OutputTensor, ggml_type: GGMLType, chunk: RowChunk) -> bool:
+    """Whether a chunk is stored in the type of its sources, without arithmetic or reordered columns."""
+    same_dtype = all(_SAME_TYPE.get(row_range.source.dtype) == ggml_type.name for row_range in chunk.ranges)
+    return same_dtype and tensor.arithmetic == "copy" and tensor.column_tiling is None
 
 
-def _compute(tensor: OutputTensor, floats: Floats) -> Floats:
-    if tensor.arithmetic == "plus_one":
+def _apply_arithmetic(tensor: OutputTensor, floats: Floats) -> Floats:
+    """Apply the arithmetic of `tensor` to `floats` [rows, row length], in place where possible."""
+    if tensor.arithmetic == "plus_one":  # checkpoints store norm weights minus one
         floats += 1
     elif tensor.arithmetic == "negative_exp":
-        floats = (-np.exp(floats.astype(np.float64))).astype(np.float32)  # correctly rounded, as torch's is
-    return _tile_columns(tensor.columns, floats) if tensor.columns else floats
+        # In float64, so that the result is correctly rounded, as torch's is.
+        floats = (-np.exp(floats.astype(np.float64))).astype(np.float32)
+    return _tile_columns(tensor.column_tiling, floats) if tensor.column_tiling else floats
 
 
-def _tile_columns(columns: ValueHeadTiling, floats: Floats) -> Floats:
-    grouped = floats.reshape(-1, columns.key_heads, columns.values_per_key, columns.head_dim)
+def _tile_columns(tiling: ValueHeadTiling, floats: Floats) -> Floats:
+    """Reorder the columns of `floats` [rows, value heads * head dim] from grouped to tiled."""
+    # [rows, key heads, values per key, head dim] -> [rows, values per key, key heads, head dim]
+    grouped = floats.reshape(-1, tiling.key_heads, tiling.values_per_key, tiling.head_dim)
     return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(floats.shape)
 
 
-def _read_runs(runs: tuple[RowRange, ...], row_bytes: int, out: Bytes, files: Files) -> None:
-    at = 0
-    for run in runs:
-        end = at + run.count * row_bytes
-        read_tensor_bytes(run.source, run.first * row_bytes, out[at:end], files)
-        at = end
+def _read_ranges(ranges: tuple[RowRange, ...], row_bytes: int, out: Bytes, files: Files) -> None:
+    """Read the bytes of consecutive row ranges into `out` [rows * row bytes]."""
+    offset = 0
+    for row_range in ranges:
+        end = offset + row_range.count * row_bytes
+        read_tensor_bytes(row_range.source, row_range.first * row_bytes, out[offset:end], files)
+        offset = end
 
 
-def _widen_runs(runs: tuple[RowRange, ...], floats: Floats, files: Files, scratch: ScratchBuffers) -> None:
-    at, length = 0, floats.shape[1]
-    for run in runs:
-        row_bytes = length * DTYPE_BYTES[run.source.dtype]
-        raw = scratch.take("raw", run.count * row_bytes)
-        read_tensor_bytes(run.source, run.first * row_bytes, raw, files)
-        part = floats[at : at + run.count]
-        if run.scale is None:
-            to_float32(run.source.dtype, raw, part.reshape(-1))
+def _read_float32(ranges: tuple[RowRange, ...], floats: Floats, files: Files, scratch: ScratchBuffers) -> None:
+    """Read consecutive row ranges into `floats` [rows, row length], converted from their source types."""
+    first_row, length = 0, floats.shape[1]
+    for row_range in ranges:
+        row_bytes = length * DTYPE_BYTES[row_range.source.dtype]
+        raw = scratch.take("raw", row_range.count * row_bytes)
+        read_tensor_bytes(row_range.source, row_range.first * row_bytes, raw, files)
+        rows = floats[first_row : first_row + row_range.count]
+        if row_range.scale is None:
+            to_float32(row_range.source.dtype, raw, rows.reshape(-1))
         else:
-            _widen_fp8(run, run.scale, raw.reshape(part.shape), part, files)
-        at += run.count
+            _dequantize_fp8(row_range, row_range.scale, raw.reshape(rows.shape), rows, files)
+        first_row += row_range.count
 
 
-def _widen_fp8(run: RowRange, scale: Fp8BlockScale, raw: Bytes, floats: Floats, files: Files) -> None:
-    """Weights times the factor of their block, both in float32."""
-    np.take(fp8_values(), raw, out=floats, mode="clip")
+def _dequantize_fp8(row_range: RowRange, scale: Fp8BlockScale, raw: Bytes, floats: Floats, files: Files) -> None:
+    """Multiply the FP8 weights `raw` [rows, columns] by the scale of their block, in float32, into `floats`."""
+    np.take(fp8_values(), raw, out=floats, mode="clip")  # "clip" writes to `out` without a temporary array
     raw_factors = np.empty(scale.factors.n_bytes, np.uint8)
     read_tensor_bytes(scale.factors, 0, raw_factors, files)
+    # One factor per block: pick the block row of each row, then repeat the factors across each block's columns. The
+    # last block may extend past the tensor, so the result is cut to its width.
     factors = np.empty(scale.factors.shape, np.float32)
     to_float32(scale.factors.dtype, raw_factors, factors.reshape(-1))
-    of_rows = factors[np.arange(run.first, run.first + run.count) // scale.rows]
-    floats *= np.repeat(of_rows, scale.columns, axis=1)[:, : floats.shape[1]]
+    row_factors = factors[np.arange(row_range.first, row_range.first + row_range.count) // scale.block_rows]
+    floats *= np.repeat(row_factors, scale.block_columns, axis=1)[:, : floats.shape[1]]
 
 
 @cache
 def fp8_values() -> Floats:
-    """The 256 values of float8_e4m3fn: sign, 4 exponent bits (bias 7), 3 mantissa bits; no infinities."""
+    """The float32 value of each float8_e4m3fn code [256]: sign, 4 exponent bits (bias 7), 3 mantissa bits.
+
+    The format has no infinities; the codes with all exponent and mantissa bits set are NaN.
+    """
     codes = np.arange(256)
     exponent, mantissa = codes >> 3 & 15, codes & 7
+    # Exponent 0 means subnormal: no implicit 1, and the exponent of the smallest normal numbers.
     normal = (1 + mantissa / 8) * 2.0 ** (exponent - 7)
     values = np.where(exponent == 0, mantissa / 8 * 2.0**-6, normal)
     values[(codes & 127) == 127] = np.nan
@@ -203,10 +222,10 @@ def fp8_values() -> Floats:
 
 
 def read_tensor_bytes(source: SourceTensor, offset: int, out: Bytes, files: Files) -> None:
-    """Fill `out` from the tensor's bytes at `offset`. Raises BadCheckpoint if the file has become shorter."""
-    view, at = out.data, source.offset + offset
-    while len(view):
-        count = os.preadv(files[source.path], [view], at)
+    """Fill `out` with the tensor's bytes from `offset` on. Raises BadCheckpoint if the file has become shorter."""
+    view, position = out.data, source.offset + offset
+    while len(view):  # preadv may read less than requested; it uses no shared file position, unlike read
+        count = os.preadv(files[source.path], [view], position)
         if not count:
             raise BadCheckpoint(f"{source.path.name} shrank while {source.name} was read")
-        view, at = view[count:], at + count
+        view, position = view[count:], position + count

@@ -1,4 +1,4 @@
-"""A plan in figures: sizes by tensor class and type, files, and what the conversion needs.
+"""Summarize a plan: sizes by tensor class and type, files, and the resources that the conversion needs.
 
 A `ConversionPlan` comes in, a frozen `Summary` goes out; nothing is written and no weight is read. A dry run prints it.
 """
@@ -16,14 +16,15 @@ from quantize.plan import ConversionPlan
 from quantize.recipe.tensor_classes import CLASSES, tensor_class
 from quantize.row_chunks import scratch_bytes
 
-# Measured: the interpreter with its libraries; a plan, by the tensors of its checkpoint and by the bytes of its headers
-# (the vocabulary is a million Python objects first). The largest published model takes 340 MiB, experts one by one.
+# Measured: the interpreter with its libraries, and the plan's memory per checkpoint tensor and per header byte (the
+# vocabulary is a million Python objects before it is packed). The largest published model with one tensor per expert
+# takes 340 MiB.
 _BASE_BYTES, _BYTES_PER_TENSOR, _BYTES_PER_HEADER_BYTE = 80 << 20, 1 << 10, 16
 
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """One tensor; `shape` in GGUF order."""
+    """One output tensor; `shape` in GGUF order."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,7 +34,7 @@ class TensorSummary:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """Tensors of one class and one type, taken together."""
+    """All tensors of one class and one type; `weights` counts their elements."""
 
     tensor_class: str
     type_name: str
@@ -44,7 +45,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """One file of the output; `bits_per_weight` leaves the header out."""
+    """One output file; `bits_per_weight` does not count the header."""
 
     path: Path
     n_bytes: int
@@ -53,29 +54,37 @@ class FileSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole conversion. `parts` are in the order of `CLASSES`, the largest type of a class first."""
+    """A complete conversion. `rows` follow the order of `CLASSES`, the largest type of a class first.
+
+    `memory_bytes` is an upper estimate of the process's memory with `threads` workers.
+    """
 
     recipe: str
-    parts: tuple[SummaryRow, ...]
+    rows: tuple[SummaryRow, ...]
     tensors: tuple[TensorSummary, ...]
     files: tuple[FileSummary, ...]
     n_bytes: int
     bits_per_weight: float
-    room: DiskSpace
+    disk_space: DiskSpace
     threads: int
     memory_bytes: int
 
 
 def summarize(plan: ConversionPlan, threads: int) -> Summary:
-    """The figures of `plan`, converted by `threads` workers. `bits_per_weight` is that of the text model."""
-    tensors = [planned for file in plan.files for planned in file.tensors]
+    """Summarize `plan` for `threads` workers. `bits_per_weight` covers the text model only."""
+    tensors = [tensor_plan for file in plan.files for tensor_plan in file.tensors]
     return Summary(
         plan.recipe.name,
-        _parts(tensors, plan.config.layers),
-        tuple(TensorSummary(one.tensor.name, one.tensor.shape, one.kind.name, one.n_bytes) for one in tensors),
+        _group_rows(tensors, plan.config.layers),
+        tuple(
+            TensorSummary(
+                tensor_plan.tensor.name, tensor_plan.tensor.shape, tensor_plan.ggml_type.name, tensor_plan.n_bytes
+            )
+            for tensor_plan in tensors
+        ),
         summarize_files(plan),
         plan.n_bytes,
-        _bits_per_weight(planned for file in plan.text_files for planned in file.tensors),
+        _bits_per_weight(tensor_plan for file in plan.text_files for tensor_plan in file.tensors),
         required_disk_space(plan),
         threads,
         _memory_bytes(plan, tensors, threads),
@@ -83,32 +92,41 @@ def summarize(plan: ConversionPlan, threads: int) -> Summary:
 
 
 def _memory_bytes(plan: ConversionPlan, tensors: Iterable[TensorPlan], threads: int) -> int:
-    """An upper estimate of the memory of a conversion."""
-    worker = max(scratch_bytes(planned.tensor, planned.kind) for planned in tensors)
-    headers = sum(len(file.header) for file in plan.files)
-    planned = len(plan.checkpoint.tensors) * _BYTES_PER_TENSOR + headers * _BYTES_PER_HEADER_BYTE
-    return _BASE_BYTES + planned + threads * worker
+    """An upper estimate of the memory that a conversion needs, in bytes."""
+    worker_bytes = max(scratch_bytes(plan_bytes.tensor, plan_bytes.ggml_type) for plan_bytes in tensors)
+    header_bytes = sum(len(file.header) for file in plan.files)
+    plan_bytes = len(plan.checkpoint.tensors) * _BYTES_PER_TENSOR + header_bytes * _BYTES_PER_HEADER_BYTE
+    return _BASE_BYTES + plan_bytes + threads * worker_bytes
 
 
 def summarize_files(plan: ConversionPlan) -> tuple[FileSummary, ...]:
-    """The figures of each file."""
-    return tuple(_file(file) for file in plan.files)
+    """Summarize each output file."""
+    return tuple(_summarize_file(file) for file in plan.files)
 
 
-def _file(file: FilePlan) -> FileSummary:
+def _summarize_file(file: FilePlan) -> FileSummary:
     return FileSummary(file.path, file.n_bytes, _bits_per_weight(file.tensors))
 
 
 def _bits_per_weight(tensors: Iterable[TensorPlan]) -> float:
+    """Average bits per weight of these tensors."""
     sizes = [(planned.n_bytes, planned.tensor.elements) for planned in tensors]
     return 8 * sum(n_bytes for n_bytes, _ in sizes) / sum(weights for _, weights in sizes)
 
 
-def _parts(tensors: Iterable[TensorPlan], layers: int) -> tuple[SummaryRow, ...]:
-    keyed = [((tensor_class(one.tensor.name, layers), one.kind.name), one) for one in tensors]
-    parts = []
+def _group_rows(tensors: Iterable[TensorPlan], layers: int) -> tuple[SummaryRow, ...]:
+    """Add up the tensors by class and type."""
+    # groupby needs sorted input; the result is sorted again, by class as in `CLASSES` and by size.
+    keyed = [
+        ((tensor_class(tensor_plan.tensor.name, layers), tensor_plan.ggml_type.name), tensor_plan)
+        for tensor_plan in tensors
+    ]
+    rows = []
     for (class_name, type_name), group in groupby(sorted(keyed, key=lambda pair: pair[0]), key=lambda pair: pair[0]):
-        held = [planned for _, planned in group]
-        weights, n_bytes = sum(one.tensor.elements for one in held), sum(one.n_bytes for one in held)
-        parts.append(SummaryRow(class_name, type_name, len(held), weights, n_bytes))
-    return tuple(sorted(parts, key=lambda part: (CLASSES.index(part.tensor_class), -part.n_bytes)))
+        plans = [tensor_plan for _, tensor_plan in group]
+        weights, n_bytes = (
+            sum(tensor_plan.tensor.elements for tensor_plan in plans),
+            sum(tensor_plan.n_bytes for tensor_plan in plans),
+        )
+        rows.append(SummaryRow(class_name, type_name, len(plans), weights, n_bytes))
+    return tuple(sorted(rows, key=lambda row: (CLASSES.index(row.tensor_class), -row.n_bytes)))

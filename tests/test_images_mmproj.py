@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.models.mmproj import check_mmproj, mmproj_beside
+from qwenctl.models.mmproj import check_mmproj, find_mmproj
 
 
 def model(path: Path, name: str = "Toy", width: int = 256) -> Path:
@@ -37,9 +37,9 @@ def written(writer: gguf.GGUFWriter, path: Path) -> Path:
 
 
 def test_the_one_beside_the_model_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
-    assert mmproj_beside(model(tmp_path / "toy.gguf")) is None
+    assert find_mmproj(model(tmp_path / "toy.gguf")) is None
     found = tower(tmp_path / "toy.mmproj-Q8_0.gguf", "another name")
-    assert mmproj_beside(tmp_path / "toy.gguf") == found
+    assert find_mmproj(tmp_path / "toy.gguf") == found
 
 
 def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tmp_path: Path) -> None:
@@ -49,16 +49,16 @@ def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tm
     (tmp_path / "mmproj-d.gguf").write_bytes(b"GGUF and no more")
     for kind in ("F32", "BF16"):
         best = tower(tmp_path / f"mmproj-Toy-{kind}.gguf")
-    assert mmproj_beside(model(tmp_path / "toy.gguf")) == best
+    assert find_mmproj(model(tmp_path / "toy.gguf")) == best
     best = tower(tmp_path / "mmproj-Toy-F16.gguf")
-    assert mmproj_beside(tmp_path / "toy.gguf") == best
+    assert find_mmproj(tmp_path / "toy.gguf") == best
 
 
 def test_several_that_could_be_meant_are_told(tmp_path: Path) -> None:
     tower(tmp_path / "mmproj-a.gguf", "A")
     tower(tmp_path / "mmproj-b.gguf", "B")
-    with pytest.raises(QwenctlError, match=r"several mmproj files match toy\.gguf: choose one") as caught:
-        mmproj_beside(model(tmp_path / "toy.gguf"))
+    with pytest.raises(QwenctlError, match=r"several mmproj files go with toy\.gguf: name one") as caught:
+        find_mmproj(model(tmp_path / "toy.gguf"))
     assert caught.value.hint == f"--mmproj {tmp_path}/mmproj-a.gguf"
 
 
@@ -66,9 +66,9 @@ def test_a_split_model_has_it_in_the_folder_above(tmp_path: Path) -> None:
     split = model(tmp_path / "Q4_K_M" / "toy-00001-of-00002.gguf")
     whole = model(tmp_path / "Q8_0" / "toy.gguf")
     found = tower(tmp_path / "mmproj-F16.gguf", "Toy of another spelling")
-    assert (mmproj_beside(split), mmproj_beside(whole)) == (found, None)
+    assert (find_mmproj(split), find_mmproj(whole)) == (found, None)
     named = tower(tmp_path / "mmproj-Toy.gguf")
-    assert (mmproj_beside(split), mmproj_beside(whole)) == (named, named)
+    assert (find_mmproj(split), find_mmproj(whole)) == (named, named)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.machine.profile import Machine
-from qwenctl.models.context_memory import longest_context, scaling_factor
+from qwenctl.models.context_memory import max_context, rope_scaling_factor
 from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.planner import make_plan as plan_placement
 from qwenctl.placement.tensor_inventory import from_gguf
@@ -43,19 +43,19 @@ NEEDLE = "The word is 7394. "
     ("tokens", "factor"), [(1, 1), (32_768, 1), (TRAINED, 1), (TRAINED + 1, 1.5), (524_288, 2), (1_010_000, 4)]
 )
 def test_positions_are_scaled_by_the_published_factor_or_a_smaller_one(tokens: int, factor: float) -> None:
-    assert scaling_factor(tokens, TRAINED) == factor
+    assert rope_scaling_factor(tokens, TRAINED) == factor
 
 
 @given(tokens=st.integers(1, 1_010_000))
 def test_positions_are_scaled_by_no_more_than_is_needed(tokens: int) -> None:
-    factor = scaling_factor(tokens, TRAINED)
+    factor = rope_scaling_factor(tokens, TRAINED)
     assert tokens <= factor * TRAINED
     assert factor == 1 or (factor - 0.5) * TRAINED < tokens
     assert factor <= 4
 
 
 def test_a_context_is_as_long_as_published_or_as_trained() -> None:
-    assert [longest_context(trained) for trained in (TRAINED, 40_960)] == [1_010_000, 40_960]
+    assert [max_context(trained) for trained in (TRAINED, 40_960)] == [1_010_000, 40_960]
 
 
 def scaling_of(toy_gguf: Path, tokens: int, state: Path) -> tuple[float, int]:

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from quantize.gguf_header import parse_leading_metadata, read_header
-from quantize.plan import recipe_sizes
+from quantize.plan import compute_recipe_sizes
 from quantize.qwen35.model_config import parse_config
 from qwenctl.errors import QwenctlError
 from qwenctl.hub.select.fit import PullCandidate, best_fit, fit_candidate
 from qwenctl.machine import GgmlDevice, MachineMemory, Memory, read_devices, read_machine_memory, read_memory
-from qwenctl.models.context_memory import ContextMemory, of_config, of_metadata
+from qwenctl.models.context_memory import ContextMemory, context_memory_from_config, context_memory_from_metadata
 from tests import checkpoints
 from tests.qwen35_layout import PUBLISHED, Layout, config
 
@@ -30,15 +30,15 @@ CONTEXTS = {
 
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_the_memory_of_a_context_is_that_of_llama_cpp(name: str) -> None:
-    found = of_config(parse_config(config(PUBLISHED[name], Layout())))
+    found = context_memory_from_config(parse_config(config(PUBLISHED[name], Layout())))
     assert found.token_bytes == CONTEXTS[name][0]
     assert found.state_bytes / 2**20 == pytest.approx(CONTEXTS[name][1], abs=0.05)
-    assert (found.tokens, found.longest) == (32_768, 262_144)
+    assert (found.tokens, found.max_tokens) == (32_768, 262_144)
 
 
 def test_header_and_config_tell_the_same(toy: Path, toy_gguf: Path) -> None:
-    of_file = of_metadata(read_header(toy_gguf).metadata)
-    assert of_file == of_config(parse_config(json.loads((toy / "config.json").read_bytes())))
+    of_file = context_memory_from_metadata(read_header(toy_gguf).metadata)
+    assert of_file == context_memory_from_config(parse_config(json.loads((toy / "config.json").read_bytes())))
 
 
 def test_the_start_of_a_header_is_enough(toy_gguf: Path) -> None:
@@ -46,14 +46,14 @@ def test_the_start_of_a_header_is_enough(toy_gguf: Path) -> None:
     start = parse_leading_metadata(toy_gguf.name, toy_gguf.read_bytes()[:4096])
     assert 20 < len(start) < len(whole)
     assert {key: whole[key] for key in start} == start
-    assert of_metadata(start) == of_metadata(whole)
-    assert of_metadata({}) is None
+    assert context_memory_from_metadata(start) == context_memory_from_metadata(whole)
+    assert context_memory_from_metadata({}) is None
 
 
 def test_sizes_are_computed_from_headers_alone(tmp_path: Path) -> None:
     checkpoints.make_sparse(tmp_path, PUBLISHED["397B"], shards=94)
     (tmp_path / "tokenizer.json").unlink()
-    found = recipe_sizes(tmp_path, ["Q4_K_M", "IQ2_XXS"])
+    found = compute_recipe_sizes(tmp_path, ["Q4_K_M", "IQ2_XXS"])
     # llama-quantize's dry run: 223.54 GiB of the trunk, 3.98 of the MTP block
     assert found.n_bytes["Q4_K_M"] / 2**30 == pytest.approx(223.54 + 3.98, abs=0.02)
     assert "IQ2_XXS" not in found.n_bytes  # needs an importance matrix

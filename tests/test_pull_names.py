@@ -9,12 +9,12 @@ import pytest
 from hypothesis import strategies
 
 from qwenctl.errors import QwenctlError
-from qwenctl.hub.repository.catalog import families, nearest_repository
+from qwenctl.hub.repository.catalog import load_families, nearest_repository
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
 from qwenctl.hub.repository.model_name import ModelName, check_revision, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
 from qwenctl.hub.select.fit import PullCandidate
-from qwenctl.hub.select.target import PullRequest, ResolvedTarget, find_target
+from qwenctl.hub.select.target import PullRequest, ResolvedTarget, resolve_target
 
 
 def parts(name: ModelName) -> tuple[str, str, str, str]:
@@ -85,7 +85,7 @@ def test_the_name_that_was_meant(wrong: str, right: str) -> None:
 
 
 def test_every_entry_of_the_catalogue_is_a_name() -> None:
-    for name, family in families().items():
+    for name, family in load_families().items():
         assert parts(parse_name(name)) == ("", name, "", "")
         assert family.source.startswith("Qwen/")
         for repository in family.repositories:
@@ -118,7 +118,7 @@ REPOSITORY = files(
 
 
 def test_files_are_sorted_into_quantizations() -> None:
-    found = {quant.label: (len(quant.files), quant.lacking) for quant in find_quants(REPOSITORY)}
+    found = {quant.label: (len(quant.files), quant.missing_parts) for quant in find_quants(REPOSITORY)}
     assert found == {"Q4_K_M": (6, 0), "UD-Q4_K_XL": (7, 0), "Q6_K_L": (8, 1), "MXFP4_MOE": (1, 0), "BF16": (1, 0)}
     assert [quant.n_bytes for quant in find_quants(REPOSITORY)] == [10, 10, 60, 70, 80]
 
@@ -184,7 +184,7 @@ def target(text: str, wish: PullRequest | None = None) -> ResolvedTarget:
         asked.append(name)
         return {"x/y-GGUF": GGUF, "unsloth/Qwen3.5-35B-A3B-GGUF": GGUF}.get(name, CHECKPOINT)
 
-    return find_target(parse_name(text), wish or PullRequest(), describe)
+    return resolve_target(parse_name(text), wish or PullRequest(), describe)
 
 
 def test_a_short_name_means_a_repository_that_needs_no_conversion() -> None:

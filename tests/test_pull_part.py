@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.hub.download.partial_file import open_part
+from qwenctl.hub.download.partial_file import open_partial_file
 from tests.waiting import until
 
 
@@ -20,7 +20,7 @@ def test_a_file_that_is_seen_to_be_whole_is_not_written_to_any_more(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread follows the bytes of another, and closes the file when all are there; a slow disk is in between."""
-    part = open_part(tmp_path / "file.part", size)
+    part = open_partial_file(tmp_path / "file.part", size)
     slow = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda *arguments: (time.sleep(0.05), slow(*arguments))[1])
 
@@ -45,11 +45,11 @@ def test_what_was_counted_is_there_when_it_is_opened_again(
     pieces: list[bytes], stop: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path, size = tmp_path_factory.mktemp("part") / "file.part", len(b"".join(pieces))
-    part = open_part(path, size)
+    part = open_partial_file(path, size)
     for piece in pieces[:stop]:
         part.write(0, piece)
     part.close()
-    again = open_part(path, size)
+    again = open_partial_file(path, size)
     came = b"".join(pieces[:stop])
     assert (again.arrived, again.read(0, len(came))) == (len(came), came)
     again.close()

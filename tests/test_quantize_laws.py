@@ -43,11 +43,11 @@ def source_rows(runs: tuple[RowRange, ...]) -> list[tuple[str, int]]:
 @given(stacks(), st.integers(1, 40))
 def test_slabs_cover_every_row_once_and_in_order(tensor: OutputTensor, most: int) -> None:
     slabs = list(iter_chunks(tensor, most))
-    assert [row for slab in slabs for row in source_rows(slab.runs)] == source_rows(tensor.runs)
+    assert [row for slab in slabs for row in source_rows(slab.ranges)] == source_rows(tensor.ranges)
     assert [slab.first for slab in slabs] == list(np.cumsum([0, *(slab.rows for slab in slabs)]))[:-1]
     for slab in slabs:
         assert 1 <= slab.rows <= most
-        assert slab.rows == sum(run.count for run in slab.runs)
+        assert slab.rows == sum(run.count for run in slab.ranges)
         assert slab.matrix == slab.first // tensor.matrix_rows == (slab.first + slab.rows - 1) // tensor.matrix_rows
 
 
@@ -73,7 +73,7 @@ def test_the_last_matching_override_wins(recipe: str, pairs: list[tuple[str, str
     overrides = [parse_override(f"{pattern}={kind}") for pattern, kind in pairs]
     types = chosen(recipe, overrides)
     for name in SHAPES:
-        matching = [one.kind.name for one in overrides if one.pattern.search(name)]
+        matching = [one.ggml_type.name for one in overrides if one.pattern.search(name)]
         if matching and name != "output_norm.weight":
             assert types[name] == matching[-1]
     assert types["output_norm.weight"] == "F32"
@@ -97,7 +97,7 @@ def test_any_text_is_an_override_or_a_bad_option(text: str) -> None:
         override = parse_override(text)
     except BadOption:
         return
-    assert override.kind in GGML_TYPES.values()
+    assert override.ggml_type in GGML_TYPES.values()
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.integers(1, 600))

@@ -54,7 +54,7 @@ def summary(source: Path, type_name: str, **options: object) -> Summary:
 def gib_by_class(found: Summary) -> tuple[float, ...]:
     """The columns of the table above; what is float32 in linear attention is counted with the routers."""
     sizes: Counter[str] = Counter()
-    for part in found.parts:
+    for part in found.rows:
         is_small = part.type_name == "F32" and part.tensor_class == "linear attention"
         sizes["norms and routers" if is_small else part.tensor_class] += part.n_bytes
     order = (

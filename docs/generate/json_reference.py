@@ -161,7 +161,7 @@ def _rows(one: Mapping[str, Any], types: Mapping[str, str]) -> Iterator[tuple[st
 
 def _sampling_table() -> str:
     rows = [
-        (f"`{option.field}`", f"`--{name}`", _range(option.lowest, option.highest), option.meaning)
+        (f"`{option.field}`", f"`--{name}`", _range(option.minimum, option.maximum), option.help)
         for name, option in SAMPLING_OPTIONS.items()
     ]
     return table(("field", "option", "range", "meaning"), rows).rstrip("\n")

@@ -1,1 +1,1 @@
-"""ggml's types, and the functions of its base library."""
+"""ggml's tensor types, and bindings to the functions of its base library."""

@@ -1,7 +1,7 @@
-"""The tensor types of ggml that this program reads or writes, with the shape of a block of each.
+"""The ggml tensor types that this program reads or writes, with their block sizes.
 
-Source of the numbers: `enum ggml_type` and `type_traits` in ggml (the same table as `gguf.GGML_QUANT_SIZES`, against
-which the tests compare it). It stands here again because reading a header must not cost the import of numpy.
+Source of the numbers: `enum ggml_type` and `type_traits` in ggml. `gguf.GGML_QUANT_SIZES` is the same table, and the
+tests compare the two; it is repeated here so that reading a header does not import numpy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GGMLType:
-    """A tensor type: `block_elements` consecutive weights of a row take `block_bytes` bytes."""
+    """A tensor type: each block of `block_elements` consecutive weights of a row takes `block_bytes` bytes."""
 
     name: str
     id: int
@@ -19,7 +19,7 @@ class GGMLType:
     block_bytes: int
 
     def row_bytes(self, elements: int) -> int:
-        """Bytes of a row of `elements` weights, which must be a multiple of the block."""
+        """Size in bytes of a row of `elements` weights. Raises ValueError if that is not a whole number of blocks."""
         if elements % self.block_elements:
             raise ValueError(f"a row of {elements} does not divide into blocks of {self.name}")
         return elements // self.block_elements * self.block_bytes
@@ -62,4 +62,4 @@ GGML_TYPES: dict[str, GGMLType] = {
     )
 }
 
-TYPES_BY_ID: dict[int, GGMLType] = {kind.id: kind for kind in GGML_TYPES.values()}
+TYPES_BY_ID: dict[int, GGMLType] = {ggml_type.id: ggml_type for ggml_type in GGML_TYPES.values()}

@@ -1,1 +1,1 @@
-"""What is particular to Qwen3.5: names, shapes and transforms of tensors, and metadata."""
+"""Everything specific to Qwen3.5: tensor names, shapes and transforms, and metadata."""

@@ -1,1 +1,1 @@
-"""Which type each tensor gets: recipes, importance matrices and classes of tensors."""
+"""Choose the type of each tensor: recipes, importance matrices and tensor classes."""

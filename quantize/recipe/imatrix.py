@@ -1,8 +1,8 @@
-"""An importance matrix, as llama-imatrix writes it.
+"""Read an importance matrix written by llama-imatrix.
 
-A GGUF file comes in; for each tensor of the model that it knows, the place of its sums and the counts go out. The mean
-squared activation of each input column is computed where it is needed (`slabs`), one expert at a time: the sums of a
-large model take a gigabyte. Format: tools/imatrix of llama.cpp (`NAME.in_sum2`, `NAME.counts`).
+A GGUF file comes in; for each model tensor in it, the file offset of its sums and its counts go out. `row_chunks`
+computes the mean squared activation of each input column from them, one expert at a time, because the sums of a large
+model take a gigabyte. Format: tools/imatrix of llama.cpp (`NAME.in_sum2`, `NAME.counts`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _REQUIRED = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 @dataclass(frozen=True)
 class ImatrixEntry:
-    """The columns of one tensor: `sums` [matrices, columns] of squares lie in the file; `counts` has one a matrix.
+    """Activation statistics of one tensor: `sums` of squares [matrices, columns], still in the file, and `counts`.
 
-    A count of 0 means that an expert was never used: nothing is known of its columns.
+    `counts` [matrices] are the activations summed up. A count of 0 means that an expert was never used, so there is no
+    information about its columns.
     """
 
     sums: SourceTensor
@@ -35,24 +36,24 @@ class ImatrixEntry:
 
 @dataclass(frozen=True)
 class Imatrix:
-    """`importance` by the name of the model's tensor; `sha256` is the file's."""
+    """An importance matrix: `entries` by model tensor name; `sha256` is the hash of the file."""
 
     path: Path
     sha256: str
     datasets: tuple[str, ...]
     chunks: int
-    importance: Mapping[str, ImatrixEntry]
+    entries: Mapping[str, ImatrixEntry]
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """The importance matrix in the GGUF file `path`. Raises MissingInput or BadGGUF."""
+    """Read the importance matrix in the GGUF file `path`. Raises MissingInput or BadGGUF."""
     header = read_header(path)
-    lacking = [key for key in _REQUIRED if key not in header.metadata]
-    if header.metadata.get("general.type") != "imatrix" or lacking:
+    missing = [key for key in _REQUIRED if key not in header.metadata]
+    if header.metadata.get("general.type") != "imatrix" or missing:
         raise BadGGUF(f"{path.name} is not an importance matrix in GGUF format", "make one with llama-imatrix")
     tensors = {tensor.name: tensor for tensor in header.tensors}
-    importance = {
-        name.removesuffix(".in_sum2"): _importance(path, header, tensors, name.removesuffix(".in_sum2"))
+    entries = {
+        name.removesuffix(".in_sum2"): _read_entry(path, header, tensors, name.removesuffix(".in_sum2"))
         for name in tensors
         if name.endswith(".in_sum2")
     }
@@ -64,28 +65,32 @@ def read_imatrix(path: Path) -> Imatrix:
         sha256,
         tuple(map(str, datasets)) if isinstance(datasets, tuple) else (str(datasets),),
         chunks if isinstance(chunks, int) else 0,
-        importance,
+        entries,
     )
 
 
-def _importance(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo], name: str) -> ImatrixEntry:
+def _read_entry(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo], name: str) -> ImatrixEntry:
+    """Read the counts of the tensor `name`, and locate its sums. Raises BadGGUF."""
+    # `sums` has a row of columns per matrix (one, or one per expert), and `counts` has one number per matrix.
     sums, counts = tensors[f"{name}.in_sum2"], tensors.get(f"{name}.counts")
     columns = sums.shape[0]
-    if counts is None or _elements(counts) * columns != _elements(sums):
+    if counts is None or _n_elements(counts) * columns != _n_elements(sums):
         raise BadGGUF(f"{path.name} has no usable counts for {name}")
-    sum_values, count_values = _floats(path, header, sums), _floats(path, header, counts)
+    sum_values, count_values = _read_floats(path, header, sums), _read_floats(path, header, counts)
     if not (np.isfinite(sum_values).all() and np.isfinite(count_values).all()):
         raise BadGGUF(f"{path.name} has values for {name} that are not finite")
-    place = header.data_offset + sums.offset
-    source = SourceTensor(sums.name, "F32", (count_values.size, columns), path, place, sums.n_bytes)
+    offset = header.data_offset + sums.offset
+    # The sums stay in the file: `row_chunks` reads them like a tensor of a checkpoint.
+    source = SourceTensor(sums.name, "F32", (count_values.size, columns), path, offset, sums.n_bytes)
     return ImatrixEntry(source, tuple(count_values.tolist()))
 
 
-def _elements(tensor: TensorInfo) -> int:
+def _n_elements(tensor: TensorInfo) -> int:
     return tensor.n_bytes // 4
 
 
-def _floats(path: Path, header: GGUFHeader, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+def _read_floats(path: Path, header: GGUFHeader, tensor: TensorInfo) -> npt.NDArray[np.float32]:
+    """Read a whole F32 tensor [elements]. Raises BadGGUF for other types."""
     if tensor.type_name != "F32":
         raise BadGGUF(f"{tensor.name} of the importance matrix is {tensor.type_name}, not F32")
-    return np.fromfile(path, "<f4", _elements(tensor), offset=header.data_offset + tensor.offset)
+    return np.fromfile(path, "<f4", _n_elements(tensor), offset=header.data_offset + tensor.offset)

@@ -1,4 +1,4 @@
-"""The class of a tensor by its GGUF name: what it is for, and so how often it is read and where it should lie."""
+"""Classify tensors by GGUF name: what a tensor is for, which decides how often it is read and where to place it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ CLASSES = (
     ROUTED_EXPERTS, SHARED_EXPERT, FEED_FORWARD, ATTENTION, LINEAR_ATTENTION, EMBEDDINGS, NORMS_AND_ROUTERS, MTP, VISION
 )  # fmt: skip
 
+# Name parts of tensors of linear-attention and of full-attention layers.
 _LINEAR = ("ssm_", "attn_qkv.", "attn_gate.")
 _FULL = ("attn_q.", "attn_k.", "attn_v.", "attn_output.")
 
 
 def tensor_class(name: str, layers: int) -> str:
-    """The class of the tensor `name` of a model whose trunk has `layers` layers (the block after them is MTP)."""
+    """The class of the tensor `name` in a model with `layers` layers before the MTP block."""
     if name.startswith(("v.", "mm.")):
         return VISION
     if name in ("token_embd.weight", "output.weight"):
@@ -35,6 +36,7 @@ def tensor_class(name: str, layers: int) -> str:
 
 
 def _class_of_part(part: str) -> str:
+    """The class of a tensor of a layer, by its name after "blk.N."."""
     if "_exps." in part:
         return ROUTED_EXPERTS
     if "norm." in part or "ffn_gate_inp" in part:

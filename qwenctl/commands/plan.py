@@ -116,9 +116,9 @@ def _plan(
 
 def _with_tower(inventory: TensorInventory) -> TensorInventory:
     """With the vision tower in the file beside the model. Raises QwenctlError if there is none."""
-    from qwenctl.models.mmproj import mmproj_beside
+    from qwenctl.models.mmproj import find_mmproj
 
-    tower = mmproj_beside(Path(inventory.path)) if inventory.path else None
+    tower = find_mmproj(Path(inventory.path)) if inventory.path else None
     if tower is None:
         raise QwenctlError(
             f"no mmproj file found for {inventory.name}", "leave out --vision, or put the mmproj file next to the model"
@@ -146,12 +146,12 @@ def _inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
 
 def _path_here(model: str, type_name: str) -> Path | None:
     """Where a model lies that is here by a name; None if it can only be on the Hub."""
-    from qwenctl.hub.local.installed import CHECKPOINT, filter_by_name, local_models
+    from qwenctl.hub.local.installed import CHECKPOINT, filter_by_name, find_installed_models
     from qwenctl.hub.repository.model_name import parse_name
 
     if model.endswith(".gguf") or model.startswith(("/", ".", "~")):
         return Path(model).expanduser()  # it can only be a path
-    found = [one for one in filter_by_name(parse_name(model), local_models()) if not one.missing_parts]
+    found = [one for one in filter_by_name(parse_name(model), find_installed_models()) if not one.missing_parts]
     fitting = [one for one in found if (one.quant == CHECKPOINT) == bool(type_name)] or ([] if type_name else found)
     return fitting[-1].path if fitting else None
 
@@ -162,8 +162,8 @@ def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     from qwenctl.commands.quantize.remote import fetch_listing
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
-    from qwenctl.hub.select.target import PullRequest, find_target, select_quant
-    from qwenctl.hub.streaming.gguf_headers import fetch_headers
+    from qwenctl.hub.select.target import PullRequest, resolve_target, select_quant
+    from qwenctl.hub.streaming.gguf_headers import fetch_gguf_headers
     from qwenctl.hub.streaming.header_only import fetch_headers_only
     from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
@@ -171,15 +171,15 @@ def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
         print_status(line, quiet=quiet)
 
     wish, pull, name = PullRequest(type_name, vision=False), PullOptions(), parse_name(model)
-    target = find_target(name, wish, lambda repository: fetch_listing(repository, name.revision, pull, tell))
+    target = resolve_target(name, wish, lambda repository: fetch_listing(repository, name.revision, pull, tell))
     if target.needs_choice:
         target = select_quant(target, _USUAL_TYPE, wish)
     with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
         if target.recipe:
-            skeleton = fetch_headers_only(target.listing, Path(folder), pull.settings, tell, lambda _: None)
+            skeleton = fetch_headers_only(target.listing, Path(folder), pull.download_options, tell, lambda _: None)
             found = from_checkpoint(skeleton.folder, QuantizeOptions(target.recipe))
             label = target.recipe
         else:
-            paths = fetch_headers(target.listing, target.files, Path(folder), pull.settings, tell)
+            paths = fetch_gguf_headers(target.listing, target.files, Path(folder), pull.download_options, tell)
             found, label = from_gguf(paths[0]), target.label
     return replace(found, name=f"{target.listing.repository}:{label}", path="")

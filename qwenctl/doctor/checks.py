@@ -61,13 +61,13 @@ def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: boo
     `again` measures how fast the memories are and checks the backend, though results of an earlier time are kept.
     Raises QwenctlError if an RPC server cannot be reached.
     """
-    from qwenctl.hub.local.hf_cache import default_root
-    from qwenctl.hub.local.installed import local_models
-    from qwenctl.hub.local.registry import noted_roots
+    from qwenctl.hub.local.hf_cache import default_cache_root
+    from qwenctl.hub.local.installed import find_installed_models
+    from qwenctl.hub.local.registry import registered_roots
 
     found, swap = inspect_machine(rpc, again=again), read_swap()
-    roots = list(dict.fromkeys([default_root().absolute(), *noted_roots()]))
-    models = local_models()
+    roots = list(dict.fromkeys([default_cache_root().absolute(), *registered_roots()]))
+    models = find_installed_models()
     paths = [path for model in models for path in model.files]
     holders = tuple(_holders(roots, paths, reads_disks=reads_disks))
     caches = tuple(_cache(root) for root in roots)
@@ -116,22 +116,22 @@ def _too_large(found: MachineReport, models: Sequence[InstalledModel]) -> Iterat
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.hub.select.fit import PullCandidate, fit_candidate
     from qwenctl.machine import MachineMemory
-    from qwenctl.models.context_memory import of_file
+    from qwenctl.models.context_memory import context_memory_from_file
 
     machine, fits = MachineMemory(found.memory, found.build.devices), {}
     for model in models:
         if model.quant == CHECKPOINT or model.missing_parts:
             continue
-        context = of_file(model.path)
+        context = context_memory_from_file(model.path)
         if context is not None:
             fits[model.name] = fit_candidate(PullCandidate(model.quant, model.n_bytes, 0), context, machine, 0)
     return findings.of_models(fits, machine.memory, machine.gpu_bytes)
 
 
 def _cache(root: Path) -> Cache:
-    from qwenctl.hub.local.stale_downloads import find_leftovers
+    from qwenctl.hub.local.stale_downloads import find_stale_downloads
 
-    left = find_leftovers(root)
+    left = find_stale_downloads(root)
     return Cache(root, free_disk(root), len(left), sum(one.n_bytes for one in left), _unwritable(root))
 
 

@@ -40,15 +40,15 @@ from qwenctl.engine.speculative.draft_setup import (
 )
 from qwenctl.engine.vision.encoder import VisionEncoder, VisionState
 from qwenctl.machine.cpu import usable_cores
-from qwenctl.models.context_memory import USUAL_TOKENS, longest_context, scaling_factor
-from qwenctl.models.gguf_check import fingerprint
+from qwenctl.models.context_memory import DEFAULT_TOKENS, max_context, rope_scaling_factor
+from qwenctl.models.gguf_check import model_fingerprint
 from qwenctl.protocol.load import Load, LoadParams, ModelInfo
 from qwenctl.protocol.messages import RequestFailed
 
 
 def apply_yarn(params: Any, tokens: int, trained: int) -> None:
     """Set the fields of `params` (llama_context_params) for a context of `tokens` and a model trained on `trained`."""
-    factor = scaling_factor(tokens, trained)
+    factor = rope_scaling_factor(tokens, trained)
     if factor > 1:
         params.rope_scaling_type = llama.LLAMA_ROPE_SCALING_TYPE_YARN
         params.rope_freq_scale = 1 / factor
@@ -207,11 +207,11 @@ def model_params(settings: LoadParams) -> tuple[llama.llama_model_params, list[A
 
 def resolve_context_size(settings: LoadParams, trained: int) -> int:
     """The context in tokens. Raises RequestFailure for more than the model can be given, which gives nonsense."""
-    longest = longest_context(trained)
+    longest = max_context(trained)
     if settings.context_tokens > longest:
         asked = f"a context of {settings.context_tokens:,} tokens"
         raise RequestError(RequestFailed("setting", f"{asked}: the model supports {longest:,}", f"-c {longest}"))
-    return settings.context_tokens or min(trained, USUAL_TOKENS)
+    return settings.context_tokens or min(trained, DEFAULT_TOKENS)
 
 
 def context_params(settings: LoadParams, size: int) -> llama.llama_context_params:
@@ -260,7 +260,7 @@ def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: 
         context_tokens=size,
         training_context_tokens=llama.llama_model_n_ctx_train(pointer),
         generation_config=_generation_config(pointer),
-        fingerprint=fingerprint(Path(request.path)),
+        fingerprint=model_fingerprint(Path(request.path)),
         template_sha256=hashlib.sha256(template.encode()).hexdigest(),
     )
 
@@ -270,7 +270,7 @@ def _state_key(settings: LoadParams, loaded: ModelInfo) -> dict[str, str]:
     return {
         "model": loaded.fingerprint,
         "type of KV cache": f"{settings.cache_type_k} {settings.cache_type_v}",
-        "scaling of positions": f"{scaling_factor(loaded.context_tokens, loaded.training_context_tokens):g}",
+        "scaling of positions": f"{rope_scaling_factor(loaded.context_tokens, loaded.training_context_tokens):g}",
         "version of llama-cpp-python": version("llama-cpp-python"),
     }
 

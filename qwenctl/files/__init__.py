@@ -1,1 +1,1 @@
-"""Files of the user: where they lie, how they are written whole, locked, and read as media."""
+"""Files: the program's own folders, atomic writes, locks, and media files that the user names."""

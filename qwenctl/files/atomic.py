@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, mostly for their owner only, and a folder for a while."""
+"""Write files atomically (completely or not at all), readable by their owner only unless asked otherwise.
+
+Bytes or JSON objects come in; files go out. What the files contain is not known here.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,41 @@ from typing import Any, BinaryIO
 
 
 def temp_dir_path() -> Path:
-    """The path of a folder for a while, which nobody knows and which is made when something is put into it."""
+    """A random path for a temporary folder; the caller creates it when it is needed."""
     return Path(tempfile.gettempdir()) / f"qwenctl-{secrets.token_hex(8)}"
 
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the context ends, and leaves nothing if it fails. Raises OSError."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Open a temporary file that replaces `path` when the block ends, or is deleted if it raises. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with open(descriptor, "wb") as file:
             yield file
+            # Sync before the rename: after a power failure the new name must not lead to missing data.
             file.flush()
             os.fsync(descriptor)
-        unfinished.replace(path)
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in the place of what was there. Raises OSError."""
+    """Atomically replace `path` with `data`, readable by the owner only. Raises OSError."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object; an empty one where there is no file, or something else in it."""
+    """Read a JSON object; an empty one if the file is missing or contains anything else."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):  # the last for what is nested without end
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # RecursionError: nested too deeply
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:
-    """Put `value` in the place of what is there. Raises OSError."""
+    """Atomically replace `path` with `value` as JSON. Raises OSError."""
     write_private(path, json.dumps(value, indent=1).encode())

@@ -1,7 +1,8 @@
-"""One process at a time for one model or output: a locked file with the holder's number and when it began.
+"""Inter-process locks: one process at a time per model or output, with a file that names the holder.
 
-The lock ends with the process, however it ends. On a file system without locks two processes may work at once; then
-the hashes still refuse what is wrong.
+A path comes in; a held lock goes out. The lock file contains the holder's PID and start time (Unix seconds). The lock
+ends with the process, however it ends. On a file system without locks two processes may run at once; corrupt results
+are still caught by their hashes. What is locked is not known here.
 """
 
 from __future__ import annotations
@@ -22,68 +23,72 @@ _POLL_SECONDS = 0.2
 def file_lock(
     path: Path,
     wait: float | None,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     does: str = "is pulling this model",
     hint: str = "wait, or `--wait 0` to stop now",
 ) -> Iterator[bool]:
-    """Inside, no other process has `path`; whether it had to wait. `wait` is in seconds, None for as long as it takes.
+    """Hold the lock `path` inside the block; yields whether it had to wait for another process.
 
-    `tell` hears once for whom it waits, and what that one `does`. Raises QwenctlError when the time is over, OSError.
+    `wait` is the timeout in seconds; None waits as long as it takes. `notify` is called once with the holder and what
+    it `does`. Raises QwenctlError (TRY_AGAIN, with `hint`) on timeout, and OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    began, waited = time.monotonic(), False
+    started, waited = time.monotonic(), False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            if _locked(descriptor) and _is_still(path, descriptor):
-                _sign(descriptor)
+            # The holder deletes the file when it ends, so a lock on a deleted file counts for nothing: open it again.
+            if _try_lock(descriptor) and _is_same_file(path, descriptor):
+                _write_holder(descriptor)
                 try:
                     yield waited
                 finally:
                     path.unlink(missing_ok=True)
                 return
-            holder = _holder(descriptor)
+            holder = _describe_holder(descriptor)
         finally:
             os.close(descriptor)
-        if wait is not None and time.monotonic() - began >= wait:
+        if wait is not None and time.monotonic() - started >= wait:
             raise QwenctlError(f"{holder} {does}", hint, ExitCode.TRY_AGAIN)
         if not waited:
-            tell(f"waiting: {holder} {does}")
+            notify(f"waiting: {holder} {does}")
         waited = True
         time.sleep(_POLL_SECONDS)
 
 
-def _locked(descriptor: int) -> bool:
-    """Whether the lock is ours now."""
+def _try_lock(descriptor: int) -> bool:
+    """Try to lock without blocking; whether it succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks, such as some network mounts
+        return True  # the file system has no locks, as on some network mounts
     return True
 
 
-def _sign(descriptor: int) -> None:
+def _write_holder(descriptor: int) -> None:
+    """Write PID and start time (Unix seconds), for the messages of waiting processes."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {time.time():.0f}\n".encode(), 0)
 
 
-def _holder(descriptor: int) -> str:
-    """The process that has the lock, and for how long, in words."""
-    words = os.pread(descriptor, 100, 0).split()
-    if len(words) != 2 or not all(word.isdigit() for word in words):
+def _describe_holder(descriptor: int) -> str:
+    """Describe the process that holds the lock, and for how long, for a message."""
+    # The holder may be about to write: anything but two numbers is described without details.
+    fields = os.pread(descriptor, 100, 0).split()
+    if len(fields) != 2 or not all(field.isdigit() for field in fields):
         return "another qwenctl"
-    return f"another qwenctl (pid {int(words[0])}, {_span(time.time() - int(words[1]))})"
+    return f"another qwenctl (pid {int(fields[0])}, {_format_duration(time.time() - int(fields[1]))})"
 
 
-def _span(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether `path` is the open file: its holder may have removed it between the opening and the lock."""
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Whether `path` still is the open file: its previous holder may have deleted it between our open and lock."""
     return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))

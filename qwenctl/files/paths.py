@@ -1,4 +1,7 @@
-"""Where the program keeps its own files: conversations, history, logs, and what it has measured."""
+"""Where the program stores its own files: conversations, history, logs and measurements.
+
+Folders go out, created and readable by their owner only; what is stored in them is not known here.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,45 @@ from qwenctl.errors import ExitCode, QwenctlError
 
 
 def state_folder() -> Path:
-    """The program's own folder for state, for its owner only. Raises QwenctlError where it cannot be made."""
+    """The folder for the program's state. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_state_path
 
-    return _private(user_state_path("qwenctl", appauthor=False))
+    return _make_private(user_state_path("qwenctl", appauthor=False))
 
 
 def log_folder() -> Path:
-    """The folder for the engine's logs, for its owner only. Raises QwenctlError where it cannot be made."""
-    return _private(state_folder() / "log")
+    """The folder for the engine's logs. Raises QwenctlError if it cannot be created."""
+    return _make_private(state_folder() / "log")
 
 
 def tuned_folder() -> Path:
-    """The folder for the results of `qwenctl tune`, for its owner only. Raises QwenctlError where it cannot be made."""
-    return _private(state_folder() / "tuned")
+    """The folder for the results of `qwenctl tune`. Raises QwenctlError if it cannot be created."""
+    return _make_private(state_folder() / "tuned")
 
 
 def cache_folder() -> Path:
-    """The folder for what can be measured again. Raises QwenctlError where it cannot be made."""
+    """The folder for measurements that can be repeated. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_cache_path
 
-    return _private(user_cache_path("qwenctl", appauthor=False))
+    return _make_private(user_cache_path("qwenctl", appauthor=False))
 
 
 def sessions_folder() -> Path:
-    """The folder for kept conversations, for its owner only. Raises QwenctlError where it cannot be made."""
+    """The folder for saved conversations. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_data_path
 
-    return _private(user_data_path("qwenctl", appauthor=False) / "sessions")
+    return _make_private(user_data_path("qwenctl", appauthor=False) / "sessions")
 
 
 def prefixes_folder() -> Path:
-    """The folder for kept prefixes, for its owner only. Raises QwenctlError where it cannot be made."""
+    """The folder for saved prefixes. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_data_path
 
-    return _private(user_data_path("qwenctl", appauthor=False) / "prefixes")
+    return _make_private(user_data_path("qwenctl", appauthor=False) / "prefixes")
 
 
-def _private(folder: Path) -> Path:
+def _make_private(folder: Path) -> Path:
+    """Create `folder` for its owner only and return it. Raises QwenctlError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

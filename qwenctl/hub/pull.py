@@ -1,7 +1,7 @@
-"""A pull: one process at a time, the plan made again with what is here by then, fetched, named, noted.
+"""Plan and execute a pull: lock the repository, download what is missing, record it, and publish the files.
 
-A listing and the chosen files come in; they lie in the cache under their names when `pull_files` returns. What is shown
-of it goes through a `PullEvents`, so that nothing here knows of a terminal.
+A listing and the chosen files come in; they are in the cache under their names when `pull_files` returns. Progress and
+messages go through `PullEvents`; the terminal is not known here.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_
 from qwenctl.hub.download.partial_file import arrived_bytes
 from qwenctl.hub.download.segment_queue import DownloadTarget
 from qwenctl.hub.local.hf_cache import RepoCache
-from qwenctl.hub.local.lock_file import add_to_lock, lock_model
-from qwenctl.hub.local.stale_downloads import find_leftovers
+from qwenctl.hub.local.lock_file import add_to_lock, make_lock_entry
+from qwenctl.hub.local.stale_downloads import find_stale_downloads
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
-_MARGIN = 1.02
+_MARGIN = 1.02  # free space for this many times the bytes: file systems need some for themselves
 
 
 @dataclass(frozen=True)
 class PullPlan:
-    """`missing` are the files to be fetched, of which `resumed_bytes` have arrived; the others are here."""
+    """What a pull will do. `missing` files are to be downloaded; an earlier pull has `resumed_bytes` of them."""
 
     listing: Listing
-    label: str
+    label: str  # of the quantization, for the lock file
     files: tuple[RemoteFile, ...]
     cache: RepoCache
     missing: tuple[RemoteFile, ...]
@@ -38,40 +38,41 @@ class PullPlan:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes that are still to come."""
+        """Bytes that are still to be downloaded."""
         return sum(file.size for file in self.missing) - self.resumed_bytes
 
     @property
-    def wanted(self) -> list[DownloadTarget]:
-        """What is to be fetched, and to where."""
-        return [DownloadTarget(file, self.cache.part(file), self.cache.blob(file)) for file in self.missing]
+    def targets(self) -> list[DownloadTarget]:
+        """The missing files with their partial and final paths."""
+        return [DownloadTarget(file, self.cache.part_path(file), self.cache.blob_path(file)) for file in self.missing]
 
     @property
     def first_path(self) -> Path:
-        """The path of the file to be loaded first, when all is here."""
-        return self.cache.snapshot(self.listing.commit) / self.files[0].path
+        """The path of the file to load, once the pull is complete."""
+        return self.cache.snapshot_folder(self.listing.commit) / self.files[0].path
 
 
 def plan_pull(
     listing: Listing, label: str, files: Sequence[RemoteFile], cache: RepoCache, *, verify: bool = False
 ) -> PullPlan:
-    """The plan for `files`, the one to be loaded first in front. Contents that are there twice are fetched once.
+    """Plan the pull of `files`; the first is the one to load. Files with the same content are downloaded once.
 
-    What is here counts by its length, or with `verify` by its hash.
+    A file counts as present if its length is right, or with `verify`, if its hash is.
     """
-    is_here = cache.has_verified if verify else cache.has
-    lacking = {file.etag: file for file in files if not is_here(file)}
-    resumed = sum(arrived_bytes(cache.part(file), file.size) for file in lacking.values())
-    return PullPlan(listing, label, tuple(files), cache, tuple(lacking.values()), resumed)
+    is_present = cache.has_verified if verify else cache.has
+    # Keyed by hash: files with the same content have the same blob.
+    missing = {file.etag: file for file in files if not is_present(file)}
+    resumed = sum(arrived_bytes(cache.part_path(file), file.size) for file in missing.values())
+    return PullPlan(listing, label, tuple(files), cache, tuple(missing.values()), resumed)
 
 
-def check_room(plan: PullPlan, cleanable: int) -> None:
-    """Raise QwenctlError if the disk has no room for what is missing, and 2 % more."""
+def check_disk_space(plan: PullPlan, cleanable: int) -> None:
+    """Raise QwenctlError if the missing bytes plus 2 % do not fit on the disk; `cleanable` bytes are suggested."""
     folder = nearest_existing_dir(plan.cache.root)
     free, needed = shutil.disk_usage(folder).free, int(plan.needed_bytes * _MARGIN)
     if needed > free:
@@ -85,57 +86,70 @@ def check_room(plan: PullPlan, cleanable: int) -> None:
 
 
 def nearest_existing_dir(folder: Path) -> Path:
-    """The nearest folder above that exists."""
+    """`folder` itself or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 @dataclass(frozen=True)
 class PullEvents:
-    """Who hears of progress, of what is waited for, and of what went wrong and is being mended."""
+    """Callbacks: `report` for progress, `notify` for status lines, `warn` for problems that are being fixed."""
 
     report: Callable[[Progress], None]
-    tell: Callable[[str], None]
+    notify: Callable[[str], None]
     warn: Callable[[QwenctlError], None]
 
 
 @dataclass(frozen=True)
 class PullOptions:
-    """`wait` is for another process with the same model, in seconds; None: as long as it takes."""
+    """How to pull. `wait` is the timeout in seconds for another process with the same model; None waits forever.
 
-    settings: DownloadOptions = field(default_factory=DownloadOptions)
+    With `repair`, present files are verified by hash and replaced if they are wrong.
+    """
+
+    download_options: DownloadOptions = field(default_factory=DownloadOptions)
     wait: float | None = None
     repair: bool = False
 
 
 def pull_files(
-    listing: Listing, label: str, files: Sequence[RemoteFile], cache: RepoCache, options: PullOptions, shown: PullEvents
+    listing: Listing,
+    label: str,
+    files: Sequence[RemoteFile],
+    cache: RepoCache,
+    options: PullOptions,
+    events: PullEvents,
 ) -> PullPlan:
-    """Bring files of a repository into the cache; the plan that was followed. Raises QwenctlError.
+    """Download files of a repository into the cache; returns the plan that was executed. Raises QwenctlError.
 
-    Where all is here already nothing is written, so that a cache can be one that is read-only.
+    If everything is present already, nothing is written, so that a read-only cache works.
     """
     if not options.repair:
         plan = plan_pull(listing, label, files, cache)
         if not plan.missing and cache.is_published(listing, files):
             return plan
     try:
-        with file_lock(cache.lock_path, options.wait, shown.tell):
+        with file_lock(cache.lock_path, options.wait, events.notify):
             if options.repair:
-                shown.tell(f"hashing what is here: {format_bytes(sum(file.size for file in files if cache.has(file)))}")
+                events.notify(
+                    f"hashing what is here: {format_bytes(sum(file.size for file in files if cache.has(file)))}"
+                )
+            # Plan again under the lock: another process may have downloaded files while this one waited.
             plan = plan_pull(listing, label, files, cache, verify=options.repair)
-            check_room(plan, sum(one.n_bytes for one in find_leftovers(cache.root)))
+            check_disk_space(plan, sum(stale.n_bytes for stale in find_stale_downloads(cache.root)))
             if plan.missing:
-                download_all(listing, plan.wanted, options.settings, shown.report, shown.warn)
-            model = lock_model(listing, label, [(file, cache.blob(file)) for file in files])
-            add_to_lock(cache.snapshot(listing.commit), model)  # before the names, by which a later pull knows the end
+                download_all(listing, plan.targets, options.download_options, events.report, events.warn)
+            model = make_lock_entry(listing, label, [(file, cache.blob_path(file)) for file in files])
+            add_to_lock(
+                cache.snapshot_folder(listing.commit), model
+            )  # before `publish`, by which a later pull recognizes completion
             cache.publish(listing, files)
             return plan
     except OSError as error:
-        raise cannot_write(cache, error) from error
+        raise cannot_write_error(cache, error) from error
 
 
-def cannot_write(cache: RepoCache, error: OSError) -> QwenctlError:
-    """The cache is not ours to write."""
+def cannot_write_error(cache: RepoCache, error: OSError) -> QwenctlError:
+    """The error for a cache that cannot be written."""
     reason = (error.strerror or str(error)).lower()
     hint = "`--to DIR` or HF_HUB_CACHE=...; reading still works"
     return QwenctlError(f"cannot write to {cache.root} ({reason})", hint, ExitCode.CANNOT_CREATE)

@@ -54,11 +54,11 @@ class EngineSpec:
 
     def identity(self) -> dict[str, Any]:
         """The model's content, the room of a record and the types of the KV cache. Raises QwenctlError."""
-        from qwenctl.models.gguf_check import fingerprint
+        from qwenctl.models.gguf_check import model_fingerprint
 
         wishes = self.load.wishes
         return {
-            "model": fingerprint(resolve_model(self.model)),
+            "model": model_fingerprint(resolve_model(self.model)),
             "room": wishes.context,
             "cache": f"{wishes.cache_k} {wishes.cache_v}",
         }
@@ -117,10 +117,10 @@ def max_parallel(path: Path, context_tokens: int, records: int | None) -> int:
     """
     import psutil
 
-    from qwenctl.models.context_memory import of_file
+    from qwenctl.models.context_memory import context_memory_from_file
 
     most = min(_MOST_AT_ONCE, records or _MOST_AT_ONCE)
-    memory = of_file(path)
+    memory = context_memory_from_file(path)
     if memory is None:
         return most
     room = context_tokens or RECORD_TOKENS

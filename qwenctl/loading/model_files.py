@@ -15,7 +15,7 @@ from qwenctl.protocol.media import VisionSettings
 
 def resolve_model(model: Path | None) -> Path:
     """The file that `model` names, a path or a model that is here. Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.resolve_model import model_path
+    from qwenctl.hub.local.resolve_model import resolve_model_path
     from qwenctl.models.gguf_check import check_model_file
 
     if model is None:
@@ -23,7 +23,7 @@ def resolve_model(model: Path | None) -> Path:
             "no model: -m takes a GGUF file or a model listed by `qwenctl ls`",
             "`qwenctl pull qwen3.5-35b-a3b` downloads one that fits this machine",
         )
-    path = model_path(str(model))
+    path = resolve_model_path(str(model))
     check_model_file(path)
     return path
 
@@ -33,9 +33,9 @@ def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) ->
 
     Raises QwenctlError for a file that is no vision tower.
     """
-    from qwenctl.models.mmproj import check_mmproj, mmproj_beside
+    from qwenctl.models.mmproj import check_mmproj, find_mmproj
 
-    found = check_mmproj(mmproj.expanduser()) if mmproj is not None else mmproj_beside(model)
+    found = check_mmproj(mmproj.expanduser()) if mmproj is not None else find_mmproj(model)
     return replace(vision, mmproj=str(found.absolute()) if found is not None else "")
 
 

@@ -131,13 +131,13 @@ def detect_machine(path: Path, wishes: PlacementConstraints, notify: Notify = wa
 def _is_too_large(path: Path, wishes: PlacementConstraints) -> bool:
     """Whether the files take more than the RAM, or with a long context more than is free; then a plan says so."""
     from qwenctl.machine import read_memory
-    from qwenctl.models.context_memory import USUAL_TOKENS, of_file
+    from qwenctl.models.context_memory import DEFAULT_TOKENS, context_memory_from_file
     from qwenctl.models.gguf_check import split_files
 
     memory = read_memory()
     n_bytes = sum(file.stat().st_size for file in split_files(path) if file.exists())
-    if wishes.context > USUAL_TOKENS and (context := of_file(path)) is not None:
-        tokens = wishes.context * context.bytes_a_token(wishes.cache_k, wishes.cache_v)
+    if wishes.context > DEFAULT_TOKENS and (context := context_memory_from_file(path)) is not None:
+        tokens = wishes.context * context.bytes_per_token(wishes.cache_k, wishes.cache_v)
         return n_bytes + tokens > memory.available_bytes
     return n_bytes > memory.total_bytes
 

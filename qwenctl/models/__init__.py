@@ -1,1 +1,1 @@
-"""Facts about a GGUF model that its header alone tells."""
+"""Facts about a model that follow from its GGUF header alone, and its sampling options."""

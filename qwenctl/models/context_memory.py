@@ -1,7 +1,7 @@
-"""The memory that a context takes beside the weights: KV cache, recurrent state, buffers.
+"""Compute the memory that a context takes besides the weights: KV cache, recurrent state, buffers.
 
-Keys of a GGUF header or a parsed config come in, bytes go out. Formulas: llama.cpp's src/llama-hparams.cpp (sizes of
-the recurrent state) and src/llama-kv-cache.cpp; only layers with full attention have a KV cache.
+Keys of a GGUF header or a parsed config come in, sizes in bytes go out. Formulas: llama.cpp's src/llama-hparams.cpp
+(sizes of the recurrent state) and src/llama-kv-cache.cpp; only layers with full attention have a KV cache.
 """
 
 from __future__ import annotations
@@ -16,57 +16,60 @@ from quantize.ggml.types import GGML_TYPES
 from quantize.gguf_header import read_leading_metadata
 from quantize.qwen35.model_config import ModelConfig
 
-DRAFT_HEAD_TOKENS = 1024  # how far back the draft head looks at most, in a cache of its own
-USUAL_TOKENS = 32_768  # what `qwenctl chat` takes where the model has more
-# Measured with 512 tokens a batch: the graph's buffers of the published models, and the runtime of a device.
+MTP_HEAD_TOKENS = 1024  # the MTP head's attention window, and the size of its own KV cache
+DEFAULT_TOKENS = 32_768  # the context of `qwenctl chat` if the model allows more
+# Measured with batches of 512 tokens: compute buffers of the published models, and a device's runtime.
 _BUFFER_BYTES = 600 << 20
 _F16, _F32 = 2, 4
 
 
 @dataclass(frozen=True)
 class ContextMemory:
-    """Bytes for each token (F16 cache), bytes for each sequence, and the model's longest context (0: unknown)."""
+    """Bytes per token (F16 KV cache), bytes per sequence, and the model's maximum context in tokens (0: unknown)."""
 
     token_bytes: int
     state_bytes: int
-    longest: int
+    max_tokens: int
 
-    def bytes_a_token(self, cache_k: str, cache_v: str) -> float:
-        """Bytes for each token with other types of the cache, by ggml's names."""
-        both = (GGML_TYPES[name.upper()] for name in (cache_k, cache_v))
-        return self.token_bytes / 2 * sum(kind.block_bytes / kind.block_elements for kind in both) / _F16
+    def bytes_per_token(self, cache_k: str, cache_v: str) -> float:
+        """Bytes per token with other KV cache types, given by ggml type name (`cache_k`, `cache_v`)."""
+        ggml_types = (GGML_TYPES[name.upper()] for name in (cache_k, cache_v))
+        # K and V each take half of `token_bytes`; scale each half from F16 to the size of its type.
+        element_bytes = sum(ggml_type.block_bytes / ggml_type.block_elements for ggml_type in ggml_types)
+        return self.token_bytes / 2 * element_bytes / _F16
 
     @property
     def tokens(self) -> int:
-        """The tokens of a usual context."""
-        return min(USUAL_TOKENS, self.longest) if self.longest else USUAL_TOKENS
+        """The default context size in tokens."""
+        return min(DEFAULT_TOKENS, self.max_tokens) if self.max_tokens else DEFAULT_TOKENS
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of a usual context, with the buffers."""
+        """Bytes of a default context, including compute buffers."""
         return self.token_bytes * self.tokens + self.state_bytes + _BUFFER_BYTES
 
 
-def of_config(config: ModelConfig) -> ContextMemory:
-    """The memory of a context of a checkpoint's model."""
+def context_memory_from_config(config: ModelConfig) -> ContextMemory:
+    """Context memory of a checkpoint, from its parsed config.json."""
     linear = sum(config.linear_layers)
     return ContextMemory(
         (config.layers - linear) * config.kv_heads * 2 * config.head_dim * _F16,
-        linear * _state(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
+        linear
+        * _state_bytes(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
         config.context,
     )
 
 
-def of_file(path: Path) -> ContextMemory | None:
-    """The memory of a context of the GGUF model at `path`; None if its header does not tell."""
+def context_memory_from_file(path: Path) -> ContextMemory | None:
+    """Context memory of the GGUF model at `path`; None if its header does not have the numbers."""
     try:
-        return of_metadata(read_leading_metadata(path))
+        return context_memory_from_metadata(read_leading_metadata(path))
     except (QuantizeError, OSError):
         return None
 
 
-def of_metadata(metadata: Mapping[str, object]) -> ContextMemory | None:
-    """The memory of a context of a GGUF model; None if its header does not tell."""
+def context_memory_from_metadata(metadata: Mapping[str, object]) -> ContextMemory | None:
+    """Context memory of a model from its GGUF metadata; None if that does not have the numbers."""
     name = metadata.get("general.architecture")
 
     def number(key: str, default: int | None = None) -> int:
@@ -75,32 +78,34 @@ def of_metadata(metadata: Mapping[str, object]) -> ContextMemory | None:
             raise TypeError(key)
         return value
 
+    # Keys and defaults as in llama.cpp. The MTP block counts as a layer in the file, but not in a context.
     try:
         layers = number("block_count") - number("nextn_predict_layers", 0)
         full = layers // number("full_attention_interval", 4)
         head = number("attention.key_length") + number("attention.value_length")
         inner, groups, state = (number(f"ssm.{key}") for key in ("inner_size", "group_count", "state_size"))
-        one = _state(number("ssm.conv_kernel"), inner, groups, state)
+        state_bytes = _state_bytes(number("ssm.conv_kernel"), inner, groups, state)
         token = full * number("attention.head_count_kv") * head * _F16
-        return ContextMemory(token, (layers - full) * one, number("context_length", 0))
+        return ContextMemory(token, (layers - full) * state_bytes, number("context_length", 0))
     except (TypeError, ZeroDivisionError):
         return None
 
 
-def _state(conv_kernel: int, inner: int, groups: int, state: int) -> int:
-    """The recurrent state of one layer: what the convolution remembers, and the matrix of the delta rule."""
+def _state_bytes(conv_kernel: int, inner: int, groups: int, state: int) -> int:
+    """Bytes of one layer's recurrent state in F32: the convolution's window, and the delta rule's state matrix."""
     return _F32 * ((conv_kernel - 1) * (inner + 2 * groups * state) + state * inner)
 
 
-_PUBLISHED = {262_144: 1_010_000}
-_STEP = 0.5
+# Trained context to maximum context with YaRN, in tokens, from the model cards; and the step of the scaling factor.
+_EXTENDED_CONTEXT = {262_144: 1_010_000}
+_FACTOR_STEP = 0.5
 
 
-def longest_context(trained: int) -> int:
-    """The most tokens that a model trained on `trained` can be given."""
-    return _PUBLISHED.get(trained, trained)
+def max_context(trained: int) -> int:
+    """The maximum context, in tokens, that is published for a model trained on `trained` tokens."""
+    return _EXTENDED_CONTEXT.get(trained, trained)
 
 
-def scaling_factor(tokens: int, trained: int) -> float:
-    """By how much positions are scaled: 1 up to the training's length, then the next half that is enough."""
-    return 1.0 if tokens <= trained else math.ceil(tokens / trained / _STEP) * _STEP
+def rope_scaling_factor(tokens: int, trained: int) -> float:
+    """The RoPE scaling factor for a context of `tokens`: 1 up to `trained`, then the next multiple of 0.5."""
+    return 1.0 if tokens <= trained else math.ceil(tokens / trained / _FACTOR_STEP) * _FACTOR_STEP

@@ -1,6 +1,7 @@
-"""Is this file a model that can be run? Asked before the engine sees it, as libllama aborts on some damaged headers.
+"""Check that a file is a runnable model before the engine loads it, because libllama aborts on some damaged headers.
 
-A path comes in; nothing goes out but a failure that says what the file is instead. Reads headers only, of every split.
+A path comes in; nothing goes out, or a QwenctlError that says what the file is instead. Only headers are read, those
+of every split.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ ARCHITECTURES = ("qwen35", "qwen35moe")
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 # llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024
+# For the fingerprint: 4 MiB are read of each file, however large it is.
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 14
 _DAMAGED = "the file is damaged or hostile: download it again, or make it with `qwenctl quantize`"
+# Frequent contents of files that should be models, by first bytes: pattern, description, hint.
 _NOT_A_MODEL = (
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer", "git lfs pull"),
     (
@@ -31,19 +34,20 @@ _NOT_A_MODEL = (
     (re.compile(rb"\0+\Z"), "filled with zeros", "it is incomplete: download or create it again"),
     (re.compile(rb"PK\x03\x04"), "a zip archive", "unpack it first"),
 )
-_OTHER_KINDS = {
+# GGUF files that are not text models, by architecture or type.
+_OTHER_FILES = {
     "clip": "the vision part (mmproj) of a model: give the text model next to it",
     "imatrix": "an importance matrix: use it with `qwenctl quantize --imatrix`",
 }
 
 
 def check_model_file(path: Path) -> None:
-    """Raise QwenctlError unless `path` is a whole GGUF file of a Qwen3.5 model, with all its splits beside it."""
+    """Raise QwenctlError unless `path` is a complete GGUF file of a Qwen3.5 model, with all its splits next to it."""
     _check_exists(path)
     _check_magic(path)
-    header = _header(path)
-    count = _whole(header.metadata, "split.count", path.name, default=1)
-    number = _whole(header.metadata, "split.no", path.name, default=0)
+    header = _read_header(path)
+    count = _read_integer(header.metadata, "split.count", path.name, default=1)
+    number = _read_integer(header.metadata, "split.no", path.name, default=0)
     if number > 0:
         first = _split_path(path, 1, count)
         raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first part: -m {first}")
@@ -57,19 +61,20 @@ def check_model_file(path: Path) -> None:
                 f"put {other.name} into {path.parent}",
                 ExitCode.NO_INPUT,
             )
-        _header(other)
+        _read_header(other)
 
 
-def fingerprint(path: Path) -> str:
-    """A hash of a model file and its splits that takes no time: of their sizes and of samples all over them.
+def model_fingerprint(path: Path) -> str:
+    """A fast hash (SHA-256, hex) of a model file and its splits: of their sizes and of samples spread over them.
 
-    Two models that differ in more than a few weights have different ones. It is no protection against forgery.
+    Models that differ in more than a few weights have different fingerprints. It does not protect against forgery.
     """
     digest = hashlib.sha256()
     for file_path in split_files(path):
         size = file_path.stat().st_size
         digest.update(f"{size} ".encode())
         with file_path.open("rb") as file:
+            # Evenly spaced from the first bytes (the header) to the last.
             for sample in range(_SAMPLES):
                 file.seek(sample * max(0, size - _SAMPLE_BYTES) // (_SAMPLES - 1))
                 digest.update(file.read(_SAMPLE_BYTES))
@@ -77,35 +82,37 @@ def fingerprint(path: Path) -> str:
 
 
 def split_files(path: Path) -> list[Path]:
-    """The file and its splits, in order, by its name; whether they are there is not looked at."""
-    named = _SPLIT_NAME.fullmatch(path.name)
-    count = int(named.group(3)) if named else 1
+    """All split files of the model at `path`, in order, derived from its name; they need not exist."""
+    match = _SPLIT_NAME.fullmatch(path.name)
+    count = int(match.group(3)) if match else 1
     return [_split_path(path, number, count) for number in range(1, count + 1)] if count > 1 else [path]
 
 
 def _check_exists(path: Path) -> None:
+    """Raise QwenctlError with suggestions if `path` is a folder or does not exist."""
     if path.is_dir():
         inside = sorted(path.glob("*.gguf"))
         hint = f"-m {inside[0]}" if inside else f"qwenctl quantize {path}"
         raise QwenctlError(f"{path} is a folder, not a GGUF file", hint, ExitCode.NO_INPUT)
     if path.exists():
         return
-    there = [file.name for file in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.4) or sorted(there)[:3]
+    names = [file.name for file in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or sorted(names)[:3]
     hint = f"available: {', '.join(near)}" if near else "`qwenctl quantize CHECKPOINT_FOLDER` makes one"
     raise QwenctlError(f"no such file: {path}", hint, ExitCode.NO_INPUT)
 
 
 def _check_magic(path: Path) -> None:
+    """Raise QwenctlError that says what the file is, if it does not start with "GGUF"."""
     with path.open("rb") as file:
         start = file.read(512)
     if start[:4] == b"GGUF":
         return
     if not start:
         raise QwenctlError(f"{path.name} is empty, not GGUF", "download or create it again", ExitCode.BAD_DATA)
-    for pattern, what, hint in _NOT_A_MODEL:
+    for pattern, description, hint in _NOT_A_MODEL:
         if pattern.match(start):
-            raise QwenctlError(f"{path.name} is {what}, not GGUF", hint, ExitCode.BAD_DATA)
+            raise QwenctlError(f"{path.name} is {description}, not GGUF", hint, ExitCode.BAD_DATA)
     raise QwenctlError(
         f"{path.name} is not a GGUF file (it begins with {start[:4]!r})",
         "`qwenctl quantize CHECKPOINT_FOLDER` makes one from a checkpoint",
@@ -113,7 +120,7 @@ def _check_magic(path: Path) -> None:
     )
 
 
-def _header(path: Path) -> GGUFHeader:
+def _read_header(path: Path) -> GGUFHeader:
     try:
         return read_header(path)
     except QuantizeError as error:
@@ -121,15 +128,16 @@ def _header(path: Path) -> GGUFHeader:
 
 
 def _check_architecture(name: str, metadata: Mapping[str, object]) -> None:
+    """Raise QwenctlError if the file is not a Qwen3.5 text model."""
     architecture = metadata.get("general.architecture", metadata.get("general.type"))
     if architecture in ARCHITECTURES:
         return
-    hint = _OTHER_KINDS.get(str(architecture), "Qwen3.5 models are qwen35 and qwen35moe")
+    hint = _OTHER_FILES.get(str(architecture), "Qwen3.5 models are qwen35 and qwen35moe")
     raise QwenctlError(f"{name}: architecture {architecture!r} is not Qwen3.5", hint, ExitCode.BAD_DATA)
 
 
 def _check_values(name: str, header: GGUFHeader) -> None:
-    """The values on which llama.cpp ends the process instead of refusing the file."""
+    """Check the values for which llama.cpp aborts the process instead of rejecting the file. Raises QwenctlError."""
     metadata = header.metadata
     architecture = str(metadata["general.architecture"])
     _check_range(name, metadata, f"{architecture}.block_count", _MAX_LAYERS)
@@ -137,37 +145,45 @@ def _check_values(name: str, header: GGUFHeader) -> None:
         experts = _check_range(name, metadata, f"{architecture}.expert_count", _MAX_EXPERTS)
         used = _check_range(name, metadata, f"{architecture}.expert_used_count", _MAX_EXPERTS)
         if used > experts:
-            raise _unsafe(f"{name}: expert_used_count {used} > expert_count {experts}")
+            raise _unsafe_error(f"{name}: expert_used_count {used} > expert_count {experts}")
+    # llama.cpp builds a map from text to token, and aborts if it has fewer entries than there are tokens.
     tokens = metadata.get("tokenizer.ggml.tokens", ())
     if isinstance(tokens, tuple) and len(set(tokens)) < len(tokens):
-        raise _unsafe(f"{name}: the vocabulary has {len(tokens) - len(set(tokens)):,} duplicate token(s)")
+        raise _unsafe_error(f"{name}: the vocabulary has {len(tokens) - len(set(tokens)):,} duplicate token(s)")
     integer = next(
-        (one.name for one in header.tensors if one.type_name.startswith("I") and one.type_name[1].isdigit()), ""
+        (
+            tensor.name
+            for tensor in header.tensors
+            if tensor.type_name.startswith("I") and tensor.type_name[1].isdigit()
+        ),
+        "",
     )
     if integer:
-        raise _unsafe(f"{name}: tensor {integer!r} holds integers, not weights")
+        raise _unsafe_error(f"{name}: tensor {integer!r} holds integers, not weights")
 
 
-def _check_range(name: str, metadata: Mapping[str, object], key: str, highest: int) -> int:
-    value = _whole(metadata, key, name, default=0)
-    if not 1 <= value <= highest:
-        raise _unsafe(f"{name}: {key.partition('.')[2]} is {value:,}; it must be from 1 to {highest:,}")
+def _check_range(name: str, metadata: Mapping[str, object], key: str, maximum: int) -> int:
+    """Read an integer from 1 to `maximum`. Raises QwenctlError."""
+    value = _read_integer(metadata, key, name, default=0)
+    if not 1 <= value <= maximum:
+        raise _unsafe_error(f"{name}: {key.partition('.')[2]} is {value:,}; 1 to {maximum:,} is possible")
     return value
 
 
-def _whole(metadata: Mapping[str, object], key: str, name: str, default: int) -> int:
+def _read_integer(metadata: Mapping[str, object], key: str, name: str, default: int) -> int:
+    """Read an integer metadata value. Raises QwenctlError for other types."""
     value = metadata.get(key, default)
     if not isinstance(value, int):
-        raise _unsafe(f"{name}: {key} is {value!r:.40}, not a whole number")
+        raise _unsafe_error(f"{name}: {key} is {value!r:.40}, not a whole number")
     return value
 
 
-def _unsafe(message: str) -> QwenctlError:
+def _unsafe_error(message: str) -> QwenctlError:
     return QwenctlError(message, _DAMAGED, ExitCode.BAD_DATA)
 
 
 def _split_path(path: Path, number: int, count: int) -> Path:
-    """Where the split `number` of `count` is, in llama.cpp's naming."""
-    named = _SPLIT_NAME.fullmatch(path.name)
-    base = named.group(1) if named else path.stem
+    """The path of split `number` (from 1) of `count`, by llama.cpp's naming convention."""
+    match = _SPLIT_NAME.fullmatch(path.name)
+    base = match.group(1) if match else path.stem
     return path.with_name(f"{base}-{number:05d}-of-{count:05d}.gguf")

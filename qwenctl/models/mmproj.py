@@ -1,6 +1,6 @@
-"""The file of a model's vision tower: found beside the model, and looked at before the engine sees it.
+"""Find the mmproj file (vision encoder) that belongs to a model, and check it before the engine loads it.
 
-The paths of model files come in, the path of an mmproj file goes out. Headers are read, nothing else.
+The path of a model file comes in, the path of an mmproj file goes out. Only headers are read.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from quantize.gguf_header import read_header, read_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import split_files
 
-_PROJECTOR = "qwen3vl_merger"  # of Qwen3.5; llama.cpp knows many more
-_BEST_FIRST = ("F16", "BF16", "F32")  # as llama.cpp's users publish them; all of them are nearly the same
+_PROJECTOR = "qwen3vl_merger"  # the projector type of Qwen3.5 in llama.cpp
+_PREFERRED_DTYPES = ("F16", "BF16", "F32")  # the types that are published; their quality is nearly the same
 
 
 @dataclass(frozen=True)
-class _Tower:
+class _Mmproj:
     path: Path
-    name: str
-    width: object
+    name: str  # of the model, from its metadata
+    projection_dim: object  # must equal the text model's embedding length
 
 
-def mmproj_beside(model: Path) -> Path | None:
-    """The mmproj file that goes with `model`: in its folder, or in the one above for a split model; None if none is.
+def find_mmproj(model: Path) -> Path | None:
+    """Find the mmproj file for `model`, in its folder or the one above; None if there is none.
 
-    Of several the one of the same name. Raises QwenctlError if it cannot be told which one it is.
+    Its projection must have the model's width. A file with the same model name is preferred; in the folder above, only
+    such a file counts unless `model` is split. Raises QwenctlError if the choice is ambiguous.
     """
-    metadata = _metadata(model)
-    name, width = (
+    metadata = _read_metadata(model)
+    name, projection_dim = (
         _text(metadata, "general.name"),
         metadata.get(f"{metadata.get('general.architecture')}.embedding_length"),
     )
     is_split = len(split_files(model)) > 1  # publishers put the files of a split model into a folder of their own
     for folder in (model.parent, model.parent.parent):
-        towers = [tower for tower in _towers(folder) if tower.width == width]
-        fitting = [tower for tower in towers if name and tower.name == name]
-        if not fitting and (folder == model.parent or is_split):
-            fitting = towers
-        if len({tower.name for tower in fitting}) > 1:
-            raise QwenctlError(f"several mmproj files match {model.name}: choose one", f"--mmproj {fitting[0].path}")
-        if fitting:
-            return min(fitting, key=_preference).path
+        candidates = [file for file in _find_mmproj_files(folder) if file.projection_dim == projection_dim]
+        matches = [file for file in candidates if name and file.name == name]
+        if not matches and (folder == model.parent or is_split):
+            matches = candidates
+        if len({file.name for file in matches}) > 1:
+            raise QwenctlError(f"several mmproj files match {model.name}: choose one", f"--mmproj {matches[0].path}")
+        if matches:
+            return min(matches, key=_dtype_rank).path
     return None
 
 
 def check_mmproj(path: Path) -> Path:
-    """`path`, if it is an mmproj file of this family. Raises QwenctlError if it is not."""
+    """Return `path` if it is an mmproj file of a Qwen3.5 model. Raises QwenctlError if it is not."""
     if not path.is_file():
         raise QwenctlError(f"no such file: {path}", "`qwenctl quantize CHECKPOINT_FOLDER` makes one", ExitCode.NO_INPUT)
     try:
@@ -61,15 +62,16 @@ def check_mmproj(path: Path) -> Path:
     return path
 
 
-def _towers(folder: Path) -> Iterator[_Tower]:
+def _find_mmproj_files(folder: Path) -> Iterator[_Mmproj]:
+    """Yield the Qwen3.5 mmproj files in a folder."""
     for path in sorted(folder.glob("*mmproj*.gguf")):
-        metadata = _metadata(path)
+        metadata = _read_metadata(path)
         if metadata.get("clip.projector_type") == _PROJECTOR:
-            yield _Tower(path, _text(metadata, "general.name"), metadata.get("clip.vision.projection_dim"))
+            yield _Mmproj(path, _text(metadata, "general.name"), metadata.get("clip.vision.projection_dim"))
 
 
-def _metadata(path: Path) -> Mapping[str, object]:
-    """Of the header's start; nothing of a file that has none, which is not our business here."""
+def _read_metadata(path: Path) -> Mapping[str, object]:
+    """Read the metadata at the start of the header; empty if the file cannot be read, which is not an error here."""
     try:
         return read_leading_metadata(path)
     except (QuantizeError, OSError):
@@ -80,6 +82,7 @@ def _text(metadata: Mapping[str, object], key: str) -> str:
     return str(metadata.get(key) or "")
 
 
-def _preference(tower: _Tower) -> int:
-    kinds = [place for place, kind in enumerate(_BEST_FIRST) if tower.path.stem.endswith(f"-{kind}")]
-    return next(iter(kinds), len(_BEST_FIRST))
+def _dtype_rank(file: _Mmproj) -> int:
+    """Position of the type in the file name among the preferred types; lower is better."""
+    ranks = [rank for rank, dtype in enumerate(_PREFERRED_DTYPES) if file.path.stem.endswith(f"-{dtype}")]
+    return next(iter(ranks), len(_PREFERRED_DTYPES))

@@ -1,6 +1,7 @@
-"""The sampling parameters a user may set: their names (llama.cpp's), their ranges, and how a text becomes a value.
+"""The sampling parameters that a user may set: names (llama.cpp's), ranges, recommended values, and parsing.
 
-Used by the flags of the command line and by `/set` in a chat alike; it knows nothing of either.
+Text and model facts come in, values go out. The command line's flags and a chat's `/set` both use this module; neither
+is known here.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from qwenctl.errors import QwenctlError
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.messages import Sampling
 
-# Between the 2B model and the 4B model: the cards of the two smallest give values of their own.
+# Between the 2B and the 4B model: the model cards of the two smallest models recommend different values.
 _SMALL_PARAMETERS = 3_000_000_000
 
 
 def recommended_sampling(think: bool, model: ModelInfo) -> Sampling:
-    """The published values for `model`, thinking or not."""
+    """The sampling that the model card recommends for `model`, with or without thinking."""
     if think:
-        carried: dict[str, Any] = model.generation_config
-        return replace(Sampling(temperature=1.0, top_k=20, top_p=0.95, presence_penalty=1.5), **carried)
+        generation_config: dict[str, Any] = model.generation_config
+        return replace(Sampling(temperature=1.0, top_k=20, top_p=0.95, presence_penalty=1.5), **generation_config)
     if model.parameters < _SMALL_PARAMETERS:
         return Sampling(temperature=1.0, top_k=20, top_p=1.0, presence_penalty=2.0)
     return Sampling(temperature=0.7, top_k=20, top_p=0.8, presence_penalty=1.5)
@@ -34,17 +35,17 @@ Number = float | int
 
 @dataclass(frozen=True)
 class SamplingOption:
-    """One parameter. `field` is its name in `protocol.Sampling`; both ends of the range belong to it."""
+    """One parameter. `field` is its name in `protocol.messages.Sampling`; the range includes both ends."""
 
     name: str
     field: str
-    lowest: Number
-    highest: Number
-    whole: bool
-    meaning: str
+    minimum: Number
+    maximum: Number
+    is_integer: bool
+    help: str  # one line, shown to users
 
 
-# Ranges: where llama.cpp's samplers are defined (src/llama-sampler.cpp); penalties as the OpenAI API bounds them.
+# Ranges: the domains of llama.cpp's samplers (src/llama-sampler.cpp); penalties are bounded as in the OpenAI API.
 SAMPLING_OPTIONS: Mapping[str, SamplingOption] = {
     option.name: option
     for option in (
@@ -63,38 +64,38 @@ SAMPLING_OPTIONS: Mapping[str, SamplingOption] = {
 }
 
 
-def resolve_sampling(given: Mapping[str, Number | None], think: bool, model: ModelInfo) -> Sampling:
-    """What the model's makers publish, with what the user gave (by field name) in its place."""
-    values: dict[str, Any] = dict(given)
+def resolve_sampling(options: Mapping[str, Number | None], think: bool, model: ModelInfo) -> Sampling:
+    """The recommended sampling for `model`, overridden by the user's `options` (by field name)."""
+    values: dict[str, Any] = dict(options)
     return replace(recommended_sampling(think, model), **values)
 
 
-def find(name: str) -> SamplingOption:
-    """The option called `name`, also by its field name. Raises QwenctlError with the nearest names."""
-    wanted = name.lstrip("-").lower().replace("_", "-")
-    wanted = "temp" if wanted == "temperature" else wanted
-    if wanted not in SAMPLING_OPTIONS:
-        near = difflib.get_close_matches(wanted, SAMPLING_OPTIONS, n=3) or list(SAMPLING_OPTIONS)
+def find_option(name: str) -> SamplingOption:
+    """Find the option called `name`, also by field name. Raises QwenctlError that lists the nearest names."""
+    key = name.lstrip("-").lower().replace("_", "-")
+    key = "temp" if key == "temperature" else key
+    if key not in SAMPLING_OPTIONS:
+        near = difflib.get_close_matches(key, SAMPLING_OPTIONS, n=3) or list(SAMPLING_OPTIONS)
         raise QwenctlError(f"no such sampling parameter: {name!r}", f"available: {', '.join(near)}")
-    return SAMPLING_OPTIONS[wanted]
+    return SAMPLING_OPTIONS[key]
 
 
 def parse_value(option: SamplingOption, text: str) -> Number | None:
-    """The value that `text` says; None for a seed to be drawn. Raises QwenctlError outside the range."""
-    number = parse_number(text, option.lowest, option.highest, whole=option.whole)
+    """Parse the value of `option`; None for a random seed (-1). Raises QwenctlError if it is outside the range."""
+    number = parse_number(text, option.minimum, option.maximum, is_integer=option.is_integer)
     return None if option.name == "seed" and number < 0 else number
 
 
-def parse_number(text: str, lowest: Number, highest: Number, *, whole: bool) -> Number:
-    """A finite number from `lowest` to `highest`. Raises QwenctlError with a message that reads after a name."""
-    kind = "whole number" if whole else "number"
+def parse_number(text: str, minimum: Number, maximum: Number, *, is_integer: bool) -> Number:
+    """Parse a finite number from `minimum` to `maximum`. Raises QwenctlError whose message can follow a name."""
+    noun = "whole number" if is_integer else "number"
     try:
-        number: Number = int(text) if whole else float(text)
+        number: Number = int(text) if is_integer else float(text)
     except ValueError as error:
-        raise QwenctlError(f"{text!r} is not a {kind}") from error
+        raise QwenctlError(f"{text!r} is not a {noun}") from error
     if isinstance(number, float) and not math.isfinite(number):
         raise QwenctlError(f"{text!r} is not a finite number")
-    if number < lowest or number > highest:
-        limits = f"of at least {lowest:,}" if number < lowest and whole else f"from {lowest:,} to {highest:,}"
-        raise QwenctlError(f"{text} is out of range: it must be a {kind} {limits}")
+    if number < minimum or number > maximum:
+        limits = f"{minimum:,} or more" if number < minimum and is_integer else f"from {minimum:,} to {maximum:,}"
+        raise QwenctlError(f"{text} is out of range: a {noun} {limits} is needed")
     return number

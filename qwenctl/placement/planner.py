@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from qwenctl.errors import QwenctlError
 from qwenctl.machine.profile import Machine
-from qwenctl.models.context_memory import USUAL_TOKENS, longest_context
+from qwenctl.models.context_memory import DEFAULT_TOKENS, max_context
 from qwenctl.placement.capacity_errors import device_memory_exceeded, ram_exceeded
 from qwenctl.placement.constraints import PlacementConstraints, validate_constraints
 from qwenctl.placement.context_budget import ContextParams
@@ -63,12 +63,12 @@ def make_plan(
 
 def context_tokens(inventory: TensorInventory, wishes: PlacementConstraints) -> int:
     """The context that is asked for, or a usual one. Raises QwenctlError for more than the model can be given."""
-    trained = inventory.shape.context or USUAL_TOKENS
-    longest = longest_context(trained)
+    trained = inventory.shape.context or DEFAULT_TOKENS
+    longest = max_context(trained)
     if wishes.context > longest:
         asked = f"a context of {wishes.context:,} tokens"
         raise QwenctlError(f"{asked}: the model supports {longest:,}", f"-c {longest}")
-    return wishes.context or min(trained, USUAL_TOKENS)
+    return wishes.context or min(trained, DEFAULT_TOKENS)
 
 
 def _solve(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.profile import GIB, Device, Machine
-from qwenctl.models.context_memory import DRAFT_HEAD_TOKENS
+from qwenctl.models.context_memory import MTP_HEAD_TOKENS
 from qwenctl.placement.constraints import ALL_EXPERTS, NO_DEVICE, PlacementConstraints
 from qwenctl.placement.context_budget import ContextParams, cache_bytes, device_compute, ram_compute, state_bytes
 from qwenctl.placement.expert_knapsack import Layer
@@ -139,7 +139,7 @@ def _row(problem: PlacementProblem, number: int, tensors: list[TensorEntry]) -> 
         cache = state_bytes(shape, context)
         read += 2 * cache / context.sequences  # it is written too
     elif number < shape.blocks and problem.wishes.mtp:
-        cache = cache_bytes(shape, replace(context, tokens=DRAFT_HEAD_TOKENS))
+        cache = cache_bytes(shape, replace(context, tokens=MTP_HEAD_TOKENS))
     experts = tuple((tensor.name, tensor.n_bytes) for tensor in tensors if tensor.is_expert)
     return LayerCost(weights, cache, read, full_read, experts)
 

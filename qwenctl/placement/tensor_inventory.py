@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quantize.errors import QuantizeError
 from quantize.gguf_header import read_header
-from quantize.plan import QuantizeOptions, tensor_sizes
+from quantize.plan import QuantizeOptions, compute_tensor_sizes
 from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
@@ -119,7 +119,7 @@ def from_gguf(path: Path) -> TensorInventory:
 def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
     """The inventory of what the checkpoint in `folder` would become. Raises QwenctlError."""
     try:
-        found = tensor_sizes(folder, options)
+        found = compute_tensor_sizes(folder, options)
     except QuantizeError as error:
         raise from_quantize(error) from error
     config, mtp = found.config, int(found.mtp)

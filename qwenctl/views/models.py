@@ -57,7 +57,7 @@ def print_offers(offers: AvailableQuants, fits: Sequence[Fit], stream: TextIO) -
             clean_line(fit.candidate.label), format_bytes(fit.candidate.n_bytes), f"{bits:.2f}" if bits else "-", where
         )
     context = f"{format_memory(offers.context.n_bytes)} for {offers.context.tokens:,} tokens of context included"
-    made = "quantized here while the checkpoint downloads; " if offers.made else ""
+    made = "quantized here while the checkpoint downloads; " if offers.needs_conversion else ""
     _print(table, stream, f"{made}{context}")
 
 
@@ -67,7 +67,8 @@ def offer_fields(offers: AvailableQuants, fits: Sequence[Fit]) -> list[dict[str,
         {
             "quant": fit.candidate.label, "bytes": fit.candidate.n_bytes, "disk_bytes": fit.candidate.disk_bytes,
             "bits_per_weight": round(offers.bits_per_weight(fit.candidate), 3), "where": fit.where,
-            "needed_bytes": fit.needed_bytes, "made_here": offers.made, "foreign": fit.candidate.needs_llama_fork,
+            "needed_bytes": fit.needed_bytes, "made_here": offers.needs_conversion,
+            "foreign": fit.candidate.needs_llama_fork,
         }
         for fit in fits
     ]  # fmt: skip
@@ -77,7 +78,7 @@ def print_plan(plan: PullPlan, stream: TextIO) -> None:
     """What a pull would fetch."""
     table = _table("file", ">size", "state", "hash")
     for file in plan.files:
-        state = _state(plan, file.etag).replace("to fetch", "to download")
+        state = _state(plan, file.etag).replace("to download", "to download")
         table.add_row(clean_line(file.path), format_bytes(file.size), state, file.etag[:12])
     listing, folder = plan.listing, plan.cache.root
     free, license_name = free_disk(folder), clean_line(plan.listing.license) or "unknown"
@@ -94,8 +95,8 @@ def _state(plan: PullPlan, etag: str) -> str:
     missing = next((file for file in plan.missing if file.etag == etag), None)
     if missing is None:
         return "here"
-    arrived = arrived_bytes(plan.cache.part(missing), missing.size)
-    return f"{format_bytes(arrived)} here" if arrived else "to fetch"
+    arrived = arrived_bytes(plan.cache.part_path(missing), missing.size)
+    return f"{format_bytes(arrived)} here" if arrived else "to download"
 
 
 def plan_fields(plan: PullPlan) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def print_summary(summary: Summary, stream: TextIO) -> None:
     console.print(_table(summary), no_wrap=True)
     for line in file_lines(summary.files):
         console.print(line, soft_wrap=True)
-    room = summary.room
+    room = summary.disk_space
     short = "" if room.needed <= room.free else f", {format_bytes(room.needed - room.free)} short"
     disk = (
         f"{format_bytes(room.needed)} needed, {format_bytes(room.free)} free in {clean_line(str(room.folder))}{short}"
@@ -165,10 +165,10 @@ def _table(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False)
     for name, justify in (("class", "left"), ("type", "left"), ("tensors", "right"), ("size", "right"), ("", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left")
-    total = sum(part.n_bytes for part in summary.parts)
-    for _, group in groupby(summary.parts, key=lambda part: part.tensor_class):
+    total = sum(part.n_bytes for part in summary.rows)
+    for _, group in groupby(summary.rows, key=lambda part: part.tensor_class):
         _add_rows(table, list(group), total)
-    tensors = sum(part.tensors for part in summary.parts)
+    tensors = sum(part.tensors for part in summary.rows)
     table.add_row("total", summary.recipe, f"{tensors:,}", format_bytes(total), "")
     return table
 

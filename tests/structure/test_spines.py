@@ -114,7 +114,7 @@ def test_from_the_boundary_to_the_token(toy_gguf: Path) -> None:
 
 def test_from_the_checkpoint_to_the_bytes_of_the_file(toy: Path, tmp_path: Path) -> None:
     found = spines(QUANTIZE, toy=str(toy), folder=str(tmp_path))
-    of_weights = [stack for stack in found["preadv"] + found["pwrite"] if stack[-1][1] == "_worker"]
+    of_weights = [stack for stack in found["preadv"] + found["pwrite"] if stack[-1][1] == "_run_worker"]
     assert of_weights
     assert is_short(of_weights, 5, 5)
 

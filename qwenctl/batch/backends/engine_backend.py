@@ -16,7 +16,7 @@ from quantize.formatting import format_duration
 from qwenctl.batch.backends.backend import BackendStats
 from qwenctl.batch.records import Answer, Record, RecordError, record_seed
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.media_files import MediaSource, no_pictures, resolve_message_media
+from qwenctl.files.media_files import MediaSource, refuse_media, resolve_message_media
 from qwenctl.models.sampling import resolve_sampling
 from qwenctl.protocol.batch import (
     BatchEvent,
@@ -199,7 +199,7 @@ class EngineBackend:
         """The messages, and in them the pictures that were named. Raises QwenctlError."""
         source = self._setup.pictures
         messages = tuple(
-            resolve_message_media(one, source.resolve if source else no_pictures) for one in record.messages
+            resolve_message_media(one, source.resolve if source else refuse_media) for one in record.messages
         )
         self._media[number] = tuple(media for message in messages for media in message.media)
         return messages
@@ -253,7 +253,7 @@ class EngineBackend:
         needed = {one.file for others in self._media.values() for one in others}
         for one in media:
             if self._setup.pictures is not None and one.file not in needed:
-                self._setup.pictures.forget(one)
+                self._setup.pictures.remove(one)
         self._found.append((number, outcome))
 
     def _answer(self, done: RecordDone) -> Answer:

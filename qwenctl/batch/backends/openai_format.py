@@ -13,7 +13,7 @@ from typing import Any
 from qwenctl.batch.output.formats import openai_calls
 from qwenctl.batch.records import Answer, Record
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.media_files import data_uri
+from qwenctl.files.media_files import to_data_uri
 from qwenctl.http_retry import retry_after_seconds
 from qwenctl.protocol.messages import Message, ToolCall
 
@@ -90,7 +90,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
         if text := message.content[done : media.at]:
             parts.append({"type": "text", "text": text})
         done, kind = media.at, f"{media.kind}_url"
-        parts.append({"type": kind, kind: {"url": data_uri(media)}})
+        parts.append({"type": kind, kind: {"url": to_data_uri(media)}})
     return [*parts, {"type": "text", "text": message.content[done:]}]
 
 

@@ -26,7 +26,9 @@ _SAMPLING = tuple(option.field for option in SAMPLING_OPTIONS.values())
 def _ranged(field: str) -> Any:
     """The bounds of a sampling parameter, as the command line has them."""
     option = next(option for option in SAMPLING_OPTIONS.values() if option.field == field)
-    return Field(ge=max(option.lowest, 0) if field == "seed" else option.lowest, le=option.highest, allow_inf_nan=False)
+    return Field(
+        ge=max(option.minimum, 0) if field == "seed" else option.minimum, le=option.maximum, allow_inf_nan=False
+    )
 
 
 class _Sampled(StrictModel):

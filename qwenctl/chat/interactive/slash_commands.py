@@ -13,7 +13,7 @@ from typing import Literal
 
 from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import QwenctlError
-from qwenctl.models.sampling import SAMPLING_OPTIONS, find, parse_number, parse_value
+from qwenctl.models.sampling import SAMPLING_OPTIONS, find_option, parse_number, parse_value
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Sampling
 
@@ -92,7 +92,7 @@ def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> Comm
     word, _, rest = choice.lower().partition(" ")
     if word == "budget":
         try:
-            budget = int(parse_number(rest.strip(), 0, _MOST_TOKENS, whole=True))
+            budget = int(parse_number(rest.strip(), 0, _MOST_TOKENS, is_integer=True))
         except QwenctlError as error:
             raise QwenctlError(f"/think budget: {error.message}", "/think budget 2000") from error
         return CommandResult(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
@@ -163,7 +163,7 @@ def _set(conversation: Conversation, rest: str, sampling: Sampling) -> CommandRe
     if not rest:
         return CommandResult(conversation, tuple(sampling_lines(sampling)))
     name, _, text = rest.replace("=", " ").partition(" ")
-    option = find(name)
+    option = find_option(name)
     if not text.strip():
         raise QwenctlError(
             f"/set {option.name} needs a value", f"/set {option.name} {_shown(getattr(sampling, option.field))}"
@@ -178,7 +178,7 @@ def _set(conversation: Conversation, rest: str, sampling: Sampling) -> CommandRe
 def sampling_lines(sampling: Sampling) -> list[str]:
     """The sampling parameters with their values and meanings, a line each."""
     values = asdict(sampling)
-    return [f"{name:<18} {_shown(values[one.field]):>8}  {one.meaning}" for name, one in SAMPLING_OPTIONS.items()]
+    return [f"{name:<18} {_shown(values[one.field]):>8}  {one.help}" for name, one in SAMPLING_OPTIONS.items()]
 
 
 def _shown(value: float | int | None) -> str:

@@ -13,7 +13,7 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive.screen import Screen
 from qwenctl.chat.saved.sessions import OpenSession, SessionStore
 from qwenctl.engine.interface import LoadedEngine
-from qwenctl.files.media_files import no_pictures
+from qwenctl.files.media_files import refuse_media
 from qwenctl.models.sampling import resolve_sampling
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import GenerationFinished, Sampling
@@ -43,7 +43,7 @@ class ChatSetup:
     ask: Callable[[str], str] = _nobody
     functions: ToolSet | None = None
     auto_approve_tools: bool = False
-    resolve_media: Callable[[str], Media] = no_pictures
+    resolve_media: Callable[[str], Media] = refuse_media
     media: tuple[str, ...] = ()
     on_full: ContextFullPolicy = "stop"
     model: Path = Path()

@@ -50,7 +50,7 @@ OrderOption = Annotated[
 def _whole(text: str, lowest: int, highest: int) -> int:
     """A whole number in a range, or a usage error that names the option."""
     try:
-        return int(parse_number(text, lowest, highest, whole=True))
+        return int(parse_number(text, lowest, highest, is_integer=True))
     except QwenctlError as error:
         raise typer.BadParameter(error.message) from error
 

@@ -73,7 +73,8 @@ def batch_command(
         prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
     )
     answers = batch.OutputSpec(
-        path=output, order=order, style=style, select=select or "", resume="force" if force_resume else resume, retry_errors=retry_errors,
+        path=output, order=order, style=style, select=select or "",
+        resume="force" if force_resume else resume, retry_errors=retry_errors,
         overwrite=overwrite, recorded_as=_given(grammar=grammar, json_schema=json_schema),
     )
     backend: batch.BackendSpec

@@ -20,16 +20,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be remo
 
 
 def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: options.Json = False) -> None:
-    """Remove what stopped downloads left behind.
+    """Remove parts of downloads that nobody went on with. Asks first on a terminal; whole models are never touched."""
+    from qwenctl.hub.local.hf_cache import default_cache_root
+    from qwenctl.hub.local.registry import registered_buffers, registered_roots
+    from qwenctl.hub.local.stale_downloads import find_stale_downloads, stale_buffers
 
-    Asks first on a terminal. Complete models are never removed.
-    """
-    from qwenctl.hub.local.hf_cache import default_root
-    from qwenctl.hub.local.registry import noted_roots, noted_spools
-    from qwenctl.hub.local.stale_downloads import find_leftovers, stale_buffers
-
-    roots = dict.fromkeys([default_root().absolute(), *noted_roots()])
-    found = [*(one for root in roots for one in find_leftovers(root)), *stale_buffers(noted_spools())]
+    roots = dict.fromkeys([default_cache_root().absolute(), *registered_roots()])
+    found = [*(one for root in roots for one in find_stale_downloads(root)), *stale_buffers(registered_buffers())]
     total = sum(one.n_bytes for one in found)
     what = f"{len(found)} leftover{'s' * (len(found) != 1)}"
     if not json:

@@ -44,10 +44,10 @@ def ls_command(
 
 
 def _list_local(*, as_json: bool) -> None:
-    from qwenctl.hub.local.installed import local_models
+    from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.views.models import model_fields, print_models
 
-    models = local_models()
+    models = find_installed_models()
     if as_json:
         _print_list([model_fields(model) for model in models])
     elif models:
@@ -57,10 +57,10 @@ def _list_local(*, as_json: bool) -> None:
 
 
 def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
-    from qwenctl.hub.local.hf_cache import default_root
+    from qwenctl.hub.local.hf_cache import default_cache_root
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
-    from qwenctl.hub.select.target import PullRequest, find_target
+    from qwenctl.hub.select.target import PullRequest, resolve_target
     from qwenctl.views.models import offer_fields, print_offers
 
     asked, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
@@ -69,10 +69,10 @@ def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
     def tell(line: str) -> None:
         print_status(line, quiet=as_json)
 
-    target = find_target(
+    target = resolve_target(
         asked, PullRequest(), lambda repository: fetch_listing(repository, revision or asked.revision, pull, tell)
     )
-    found = survey(target.listing, pull, job, Path(default_root()), tell)
+    found = survey(target.listing, pull, job, Path(default_cache_root()), tell)
     if as_json:
         _print_list(offer_fields(found.offers, found.fits))
     else:

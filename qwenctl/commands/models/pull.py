@@ -89,7 +89,7 @@ def pull_command(
     to load is printed there.
     """
     from qwenctl.hub.download.downloader import DownloadOptions
-    from qwenctl.hub.local.hf_cache import default_root, is_offline
+    from qwenctl.hub.local.hf_cache import default_cache_root, is_offline
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
     from qwenctl.hub.select.target import PullRequest
@@ -109,7 +109,7 @@ def pull_command(
     if offline:
         show_local(replace(asked, quant=asked.quant or wish.label, revision=revision or asked.revision), job)
         return
-    target = _target(asked, wish, revision, to or default_root(), job, pull)
+    target = _target(asked, wish, revision, to or default_cache_root(), job, pull)
     if target is None:
         return
     if output and not target.recipe:
@@ -147,16 +147,16 @@ def _target(
     asked: ModelName, wish: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
 ) -> ResolvedTarget | None:
     """What the name comes to; None if the person at the terminal does not want it."""
-    from qwenctl.hub.select.target import find_target, select_quant
+    from qwenctl.hub.select.target import resolve_target, select_quant
     from qwenctl.views.pull import pull_progress
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
-        target = find_target(
-            asked, wish, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.tell)
+        target = resolve_target(
+            asked, wish, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.notify)
         )
         if not target.needs_choice:
             return target
-        found = survey(target.listing, pull, job, folder, shown.tell)
+        found = survey(target.listing, pull, job, folder, shown.notify)
     label = _chosen(target, found, job)
     return select_quant(target, label, wish) if label else None
 

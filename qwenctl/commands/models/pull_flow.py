@@ -40,12 +40,12 @@ def survey(
     listing: Listing, pull: PullOptions, job: QuantizeJob, folder: Path, tell: Callable[[str], None]
 ) -> RepositorySurvey:
     """Look at the repository, and at the machine with the disk of `folder`."""
-    from qwenctl.hub.select.available_quants import find_offers
+    from qwenctl.hub.select.available_quants import find_available_quants
     from qwenctl.hub.select.fit import fit_candidate
     from qwenctl.machine import free_disk, read_machine_memory
 
     offers, machine, free = (
-        find_offers(listing, pull.settings, job.spool_bytes, tell),
+        find_available_quants(listing, pull.download_options, job.spool_bytes, tell),
         read_machine_memory(),
         free_disk(folder),
     )
@@ -63,7 +63,7 @@ def pull_target(target: ResolvedTarget, to: Path | None, job: QuantizeJob, pull:
 
 def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions, *, offline: bool) -> None:
     """Bring exactly those models here that a lock file lists; `offline` see that they are here."""
-    from qwenctl.hub.local.lock_file import check_locked, locked_files, read_lock
+    from qwenctl.hub.local.lock_file import check_locked, find_locked_files, read_lock
 
     for model in read_lock(path):
         if offline:
@@ -72,22 +72,22 @@ def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions
         listing = fetch_listing(
             model.repository, model.commit, pull, lambda line: print_status(line, quiet=job.quiet or job.json)
         )
-        files = locked_files(model, listing)
+        files = find_locked_files(model, listing)
         if model.recipe:
             _make_locked(model, listing, job, pull)
         elif plan := _pull(listing, model.quant, files, to, job, pull):
-            check_locked(model, [plan.cache.blob(file) for file in files])
+            check_locked(model, [plan.cache.blob_path(file) for file in files])
             _show(plan, job)
 
 
 def _show_locked(model: LockedModel, to: Path | None, job: QuantizeJob) -> None:
     """The model that is locked, as it is here, with nobody asked."""
-    from qwenctl.hub.local.hf_cache import RepoCache, default_root
+    from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.hub.local.lock_file import verify_local
 
     made_in = job.output or Path()
-    cached = RepoCache(to or default_root(), model.repository).snapshot(model.commit)
+    cached = RepoCache(to or default_cache_root(), model.repository).snapshot_folder(model.commit)
     path = verify_local(model, (made_in if made_in.is_dir() else made_in.parent) if model.recipe else cached)
     path = path.parent if model.quant == CHECKPOINT else path
     if job.json:
@@ -115,10 +115,10 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
 
 def show_local(asked: ModelName, job: QuantizeJob) -> None:
     """The model as it is here, with nobody asked."""
-    from qwenctl.hub.local.installed import filter_by_name, local_models
+    from qwenctl.hub.local.installed import filter_by_name, find_installed_models
     from qwenctl.views.models import model_fields
 
-    models = local_models()
+    models = find_installed_models()
     found = [model for model in filter_by_name(asked, models) if not model.missing_parts]
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
@@ -134,13 +134,13 @@ def _pull(
     listing: Listing, label: str, files: Sequence[RemoteFile], to: Path | None, job: QuantizeJob, pull: PullOptions
 ) -> PullPlan | None:
     """Follow the plan, or show it."""
-    from qwenctl.hub.local.hf_cache import RepoCache, default_root
-    from qwenctl.hub.local.registry import note_root
+    from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
+    from qwenctl.hub.local.registry import register_root
     from qwenctl.hub.pull import plan_pull, pull_files
     from qwenctl.views.models import plan_fields, print_plan
     from qwenctl.views.pull import pull_progress
 
-    cache = RepoCache(to or default_root(), listing.repository)
+    cache = RepoCache(to or default_cache_root(), listing.repository)
     if job.dry_run:
         plan = plan_pull(listing, label, files, cache, verify=pull.repair)
         print_json(plan_fields(plan)) if job.json else print_plan(plan, sys.stdout)
@@ -149,8 +149,8 @@ def _pull(
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
         plan = pull_files(listing, label, files, cache, pull, shown)
     if to:
-        note_root(to)
-    took = f"{format_bytes(plan.needed_bytes)} of it downloaded in {format_duration(time.monotonic() - start)}"
+        register_root(to)
+    took = f"{format_bytes(plan.needed_bytes)} of it fetched in {format_duration(time.monotonic() - start)}"
     print_status(
         f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'here already'}",
         quiet=job.quiet or job.json,

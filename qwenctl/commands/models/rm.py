@@ -11,11 +11,8 @@ from qwenctl.commands.quantize.result import print_json, print_status
 
 
 def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = False) -> None:
-    """Remove a local model.
-
-    Without a quantization in NAME, all models of the repository are removed. Asks first on a terminal.
-    """
-    from qwenctl.hub.local.installed import local_models
+    """Remove a model; without a quantization in its name, all of that repository. Asks first on a terminal."""
+    from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.local.removal import remove_models
 
     models = find_installed(name)
@@ -23,7 +20,7 @@ def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = Fa
     n_bytes = sum(model.n_bytes for model in models)
     if not yes and not json and not confirm(f"remove {names} ({format_bytes(n_bytes)})?"):
         return
-    freed = remove_models(models, [model for model in local_models() if model not in models])
+    freed = remove_models(models, [model for model in find_installed_models() if model not in models])
     print_status(f"removed {names}: {format_bytes(freed)} are free", quiet=json)
     if json:
         print_json({"removed": [model.name for model in models], "freed_bytes": freed})

@@ -91,11 +91,11 @@ def _metadata(model: InstalledModel) -> Mapping[str, object]:
 def _license(model: InstalledModel) -> str:
     """What the repository said when it was pulled."""
     from qwenctl.errors import QwenctlError
-    from qwenctl.hub.local.lock_file import NAME, read_lock
+    from qwenctl.hub.local.lock_file import LOCK_NAME, read_lock
 
-    folder = model.cache.snapshot(model.commit) if model.cache else model.files[0].parent
+    folder = model.cache.snapshot_folder(model.commit) if model.cache else model.files[0].parent
     try:
-        models = read_lock(folder / NAME)
+        models = read_lock(folder / LOCK_NAME)
     except QwenctlError:
         return ""
     return next((one.license for one in models if one.repository == model.repository and one.license), "")

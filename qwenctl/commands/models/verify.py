@@ -68,7 +68,7 @@ def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str,
             read[0] += n_bytes
 
     with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(available_cpus()) as pool:
-        shown.tell(f"reading {len(files)} files, {format_bytes(total)}")
+        shown.notify(f"reading {len(files)} files, {format_bytes(total)}")
         jobs = [pool.submit(check_file, one, _mending(model), follow) for one, model in files.values()]
         try:
             while not all(job.done() for job in jobs):

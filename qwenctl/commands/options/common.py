@@ -69,7 +69,7 @@ def _number(meaning: str, *names: str, lowest: int, words: Mapping[str, int] = M
     """An option that takes a whole number from `lowest` up, or one of `words`."""
 
     def parse(text: str) -> Any:
-        return words[text] if text in words else parse_number(text, lowest, _LIMIT, whole=True)
+        return words[text] if text in words else parse_number(text, lowest, _LIMIT, is_integer=True)
 
     return typer.Option(*names, parser=_checked(parse), metavar="N", help=meaning)
 
@@ -78,7 +78,7 @@ def _sampling(name: str, *short: str) -> Any:
     """The option of one sampling parameter; not given, the value published for the model is used."""
     option = SAMPLING_OPTIONS[name]
     parse = _checked(lambda text: parse_value(option, text))
-    meaning = f"{option.meaning[:1].upper()}{option.meaning[1:]}."
+    meaning = f"{option.help[:1].upper()}{option.help[1:]}."
     return typer.Option(*short, f"--{name}", parser=parse, metavar="N", help=meaning, show_default=False)
 
 

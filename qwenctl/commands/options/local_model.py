@@ -25,10 +25,10 @@ AnyName = Annotated[
 
 def find_installed(text: str) -> list[InstalledModel]:
     """The models here that `text` means; all for "". Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.installed import filter_by_name, local_models
+    from qwenctl.hub.local.installed import filter_by_name, find_installed_models
     from qwenctl.hub.repository.model_name import parse_name
 
-    models = local_models()
+    models = find_installed_models()
     if not text:
         return models
     by_file = [model for model in models if text in (model.path.stem, str(model.path), model.name)]

@@ -44,9 +44,9 @@ def complete_local(incomplete: str) -> list[str]:
 
 def complete_published(incomplete: str) -> list[str]:
     """Short names of published models."""
-    from qwenctl.hub.repository.catalog import families
+    from qwenctl.hub.repository.catalog import load_families
 
-    return [name for name in families() if name.startswith(incomplete)]
+    return [name for name in load_families() if name.startswith(incomplete)]
 
 
 def complete_sessions(incomplete: str) -> list[str]:
@@ -114,10 +114,10 @@ def _joined(words: Sequence[str]) -> tuple[list[str], str]:
 
 def _models_here(*, checkpoints: bool) -> Iterator[str]:
     from qwenctl.errors import QwenctlError
-    from qwenctl.hub.local.installed import CHECKPOINT, local_models
+    from qwenctl.hub.local.installed import CHECKPOINT, find_installed_models
 
     with suppress(OSError, QwenctlError):
-        models = local_models()
+        models = find_installed_models()
         yield from (
             model.name for model in models if checkpoints or not (model.missing_parts or model.quant == CHECKPOINT)
         )

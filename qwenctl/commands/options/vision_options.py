@@ -36,7 +36,7 @@ class MediaOptions:
 def _number(meaning: str, name: str, lowest: int, highest: int, *, whole: bool = True) -> Any:
     def parse(text: str) -> int | float:
         try:
-            return parse_number(text, lowest, highest, whole=whole)
+            return parse_number(text, lowest, highest, is_integer=whole)
         except QwenctlError as error:
             raise typer.BadParameter(error.message) from error
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def _threads(text: str) -> int:
     try:
-        return int(parse_number(text, 0, 1024, whole=True))
+        return int(parse_number(text, 0, 1024, is_integer=True))
     except QwenctlError as error:
         raise typer.BadParameter(error.message) from error
 

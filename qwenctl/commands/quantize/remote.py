@@ -47,13 +47,13 @@ def fetch_listing(repository: str, revision: str, pull: PullOptions, tell: Calla
     """What a repository holds. Raises QwenctlError; when nobody answers, it says what can be had without."""
     from qwenctl.hub.download.http_errors import Unreachable
     from qwenctl.hub.download.hub_api import fetch_listing
-    from qwenctl.hub.local.installed import local_models
+    from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.repository.model_name import check_revision
 
     try:
-        return fetch_listing(repository, check_revision(revision or "main"), pull.settings.patience, tell)
+        return fetch_listing(repository, check_revision(revision or "main"), pull.download_options.patience, tell)
     except Unreachable as error:
-        here = len(local_models())
+        here = len(find_installed_models())
         hint = f"{error.hint}; `--offline` uses the {here} model{'s' * (here != 1)} here"
         raise QwenctlError(error.message, hint, error.code) from error
 
@@ -73,7 +73,7 @@ def quantize_remote(
                 if not job.json:
                     text_writer(sys.stdout)("".join(f"{line}\n" for line in _remote_lines(remote)))
                 return ()
-            shown.tell(_start_line(remote, job.threads))
+            shown.notify(_start_line(remote, job.threads))
             result, made = convert_remote(remote, job.threads, report, pull, shown, overwrite=job.overwrite)
     show_result(remote.plan, result, as_json=job.json, quiet=job.quiet)
     return made
@@ -85,7 +85,7 @@ def _start_line(remote: StreamingConversion, threads: int) -> str:
     most = remote.plan.n_bytes + remote.spool_bytes
     return (
         f"{start_line(remote.plan, threads)}, from {format_bytes(remote.source_bytes)} on the Hub; "
-        f"{format_bytes(most)} of disk at most, {format_bytes(remote.usual_bytes)} the usual way"
+        f"{format_bytes(most)} of disk at most, {format_bytes(remote.full_download_bytes)} in the usual way"
     )
 
 
@@ -95,12 +95,13 @@ def _remote_lines(remote: StreamingConversion) -> list[str]:
     return [
         f"from the Hub: {format_bytes(remote.source_bytes)} of {listing.repository}@{listing.commit[:12]}",
         f"spool: up to {format_bytes(remote.spool_bytes)}, so {format_bytes(most)} of disk at most",
-        f"fetching all of it first and converting by way of BF16 would take {format_bytes(remote.usual_bytes)}",
+        f"fetching all of it first and converting by way of BF16 would take {format_bytes(remote.full_download_bytes)}",
     ]
 
 
 def _remote_fields(remote: StreamingConversion) -> dict[str, object]:
     return {
         "repository": remote.listing.repository, "commit": remote.listing.commit,
-        "source_bytes": remote.source_bytes, "spool_bytes": remote.spool_bytes, "usual_bytes": remote.usual_bytes,
+        "source_bytes": remote.source_bytes, "spool_bytes": remote.spool_bytes,
+        "usual_bytes": remote.full_download_bytes,
     }  # fmt: skip

@@ -93,14 +93,16 @@ def _plan_fields(summary: Summary) -> dict[str, Any]:
         "classes": [
             {"class": part.tensor_class, "type": part.type_name, "tensors": part.tensors, "weights": part.weights,
              "bytes": part.n_bytes}
-            for part in summary.parts
+            for part in summary.rows
         ],
         "tensors": [
             {"name": tensor.name, "shape": tensor.shape, "type": tensor.type_name, "bytes": tensor.n_bytes}
             for tensor in summary.tensors
         ],
         "disk": {
-            "folder": str(summary.room.folder), "needed_bytes": summary.room.needed, "free_bytes": summary.room.free
+            "folder": str(summary.disk_space.folder),
+            "needed_bytes": summary.disk_space.needed,
+            "free_bytes": summary.disk_space.free,
         },
         "memory_bytes": summary.memory_bytes,
         "threads": summary.threads,

@@ -14,7 +14,7 @@ from qwenctl.engine.kv.state_file import SequenceState
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.prompt.chat_template import Prompt
 from qwenctl.engine.request_errors import RequestError
-from qwenctl.models.context_memory import longest_context
+from qwenctl.models.context_memory import max_context
 from qwenctl.protocol.messages import Message, PrefillPrefix, PrefillProgress, PrefixReady, RequestFailed, WarmPrefix
 
 _AHEAD_TOKENS = 128  # few enough that a person who asks meanwhile does not wait long
@@ -97,7 +97,7 @@ def check_size(model: LoadedModel, messages: Sequence[Message]) -> None:
 
 def context_overflow(model: LoadedModel, count: str, n_tokens: int, *, seen: bool = False) -> RequestError:
     """The failure of a prompt with `n_tokens`, told as `count`; `seen` if there are pictures in it."""
-    longest, needed = longest_context(model.loaded.training_context_tokens), 1 << n_tokens.bit_length()
+    longest, needed = max_context(model.loaded.training_context_tokens), 1 << n_tokens.bit_length()
     hint = f"-c {min(needed, longest)} makes room for it"
     if n_tokens >= longest:
         hint = f"the model supports {longest:,} tokens, including the answer"

@@ -15,7 +15,7 @@ from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.speculative.controller import DraftController
 from qwenctl.engine.speculative.decoder import SpeculativeDecoder
 from qwenctl.engine.speculative.mtp_head import MAX_HEAD_BATCH, MtpDrafter
-from qwenctl.models.context_memory import DRAFT_HEAD_TOKENS
+from qwenctl.models.context_memory import MTP_HEAD_TOKENS
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import RequestFailed
 
@@ -65,7 +65,7 @@ def reserve_draft_outputs(params: Any, limits: DraftLimits) -> None:
 def mtp_context_params(params: Any, context: llama.llama_context_p) -> Any:
     """Turn the parameters of the model's `context` into those of the context of its MTP head."""
     params.ctx_type, params.ctx_other = llama.LLAMA_CONTEXT_TYPE_MTP, context
-    params.n_ctx, params.n_seq_max, params.n_outputs_max = DRAFT_HEAD_TOKENS, 1, 1
+    params.n_ctx, params.n_seq_max, params.n_outputs_max = MTP_HEAD_TOKENS, 1, 1
     params.n_batch = params.n_ubatch = MAX_HEAD_BATCH
     return params
 

@@ -18,7 +18,7 @@ from llama_cpp import llama_cpp_ext
 
 from qwenctl.engine.kv.token_batch import TokenBatch
 from qwenctl.engine.llama.logits_view import LogitsView
-from qwenctl.models.context_memory import DRAFT_HEAD_TOKENS
+from qwenctl.models.context_memory import MTP_HEAD_TOKENS
 
 _WINDOW = 64  # tokens before the next one that are read at most, if the head has not read them yet
 MAX_HEAD_BATCH = _WINDOW + 1
@@ -119,8 +119,8 @@ class MtpDrafter:
             first = max(self._begin + 1, self._end - _WINDOW)
             llama.llama_memory_seq_rm(self._memory, 0, -1, -1)
             self._read_from = first
-        elif self._end + _WINDOW - self._read_from > DRAFT_HEAD_TOKENS:
-            self._read_from = self._end - DRAFT_HEAD_TOKENS // 2
+        elif self._end + _WINDOW - self._read_from > MTP_HEAD_TOKENS:
+            self._read_from = self._end - MTP_HEAD_TOKENS // 2
             llama.llama_memory_seq_rm(self._memory, 0, 0, self._read_from)
         if first > self._end:  # `next_token` was read with the last draft, of which nothing was evaluated
             llama.llama_memory_seq_rm(self._memory, 0, self._end, -1)

@@ -23,7 +23,7 @@ from qwenctl.engine.llama.cancellation import CancelFlag
 from qwenctl.engine.llama.log import LlamaLog
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.media_items import MediaCache, MediaItem
-from qwenctl.models.gguf_check import fingerprint
+from qwenctl.models.gguf_check import model_fingerprint
 from qwenctl.protocol.media import Media, MediaInfo, VisionSettings
 from qwenctl.protocol.messages import RequestFailed
 
@@ -66,7 +66,7 @@ class VisionEncoder:
     def fingerprint(self) -> str:
         """A hash of the mmproj file. Raises RequestFailure if there is none."""
         self.check()
-        return fingerprint(self._path)
+        return model_fingerprint(self._path)
 
     def embeddings(self, view: MediaItem, pixels: Callable[[MediaItem], Sequence[Pixels]]) -> Embeddings | None:
         """What `view` is to the model; None if interrupted. Raises RequestFailure."""

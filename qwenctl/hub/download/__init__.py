@@ -1,1 +1,1 @@
-"""Files of a repository, downloaded over several connections, resumed and verified."""
+"""Download files of a repository over several connections, with resume and verification."""

@@ -1,8 +1,8 @@
-"""Files of a repository, fetched: several connections, any interruption survived, every hash checked.
+"""Download files of a repository over several connections, surviving interruptions and verifying every hash.
 
-A `Listing` and the wanted files come in; when `fetch` returns, each lies under its final name with the content that the
-listing promises. Each connection brings segments into parts; for each file a thread follows the bytes with the hash,
-and gives the file its name when both are at the end. A file with a wrong hash is fetched once more.
+A `Listing` and download targets come in; when `download_all` returns, each file has its final name and the content that
+the listing promises. Each connection writes segments to partial files. One thread per file hashes the bytes as they
+arrive, and renames the file when the hash is complete and right. A file with a wrong hash is downloaded once more.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from qwenctl.hub.download.stall_detector import ThroughputMonitor
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
 CONNECTIONS, PATIENCE_SECONDS = 8, 300.0
-_REPORT_SECONDS, _LEAVE_SECONDS, _LOOK_SECONDS = 0.1, 1.0, 0.02
-_PIECE = 1 << 20
+# Interval of progress reports, time to wait for threads at the end, interval of looking for new bytes to hash.
+_REPORT_SECONDS, _JOIN_SECONDS, _POLL_SECONDS = 0.1, 1.0, 0.02
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """How to fetch. `patience` is the time without a byte after which it gives up."""
+    """How to download. `patience` is the time in seconds without a byte after which the download gives up."""
 
     connections: int = CONNECTIONS
     patience: float = PATIENCE_SECONDS
@@ -38,7 +39,7 @@ class DownloadOptions:
 
 @dataclass(frozen=True)
 class FileProgress:
-    """A file in flight."""
+    """The progress of an active file; `size` and `arrived` are in bytes."""
 
     path: str
     size: int
@@ -46,13 +47,13 @@ class FileProgress:
 
     @property
     def state(self) -> str:
-        """What happens with it."""
+        """What is happening to the file, as one word."""
         return "verifying" if self.arrived == self.size else "downloading" if self.arrived else "waiting"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a fetch is. `resumed_bytes` were here at its start; `note` says why nothing comes, if so."""
+    """The progress of a download. An earlier run left `resumed_bytes`; `note` is the reason of a stall, or ""."""
 
     files: tuple[FileProgress, ...]
     done_bytes: int
@@ -62,153 +63,165 @@ class Progress:
 
 
 class Download:
-    """A fetch under way; see `fetching`. The first failure of a thread is its `error`, and ends all threads."""
+    """A running download; see `run_download`. The first exception of a thread becomes `error` and ends all threads."""
 
     def __init__(
         self,
         listing: Listing,
-        wanted: Sequence[DownloadTarget],
-        settings: DownloadOptions,
+        targets: Sequence[DownloadTarget],
+        options: DownloadOptions,
         warn: Callable[[QwenctlError], None],
-        may_begin: Callable[[DownloadTarget], bool],
-        landed: Callable[[DownloadTarget], None],
+        may_start: Callable[[DownloadTarget], bool],
+        on_complete: Callable[[DownloadTarget], None],
     ) -> None:
         self.error: BaseException | None = None
-        self._listing, self._warn, self._landed = listing, warn, landed
-        self._total = sum(one.file.size for one in wanted)
-        self._resumed = self._furthest = sum(arrived_bytes(one.part, one.file.size) for one in wanted)
+        self._listing, self._warn, self._on_complete = listing, warn, on_complete
+        self._total = sum(target.file.size for target in targets)
+        self._resumed = self._max_done = sum(arrived_bytes(target.part, target.file.size) for target in targets)
         self._note = ""
         self._stop = threading.Event()
-        self._patience = RetryPolicy(settings.patience, self._stop, self._tell, reached=True)
-        self._pace = ThroughputMonitor()
-        self._board = SegmentQueue(wanted, self._stop, may_begin, self._begun)
-        self._connections = [self._thread(self._connection) for _ in range(settings.connections)]
+        # The listing has been fetched already, so the server is known to be reachable.
+        self._retry_policy = RetryPolicy(options.patience, self._stop, self._set_note, reached=True)
+        self._throughput = ThroughputMonitor()
+        self._queue = SegmentQueue(targets, self._stop, may_start, self._start_verification)
+        self._connections = [self._make_thread(self._run_connection) for _ in range(options.connections)]
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the connections; returns immediately."""
         for thread in self._connections:
             thread.start()
 
     @property
     def running(self) -> bool:
-        """Whether there is something left to be done."""
+        """Whether the download is neither complete nor failed."""
         return self.error is None and any(thread.is_alive() for thread in self._connections)
 
     def wait(self, seconds: float) -> None:
-        """Wait for the end, or for `seconds`."""
+        """Wait until the first connection ends, or for `seconds`."""
         self._connections[0].join(seconds)
 
-    def end(self) -> None:
-        """Have all threads end soon, and wait a little for them."""
+    def stop(self) -> None:
+        """Tell all threads to end, and wait up to a second for them."""
         self._stop.set()
         for thread in self._connections:
-            thread.join(_LEAVE_SECONDS / len(self._connections))
+            thread.join(_JOIN_SECONDS / len(self._connections))
 
     def progress(self) -> Progress:
-        """How far it is. The sum never goes back, though a file may."""
+        """Return the current progress. The total never decreases, although a file that is refetched starts over."""
         files = tuple(
-            FileProgress(one.wanted.file.path, one.wanted.file.size, one.part.arrived) for one in self._board.flights
+            FileProgress(download.target.file.path, download.target.file.size, download.part.arrived)
+            for download in self._queue.active
         )
-        self._furthest = max(self._furthest, self._board.completed_bytes + sum(file.arrived for file in files))
-        return Progress(files, self._furthest, self._total, self._resumed, self._note)
+        self._max_done = max(self._max_done, self._queue.completed_bytes + sum(file.arrived for file in files))
+        return Progress(files, self._max_done, self._total, self._resumed, self._note)
 
-    def _tell(self, note: str) -> None:
+    def _set_note(self, note: str) -> None:
         self._note = note
 
-    def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
+    def _make_thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
+        """Create a daemon thread for `work`; its exception becomes `error` and stops the download."""
+
         def run() -> None:
             try:
                 work(*arguments)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread must raise it
-                if not self._stop.is_set():
+                if not self._stop.is_set():  # only the first failure counts; later ones may be its consequences
                     self.error = self.error or error
                     self._stop.set()
 
         return threading.Thread(target=run, daemon=True)
 
-    def _connection(self) -> None:
-        """Bring segments until all files have landed."""
-        while (taken := self._board.take()) is not None:
+    def _run_connection(self) -> None:
+        """Download segments until all files are complete."""
+        while (segment := self._queue.take()) is not None:
             try:
-                self._bring(*taken)
+                self._download_segment(*segment)
             finally:
-                self._board.put_back(*taken)
+                self._queue.release(*segment)
 
-    def _bring(self, flight: ActiveDownload, number: int) -> None:
+    def _download_segment(self, download: ActiveDownload, number: int) -> None:
+        """Download a segment until it is complete, with retries. Raises QwenctlError when it is time to give up."""
         attempt = 0
-        while not flight.part.is_whole(number) and not self._stop.is_set():
-            before = flight.part.counts[number]
-            trouble = RetryableError("connection lost")
+        while not download.part.is_complete(number) and not self._stop.is_set():
+            before = download.part.counts[number]
+            failure = RetryableError("connection lost")  # if the response ends early without an exception
             try:
-                self._read(flight, number)
+                self._read_range(download, number)
             except LinkExpired as error:
-                flight.link, trouble = None, error
+                download.url, failure = None, error
             except RetryableError as error:
-                trouble = error
-            if not flight.part.is_whole(number) and not self._stop.is_set():
-                attempt = 0 if flight.part.counts[number] > before else attempt + 1
-                self._patience.wait_before_retry(trouble, attempt)
+                failure = error
+            if not download.part.is_complete(number) and not self._stop.is_set():
+                # Any progress restarts the backoff: a connection that breaks now and then is not a failing one.
+                attempt = 0 if download.part.counts[number] > before else attempt + 1
+                self._retry_policy.wait_before_retry(failure, attempt)
 
-    def _read(self, flight: ActiveDownload, number: int) -> None:
-        """Bring as much of a segment as one answer has."""
-        meter = self._pace.meter()
-        with open_range(self._link(flight), *flight.part.missing_range(number)) as pieces:
-            for piece in pieces:
-                flight.part.write(number, piece)
-                self._patience.progress()
-                if self._stop.is_set() or meter.is_slow(len(piece)):
+    def _read_range(self, download: ActiveDownload, number: int) -> None:
+        """Write as much of a segment as one response delivers; returns early if the connection is too slow."""
+        meter = self._throughput.new_meter()
+        with open_range(self._get_url(download), *download.part.missing_range(number)) as chunks:
+            for chunk in chunks:
+                download.part.write(number, chunk)
+                self._retry_policy.record_progress()
+                if self._stop.is_set() or meter.is_slow(len(chunk)):
                     return
-        meter.end()
+        meter.finish()  # slow or stopped connections do not count for the average
 
-    def _link(self, flight: ActiveDownload) -> DownloadUrl:
-        with flight.locating:
-            link = flight.link
-            if link is None:
-                link = flight.link = resolve_url(self._listing, flight.wanted.file)
-            return link
+    def _get_url(self, download: ActiveDownload) -> DownloadUrl:
+        """The URL of a file; the first connection that needs it resolves it, and the others wait for that."""
+        with download.url_lock:
+            url = download.url
+            if url is None:
+                url = download.url = resolve_url(self._listing, download.target.file)
+            return url
 
-    def _begun(self, flight: ActiveDownload) -> None:
-        self._thread(self._verify, flight).start()
+    def _start_verification(self, download: ActiveDownload) -> None:
+        self._make_thread(self._verify_file, download).start()
 
-    def _verify(self, flight: ActiveDownload) -> None:
-        """Follow the bytes of a file with its hash, and give it its name."""
-        file = flight.wanted.file
-        while (found := self._hash(flight)) != file.etag:
+    def _verify_file(self, download: ActiveDownload) -> None:
+        """Hash a file as it arrives, and rename it when it is complete; on a wrong hash, download it once more.
+
+        Raises QwenctlError if the hash is wrong again.
+        """
+        file = download.target.file
+        while (actual := self._hash_arriving(download)) != file.etag:
             if self._stop.is_set():
                 return
-            wrong = hash_mismatch(file, found)
-            flight.part.reset()
-            if flight.refetched:
-                flight.part.path.unlink()
+            mismatch = hash_mismatch(file, actual)
+            download.part.reset()
+            if download.refetched:
+                download.part.path.unlink()
                 raise QwenctlError(
-                    wrong.message, "it arrived damaged twice: test RAM and disk, then run again", wrong.code
+                    mismatch.message, "it arrived damaged twice: test RAM and disk, then run again", mismatch.code
                 )
-            flight.refetched, flight.link = True, None
-            self._warn(wrong)
-        flight.part.finish(flight.wanted.final)
-        flight.part.close()
-        self._landed(flight.wanted)
-        self._board.complete(flight)
+            download.refetched, download.url = True, None  # resolve the URL again as well
+            self._warn(mismatch)
+        download.part.finish(download.target.final)
+        download.part.close()
+        self._on_complete(download.target)
+        self._queue.complete(download)
 
-    def _hash(self, flight: ActiveDownload) -> str:
-        """The hash of all bytes, when they are there; "" if the fetch ends before."""
-        digest, at, here = flight.wanted.file.digest(), 0, 0
-        while at < flight.wanted.file.size:
-            if at == here:
-                here = flight.part.contiguous_bytes(at)
-            if at == here and self._stop.wait(_LOOK_SECONDS):
+    def _hash_arriving(self, download: ActiveDownload) -> str:
+        """Hash all bytes of a file, waiting for those that are missing; "" if the download stops before."""
+        # The hash must see the bytes in order, but segments arrive in parallel: follow the contiguous part, and read
+        # it back from the page cache. So the hash is complete shortly after the last byte.
+        digest, position, available = download.target.file.new_digest(), 0, 0
+        while position < download.target.file.size:
+            if position == available:
+                available = download.part.contiguous_bytes(position)
+            if position == available and self._stop.wait(_POLL_SECONDS):
                 return ""
-            data = flight.part.read(at, min(_PIECE, here - at))
+            data = download.part.read(position, min(_CHUNK_BYTES, available - position))
             digest.update(data)
-            at += len(data)
+            position += len(data)
         return digest.hexdigest()
 
 
-def hash_mismatch(file: RemoteFile, found: str) -> QwenctlError:
-    """The content of a file is not what its list promises."""
-    kind = "sha256" if file.sha256 else "git hash"
+def hash_mismatch(file: RemoteFile, actual: str) -> QwenctlError:
+    """The error for a file whose content does not have the hash in the listing."""
+    hash_name = "sha256" if file.sha256 else "git hash"
     return QwenctlError(
-        f"{file.path}: {kind} is {found[:12]}.., expected {file.etag[:12]}..",
+        f"{file.path}: {hash_name} is {actual[:12]}.., expected {file.etag[:12]}..",
         f"downloading it again ({format_bytes(file.size)}); if this repeats, test RAM and disk",
         ExitCode.BAD_DATA,
     )
@@ -217,55 +230,61 @@ def hash_mismatch(file: RemoteFile, found: str) -> QwenctlError:
 @contextmanager
 def run_download(
     listing: Listing,
-    wanted: Sequence[DownloadTarget],
-    settings: DownloadOptions,
+    targets: Sequence[DownloadTarget],
+    options: DownloadOptions,
     warn: Callable[[QwenctlError], None],
-    may_begin: Callable[[DownloadTarget], bool] = lambda _: True,
-    landed: Callable[[DownloadTarget], None] = lambda _: None,
+    may_start: Callable[[DownloadTarget], bool] = lambda _: True,
+    on_complete: Callable[[DownloadTarget], None] = lambda _: None,
 ) -> Iterator[Download]:
-    """A fetch that runs beside the caller, and ends with the block. Its failures say what is kept."""
-    fetch = Download(listing, wanted, settings, warn, may_begin, landed)
-    fetch.start()
+    """Run a download in the background; it stops when the block ends.
+
+    `may_start` is asked before each file is started; `on_complete` is called for each file that has its final name.
+    Raises QwenctlError whose message says what is saved.
+    """
+    download = Download(listing, targets, options, warn, may_start, on_complete)
+    download.start()
     try:
-        yield fetch
-        if fetch.error:
-            raise fetch.error
+        yield download
+        if download.error:
+            raise download.error
     except (KeyboardInterrupt, SystemExit) as error:  # the latter is what SIGTERM becomes
         code = ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.TERMINATED
-        kept = _kept(fetch.progress())
-        raise QwenctlError(f"stopped; {kept}", "the same command resumes from there", code) from error
+        saved = _describe_saved(download.progress())
+        raise QwenctlError(f"stopped; {saved}", "the same command resumes from there", code) from error
     except QwenctlError as error:
         if error.code == ExitCode.TRY_AGAIN:
-            raise QwenctlError(f"{error.message}; {_kept(fetch.progress())}", error.hint, error.code) from error
+            raise QwenctlError(
+                f"{error.message}; {_describe_saved(download.progress())}", error.hint, error.code
+            ) from error
         raise
     except OSError as error:
-        raise _disk_trouble(error, wanted, fetch.progress()) from error
+        raise _disk_error(error, targets, download.progress()) from error
     finally:
-        fetch.end()
+        download.stop()
 
 
 def download_all(
     listing: Listing,
-    wanted: Sequence[DownloadTarget],
-    settings: DownloadOptions,
+    targets: Sequence[DownloadTarget],
+    options: DownloadOptions,
     report: Callable[[Progress], None],
     warn: Callable[[QwenctlError], None],
 ) -> None:
-    """Fetch all files. Raises QwenctlError; what has arrived is kept."""
-    with run_download(listing, wanted, settings, warn) as fetch:
-        while fetch.running:
-            report(fetch.progress())
-            fetch.wait(_REPORT_SECONDS)
-        report(fetch.progress())
+    """Download all targets. Raises QwenctlError; the bytes that have arrived are saved."""
+    with run_download(listing, targets, options, warn) as download:
+        while download.running:
+            report(download.progress())
+            download.wait(_REPORT_SECONDS)
+        report(download.progress())
 
 
-def _kept(progress: Progress) -> str:
+def _describe_saved(progress: Progress) -> str:
     return f"{format_bytes(progress.done_bytes)} saved" if progress.done_bytes else "nothing has arrived yet"
 
 
-def _disk_trouble(error: OSError, wanted: Sequence[DownloadTarget], progress: Progress) -> QwenctlError:
-    """What the system's refusal to write means."""
-    folder, reason = wanted[0].part.parent, (error.strerror or str(error)).lower()
+def _disk_error(error: OSError, targets: Sequence[DownloadTarget], progress: Progress) -> QwenctlError:
+    """Translate an OSError while writing to a QwenctlError with a hint."""
+    folder, reason = targets[0].part.parent, (error.strerror or str(error)).lower()
     done = f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free up space and run the same command again"

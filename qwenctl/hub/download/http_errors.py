@@ -1,7 +1,7 @@
-"""What the Hub, or the way to it, answered instead of what was asked, in the program's own words.
+"""Translate HTTP failures into the program's own errors.
 
-Exceptions of huggingface_hub and its HTTP client come in. What may be different in a moment becomes `RetryableError`,
-for which `retry` knows what to do; everything else becomes a QwenctlError.
+Exceptions of huggingface_hub and its HTTP client come in. Temporary failures become `RetryableError`, which `retry`
+handles; everything else becomes a QwenctlError with a hint.
 """
 
 from __future__ import annotations
@@ -27,49 +27,52 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.http_retry import retry_after_seconds
 from qwenctl.hub.repository.catalog import nearest_repository
 
-_MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
+# Timeout, too early, too many requests, and server errors that are usually temporary.
+_RETRYABLE_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 
 class RetryableError(Exception):
-    """Something that may be different in a moment; `wait` is how long the server asks to wait, in seconds.
+    """A failure that may be gone on the next attempt.
 
-    `status` is that of the answer, 0 without one.
+    `retry_after` is the delay that the server asks for, in seconds, or None. `status` is the HTTP status, 0 without a
+    response.
     """
 
-    def __init__(self, reason: str, wait: float | None = None, status: int = 0) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, status: int = 0) -> None:
         super().__init__(reason)
-        self.reason, self.wait, self.status = reason, wait, status
+        self.reason, self.retry_after, self.status = reason, retry_after, status
 
 
-def host() -> str:
-    """The Hub's address, as HF_ENDPOINT has it."""
+def hub_host() -> str:
+    """The Hub's host name, from HF_ENDPOINT if it is set."""
     return constants.ENDPOINT.partition("://")[2] or constants.ENDPOINT
 
 
 @contextmanager
 def translate_http_errors(repository: str, revision: str = "main") -> Iterator[None]:
-    """Inside, failures of a request about `repository` are a RetryableError or a QwenctlError."""
+    """Translate failures of requests for `repository` inside the block to RetryableError or QwenctlError."""
     try:
         yield
     except httpx2.TransportError as error:
-        raise RetryableError(_reason(error)) from error
+        raise RetryableError(_transport_reason(error)) from error
     except httpx2.TooManyRedirects as error:
-        raise QwenctlError(f"{host()} redirects in a loop", _endpoint_hint(), ExitCode.NETWORK) from error
+        raise QwenctlError(f"{hub_host()} redirects in a loop", _endpoint_hint(), ExitCode.NETWORK) from error
     except OfflineModeIsEnabled as error:
         raise QwenctlError(
             "HF_HUB_OFFLINE is set, and this command needs the Hub", "unset HF_HUB_OFFLINE", ExitCode.NETWORK
         ) from error
     except HfHubHTTPError as error:
-        raise _refused(error, repository, revision) from error
+        raise _translate_status_error(error, repository, revision) from error
     except httpx2.HTTPError as error:
         raise RetryableError(str(error) or type(error).__name__) from error
 
 
-def _reason(error: httpx2.TransportError) -> str:
-    """Why nothing came, in a word or two."""
+def _transport_reason(error: httpx2.TransportError) -> str:
+    """Describe a transport failure in a word or two."""
     text = str(error)
     if isinstance(error, httpx2.TimeoutException):
         return "no response in time"
+    # The HTTP client has no exception classes for these causes; only the message tells them apart.
     for pattern, reason in (
         (r"name or service|name resolution|nodename|getaddrinfo", "DNS"),
         (r"refused", "connection refused"),
@@ -82,17 +85,18 @@ def _reason(error: httpx2.TransportError) -> str:
     return text[:80] or type(error).__name__
 
 
-def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception:
-    """What an answer with an error status means."""
+def _translate_status_error(error: HfHubHTTPError, repository: str, revision: str) -> Exception:
+    """Translate a response with an error status."""
     status = error.response.status_code
-    if status in _MAY_PASS:
-        return RetryableError(f"{status} {error.response.reason_phrase}", _asked_to_wait(error.response), status)
+    if status in _RETRYABLE_STATUSES:
+        return RetryableError(f"{status} {error.response.reason_phrase}", _retry_after_seconds(error.response), status)
     if isinstance(error, GatedRepoError):
         return gated_error(repository)
     if isinstance(error, RevisionNotFoundError):
         return QwenctlError(f"no revision '{revision}' in {repository}", f"qwenctl ls {repository}", ExitCode.NO_INPUT)
     if isinstance(error, RemoteEntryNotFoundError):
-        return QwenctlError(f"a file of {repository} no longer exists on {host()}", _endpoint_hint(), ExitCode.NO_INPUT)
+        return QwenctlError(f"a file of {repository} is gone from {hub_host()}", _endpoint_hint(), ExitCode.NO_INPUT)
+    # With a token, 401 means that the token is bad; without one, that the repository is private or does not exist.
     if status == 401 and "Authorization" in error.response.request.headers:
         return QwenctlError(
             f"the Hub rejected the token from {_token_source()} (401)",
@@ -103,22 +107,22 @@ def _refused(error: HfHubHTTPError, repository: str, revision: str) -> Exception
         return not_found_error(repository)
     if status == 403:
         return QwenctlError(
-            f"{host()} does not allow access to {repository} (403)", "hf auth login", ExitCode.NO_PERMISSION
+            f"{hub_host()} does not allow access to {repository} (403)", "hf auth login", ExitCode.NO_PERMISSION
         )
     return QwenctlError(
-        f"{host()} answered {status} {error.response.reason_phrase}", _endpoint_hint(), ExitCode.NETWORK
+        f"{hub_host()} answered {status} {error.response.reason_phrase}", _endpoint_hint(), ExitCode.NETWORK
     )
 
 
 def not_found_error(repository: str) -> QwenctlError:
-    """There is no such repository, or it is hidden."""
+    """The error for a repository that does not exist or is not visible."""
     near = nearest_repository(repository)
     hint = f"did you mean {near}? Private repos need a token" if near else "check the name; private repos need a token"
-    return QwenctlError(f"repo '{repository}' not found on {host()}", hint, ExitCode.NO_INPUT)
+    return QwenctlError(f"repo '{repository}' not found on {hub_host()}", hint, ExitCode.NO_INPUT)
 
 
 def gated_error(repository: str) -> QwenctlError:
-    """The repository wants to know who fetches it."""
+    """The error for a gated repository, to which its owner must grant access."""
     return QwenctlError(
         f"access to '{repository}' needs approval by its owner",
         f"open https://hf.co/{repository}, accept, then run again",
@@ -127,12 +131,10 @@ def gated_error(repository: str) -> QwenctlError:
 
 
 def not_a_hub_error() -> QwenctlError:
-    """Something else than a Hub answers: a login page of a network, or a broken mirror."""
+    """The error for a response that is not from a Hub: a network's login page, or a broken mirror."""
     if "HF_ENDPOINT" not in os.environ:
         return QwenctlError(
-            f"the response from {host()} is not from a Hub (no X-Repo-Commit)",
-            "log in to the network",
-            ExitCode.NETWORK,
+            f"answer from {hub_host()} is not a Hub (no X-Repo-Commit)", "log in to the network", ExitCode.NETWORK
         )
     return QwenctlError(
         "the response from HF_ENDPOINT is not from a Hub (no X-Repo-Commit)",
@@ -142,14 +144,14 @@ def not_a_hub_error() -> QwenctlError:
 
 
 class Unreachable(QwenctlError):
-    """The Hub does not answer."""
+    """The Hub does not respond."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"cannot reach {host()} ({reason})", "check proxy/HF_ENDPOINT", ExitCode.NETWORK)
+        super().__init__(f"cannot reach {hub_host()} ({reason})", "check proxy/HF_ENDPOINT", ExitCode.NETWORK)
 
 
-def _asked_to_wait(response: httpx2.Response) -> float | None:
-    """Seconds of Retry-After, or until the rate limit is reset."""
+def _retry_after_seconds(response: httpx2.Response) -> float | None:
+    """Seconds from the Retry-After header or until the rate limit resets; None if the server asks for nothing."""
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
@@ -157,9 +159,9 @@ def _asked_to_wait(response: httpx2.Response) -> float | None:
 
 
 def _token_source() -> str:
-    """Where huggingface_hub found the token."""
-    named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), "")
-    return named or constants.HF_TOKEN_PATH
+    """Where huggingface_hub found the token: an environment variable or a file."""
+    variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), "")
+    return variable or constants.HF_TOKEN_PATH
 
 
 def _endpoint_hint() -> str:

@@ -1,7 +1,8 @@
-"""What is asked of the Hub: a repository's description and tree, the place of a file, and a range of its bytes.
+"""The requests to the Hub: a repository's description and file tree, the URL of a file, and a range of its bytes.
 
-The session, the headers with the token, the listing and the metadata are huggingface_hub's. `http_get` is not used: it
-hides a 429 until it is over, believes whatever range comes, and keeps ten megabytes in memory before it writes any.
+Names and byte ranges come in; a `Listing`, a `DownloadUrl` or bytes go out. huggingface_hub provides the session, the
+headers with the token, the tree and the file metadata. Its `http_get` is not used: it hides a 429 until it is over,
+accepts any range the server sends, and buffers ten megabytes in memory before it writes.
 """
 
 from __future__ import annotations
@@ -25,26 +26,30 @@ from qwenctl.hub.download.http_errors import RetryableError, not_a_hub_error, tr
 from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import MAX_FILES, Listing, RemoteFile, check_paths
 
-_LONGEST_SKIP = 64 << 20  # bytes before the wanted ones that may be skipped where a server does not know ranges
-_LONGEST_REFUSAL = 1 << 20
+_MAX_SKIP_BYTES = 64 << 20  # bytes to skip at most if a server ignores the Range header
+_MAX_ERROR_BODY_BYTES = 1 << 20  # the body of an error is read for its message only if it is shorter
 
 
 @dataclass(frozen=True)
 class DownloadUrl:
-    """Where the bytes of a file are. A signed link to another server gets no token, and ends after a while."""
+    """Where to download a file. A signed URL on another server is requested without a token, and it expires."""
 
     file: RemoteFile
     url: str
     send_token: bool
 
 
-def fetch_listing(repository: str, revision: str, patience: float, tell: Callable[[str], None]) -> Listing:
-    """The repository at the commit that `revision` is now; `tell` hears why nothing comes. Raises QwenctlError."""
-    return make_retry_policy(patience, tell).call(lambda: _describe(repository, revision))
+def fetch_listing(repository: str, revision: str, patience: float, notify: Callable[[str], None]) -> Listing:
+    """Fetch the repository at the current commit of `revision`.
+
+    Retries for `patience` seconds; `notify` is called with the reason of each wait. Raises QwenctlError.
+    """
+    return make_retry_policy(patience, notify).call(lambda: _request_listing(repository, revision))
 
 
-def _describe(repository: str, revision: str) -> Listing:
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+def _request_listing(repository: str, revision: str) -> Listing:
+    """Request description and file tree, without retries. Raises RetryableError or QwenctlError."""
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # failures are reported by our own errors
     api = HfApi(library_name="qwenctl", library_version=__version__)
     try:
         with translate_http_errors(repository, revision):
@@ -52,14 +57,15 @@ def _describe(repository: str, revision: str) -> Listing:
             commit = str(info.sha)
             if not re.fullmatch("[0-9a-f]{40}", commit):
                 raise not_a_hub_error()
-            files = tuple(_files(api, repository, commit))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # an answer that is no JSON, or another JSON
+            files = tuple(_iter_files(api, repository, commit))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or unexpected JSON
         raise not_a_hub_error() from error
     check_paths(repository, files)
-    return _listing(repository, revision, commit, files, info)
+    return _build_listing(repository, revision, commit, files, info)
 
 
-def _files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile]:
+def _iter_files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile]:
+    """Yield the files of the tree; folders are skipped. Raises QwenctlError if there are too many."""
     tree = api.list_repo_tree(repository, recursive=True, revision=commit)
     for number, entry in enumerate(tree):
         if number >= MAX_FILES:
@@ -70,7 +76,10 @@ def _files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile]:
             )
 
 
-def _listing(repository: str, revision: str, commit: str, files: tuple[RemoteFile, ...], info: ModelInfo) -> Listing:
+def _build_listing(
+    repository: str, revision: str, commit: str, files: tuple[RemoteFile, ...], info: ModelInfo
+) -> Listing:
+    """Build the listing from the Hub's answer; missing values become empty ones."""
     gguf = info.gguf if isinstance(info.gguf, dict) else {}
     card = vars(info.card_data) if info.card_data else {}
     weights = gguf.get("total") or (info.safetensors.total if info.safetensors else 0)
@@ -84,93 +93,100 @@ def _listing(repository: str, revision: str, commit: str, files: tuple[RemoteFil
 
 
 def resolve_url(listing: Listing, file: RemoteFile) -> DownloadUrl:
-    """Where `file` can be fetched. Raises QwenctlError, Transient."""
+    """Ask the Hub where to download `file`. Raises RetryableError, and QwenctlError if its hash or size is wrong."""
     url = hf_hub_url(listing.repository, file.path, revision=listing.commit)
     with translate_http_errors(listing.repository, listing.revision):
-        found = get_hf_file_metadata(url, library_name="qwenctl", library_version=__version__)
-    if found.commit_hash is None:
+        metadata = get_hf_file_metadata(url, library_name="qwenctl", library_version=__version__)
+    if metadata.commit_hash is None:
         raise not_a_hub_error()
-    if found.etag != file.etag or found.size not in (None, file.size):
+    if metadata.etag != file.etag or metadata.size not in (None, file.size):
         raise QwenctlError(
-            f"{file.path}: the file's own hash is {found.etag}, its list says {file.etag}",
+            f"{file.path}: the file's own hash is {metadata.etag}, its list says {file.etag}",
             "run again; if this repeats, the mirror in HF_ENDPOINT is not up to date",
             ExitCode.BAD_DATA,
         )
-    return DownloadUrl(file, found.location, _origin(found.location) == _origin(constants.ENDPOINT))
+    return DownloadUrl(file, metadata.location, _url_origin(metadata.location) == _url_origin(constants.ENDPOINT))
 
 
-def _origin(url: str) -> tuple[str, str]:
+def _url_origin(url: str) -> tuple[str, str]:
+    """Scheme and host of a URL; the token is sent only to the origin of the Hub."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc
 
 
 class LinkExpired(RetryableError):
-    """The link must be asked for again."""
+    """A signed URL has expired and must be resolved again."""
 
     def __init__(self) -> None:
         super().__init__("a link that has expired")
 
 
 @contextmanager
-def open_range(link: DownloadUrl, start: int, end: int) -> Iterator[Iterator[bytes]]:
-    """The bytes of a file from `start` to `end`, in pieces, or fewer if the connection is lost; never more.
+def open_range(source: DownloadUrl, start: int, end: int) -> Iterator[Iterator[bytes]]:
+    """Request the bytes from `start` to `end` (exclusive); yields them in chunks, fewer if the connection is lost.
 
-    Raises Transient, LinkExpired, QwenctlError; the pieces raise Transient.
+    Raises RetryableError, LinkExpired, QwenctlError; iterating over the chunks raises RetryableError.
     """
-    headers = build_hf_headers(token=None if link.send_token else False, library_name="qwenctl")
+    headers = build_hf_headers(token=None if source.send_token else False, library_name="qwenctl")
+    # "identity": with a compressed body, offsets and lengths would not be those of the file.
     headers |= {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     with (
-        translate_http_errors(link.file.path),
-        get_session().stream("GET", link.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer,
+        translate_http_errors(source.file.path),
+        get_session().stream("GET", source.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response,
     ):
-        if answer.status_code in (401, 403, 404, 410) and not link.send_token:
+        # Without our token on it, such a status is about the signature of the URL, not about the user's access.
+        if response.status_code in (401, 403, 404, 410) and not source.send_token:
             raise LinkExpired
-        if answer.status_code >= 400:
-            _refuse(answer)
-        yield _cut(answer, start - _begin(answer, link.file, start), end - start)
+        if response.status_code >= 400:
+            _raise_for_status(response)
+        yield _iter_range(response, start - _body_offset(response, source.file, start), end - start)
 
 
-def read_range(link: DownloadUrl, start: int, end: int) -> bytes:
-    """The bytes of a range, all of them. Raises Transient, LinkExpired, QwenctlError."""
-    with open_range(link, start, end) as pieces:
-        data = b"".join(pieces)
+def read_range(source: DownloadUrl, start: int, end: int) -> bytes:
+    """Read all bytes from `start` to `end` (exclusive). Raises RetryableError, LinkExpired, QwenctlError."""
+    with open_range(source, start, end) as chunks:
+        data = b"".join(chunks)
     if len(data) < end - start:
         raise RetryableError("connection lost")
     return data
 
 
-def _refuse(answer: Response) -> None:
-    """Raise what an answer with an error status means."""
-    if int(answer.headers.get("Content-Length") or 0) < _LONGEST_REFUSAL:
-        answer.read()
-    if answer.status_code == 416:
+def _raise_for_status(response: Response) -> None:
+    """Raise the error for a response with an error status; reads a short body first, for its message."""
+    if int(response.headers.get("Content-Length") or 0) < _MAX_ERROR_BODY_BYTES:
+        response.read()
+    if response.status_code == 416:
         raise RetryableError("416 Range Not Satisfiable")
-    hf_raise_for_status(answer)
+    hf_raise_for_status(response)
 
 
-def _begin(answer: Response, file: RemoteFile, start: int) -> int:
-    """The place in the file at which the answer begins: `start`, or 0 where the server does not know ranges."""
-    if answer.status_code == 206:
-        if re.fullmatch(rf"bytes {start}-\d+/{file.size}", answer.headers.get("Content-Range", "")):
+def _body_offset(response: Response, file: RemoteFile, start: int) -> int:
+    """The file offset of the first body byte: `start`, or 0 if the server ignores the Range header.
+
+    Raises RetryableError or QwenctlError if the response is for other bytes or another file.
+    """
+    if response.status_code == 206:
+        if re.fullmatch(rf"bytes {start}-\d+/{file.size}", response.headers.get("Content-Range", "")):
             return start
         raise RetryableError("a response with the wrong bytes")
-    if answer.headers.get("Content-Type", "").startswith("text/html") and not file.path.endswith(".html"):
+    if response.headers.get("Content-Type", "").startswith("text/html") and not file.path.endswith(".html"):
         raise not_a_hub_error()
-    if answer.headers.get("Content-Length") != str(file.size):
+    if response.headers.get("Content-Length") != str(file.size):
         raise RetryableError("a response that is not the file")
-    if start > _LONGEST_SKIP:
+    if start > _MAX_SKIP_BYTES:
         raise RetryableError("a server that does not support ranges")
     return 0
 
 
-def _cut(answer: Response, skip: int, length: int) -> Iterator[bytes]:
-    """`length` bytes of the answer's body after the first `skip`."""
-    is_exact = answer.headers.get("Content-Length") == str(skip + length)
-    left, pieces = length, answer.iter_raw()
-    for piece in pieces:
-        part = piece[skip : skip + left]
-        skip, left = max(0, skip - len(piece)), left - len(part)
+def _iter_range(response: Response, skip: int, length: int) -> Iterator[bytes]:
+    """Yield `length` bytes of the response body after the first `skip` bytes."""
+    # The raw body, without decoding. Only an exact response is read to its end: then the connection can be reused.
+    is_exact = response.headers.get("Content-Length") == str(skip + length)
+    remaining, chunks = length, response.iter_raw()
+    for chunk in chunks:
+        part = chunk[skip : skip + remaining]
+        skip, remaining = max(0, skip - len(chunk)), remaining - len(part)
         if part:
             yield part
-        if not left and not is_exact:  # more than was asked for; else go on to the end, so that the connection is kept
+        if not remaining and not is_exact:  # the rest of the body is not needed
             return

@@ -1,7 +1,8 @@
-"""The work of the connections: which segment of which file each takes next.
+"""Decide which segment of which file each connection downloads next.
 
-Files are begun in their order, a few at a time, and segments are taken from the start of each, so that hashes follow
-the bytes closely and the first files are whole early. One `SegmentQueue` is shared by all threads of a fetch.
+Download targets come in; (file, segment index) pairs go out. Files are started in order, a few at a time, and segments
+are taken from the start of each file, so that hashing keeps up with the bytes and the first files are complete early.
+One `SegmentQueue` is shared by all threads of a download. Networking is not known here.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwenctl.hub.download.hub_api import DownloadUrl
-from qwenctl.hub.download.partial_file import PartialFile, open_part
+from qwenctl.hub.download.partial_file import PartialFile, open_partial_file
 from qwenctl.hub.repository.listing import RemoteFile
 
-MOST_FILES = 8
+MAX_ACTIVE_FILES = 8
 
 
 @dataclass(frozen=True)
 class DownloadTarget:
-    """A file to be fetched: to `part` while it arrives, to `final` when it is whole and verified."""
+    """A file to download: to `part` while it arrives, renamed to `final` when it is complete and verified."""
 
     file: RemoteFile
     part: Path
@@ -29,69 +30,84 @@ class DownloadTarget:
 
 @dataclass
 class ActiveDownload:
-    """A file in flight. `taken` are the segments that a connection works on."""
+    """A file that is being downloaded. `taken` holds the indices of the segments that connections work on.
 
-    wanted: DownloadTarget
+    `url` is None until it is resolved, and again after it expired; `url_lock` lets one connection resolve it.
+    """
+
+    target: DownloadTarget
     part: PartialFile
     taken: set[int] = field(default_factory=set)
-    link: DownloadUrl | None = None
-    locating: threading.Lock = field(default_factory=threading.Lock)
-    refetched: bool = False
+    url: DownloadUrl | None = None
+    url_lock: threading.Lock = field(default_factory=threading.Lock)
+    refetched: bool = False  # whether it had a wrong hash before
 
     def free_segment(self) -> int | None:
-        """The first segment that has missing bytes and that nobody works on."""
+        """The first incomplete segment that no connection works on; None if there is none."""
         numbers = range(len(self.part.counts))
-        return next((one for one in numbers if one not in self.taken and not self.part.is_whole(one)), None)
+        return next(
+            (number for number in numbers if number not in self.taken and not self.part.is_complete(number)), None
+        )
 
 
 class SegmentQueue:
-    """The files of a fetch. `may_begin` is asked before each file, and none is begun before those before it."""
+    """The files of a download, started strictly in order. `may_start` can hold back the next file.
+
+    `on_start` is called for each file that is started, with the queue locked.
+    """
 
     def __init__(
         self,
-        wanted: Sequence[DownloadTarget],
+        targets: Sequence[DownloadTarget],
         stop: threading.Event,
-        may_begin: Callable[[DownloadTarget], bool],
-        begun: Callable[[ActiveDownload], None],
+        may_start: Callable[[DownloadTarget], bool],
+        on_start: Callable[[ActiveDownload], None],
     ) -> None:
-        self.flights: list[ActiveDownload] = []
-        self.completed_bytes = 0
-        self._waiting = list(wanted)
-        self._stop, self._may_begin, self._begun = stop, may_begin, begun
+        self.active: list[ActiveDownload] = []  # started and not complete, in order
+        self.completed_bytes = 0  # of files that have their final name
+        self._pending = list(targets)
+        self._stop, self._may_start, self._on_start = stop, may_start, on_start
         self._changed = threading.Condition()
 
     def take(self) -> tuple[ActiveDownload, int] | None:
-        """A segment for one connection; None when all files have landed. Waits for one that may become free again."""
+        """Take a segment for one connection; None when all files are complete or the download stops.
+
+        Blocks while all incomplete segments are taken, because a failed connection returns its segment, and while the
+        next file is held back.
+        """
         with self._changed:
             while not self._stop.is_set():
-                for flight in self.flights:
-                    number = flight.free_segment()
+                # Finish the files that were started before starting another one. A complete file stays active until its
+                # hash is verified, because all of its segments are missing again if the hash is wrong.
+                for download in self.active:
+                    number = download.free_segment()
                     if number is not None:
-                        flight.taken.add(number)
-                        return flight, number
-                if self._waiting and len(self.flights) < MOST_FILES and self._may_begin(self._waiting[0]):
-                    self._begin(self._waiting.pop(0))
-                elif not self._waiting and not self.flights:
+                        download.taken.add(number)
+                        return download, number
+                if self._pending and len(self.active) < MAX_ACTIVE_FILES and self._may_start(self._pending[0]):
+                    self._start(self._pending.pop(0))
+                elif not self._pending and not self.active:
                     return None
                 else:
-                    self._changed.wait(0.1)
+                    self._changed.wait(0.1)  # with a timeout, because `stop` and `may_start` do not notify
         return None
 
-    def put_back(self, flight: ActiveDownload, number: int) -> None:
-        """Nobody works on this segment now."""
+    def release(self, download: ActiveDownload, number: int) -> None:
+        """Return a segment that the connection no longer works on, complete or not."""
         with self._changed:
-            flight.taken.discard(number)
+            download.taken.discard(number)
             self._changed.notify_all()
 
-    def complete(self, flight: ActiveDownload) -> None:
-        """The file has its final name."""
+    def complete(self, download: ActiveDownload) -> None:
+        """Remove a file that has its final name."""
         with self._changed:
-            self.flights.remove(flight)
-            self.completed_bytes += flight.wanted.file.size
+            self.active.remove(download)
+            self.completed_bytes += download.target.file.size
             self._changed.notify_all()
 
-    def _begin(self, wanted: DownloadTarget) -> None:
-        wanted.part.parent.mkdir(parents=True, exist_ok=True)
-        flight = ActiveDownload(wanted, open_part(wanted.part, wanted.file.size))
-        self.flights.append(flight)
-        self._begun(flight)
+    def _start(self, target: DownloadTarget) -> None:
+        """Open the partial file of `target` and make its segments available. Raises OSError."""
+        target.part.parent.mkdir(parents=True, exist_ok=True)
+        download = ActiveDownload(target, open_partial_file(target.part, target.file.size))
+        self.active.append(download)
+        self._on_start(download)

@@ -1,1 +1,1 @@
-"""What is on this machine: the cache, installed models, their lock files and stale downloads."""
+"""The models on this machine: the cache, installed models, lock files and stale downloads."""

@@ -1,8 +1,8 @@
-"""The standard Hugging Face cache: where a repository's files lie, and how a finished one gets its name there.
+"""The standard Hugging Face cache: the paths of a repository's files, and how complete files are published.
 
-`models--OWNER--NAME/blobs/HASH` is the content, `snapshots/COMMIT/PATH` a link to it, `refs/REVISION` the commit of a
-branch. A file on its way is `blobs/HASH.part`. Other tools see what is finished, and this program sees what they have
-fetched.
+A repository name and `RemoteFile`s come in; paths go out. `models--OWNER--NAME/blobs/HASH` is the content of a file,
+`snapshots/COMMIT/PATH` a link to it, and `refs/REVISION` contains the commit of a branch. A partially downloaded file
+is `blobs/HASH.part`. Other tools see the complete files, and this program sees the files that they have downloaded.
 """
 
 from __future__ import annotations
@@ -17,105 +17,107 @@ from huggingface_hub import constants
 from qwenctl.hub.download.partial_file import sync_folder
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class RepoCache:
-    """The folder of one repository in a cache."""
+    """One repository in the cache folder `root`."""
 
     root: Path
     repository: str
 
     @property
     def folder(self) -> Path:
-        """All that belongs to the repository."""
+        """The folder with everything that belongs to the repository."""
         return self.root / f"models--{self.repository.replace('/', '--')}"
 
     @property
     def lock_path(self) -> Path:
-        """The file by which processes keep each other out."""
+        """The lock file that keeps a second process out."""
         return self.root / ".locks" / self.folder.name / "qwenctl.lock"
 
-    def blob(self, file: RemoteFile) -> Path:
-        """Where the content of a file lies."""
+    def blob_path(self, file: RemoteFile) -> Path:
+        """The path of a file's content."""
         return self.folder / "blobs" / file.etag
 
-    def part(self, file: RemoteFile) -> Path:
-        """Where it lies while it arrives."""
+    def part_path(self, file: RemoteFile) -> Path:
+        """The path of a file's content while it is downloading."""
         return self.folder / "blobs" / f"{file.etag}.part"
 
-    def snapshot(self, commit: str) -> Path:
-        """The folder with the names of one commit."""
+    def snapshot_folder(self, commit: str) -> Path:
+        """The folder with the links of one commit."""
         return self.folder / "snapshots" / commit
 
     def has(self, file: RemoteFile) -> bool:
-        """Whether the content is here, by its length."""
-        path = self.blob(file)
+        """Whether the content is present, judged by its length."""
+        path = self.blob_path(file)
         return path.is_file() and path.stat().st_size == file.size
 
     def has_verified(self, file: RemoteFile) -> bool:
-        """Whether the content is here, by its hash."""
-        return self.has(file) and hash_of(self.blob(file), file) == file.etag
+        """Whether the content is present and has the right hash; reads the whole file."""
+        return self.has(file) and hash_content(self.blob_path(file), file) == file.etag
 
-    def commit_of(self, revision: str) -> str:
-        """The commit that a revision was when it was last asked for; the revision itself if it is none here."""
+    def resolve_revision(self, revision: str) -> str:
+        """The commit of a revision at the last pull; `revision` itself if the cache does not know it."""
         ref = self.folder / "refs" / revision
         return ref.read_text().strip() if ref.is_file() else revision
 
     def is_published(self, listing: Listing, files: Sequence[RemoteFile]) -> bool:
-        """Whether files have their names at the listing's commit, which the revision's name leads to."""
-        names = (self.snapshot(listing.commit) / file.path for file in files)
-        return all(map(Path.is_file, names)) and self.commit_of(listing.revision) == listing.commit
+        """Whether all files are linked at the listing's commit, and the revision points to that commit."""
+        names = (self.snapshot_folder(listing.commit) / file.path for file in files)
+        return all(map(Path.is_file, names)) and self.resolve_revision(listing.revision) == listing.commit
 
     def publish(self, listing: Listing, files: Sequence[RemoteFile]) -> None:
-        """Give files that are here their names at the listing's commit."""
+        """Link files that are present at the listing's commit, and point the revision to it. Raises OSError."""
+        # The revision is pointed to the commit last, when all links exist.
         for file in files:
-            _link(self.snapshot(listing.commit) / file.path, self.blob(file))
+            _make_link(self.snapshot_folder(listing.commit) / file.path, self.blob_path(file))
         if listing.revision != listing.commit:
-            atomic_write(self.folder / "refs" / listing.revision, listing.commit.encode())
+            replace_if_changed(self.folder / "refs" / listing.revision, listing.commit.encode())
 
 
-def default_root() -> Path:
-    """The cache that HF_HUB_CACHE or HF_HOME name."""
+def default_cache_root() -> Path:
+    """The default cache folder, which HF_HUB_CACHE or HF_HOME can change."""
     return Path(constants.HF_HUB_CACHE)
 
 
-def hash_of(path: Path, file: RemoteFile) -> str:
-    """The hash of what lies at `path`, of the kind by which `file` is named."""
-    digest = file.digest()
+def hash_content(path: Path, file: RemoteFile) -> str:
+    """Hash the content at `path` with the algorithm of `file.etag` (SHA-256, or git's SHA-1). Raises OSError."""
+    digest = file.new_digest()
     with path.open("rb") as content:
-        while piece := content.read(_PIECE):
-            digest.update(piece)
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE says that nobody may be asked."""
+    """Whether HF_HUB_OFFLINE forbids requests to the Hub."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write a small file so that there is never half of it. Raises OSError."""
+def replace_if_changed(path: Path, data: bytes) -> None:
+    """Atomically write a small file, unless it has this content already. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.read_bytes() == data:
+    if path.is_file() and path.read_bytes() == data:  # works in a read-only cache, too
         return
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(new, path)
+    os.replace(temporary, path)
     sync_folder(path.parent)
 
 
-def _link(name: Path, blob: Path) -> None:
-    """A relative link, as other tools make it."""
+def _make_link(name: Path, blob: Path) -> None:
+    """Create a relative link, as other tools do, replacing an older one."""
+    # A link cannot be replaced in place: create it under another name, then rename it.
     target = os.path.relpath(blob, name.parent)
     if name.is_symlink() and os.readlink(name) == target:
         return
     name.parent.mkdir(parents=True, exist_ok=True)
-    new = name.with_name(f"{name.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    os.replace(new, name)
+    temporary = name.with_name(f"{name.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, name)

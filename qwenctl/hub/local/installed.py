@@ -1,7 +1,7 @@
-"""The models on this machine: in the caches, by whichever tool they came, and those that were made here.
+"""Find the models on this machine: those in the caches, whichever tool downloaded them, and those quantized here.
 
-Folders come in, `InstalledModel` values go out; and the path to load for a name. No file is opened but for the first
-bytes of its header, which say whether it is a Qwen3.5 model.
+Cache folders come in, `InstalledModel` values go out; or a name comes in, and the path to load goes out. Of model files
+only the first bytes of the header are read, to see whether they are Qwen3.5 models.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from quantize.errors import BadGGUF
 from quantize.gguf_header import read_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.local.hf_cache import RepoCache, default_root
-from qwenctl.hub.local.lock_file import NAME
-from qwenctl.hub.local.registry import noted_models, noted_roots
+from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
+from qwenctl.hub.local.lock_file import LOCK_NAME
+from qwenctl.hub.local.registry import registered_models, registered_roots
 from qwenctl.hub.repository.catalog import find_family
 from qwenctl.hub.repository.listing import RemoteFile
 from qwenctl.hub.repository.model_name import ModelName, parse_name, quant_key
@@ -30,9 +30,9 @@ CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """A model here. `quant` is "checkpoint" for weights as published; `lacking` parts of it are not here.
+    """A model on this machine. `quant` is "checkpoint" for weights as published.
 
-    `cache` is None for a model that was made here.
+    `missing_parts` is the number of splits or shards that are missing. `cache` is None for a model quantized here.
     """
 
     repository: str
@@ -44,12 +44,12 @@ class InstalledModel:
 
     @property
     def name(self) -> str:
-        """What it can be called."""
+        """The model's name; other commits of the same model have the same."""
         return f"{self.repository}:{self.quant}"
 
     @property
     def qualified_name(self) -> str:
-        """What only this one is called."""
+        """A name that only this model has."""
         return f"{self.repository}@{self.commit[:12]}:{self.quant}" if self.cache else str(self.path)
 
     @property
@@ -59,124 +59,139 @@ class InstalledModel:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its files."""
+        """Size of its files in bytes."""
         return sum(path.stat().st_size for path in self.files)
 
 
-def local_models(roots: Sequence[Path] = ()) -> list[InstalledModel]:
-    """All models in these caches (by default in all that are known), and those that were made here.
+def find_installed_models(roots: Sequence[Path] = ()) -> list[InstalledModel]:
+    """All models in the caches `roots` (by default, all known caches), and those quantized here.
 
-    They are sorted by name; of several commits the one that is meant without a word comes last: what main was when it
-    was last asked for, or else the latest.
+    They are sorted by name. Of several commits, the default one comes last: the commit of main at the last pull, or
+    else the most recent one.
     """
-    caches = dict.fromkeys(root.absolute() for root in roots or (default_root(), *noted_roots()))
-    found = [model for root in caches for model in _in_cache(root)]
-    return sorted([*found, *_made()], key=lambda model: model.name.casefold())
+    caches = dict.fromkeys(root.absolute() for root in roots or (default_cache_root(), *registered_roots()))
+    cached = [model for root in caches for model in _find_in_cache(root)]
+    return sorted([*cached, *_find_conversions()], key=lambda model: model.name.casefold())
 
 
-def _in_cache(root: Path) -> Iterator[InstalledModel]:
+def _find_in_cache(root: Path) -> Iterator[InstalledModel]:
+    """Find the models in a cache; the snapshots of a repository by age, but the one of main last."""
     for folder in sorted(root.glob("models--*--*")):
         cache = RepoCache(root, folder.name.removeprefix("models--").replace("--", "/"))
-        main = cache.commit_of("main")
+        main = cache.resolve_revision("main")
         snapshots = (folder / "snapshots").glob("*")
         for snapshot in sorted(snapshots, key=lambda path: (path.name == main, path.stat().st_mtime)):
-            yield from _in_snapshot(cache, snapshot)
+            yield from _find_in_snapshot(cache, snapshot)
 
 
-def _in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledModel]:
+def _find_in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledModel]:
+    """Find the GGUF models and the checkpoint in a snapshot folder; all models share its mmproj file."""
     paths = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
+    # As a listing without hashes, so that the same code groups splits here and on the Hub.
     files = [RemoteFile(name, path.stat().st_size, "") for name, path in sorted(paths.items())]
     vision = find_vision(files)
-    beside = (paths[vision.path],) if vision else ()
+    vision_paths = (paths[vision.path],) if vision else ()
     for quant in find_quants(files):
-        own = tuple(paths[file.path] for file in quant.files)
-        if _is_ours(own[0]):
-            yield InstalledModel(cache.repository, quant.label, snapshot.name, own + beside, cache, quant.lacking)
+        paths_of_quant = tuple(paths[file.path] for file in quant.files)
+        if _is_qwen_model(paths_of_quant[0]):
+            yield InstalledModel(
+                cache.repository, quant.label, snapshot.name, paths_of_quant + vision_paths, cache, quant.missing_parts
+            )
     shards = tuple(path for name, path in paths.items() if re.fullmatch(r"[^/]+\.safetensors", name))
-    if shards and "config.json" in paths and _is_our_config(paths["config.json"]):
+    if shards and "config.json" in paths and _is_qwen_config(paths["config.json"]):
         others = tuple(
-            path for path in paths.values() if path not in shards and path.suffix != ".gguf" and path.name != NAME
+            path for path in paths.values() if path not in shards and path.suffix != ".gguf" and path.name != LOCK_NAME
         )
-        lacking = _lacking_shards(paths.get("model.safetensors.index.json"), set(paths))
-        yield InstalledModel(cache.repository, CHECKPOINT, snapshot.name, shards + others, cache, lacking)
+        missing = _count_missing_shards(paths.get("model.safetensors.index.json"), set(paths))
+        yield InstalledModel(cache.repository, CHECKPOINT, snapshot.name, shards + others, cache, missing)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a GGUF file is a model of the family."""
+def _is_qwen_model(path: Path) -> bool:
+    """Whether a GGUF file is a Qwen3.5 model."""
     try:
         return read_leading_metadata(path).get("general.architecture") in ARCHITECTURES
     except (OSError, BadGGUF):
         return False
 
 
-def _is_our_config(path: Path) -> bool:
+def _is_qwen_config(path: Path) -> bool:
+    """Whether a config.json is that of a Qwen3.5 model."""
     try:
         return "Qwen3_5" in str(json.loads(path.read_bytes()).get("architectures"))
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def _lacking_shards(index: Path | None, there: set[str]) -> int:
+def _count_missing_shards(index: Path | None, present: set[str]) -> int:
+    """The number of shards that the index lists but that are not `present`; 0 without a readable index."""
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values()) if index else set()
     except (OSError, ValueError, KeyError, AttributeError):
         return 0
-    return len(names - there)
+    return len(names - present)
 
 
-def _made() -> Iterator[InstalledModel]:
-    for made in noted_models():
-        files = tuple(path for path in map(Path, made.paths) if path.is_file())
-        if _is_ours(files[0]):
-            yield InstalledModel(made.repository, made.type_name, made.commit, files, None)
+def _find_conversions() -> Iterator[InstalledModel]:
+    """Find the models quantized here that still exist."""
+    for conversion in registered_models():
+        files = tuple(path for path in map(Path, conversion.paths) if path.is_file())
+        if _is_qwen_model(files[0]):
+            yield InstalledModel(conversion.repository, conversion.type_name, conversion.commit, files, None)
 
 
-def filter_by_name(asked: ModelName, models: Sequence[InstalledModel]) -> list[InstalledModel]:
-    """The models that a name can mean."""
-    return [model for model in models if _is_meant(asked, model)]
+def filter_by_name(name: ModelName, models: Sequence[InstalledModel]) -> list[InstalledModel]:
+    """The models that `name` can refer to."""
+    return [model for model in models if _matches(name, model)]
 
 
-def _is_meant(asked: ModelName, model: InstalledModel) -> bool:
-    if asked.quant and quant_key(asked.quant) != quant_key(model.quant):
+def _matches(name: ModelName, model: InstalledModel) -> bool:
+    """Whether a model has the quantization, revision and repository (or family) in `name`, where given."""
+    if name.quant and quant_key(name.quant) != quant_key(model.quant):
         return False
-    if asked.revision and not _is_at(model, asked.revision):
+    if name.revision and not _is_at_revision(model, name.revision):
         return False
-    if asked.repository:
-        return asked.repository.casefold() == model.repository.casefold()
-    return asked.family is not None and asked.family == find_family(model.repository)
+    if name.repository:
+        return name.repository.casefold() == model.repository.casefold()
+    return name.family is not None and name.family == find_family(model.repository)
 
 
-def _is_at(model: InstalledModel, revision: str) -> bool:
-    """Whether a model is of this commit, or of the commit that this branch or tag was when it was pulled."""
-    branch = model.cache.commit_of(revision) if model.cache else ""
+def _is_at_revision(model: InstalledModel, revision: str) -> bool:
+    """Whether a model is at this commit, or at the commit of this branch or tag at the last pull."""
+    branch = model.cache.resolve_revision(revision) if model.cache else ""
     return model.commit == branch or model.commit.startswith(revision)
 
 
 def find_model(text: str) -> Path:
-    """The file to load of the model here that `text` names; `text` as a path if it is no name. Raises QwenctlError."""
-    models = [model for model in local_models() if model.quant != CHECKPOINT]
+    """The file to load for the installed model that `text` names; `text` as a path if it cannot be a name.
+
+    Raises QwenctlError if no installed model matches, or if several do.
+    """
+    models = [model for model in find_installed_models() if model.quant != CHECKPOINT]
     by_file = [model for model in models if model.path.stem == text]
     try:
-        asked = parse_name(text)
+        name = parse_name(text)
     except QwenctlError:
         if by_file:
             return by_file[0].path
         return Path(text)
-    found = by_file or filter_by_name(asked, models)
-    whole = [model for model in found if not model.missing_parts]
-    if not whole:
-        raise _not_here(asked, found, models)
-    names = dict.fromkeys(model.name for model in whole)
+    matches = by_file or filter_by_name(name, models)
+    complete = [model for model in matches if not model.missing_parts]
+    if not complete:
+        raise _not_installed_error(name, matches, models)
+    names = dict.fromkeys(model.name for model in complete)
     if len(names) > 1:
         hint = f"-m {next(iter(names))}"
         raise QwenctlError(f"{len(names)} local models match {text}: {', '.join(names)}", hint)
-    return whole[-1].path
+    return complete[-1].path  # of several commits, the default one: see `find_installed_models`
 
 
-def _not_here(asked: ModelName, found: Sequence[InstalledModel], models: Sequence[InstalledModel]) -> QwenctlError:
-    if found:
-        parts = f"{found[0].missing_parts} of its parts"
-        return QwenctlError(f"{asked.text} lacks {parts}", f"qwenctl pull {found[0].name}", ExitCode.NO_INPUT)
-    near = difflib.get_close_matches(asked.text, [model.name for model in models], n=1)
-    hint = f"qwenctl pull {asked.text}" + (f", or use -m {near[0]}" if near else "")
-    return QwenctlError(f"{asked.text} is not on this machine", hint, ExitCode.NO_INPUT)
+def _not_installed_error(
+    name: ModelName, matches: Sequence[InstalledModel], models: Sequence[InstalledModel]
+) -> QwenctlError:
+    """The error for a name without a complete model; `matches` are incomplete ones."""
+    if matches:
+        parts = f"{matches[0].missing_parts} of its parts"
+        return QwenctlError(f"{name.text} lacks {parts}", f"qwenctl pull {matches[0].name}", ExitCode.NO_INPUT)
+    near = difflib.get_close_matches(name.text, [model.name for model in models], n=1)
+    hint = f"qwenctl pull {name.text}" + (f", or use -m {near[0]}" if near else "")
+    return QwenctlError(f"{name.text} is not on this machine", hint, ExitCode.NO_INPUT)

@@ -1,7 +1,8 @@
-"""`qwenctl.lock.json`: what was pulled, exactly, beside the files; and pulling exactly that again.
+"""`qwenctl.lock.json`: a record of exactly what was pulled, stored next to the files, to pull exactly that again.
 
-It lists models. Each has its repository and commit, every file with its size and sha256, and for one that was quantized
-while it arrived the recipe and the files that came out. The same list comes to the same bytes on every machine.
+`LockedModel`s come in and go out. The file lists models, each with its repository and commit, and every file with its
+size and SHA-256. A model that was quantized during the download also has its recipe and its output files. The same
+list is written as the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import Any
 
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.local.hf_cache import atomic_write
+from qwenctl.hub.local.hf_cache import replace_if_changed
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
 from qwenctl.hub.repository.model_name import check_revision
 
-NAME = "qwenctl.lock.json"
-_FORMAT = 1
+LOCK_NAME = "qwenctl.lock.json"
+_FORMAT = 1  # version of the file format
 _REPOSITORY, _SHA256, _COMMIT = r"[\w.-]+/[\w.-]+", "[0-9a-f]{64}", "[0-9a-f]{40}"
 
 
 @dataclass(frozen=True)
 class LockedFile:
-    """A file; `path` is relative to the repository, or for an output its name."""
+    """A file of `size` bytes; `path` is relative to the repository, or just the file name for an output."""
 
     path: str
     size: int
@@ -36,7 +37,7 @@ class LockedFile:
 
 @dataclass(frozen=True)
 class LockedModel:
-    """A model. `quant` is the label in its repository; `recipe` is "" unless it was quantized from the files here."""
+    """A model. `quant` is its label in the repository; `recipe` is "" unless it was quantized from `files`."""
 
     repository: str
     commit: str
@@ -45,65 +46,73 @@ class LockedModel:
     license: str = ""
     recipe: str = ""
     outputs: tuple[LockedFile, ...] = ()
-    version: str = __version__
+    version: str = __version__  # of the program that wrote the entry
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What tells one model of a list from another."""
+        """Identifies a model in the list."""
         return self.repository, self.commit, self.quant, self.recipe
 
 
-def lock_model(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFile, Path]]) -> LockedModel:
-    """The entry for files that lie at these paths. The sha256 of those that git keeps is computed; they are small."""
-    files = tuple(LockedFile(file.path, file.size, file.sha256 or sha256_of(path)) for file, path in paths)
+def make_lock_entry(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFile, Path]]) -> LockedModel:
+    """Build the entry for files at these paths.
+
+    The Hub has no SHA-256 for files stored in git; it is computed, since they are small. Raises OSError.
+    """
+    files = tuple(LockedFile(file.path, file.size, file.sha256 or file_sha256(path)) for file, path in paths)
     return LockedModel(listing.repository, listing.commit, quant, files, listing.license)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content."""
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def add_to_lock(folder: Path, model: LockedModel) -> None:
-    """Add a model to the lock file in `folder`, in the place of an older entry for the same. Raises OSError."""
-    path = folder / NAME
+    """Add a model to the lock file in `folder`, replacing an older entry with the same key. Raises OSError."""
+    path = folder / LOCK_NAME
     try:
-        others = [one for one in read_lock(path) if one.key != model.key]
-    except QwenctlError:  # none yet, or one that cannot be read
+        others = [other for other in read_lock(path) if other.key != model.key]
+    except QwenctlError:  # it does not exist yet or cannot be read
         others = []
     write_lock(path, [*others, model])
 
 
 def write_lock(path: Path, models: Iterable[LockedModel]) -> None:
-    """Write a lock file of these models; of none, remove it. Raises OSError."""
-    entries = [asdict(one) for one in sorted(models, key=lambda one: one.key)]
+    """Write a lock file with these models, or delete it if there are none. Raises OSError."""
+    # Sorted by key, so that the bytes do not depend on the order of the pulls.
+    entries = [asdict(model) for model in sorted(models, key=lambda model: model.key)]
     if entries:
-        atomic_write(path, (json.dumps({"format": _FORMAT, "models": entries}, indent=1) + "\n").encode())
+        replace_if_changed(path, (json.dumps({"format": _FORMAT, "models": entries}, indent=1) + "\n").encode())
     else:
         path.unlink(missing_ok=True)
 
 
 def read_lock(path: Path) -> list[LockedModel]:
-    """The models of a lock file. Raises QwenctlError."""
+    """Read and validate the models of a lock file. Raises QwenctlError."""
     try:
+        # Everything is checked while parsing: a lock file may come from somebody else.
         data = json.loads(path.read_bytes())
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']}")
-        return [_model(entry) for entry in data["models"]]
+        return [_parse_model(entry) for entry in data["models"]]
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise QwenctlError(f"cannot read {path}: {reason}", f"a {NAME} next to a model", ExitCode.NO_INPUT) from error
+        raise QwenctlError(
+            f"cannot read {path}: {reason}", f"a {LOCK_NAME} beside a model", ExitCode.NO_INPUT
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QwenctlError(
-            f"{path} is not a lock file ({error})", f"a {NAME} next to a model", ExitCode.BAD_DATA
+            f"{path} is not a lock file ({error})", f"a {LOCK_NAME} beside a model", ExitCode.BAD_DATA
         ) from error
 
 
-def _model(entry: dict[str, Any]) -> LockedModel:
-    files, outputs = (tuple(map(_file, entry[name])) for name in ("files", "outputs"))
-    for named in (files, outputs):
-        check_paths(str(entry["repository"]), [RemoteFile(one.path, one.size, "") for one in named])
+def _parse_model(entry: dict[str, Any]) -> LockedModel:
+    """Parse and validate an entry, because its paths and names are used for requests and files here."""
+    files, outputs = (tuple(map(_parse_file, entry[name])) for name in ("files", "outputs"))
+    for entries in (files, outputs):
+        check_paths(str(entry["repository"]), [RemoteFile(file.path, file.size, "") for file in entries])
     if not files or bool(entry["recipe"]) != bool(outputs):
         raise ValueError("a model without files")
     if not re.fullmatch(_REPOSITORY, entry["repository"]) or not re.fullmatch(_COMMIT, check_revision(entry["commit"])):
@@ -112,38 +121,41 @@ def _model(entry: dict[str, Any]) -> LockedModel:
     return LockedModel(entry["repository"], entry["commit"], files=files, outputs=outputs, **texts)
 
 
-def _file(entry: dict[str, Any]) -> LockedFile:
+def _parse_file(entry: dict[str, Any]) -> LockedFile:
     if not re.fullmatch(_SHA256, entry["sha256"]):
         raise ValueError(f"sha256 {entry['sha256']!r}")
     return LockedFile(str(entry["path"]), int(entry["size"]), entry["sha256"])
 
 
-def locked_files(model: LockedModel, listing: Listing) -> list[RemoteFile]:
-    """The files of `model` in the listing of its commit. Raises QwenctlError if they are not the same."""
-    found = []
+def find_locked_files(model: LockedModel, listing: Listing) -> list[RemoteFile]:
+    """Find the files of `model` in the listing of its commit. Raises QwenctlError if they differ."""
+    files = []
     for locked in model.files:
-        file = listing.file(locked.path)
+        file = listing.find_file(locked.path)
         if file is None:
-            raise _differs(model, f"{locked.path} is not there")
+            raise _mismatch_error(model, f"{locked.path} is not there")
         if file.size != locked.size or (file.sha256 and file.sha256 != locked.sha256):
-            raise _differs(
+            raise _mismatch_error(
                 model, f"{locked.path} is {file.sha256[:12]}.., but the lock file has {locked.sha256[:12]}.."
             )
-        found.append(file)
-    return found
+        files.append(file)
+    return files
 
 
 def check_locked(model: LockedModel, paths: Iterable[Path]) -> None:
-    """Raise QwenctlError if a file of `model` differs from what is locked; those that the Hub has no sha256 of."""
+    """Raise QwenctlError if a small file of `model` differs from the lock.
+
+    Large files are skipped: the Hub has their SHA-256, which was compared before the download.
+    """
     for locked, path in zip(model.files, paths, strict=True):
-        if path.stat().st_size < 1 << 26 and sha256_of(path) != locked.sha256:
-            raise _differs(model, f"{locked.path} has different content")
+        if path.stat().st_size < 1 << 26 and file_sha256(path) != locked.sha256:
+            raise _mismatch_error(model, f"{locked.path} has different content")
 
 
 def verify_local(model: LockedModel, folder: Path) -> Path:
-    """The file to load, if `folder` has all that is locked: files of the repository, or what was made of them.
+    """Verify that `folder` has all locked files (the outputs, if the model was quantized) and return the one to load.
 
-    Raises QwenctlError.
+    Raises QwenctlError if a file is missing or differs.
     """
     for locked in model.outputs or model.files:
         path = folder / locked.path
@@ -153,15 +165,15 @@ def verify_local(model: LockedModel, folder: Path) -> Path:
                 "pull it without --offline",
                 ExitCode.NO_INPUT,
             )
-        if path.stat().st_size != locked.size or sha256_of(path) != locked.sha256:
-            raise _differs(model, f"{locked.path} has different content")
+        if path.stat().st_size != locked.size or file_sha256(path) != locked.sha256:
+            raise _mismatch_error(model, f"{locked.path} has different content")
     return folder / (model.outputs or model.files)[0].path
 
 
-def _differs(model: LockedModel, why: str) -> QwenctlError:
-    where = f"{model.repository}@{model.commit[:12]}"
+def _mismatch_error(model: LockedModel, reason: str) -> QwenctlError:
+    name = f"{model.repository}@{model.commit[:12]}"
     return QwenctlError(
-        f"{where} does not match the lock file: {why}",
+        f"{name} does not match the lock file: {reason}",
         "pull without --locked to write a new lock file",
         ExitCode.BAD_DATA,
     )

@@ -1,7 +1,8 @@
-"""What this program has put where no cache is: models that it made, caches in other folders, spools.
+"""Remember what this program stored outside the default cache: conversions, other cache folders, shard buffers.
 
-A file of lines in the program's own folder, each a JSON object, only ever appended to: two processes can write at once,
-and half a line that a killed one left is passed over. What a note names may be gone by now.
+Paths come in and go out. They are stored in a file in the state folder with one JSON object per line. It is only ever
+appended to, so that two processes can write at the same time; an incomplete line of a killed process is skipped.
+Entries whose files are gone are left out when reading.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _NAME = "models.jsonl"
 
 @dataclass(frozen=True)
 class LocalConversion:
-    """A model that was quantized here, the file to load first; `repository` is a name where there is none."""
+    """A model that was quantized on this machine; `paths` starts with the file to load.
+
+    `repository` is just the model's name if it has no repository.
+    """
 
     paths: tuple[str, ...]
     repository: str
@@ -30,63 +34,65 @@ class LocalConversion:
     type_name: str
 
 
-def register_conversion(made: LocalConversion) -> None:
-    """Remember a model that was made."""
-    _append({"made": asdict(made)})
+def register_conversion(conversion: LocalConversion) -> None:
+    """Remember a model that was quantized here."""
+    _append_entry({"made": asdict(conversion)})
 
 
-def note_root(root: Path) -> None:
-    """Remember a cache in a folder of its own."""
-    if root.absolute() not in noted_roots():
-        _append({"root": str(root.absolute())})
+def register_root(root: Path) -> None:
+    """Remember a cache in another folder than the default."""
+    if root.absolute() not in registered_roots():
+        _append_entry({"root": str(root.absolute())})
 
 
 def register_buffer(folder: Path) -> None:
-    """Remember a spool, in case nobody comes back to it."""
-    _append({"spool": str(folder.absolute())})
+    """Remember a shard buffer, so that it can be cleaned up if its conversion is never finished."""
+    _append_entry({"spool": str(folder.absolute())})
 
 
-def noted_models() -> list[LocalConversion]:
-    """The models that were made and are still there, each once."""
-    found: dict[str, LocalConversion] = {}
-    for note in _read():
-        with suppress(TypeError, KeyError, IndexError):
-            made = LocalConversion(**{**note["made"], "paths": tuple(map(str, note["made"]["paths"]))})
-            found[made.paths[0]] = made
-    return [made for made in found.values() if Path(made.paths[0]).is_file()]
+def registered_models() -> list[LocalConversion]:
+    """The models quantized here that still exist, each once, with its latest entry."""
+    conversions: dict[str, LocalConversion] = {}
+    for entry in _read_entries():
+        with suppress(TypeError, KeyError, IndexError):  # an entry of another kind or version
+            conversion = LocalConversion(**{**entry["made"], "paths": tuple(map(str, entry["made"]["paths"]))})
+            conversions[conversion.paths[0]] = conversion
+    return [conversion for conversion in conversions.values() if Path(conversion.paths[0]).is_file()]
 
 
-def noted_roots() -> list[Path]:
-    """The caches that are still there."""
-    return _folders("root")
+def registered_roots() -> list[Path]:
+    """The other cache folders that still exist."""
+    return _read_folders("root")
 
 
-def noted_spools() -> list[Path]:
-    """The spools that are still there."""
-    return _folders("spool")
+def registered_buffers() -> list[Path]:
+    """The shard buffers that still exist."""
+    return _read_folders("spool")
 
 
-def _folders(kind: str) -> list[Path]:
-    paths = dict.fromkeys(str(note[kind]) for note in _read() if kind in note)
+def _read_folders(key: str) -> list[Path]:
+    paths = dict.fromkeys(str(entry[key]) for entry in _read_entries() if key in entry)
     return [Path(path) for path in paths if Path(path).is_dir()]
 
 
-def _read() -> Iterator[dict[str, Any]]:
+def _read_entries() -> Iterator[dict[str, Any]]:
+    """Yield all readable entries; none if the file cannot be read."""
     try:
         lines = (state_folder() / _NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, QwenctlError):
         return
     for line in lines:
         with suppress(ValueError):
-            if isinstance(note := json.loads(line), dict):
-                yield note
+            if isinstance(entry := json.loads(line), dict):
+                yield entry
 
 
-def _append(note: dict[str, Any]) -> None:
-    """Add a line. A folder that cannot be written is no reason to fail: the model itself is where it should be."""
+def _append_entry(entry: dict[str, Any]) -> None:
+    """Append a line. Write errors are ignored, because the model itself is stored correctly."""
     with suppress(OSError, QwenctlError):
+        # A single write with O_APPEND, so that lines of two processes do not mix.
         descriptor = os.open(state_folder() / _NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, (json.dumps(note) + "\n").encode())
+            os.write(descriptor, (json.dumps(entry) + "\n").encode())
         finally:
             os.close(descriptor)

@@ -1,6 +1,7 @@
-"""Taking models and leftovers off this machine.
+"""Remove models from this machine.
 
-An `InstalledModel` comes in; its names go, and every blob that no other name leads to. What other models share stays.
+An `InstalledModel` comes in; the number of freed bytes goes out. Its links are deleted, and every blob that no other
+link points to. Files that other models share stay.
 """
 
 from __future__ import annotations
@@ -16,74 +17,82 @@ from qwenctl.errors import QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.local.hf_cache import RepoCache
 from qwenctl.hub.local.installed import InstalledModel
-from qwenctl.hub.local.lock_file import NAME, read_lock, write_lock
+from qwenctl.hub.local.lock_file import LOCK_NAME, read_lock, write_lock
 
 
 def remove_models(models: Sequence[InstalledModel], others: Sequence[InstalledModel]) -> int:
-    """Remove models; the bytes that became free. `others` stay, with what they share. Raises QwenctlError, OSError."""
-    kept = {path for model in others for path in model.files}
+    """Remove `models` and return the freed bytes; `others` and their files stay. Raises QwenctlError, OSError."""
+    shared = {path for model in others for path in model.files}
     freed = 0
     for model in models:
-        own = [path for path in model.files if path not in kept]
+        own = [path for path in model.files if path not in shared]
         if model.cache is None:
-            freed += _remove_made(model, own)
+            freed += _remove_conversion(model, own)
         else:
-            with file_lock(model.cache.lock_path, 0, lambda _: None):
+            with file_lock(model.cache.lock_path, 0, lambda _: None):  # fails at once while a pull is running
                 freed += _remove_cached(model, own, model.cache)
     return freed
 
 
-def _remove_made(model: InstalledModel, paths: Sequence[Path]) -> int:
+def _remove_conversion(model: InstalledModel, paths: Sequence[Path]) -> int:
+    """Delete the files of a model that was quantized here; returns the freed bytes."""
     freed = sum(path.stat().st_size for path in paths)
     for path in paths:
         path.unlink()
-    _forget(model.files[0].parent, {path.name for path in paths})
+    _remove_from_lock(model.files[0].parent, {path.name for path in paths})
     return freed
 
 
 def _remove_cached(model: InstalledModel, paths: Sequence[Path], cache: RepoCache) -> int:
-    blobs = {_blob(path) for path in paths}
+    """Delete the links of a model in a cache, and the blobs that become unused; returns the freed bytes."""
+    blobs = {_blob_path(path) for path in paths}
     for path in paths:
         path.unlink()
-    still = {_blob(path) for path in (cache.folder / "snapshots").rglob("*") if path.is_symlink()}
+    # Other snapshots may link to the same blobs; delete only blobs without links.
+    linked = {_blob_path(path) for path in (cache.folder / "snapshots").rglob("*") if path.is_symlink()}
     freed = 0
-    for blob in blobs - still:
+    for blob in blobs - linked:
         with suppress(FileNotFoundError):
             freed += blob.stat().st_size
             blob.unlink()
-    snapshot = cache.snapshot(model.commit)
-    _forget(snapshot, {path.relative_to(snapshot).as_posix() for path in paths})
-    _remove_empty(cache)
+    snapshot = cache.snapshot_folder(model.commit)
+    _remove_from_lock(snapshot, {path.relative_to(snapshot).as_posix() for path in paths})
+    _remove_empty_folders(cache)
     return freed
 
 
-def _blob(path: Path) -> Path:
-    """What a name in a snapshot leads to, by one step: a blob may itself be a link into a store of other tools."""
+def _blob_path(path: Path) -> Path:
+    """The target of a link in a snapshot, resolved by one step only: a blob may link into another tool's store."""
     return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
 
 
-def _forget(folder: Path, names: set[str]) -> None:
-    """Take what is gone out of the lock file; a model without its files goes as a whole."""
+def _remove_from_lock(folder: Path, names: set[str]) -> None:
+    """Remove deleted files from the lock file, and models that have no files left."""
     try:
-        models = read_lock(folder / NAME)
+        models = read_lock(folder / LOCK_NAME)
     except QwenctlError:
         return
-    left = [
+    # A quantized model lists files that are not on this disk, so only its outputs decide whether it is gone.
+    remaining = [
         replace(
             model,
-            files=model.files if model.outputs else tuple(one for one in model.files if one.path not in names),
-            outputs=tuple(one for one in model.outputs if one.path not in names),
+            files=model.files if model.outputs else tuple(file for file in model.files if file.path not in names),
+            outputs=tuple(file for file in model.outputs if file.path not in names),
         )
         for model in models
     ]
     write_lock(
-        folder / NAME,
-        [one for was, one in zip(models, left, strict=True) if (one.outputs if was.outputs else one.files)],
+        folder / LOCK_NAME,
+        [
+            after
+            for before, after in zip(models, remaining, strict=True)
+            if (after.outputs if before.outputs else after.files)
+        ],
     )
 
 
-def _remove_empty(cache: RepoCache) -> None:
-    """Remove the folders in which nothing is left, and the whole repository if no snapshot is."""
+def _remove_empty_folders(cache: RepoCache) -> None:
+    """Remove empty snapshot folders, and the whole repository if neither snapshots nor blobs are left."""
     snapshots = cache.folder / "snapshots"
     for folder in sorted((path for path in snapshots.rglob("*") if path.is_dir()), reverse=True):
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""The file that a person means: a path, or the name of a model that is here.
+"""Resolve what a user gives as a model: a path, or the name of an installed model.
 
-Text comes in, a path goes out; whether it is there and what it holds is looked at elsewhere. What can only be a path
-is given back at once, without a look into the caches.
+Text comes in, a path goes out; whether the file exists and what it contains is not known here. Text that can only be a
+path is returned at once, without searching the caches.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def model_path(text: str) -> Path:
-    """The path of the model that `text` names. Raises QwenctlError if it is a name of none that is here."""
+def resolve_model_path(text: str) -> Path:
+    """The path of the model that `text` names. Raises QwenctlError if no installed model has that name."""
     path = Path(text).expanduser()
     if path.exists() or path.suffix == ".gguf" or text.startswith(("/", ".", "~")):
         return path

@@ -1,6 +1,7 @@
-"""What earlier downloads left behind in a cache: parts of files, and temporary files of other tools.
+"""Find what earlier downloads left behind: partial files, temporary files of other tools, and shard buffers.
 
-Nothing is ever removed by itself: a part is what a stopped pull goes on from.
+Cache folders come in, removable paths with their sizes go out. Nothing is removed here, because a stopped pull resumes
+from its partial files.
 """
 
 from __future__ import annotations
@@ -12,32 +13,39 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_IDLE_SECONDS = 3600.0  # another tool that wrote to its file within this time may still be at work
+_IDLE_SECONDS = 3600.0  # another tool's file that was modified more recently may still be in use
 
 
 @dataclass(frozen=True)
 class StaleDownload:
-    """A file that could be removed; `n_bytes` is what it takes on the disk."""
+    """A file or folder that can be removed; `n_bytes` is the disk space it occupies."""
 
     path: Path
     n_bytes: int
 
 
-def find_leftovers(root: Path) -> list[StaleDownload]:
-    """All of them in the cache `root`, but for those of a pull that is at work."""
-    return [found for folder in sorted(root.glob("models--*")) if not is_busy(root, folder) for found in _of(folder)]
-
-
-def stale_buffers(folders: Sequence[Path]) -> list[StaleDownload]:
-    """Those of these spools on which no conversion is at work."""
+def find_stale_downloads(root: Path) -> list[StaleDownload]:
+    """All stale downloads in the cache `root`, except those of a pull that is running."""
     return [
-        StaleDownload(folder, sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")))
-        for folder in folders
-        if not _is_held(folder.with_name(f"{folder.name}.lock"))
+        stale
+        for folder in sorted(root.glob("models--*"))
+        if not is_busy(root, folder)
+        for stale in _find_in_repository(folder)
     ]
 
 
-def _of(folder: Path) -> Iterator[StaleDownload]:
+def stale_buffers(folders: Sequence[Path]) -> list[StaleDownload]:
+    """The shard buffers among `folders` that no running conversion uses."""
+    return [
+        # Sparse files: count allocated blocks, which are in units of 512 bytes.
+        StaleDownload(folder, sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")))
+        for folder in folders
+        if not _is_locked(folder.with_name(f"{folder.name}.lock"))
+    ]
+
+
+def _find_in_repository(folder: Path) -> Iterator[StaleDownload]:
+    """Find this program's partial files, and those of huggingface_hub (`.incomplete`) that are idle."""
     for path in sorted((folder / "blobs").glob("*")):
         idle = time.time() - path.lstat().st_mtime > _IDLE_SECONDS
         if path.suffix == ".part" or (path.suffix == ".incomplete" and idle):
@@ -45,16 +53,17 @@ def _of(folder: Path) -> Iterator[StaleDownload]:
 
 
 def is_busy(root: Path, folder: Path) -> bool:
-    """Whether a pull of the repository in `folder` is at work."""
-    return _is_held(root / ".locks" / folder.name / "qwenctl.lock")
+    """Whether a pull of the repository in `folder` is running."""
+    return _is_locked(root / ".locks" / folder.name / "qwenctl.lock")
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a process has this lock."""
+def _is_locked(lock: Path) -> bool:
+    """Whether a process holds this lock."""
     try:
         descriptor = os.open(lock, os.O_RDWR)
     except OSError:
         return False
+    # Try to lock it ourselves; closing the descriptor releases the lock again.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,7 +1,7 @@
-"""What the files of a model here should be: size and hash, from the cache's own names and from lock files.
+"""Verify the files of an installed model against the sizes and hashes in lock files and in the cache's blob names.
 
-An `InstalledModel` comes in; an `ExpectedFile` for each file goes out, and after reading it all, what is wrong with
-one.
+An `InstalledModel` comes in; an `ExpectedFile` for each of its files goes out, and, after reading a file, an error if
+it is wrong.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.installed import InstalledModel
-from qwenctl.hub.local.lock_file import NAME, LockedFile, read_lock
+from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, read_lock
 
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ExpectedFile:
-    """A file of a model. `n_bytes` is -1 and `etag` "" where nobody knows; a hash of 40 digits is git's."""
+    """A file of a model. `n_bytes` is -1 and `etag` "" if unknown; a hash of 40 digits is git's SHA-1."""
 
     name: str
     path: Path
@@ -32,45 +32,48 @@ class ExpectedFile:
 
 
 def expected_files(model: InstalledModel) -> list[ExpectedFile]:
-    """All files of a model, those too that its lock file lists and that are not there."""
-    locked = _locked(model)
-    found = [_expected(path, locked.pop(_name(model, path), None)) for path in model.files]
-    base = _base(model)
-    return found + [ExpectedFile(one.path, base / one.path, one.size, one.sha256) for one in locked.values()]
+    """All files of a model, including those that its lock file lists but that do not exist."""
+    locked = _locked_entries(model)
+    present = [_expected_file(path, locked.pop(_relative_name(model, path), None)) for path in model.files]
+    base = _base_folder(model)
+    return present + [ExpectedFile(file.path, base / file.path, file.size, file.sha256) for file in locked.values()]
 
 
-def hash_file(expected: ExpectedFile, follow: Callable[[int], None]) -> str:
-    """The hash of what is there, of the kind that is expected; `follow` hears how many bytes were read."""
-    if len(expected.etag) == 40:
-        start = f"blob {expected.path.stat().st_size}\0".encode()
-        digest = hashlib.sha1(start, usedforsecurity=False)
+def hash_file(expected: ExpectedFile, on_read: Callable[[int], None]) -> str:
+    """Hash the file with the expected algorithm; `on_read` is called with the size of each chunk. Raises OSError."""
+    if len(expected.etag) == 40:  # git hashes a header with the size before the content
+        prefix = f"blob {expected.path.stat().st_size}\0".encode()
+        digest = hashlib.sha1(prefix, usedforsecurity=False)
     else:
         digest = hashlib.sha256()
     with expected.path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            follow(len(piece))
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            on_read(len(chunk))
     return digest.hexdigest()
 
 
-def check_file(expected: ExpectedFile, pull: str, follow: Callable[[int], None]) -> QwenctlError | None:
-    """What is wrong with a file; None if nothing is. `pull` is the command that mends it."""
+def check_file(expected: ExpectedFile, pull_command: str, on_read: Callable[[int], None]) -> QwenctlError | None:
+    """Check a file; returns the error, or None if the file is right. `pull_command` repairs it."""
     if not expected.path.exists():
-        return QwenctlError(_missing(expected), pull, ExitCode.NO_INPUT)
-    there = expected.path.stat().st_size
-    if 0 <= there < expected.n_bytes:
-        line = f"{expected.name} ends at {format_bytes(there)} of {format_bytes(expected.n_bytes)}"
-        return QwenctlError(line, f"`{pull}` continues it", ExitCode.BAD_DATA)
-    found = hash_file(expected, follow)
-    if expected.etag in ("", found):
+        return QwenctlError(_describe_missing(expected), pull_command, ExitCode.NO_INPUT)
+    size = expected.path.stat().st_size
+    if 0 <= size < expected.n_bytes:
+        line = f"{expected.name} ends at {format_bytes(size)} of {format_bytes(expected.n_bytes)}"
+        return QwenctlError(line, f"`{pull_command}` continues it", ExitCode.BAD_DATA)
+    # A file that is too long is hashed as well: the hash shows that it is wrong.
+    actual = hash_file(expected, on_read)
+    if expected.etag in ("", actual):
         return None
-    kind = "sha256" if len(expected.etag) == 64 else "git hash"
-    line = f"{expected.name}: {kind} is {found[:12]}.., expected {expected.etag[:12]}.."
-    return QwenctlError(line, f"`{pull}` downloads it again; if this repeats, test RAM and disk", ExitCode.BAD_DATA)
+    hash_name = "sha256" if len(expected.etag) == 64 else "git hash"
+    line = f"{expected.name}: {hash_name} is {actual[:12]}.., expected {expected.etag[:12]}.."
+    return QwenctlError(
+        line, f"`{pull_command}` downloads it again; if this repeats, test RAM and disk", ExitCode.BAD_DATA
+    )
 
 
-def _missing(expected: ExpectedFile) -> str:
-    """That a file is not there, in words."""
+def _describe_missing(expected: ExpectedFile) -> str:
+    """The message for a file that does not exist."""
     split = re.search(r"-(\d{5})-of-(\d{5})\.gguf$", expected.name)
     if not split or split[1] == "00001":
         return f"{expected.name} is missing in {expected.path.parent}"
@@ -78,37 +81,39 @@ def _missing(expected: ExpectedFile) -> str:
     return f"split {int(split[1])} of {int(split[2])} is missing next to {first}"
 
 
-def _base(model: InstalledModel) -> Path:
-    """The folder that the names in the lock file start from."""
-    return model.cache.snapshot(model.commit) if model.cache else model.files[0].parent
+def _base_folder(model: InstalledModel) -> Path:
+    """The folder that the paths in the lock file are relative to."""
+    return model.cache.snapshot_folder(model.commit) if model.cache else model.files[0].parent
 
 
-def _name(model: InstalledModel, path: Path) -> str:
-    return path.relative_to(_base(model)).as_posix()
+def _relative_name(model: InstalledModel, path: Path) -> str:
+    """The path of a file as it is in the lock file."""
+    return path.relative_to(_base_folder(model)).as_posix()
 
 
-def _locked(model: InstalledModel) -> dict[str, LockedFile]:
-    """The entries of the lock file beside a model that are about this one."""
+def _locked_entries(model: InstalledModel) -> dict[str, LockedFile]:
+    """The lock file entries of this model's files, by path; the lock file may cover several models."""
     try:
-        models = read_lock(_base(model) / NAME)
+        models = read_lock(_base_folder(model) / LOCK_NAME)
     except QwenctlError:
         return {}
-    first = _name(model, model.files[0])
+    # A model quantized here is among an entry's outputs, a pulled model among its files. The first file identifies it.
+    first = _relative_name(model, model.files[0])
     return {
-        one.path: one
+        file.path: file
         for entry in models
         for files in ((entry.outputs if model.cache is None else entry.files),)
-        if first in _names(files)
-        for one in files
+        if first in _paths(files)
+        for file in files
     }
 
 
-def _names(files: tuple[LockedFile, ...]) -> list[str]:
+def _paths(files: tuple[LockedFile, ...]) -> list[str]:
     return [file.path for file in files]
 
 
-def _expected(path: Path, locked: LockedFile | None) -> ExpectedFile:
-    """A cache names its blobs by their hash; a lock file knows the size too."""
+def _expected_file(path: Path, locked: LockedFile | None) -> ExpectedFile:
+    """Take size and hash from the lock file, or else only the hash, from the name of the cache's blob."""
     if locked:
         return ExpectedFile(locked.path, path, locked.size, locked.sha256)
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""

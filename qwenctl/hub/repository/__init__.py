@@ -1,1 +1,1 @@
-"""What a repository of the Hub is and offers: names, listings and quantizations."""
+"""Repositories of the Hub: names, listings and quantizations."""

@@ -1,7 +1,7 @@
-"""The family's repositories on the Hub by short names, from `catalog.toml`.
+"""The Qwen3.5 family's repositories on the Hub by short name, from `catalog.toml`.
 
-A short name comes in, the names of repositories go out; and for a repository that does not exist, the one that was
-probably meant. What a repository holds is not known here.
+A short name comes in, repository names go out; for a name that does not exist, the one that was probably meant goes
+out. What a repository contains is not known here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """The repositories of one model. `fp8` is "" where there is none."""
+    """The repositories of one model: the checkpoint `source`, its `fp8` variant ("" if none), and those with `gguf`."""
 
     name: str
     source: str
@@ -24,13 +24,13 @@ class ModelFamily:
 
     @property
     def repositories(self) -> tuple[str, ...]:
-        """All of them, those that need no conversion first."""
+        """All repositories, those that need no conversion first."""
         return tuple(name for name in (*self.gguf, self.source, self.fp8) if name)
 
 
 @cache
-def families() -> dict[str, ModelFamily]:
-    """All models of the catalogue, by short name."""
+def load_families() -> dict[str, ModelFamily]:
+    """All models of the catalog, by short name."""
     text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
     return {
         name: ModelFamily(name, entry["source"], entry.get("fp8", ""), tuple(entry.get("gguf", ())))
@@ -39,36 +39,38 @@ def families() -> dict[str, ModelFamily]:
 
 
 def find_family(name: str) -> ModelFamily | None:
-    """The model with this short name, in any case, or to which this repository belongs."""
-    wanted = name.lower()
-    return families().get(wanted) or next(
-        (family for family in families().values() if wanted in map(str.lower, family.repositories)), None
+    """Find a model by its short name or by one of its repositories, ignoring case; None if there is none."""
+    key = name.lower()
+    return load_families().get(key) or next(
+        (family for family in load_families().values() if key in map(str.lower, family.repositories)), None
     )
 
 
 def nearest_repository(name: str) -> str:
-    """The repository or short name that was probably meant by `name`; "" if nothing is near."""
-    known = [*families(), *(name for family in families().values() for name in family.repositories)]
-    near = min(known, key=lambda one: _distance(name, one))
+    """The repository or short name that `name` probably means; "" if none is similar enough."""
+    known = [*load_families(), *(name for family in load_families().values() for name in family.repositories)]
+    near = min(known, key=lambda candidate: _distance(name, candidate))
     return near if _distance(name, near) <= max(2, len(name) // 4) else ""
 
 
 def _distance(name: str, known: str) -> int:
-    """Edits from one name to the other. Who leaves out the size of a mixture's active part makes no mistake."""
+    """The edit distance between two names. Leaving out the number of active parameters ("-a3b") costs nothing."""
     first, second = name.lower(), known.lower()
     if not re.search(r"-a\d+b", first):
         second = re.sub(r"-a\d+b", "", second)
-    return _edits(first, second)
+    return _edit_distance(first, second)
 
 
-def _edits(first: str, second: str) -> int:
-    """Characters to be changed, added, left out or swapped with their neighbor (optimal string alignment)."""
-    before, row = list[int](), list(range(len(second) + 1))
+def _edit_distance(first: str, second: str) -> int:
+    """The optimal string alignment distance: insertions, deletions, substitutions and swaps of adjacent characters."""
+    # Dynamic programming over three rows: row[j] is the distance between first[:i] and second[:j]; a swap looks back
+    # two rows.
+    previous, row = list[int](), list(range(len(second) + 1))
     for i, left in enumerate(first, 1):
-        before, last, row = row, before, [i]
+        previous, before_previous, row = row, previous, [i]
         for j, right in enumerate(second, 1):
-            best = min(before[j] + 1, row[-1] + 1, before[j - 1] + (left != right))
+            best = min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (left != right))
             if i > 1 and j > 1 and left == second[j - 2] and first[i - 2] == right:
-                best = min(best, last[j - 2] + 1)
+                best = min(best, before_previous[j - 2] + 1)
             row.append(best)
     return row[-1]

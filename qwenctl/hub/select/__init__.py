@@ -1,1 +1,1 @@
-"""Which of the quantizations that a repository offers fits this machine."""
+"""Choose what to pull: the quantizations that a repository offers, and which of them fit this machine."""

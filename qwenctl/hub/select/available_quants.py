@@ -1,6 +1,7 @@
-"""What a repository offers: its quantizations, or for a checkpoint those that could be made of it, with their sizes.
+"""List what a repository offers: its quantizations, or the recipes to which its checkpoint can be quantized.
 
-A listing comes in. The start of one GGUF header, or the headers of all shards, are fetched; nothing stays on the disk.
+A listing comes in; candidates with their sizes go out. For that, the start of one GGUF header or the headers of all
+shards are downloaded; nothing stays on disk. Which candidate fits this machine is not known here.
 """
 
 from __future__ import annotations
@@ -20,42 +21,50 @@ from qwenctl.hub.repository.listing import Listing
 from qwenctl.hub.repository.quantizations import Quant, find_quants
 from qwenctl.hub.select.fit import PullCandidate
 from qwenctl.hub.streaming.header_only import fetch_headers_only, is_checkpoint
-from qwenctl.models.context_memory import ContextMemory, of_config, of_metadata
+from qwenctl.models.context_memory import ContextMemory, context_memory_from_config, context_memory_from_metadata
 
+# The recipes that are offered for a checkpoint, a selection that covers the range of sizes.
 RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
-# Of the published models the one whose context takes the most memory, 27B.
-_UNKNOWN = ContextMemory(65_536, 157_000_000, 0)
+# The values of the published model whose context takes the most memory, the 27B.
+_FALLBACK_CONTEXT = ContextMemory(65_536, 157_000_000, 0)
 
 
 @dataclass(frozen=True)
 class AvailableQuants:
-    """The candidates, smallest first; `made` says whether they are made here. `weights` is 0 where nobody tells."""
+    """The candidates, smallest first. `needs_conversion` means that they are quantized here.
+
+    `weights` is the number of the model's weights, 0 if unknown.
+    """
 
     candidates: tuple[PullCandidate, ...]
     context: ContextMemory
     weights: int
-    made: bool
+    needs_conversion: bool
 
     def bits_per_weight(self, candidate: PullCandidate) -> float:
-        """Bits that a weight of the candidate takes; 0 where it is not known."""
+        """Bits per weight of a candidate; 0 if unknown."""
         return 8 * candidate.n_bytes / self.weights if self.weights else 0.0
 
 
-def find_offers(
-    listing: Listing, settings: DownloadOptions, spool_bytes: int, tell: Callable[[str], None]
+def find_available_quants(
+    listing: Listing, options: DownloadOptions, spool_bytes: int, notify: Callable[[str], None]
 ) -> AvailableQuants:
-    """What the repository offers. Raises QwenctlError."""
-    quants = [quant for quant in find_quants(listing.files) if not quant.lacking]
+    """Find the candidates of a repository.
+
+    `spool_bytes` is the maximum size of the shard buffer, which a conversion needs on disk besides its output. Raises
+    QwenctlError if the repository has neither GGUF files nor a checkpoint.
+    """
+    quants = [quant for quant in find_quants(listing.files) if not quant.missing_parts]
     if quants:
-        context = _context(listing, quants[0], settings, tell)
+        context = _read_context_memory(listing, quants[0], options, notify)
         return AvailableQuants(
-            tuple(PullCandidate(one.label, one.n_bytes, one.n_bytes) for one in quants),
+            tuple(PullCandidate(quant.label, quant.n_bytes, quant.n_bytes) for quant in quants),
             context,
             listing.parameters,
-            made=False,
+            needs_conversion=False,
         )
     if is_checkpoint(listing):
-        return _recipes(listing, settings, spool_bytes, tell)
+        return _find_recipes(listing, options, spool_bytes, notify)
     raise QwenctlError(
         f"{listing.repository} has neither GGUF files nor a checkpoint",
         f"https://hf.co/{listing.repository}",
@@ -63,28 +72,30 @@ def find_offers(
     )
 
 
-def _context(listing: Listing, quant: Quant, settings: DownloadOptions, tell: Callable[[str], None]) -> ContextMemory:
-    """The memory of a context, from the start of a model's first file."""
+def _read_context_memory(
+    listing: Listing, quant: Quant, options: DownloadOptions, notify: Callable[[str], None]
+) -> ContextMemory:
+    """Compute the context memory from the start of a model's first file."""
     file = quant.files[0]
-    start = make_retry_policy(settings.patience, tell).call(
+    data = make_retry_policy(options.patience, notify).call(
         lambda: read_range(resolve_url(listing, file), 0, min(START_BYTES, file.size))
     )
     try:
-        return of_metadata(parse_leading_metadata(file.path, start)) or _UNKNOWN
+        return context_memory_from_metadata(parse_leading_metadata(file.path, data)) or _FALLBACK_CONTEXT
     except BadGGUF:
-        return _UNKNOWN
+        return _FALLBACK_CONTEXT
 
 
-def _recipes(
-    listing: Listing, settings: DownloadOptions, spool_bytes: int, tell: Callable[[str], None]
+def _find_recipes(
+    listing: Listing, options: DownloadOptions, spool_bytes: int, notify: Callable[[str], None]
 ) -> AvailableQuants:
-    """What could be made of a checkpoint."""
-    from quantize.plan import recipe_sizes  # with numpy, which a listing of GGUF files does without
+    """List the recipes for a checkpoint, with the sizes of their outputs."""
+    from quantize.plan import compute_recipe_sizes  # imports numpy, which GGUF listings do not need
 
     with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
-        skeleton = fetch_headers_only(listing, Path(folder), settings, tell, lambda _: None)
-        sizes = recipe_sizes(skeleton.folder, RECIPES)
-    spool = min(spool_bytes, sum(file.size for file in skeleton.shards.values()))
-    made = [PullCandidate(label, n_bytes, n_bytes + spool) for label, n_bytes in sizes.n_bytes.items()]
-    ordered = tuple(sorted(made, key=lambda one: one.n_bytes))
-    return AvailableQuants(ordered, of_config(sizes.config), sizes.weights, made=True)
+        checkpoint = fetch_headers_only(listing, Path(folder), options, notify, lambda _: None)
+        sizes = compute_recipe_sizes(checkpoint.folder, RECIPES)
+    buffer_bytes = min(spool_bytes, sum(file.size for file in checkpoint.shards.values()))
+    candidates = [PullCandidate(label, n_bytes, n_bytes + buffer_bytes) for label, n_bytes in sizes.n_bytes.items()]
+    ordered = tuple(sorted(candidates, key=lambda candidate: candidate.n_bytes))
+    return AvailableQuants(ordered, context_memory_from_config(sizes.config), sizes.weights, needs_conversion=True)

@@ -1,7 +1,7 @@
-"""Where a model would fit on this machine, and which of several to take.
+"""Decide where a model fits on this machine, and which of several candidates to take.
 
 Sizes, the memory of a context and a `MachineMemory` come in; a `Fit` for each candidate goes out, and a choice with its
-reason. Nothing is asked of the Hub or of the machine here.
+reason. Neither the Hub nor the hardware is queried here.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from qwenctl.models.context_memory import ContextMemory
 
 Where = Literal["GPU", "GPU + RAM", "RAM", "would page from disk", "does not fit"]
 IN_MEMORY: tuple[Where, ...] = ("GPU", "GPU + RAM", "RAM")
-# What is left to the system and to other programs: a tenth of the RAM, and what a GPU's driver and screen take.
+# Usable shares: a tenth of the RAM is left to the system and other programs, 5 % of a GPU to its driver and display.
 _RAM_SHARE, _GPU_SHARE = 0.9, 0.95
 _UNQUANTIZED = ("BF16", "F16", "F32")
-# ik_llama.cpp's own types, which llama.cpp cannot load: IQ4_K, IQ2_KS, IQ4_KSS, IQ3_KT, and repacked ones.
-_FOREIGN = re.compile(r"(UD-)?IQ\d_(K\w*)|.*_R[48]|IQ1_S_R4", re.IGNORECASE)
+# ik_llama.cpp's own types, which llama.cpp cannot load: IQ4_K, IQ2_KS, IQ4_KSS, IQ3_KT, and repacked types.
+_FORK_ONLY = re.compile(r"(UD-)?IQ\d_(K\w*)|.*_R[48]|IQ1_S_R4", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class PullCandidate:
-    """A model that could be pulled; `n_bytes` are those of its weights, `disk_bytes` what it takes to get it."""
+    """A model that could be pulled: `n_bytes` is its size, `disk_bytes` the disk space that the pull needs."""
 
     label: str
     n_bytes: int
@@ -35,13 +35,13 @@ class PullCandidate:
 
     @property
     def needs_llama_fork(self) -> bool:
-        """Whether only a fork of llama.cpp can load it."""
-        return bool(_FOREIGN.fullmatch(self.label))
+        """Whether only the fork ik_llama.cpp can load it."""
+        return bool(_FORK_ONLY.fullmatch(self.label))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a candidate would lie, with a usual context."""
+    """Where a candidate fits together with a default context; `needed_bytes` is the memory of both."""
 
     candidate: PullCandidate
     where: Where
@@ -49,9 +49,10 @@ class Fit:
 
 
 def fit_candidate(candidate: PullCandidate, context: ContextMemory, machine: MachineMemory, free_disk: int) -> Fit:
-    """Where a model would lie on this machine."""
+    """Decide where a candidate fits on this machine, with `free_disk` bytes of disk space."""
     needed = candidate.n_bytes + context.n_bytes
     gpu, ram = int(machine.gpu_bytes * _GPU_SHARE), int(machine.memory.total_bytes * _RAM_SHARE)
+    # In order of speed: everything on the GPU, a part in RAM, pages from disk.
     if candidate.disk_bytes > free_disk:
         where: Where = "does not fit"
     elif needed <= gpu:
@@ -64,24 +65,26 @@ def fit_candidate(candidate: PullCandidate, context: ContextMemory, machine: Mac
 
 
 def best_fit(repository: str, fits: Sequence[Fit], context: ContextMemory, machine: MachineMemory) -> tuple[Fit, str]:
-    """The best that fits into memory as a whole, and why. Raises QwenctlError if none does.
+    """Choose the best candidate that fits into memory, and explain why. Raises QwenctlError if none does.
 
-    More bits are better, up to those at which nothing is lost: 16 are taken only where there is nothing else.
+    The largest quantized candidate wins; 16 and 32 bits are chosen only if nothing else fits, because quantizing to 8
+    bits loses almost nothing.
     """
     usable = [fit for fit in fits if not fit.candidate.needs_llama_fork]
-    fitting = [fit for fit in usable if fit.where in IN_MEMORY]
-    if not fitting:
-        raise _nothing_fits(repository, usable, machine)
-    quantized = [fit for fit in fitting if fit.candidate.label not in _UNQUANTIZED]
-    best = max(quantized or fitting, key=lambda fit: fit.candidate.n_bytes)
-    room = f"{format_memory(context.n_bytes)} for {context.tokens:,} tokens of context"
+    in_memory = [fit for fit in usable if fit.where in IN_MEMORY]
+    if not in_memory:
+        raise _nothing_fits_error(repository, usable, machine)
+    quantized = [fit for fit in in_memory if fit.candidate.label not in _UNQUANTIZED]
+    best = max(quantized or in_memory, key=lambda fit: fit.candidate.n_bytes)
+    context_text = f"{format_memory(context.n_bytes)} for {context.tokens:,} tokens of context"
     return best, (
-        f"{best.candidate.label} ({format_bytes(best.candidate.n_bytes)}): the largest that fits in {_memory(machine)} "
-        f"with {room}"
+        f"{best.candidate.label} ({format_bytes(best.candidate.n_bytes)}): "
+        f"the largest that fits in {_describe_memory(machine)} with {context_text}"
     )
 
 
-def _nothing_fits(repository: str, fits: Sequence[Fit], machine: MachineMemory) -> QwenctlError:
+def _nothing_fits_error(repository: str, fits: Sequence[Fit], machine: MachineMemory) -> QwenctlError:
+    """The error if no candidate fits, which depends on what is missing: disk, memory or support."""
     if not fits:
         return QwenctlError(
             f"{repository} has no file that llama.cpp can load", f"qwenctl ls {repository}", ExitCode.NO_INPUT
@@ -96,13 +99,13 @@ def _nothing_fits(repository: str, fits: Sequence[Fit], machine: MachineMemory) 
             ExitCode.IO,
         )
     return QwenctlError(
-        f"no quantization of {repository} fits: even {label} needs {needed}, this machine has {_memory(machine)}",
+        f"no quantization of {repository} fits: even {label} needs {needed}, {_describe_memory(machine)} is here",
         f"qwenctl pull {repository}:{label} pulls it anyway: it would page from disk",
         ExitCode.NO_MEMORY,
     )
 
 
-def _memory(machine: MachineMemory) -> str:
-    """What there is, in words."""
+def _describe_memory(machine: MachineMemory) -> str:
+    """Describe the machine's memory for a message."""
     ram = f"{format_memory(machine.memory.total_bytes)} of RAM"
     return f"{format_memory(machine.gpu_bytes)} of GPU memory and {ram}" if machine.gpu_bytes else ram

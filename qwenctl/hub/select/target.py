@@ -1,7 +1,7 @@
-"""What a name comes to: the repository that is asked, and the files or the recipe that were meant.
+"""Resolve a model name to a repository, and to the files or the recipe that are meant.
 
-A parsed name and the wishes of the command line come in. Where no quantization is named the target is open, and is
-closed by a choice among what the repository offers.
+A parsed name and the options of the command line come in, a `ResolvedTarget` goes out. If no quantization is named, the
+target needs a choice among what the repository offers. How a listing is fetched is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwenctl.hub.streaming.header_only import checkpoint_files, is_checkpoint
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What was asked for beside the name. `recipe` is a type to quantize to, `source` the checkpoint as it is."""
+    """What the user requested besides the name: a `recipe` to quantize to, or `source`, the checkpoint as published."""
 
     recipe: str = ""
     source: bool = False
@@ -28,13 +28,13 @@ class PullRequest:
 
     @property
     def label(self) -> str:
-        """What the model would be called here; "" if the name alone says it."""
+        """The label of the installed model; "" if the name alone determines it."""
         return CHECKPOINT if self.source else self.recipe
 
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """A repository, and of it these files, or this recipe to be quantized to; both empty as long as it is open."""
+    """A repository with the files to download, or a recipe to quantize to; both are empty if it needs a choice."""
 
     listing: Listing
     label: str = ""
@@ -43,46 +43,53 @@ class ResolvedTarget:
 
     @property
     def needs_choice(self) -> bool:
-        """Whether a quantization is to be chosen."""
+        """Whether a quantization must still be chosen."""
         return not self.files and not self.recipe
 
 
-def find_target(asked: ModelName, wish: PullRequest, describe: Callable[[str], Listing]) -> ResolvedTarget:
-    """The target of a name. Raises QwenctlError."""
-    wish = replace(wish, source=wish.source or quant_key(asked.quant) == CHECKPOINT)
-    refused: QwenctlError | None = None
-    for repository in _repositories(asked, wish):
+def resolve_target(name: ModelName, request: PullRequest, describe: Callable[[str], Listing]) -> ResolvedTarget:
+    """Resolve a name; `describe` fetches the listing of a repository.
+
+    The repositories of a short name are tried in order until one has what is requested. Raises QwenctlError; if none
+    has it, the error of the first.
+    """
+    request = replace(request, source=request.source or quant_key(name.quant) == CHECKPOINT)
+    first_error: QwenctlError | None = None
+    for repository in _candidate_repositories(name, request):
         try:
-            return _decide(describe(repository), asked.quant, wish)
+            return _resolve(describe(repository), name.quant, request)
         except QwenctlError as error:
-            if error.code != ExitCode.NO_INPUT:
+            if error.code != ExitCode.NO_INPUT:  # only "not found" is a reason to try the next repository
                 raise
-            refused = refused or error
-    raise refused or AssertionError("a name without repositories")
+            first_error = first_error or error
+    raise first_error or AssertionError("a name without repositories")
 
 
-def select_quant(target: ResolvedTarget, label: str, wish: PullRequest) -> ResolvedTarget:
-    """The target with the quantization that was chosen."""
-    return _decide(target.listing, label, wish)
+def select_quant(target: ResolvedTarget, label: str, request: PullRequest) -> ResolvedTarget:
+    """Resolve a target that needs a choice with the chosen `label`. Raises QwenctlError."""
+    return _resolve(target.listing, label, request)
 
 
-def _repositories(asked: ModelName, wish: PullRequest) -> tuple[str, ...]:
-    """The repositories to ask, in order."""
-    if asked.repository or asked.family is None:
-        return (asked.repository,)
-    needs_source = wish.recipe or wish.source or not asked.family.gguf
-    return (asked.family.source,) if needs_source else asked.family.gguf
+def _candidate_repositories(name: ModelName, request: PullRequest) -> tuple[str, ...]:
+    """The repositories to try, in order."""
+    if name.repository or name.family is None:
+        return (name.repository,)
+    # Recipes and the checkpoint itself need the source repository; otherwise ready-made GGUF files are preferred.
+    needs_source = request.recipe or request.source or not name.family.gguf
+    return (name.family.source,) if needs_source else name.family.gguf
 
 
-def _decide(listing: Listing, label: str, wish: PullRequest) -> ResolvedTarget:
-    if wish.source:
+def _resolve(listing: Listing, label: str, request: PullRequest) -> ResolvedTarget:
+    """Decide what `label` and `request` mean in one repository. Raises QwenctlError."""
+    if request.source:
         return ResolvedTarget(listing, CHECKPOINT, tuple(checkpoint_files(listing)))
-    if wish.recipe:
-        return ResolvedTarget(listing, recipe=find_recipe(wish.recipe).name)
+    if request.recipe:
+        return ResolvedTarget(listing, recipe=find_recipe(request.recipe).name)
     if not label:
         return ResolvedTarget(listing)
+    # For a checkpoint without GGUF files, a label is a recipe: NAME:Q4_K_M quantizes it.
     if is_checkpoint(listing) and not find_quants(listing.files):
         return ResolvedTarget(listing, recipe=find_recipe(label).name)
     quant = choose_quant(listing, label)
-    vision = find_vision(listing.files) if wish.vision else None
+    vision = find_vision(listing.files) if request.vision else None
     return ResolvedTarget(listing, quant.label, (*quant.files, *([vision] if vision else [])))

@@ -1,1 +1,1 @@
-"""Quantizing a checkpoint while it downloads, without ever storing it whole."""
+"""Quantize a checkpoint while it downloads, without ever storing all of it."""

@@ -1,7 +1,8 @@
-"""A checkpoint of the Hub becomes GGUF files while it arrives, without ever lying here as a whole.
+"""Quantize a checkpoint from the Hub to GGUF files while it downloads.
 
-A listing and the options of a conversion come in. `plan_conversion` fetches headers and makes the plan, which
-`convert_remote` follows with shards from a spool beside the output. The output and its lock file stay, nothing else.
+A listing and the options of a conversion come in; the GGUF files and their lock file go out. `plan_conversion`
+downloads headers and makes the plan; `convert_remote` executes it with shards from a buffer folder next to the output,
+the "spool". Nothing else stays on disk.
 """
 
 from __future__ import annotations
@@ -21,122 +22,144 @@ from quantize.recipe.recipes import find_recipe
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.download.downloader import Progress
-from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, lock_model, sha256_of
+from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, file_sha256, make_lock_entry
 from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion
 from qwenctl.hub.pull import PullEvents, PullOptions
 from qwenctl.hub.repository.listing import Listing
 from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint, checkpoint_files, fetch_headers_only
 from qwenctl.hub.streaming.recipe_args import recipe_to_args
-from qwenctl.hub.streaming.shard_buffer import open_spool
+from qwenctl.hub.streaming.shard_buffer import open_shard_buffer
 
+# Free space for this many times the bytes that are needed; name of the folder for shards in the spool.
 _MARGIN, _SHARDS = 1.02, "shards"
 
 
 @dataclass(frozen=True)
 class StreamingConversion:
-    """A plan whose shards are still on the Hub. `spool` is the folder for them, which holds at most `limit` bytes."""
+    """A plan whose shards are still on the Hub; they are buffered in `spool_folder`, at most `spool_limit` bytes."""
 
     listing: Listing
     plan: ConversionPlan
     options: QuantizeOptions
-    skeleton: HeaderOnlyCheckpoint
-    spool: Path
-    limit: int
+    checkpoint: HeaderOnlyCheckpoint
+    spool_folder: Path
+    spool_limit: int
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of the shards that are needed."""
-        return sum(self.skeleton.shards[path].size for path in self.plan.source_files() & self.skeleton.shards.keys())
+        """Size in bytes of the shards that the plan needs."""
+        return sum(
+            self.checkpoint.shards[path].size for path in self.plan.source_files() & self.checkpoint.shards.keys()
+        )
 
     @property
     def spool_bytes(self) -> int:
-        """The most that the spool will hold."""
-        return min(self.limit, self.source_bytes)
+        """The maximum size in bytes that the spool will reach."""
+        return min(self.spool_limit, self.source_bytes)
 
     @property
-    def usual_bytes(self) -> int:
-        """The disk that it takes to fetch the whole checkpoint, to convert it to BF16 and to quantize that."""
-        weights = sum(planned.tensor.elements for file in self.plan.text_files for planned in file.tensors)
+    def full_download_bytes(self) -> int:
+        """The disk space of the usual way: download the checkpoint, convert it to a BF16 GGUF, quantize that."""
+        weights = sum(tensor_plan.tensor.elements for file in self.plan.text_files for tensor_plan in file.tensors)
         return self.source_bytes + 2 * weights + self.plan.n_bytes
 
 
 @contextmanager
 def plan_conversion(
-    listing: Listing, output: Path | None, options: QuantizeOptions, limit: int, pull: PullOptions, shown: PullEvents
+    listing: Listing,
+    output: Path | None,
+    options: QuantizeOptions,
+    spool_limit: int,
+    pull_options: PullOptions,
+    events: PullEvents,
 ) -> Iterator[StreamingConversion]:
-    """Inside, this process alone works on the output. Raises QwenctlError and the errors of `make_plan`."""
+    """Download the headers and plan the conversion; inside the block, the lock on the output is held.
+
+    `spool_limit` is in bytes. Raises QwenctlError and the errors of `make_plan`.
+    """
     path = output_path(output, listing.repository.rpartition("/")[2], find_recipe(options.type_name))
     if not path.parent.is_dir():
         raise QwenctlError(f"no such folder: {path.parent}", f"mkdir -p {path.parent}", ExitCode.CANNOT_CREATE)
-    spool = path.with_name(f"{path.name}.spool")
+    spool_folder = path.with_name(f"{path.name}.spool")
     try:
-        with file_lock(path.with_name(f"{path.name}.spool.lock"), pull.wait, shown.tell):
+        with file_lock(path.with_name(f"{path.name}.spool.lock"), pull_options.wait, events.notify):
             try:
-                skeleton = fetch_headers_only(listing, spool, pull.settings, shown.tell, shown.warn)
-                plan = make_plan(skeleton.folder, path, options)
+                checkpoint = fetch_headers_only(
+                    listing, spool_folder, pull_options.download_options, events.notify, events.warn
+                )
+                plan = make_plan(checkpoint.folder, path, options)
                 check_paths(plan)
-                yield StreamingConversion(listing, plan, options, skeleton, spool, limit)
+                yield StreamingConversion(listing, plan, options, checkpoint, spool_folder, spool_limit)
             finally:
-                if not (spool / _SHARDS).is_dir() or not any((spool / _SHARDS).iterdir()):
-                    shutil.rmtree(spool, ignore_errors=True)
+                # Keep the folder only if it has shards, which the next run can use.
+                if not (spool_folder / _SHARDS).is_dir() or not any((spool_folder / _SHARDS).iterdir()):
+                    shutil.rmtree(spool_folder, ignore_errors=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise QwenctlError(f"cannot write to {path.parent} ({reason})", "-o in another folder", ExitCode.IO) from error
 
 
 def convert_remote(
-    remote: StreamingConversion,
+    conversion: StreamingConversion,
     threads: int,
     report: Callable[[Progress | None, ConversionProgress], None],
-    pull: PullOptions,
-    shown: PullEvents,
+    pull_options: PullOptions,
+    events: PullEvents,
     *,
     overwrite: bool,
 ) -> tuple[ConversionResult, tuple[LockedFile, ...]]:
-    """Follow the plan; what was done, and the files with their hashes.
+    """Execute the plan; returns the result of the conversion and the output files with their hashes.
 
-    Raises QwenctlError and the errors of `convert`; what is finished and what has come are kept.
+    Raises QwenctlError and the errors of `convert`; finished tensors and downloaded shards are saved.
     """
-    folder = remote.spool / _SHARDS
-    _check_room(remote, folder)
-    register_buffer(remote.spool)
-    opened = open_spool(remote.listing, remote.plan, remote.skeleton, folder, remote.limit, pull.settings, shown.warn)
-    with opened as spool:
+    folder = conversion.spool_folder / _SHARDS
+    _check_disk_space(conversion, folder)
+    register_buffer(conversion.spool_folder)  # first, so that `qwenctl clean` finds it after a kill
+    with open_shard_buffer(
+        conversion.listing,
+        conversion.plan,
+        conversion.checkpoint,
+        folder,
+        conversion.spool_limit,
+        pull_options.download_options,
+        events.warn,
+    ) as shard_buffer:
         result = convert(
-            remote.plan,
+            conversion.plan,
             threads,
-            lambda progress: report(spool.progress(), progress),
+            lambda progress: report(shard_buffer.progress(), progress),
             overwrite=overwrite,
-            sources=spool,
+            sources=shard_buffer,
         )
-    model = _locked(remote)
-    shutil.rmtree(remote.spool, ignore_errors=True)
-    shown.tell("hashing the output for its lock file")
-    outputs = tuple(LockedFile(path.name, path.stat().st_size, sha256_of(path)) for path in result.paths)
+    model = _lock_entry(conversion)  # reads the small files in the folder that is deleted next
+    shutil.rmtree(conversion.spool_folder, ignore_errors=True)
+    events.notify("hashing the output for its lock file")
+    outputs = tuple(LockedFile(path.name, path.stat().st_size, file_sha256(path)) for path in result.paths)
     add_to_lock(result.paths[0].parent, replace(model, outputs=outputs))
     paths = tuple(str(path.absolute()) for path in result.paths)
     register_conversion(
-        LocalConversion(paths, remote.listing.repository, remote.listing.commit, remote.plan.recipe.name)
+        LocalConversion(paths, conversion.listing.repository, conversion.listing.commit, conversion.plan.recipe.name)
     )
     return result, outputs
 
 
-def _check_room(remote: StreamingConversion, folder: Path) -> None:
-    """Raise QwenctlError if the disk has no room for the output and the spool, and 2 % more."""
-    room = required_disk_space(remote.plan)
+def _check_disk_space(conversion: StreamingConversion, folder: Path) -> None:
+    """Raise QwenctlError if the output and the spool, plus 2 %, do not fit on the disk."""
+    disk_space = required_disk_space(conversion.plan)
+    # Shards of an earlier run are in the buffer already, so they need no more space.
     spooled = sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
-    needed = int((room.needed + max(0, remote.spool_bytes - spooled)) * _MARGIN)
-    if needed > room.free:
+    needed = int((disk_space.needed + max(0, conversion.spool_bytes - spooled)) * _MARGIN)
+    if needed > disk_space.free:
         raise QwenctlError(
-            f"needs {format_bytes(needed)}, {room.folder} has {format_bytes(room.free)} free "
-            f"({format_bytes(needed - room.free)} short)",
+            f"needs {format_bytes(needed)}, {disk_space.folder} has {format_bytes(disk_space.free)} free "
+            f"({format_bytes(needed - disk_space.free)} short)",
             "-o on another disk, a smaller --spool or a smaller quantization",
             ExitCode.IO,
         )
 
 
-def _locked(remote: StreamingConversion) -> LockedModel:
-    """The entry of the lock file, without the outputs."""
-    folder = remote.skeleton.folder
-    files = [(file, folder / file.path) for file in checkpoint_files(remote.listing)]
-    return replace(lock_model(remote.listing, "", files), recipe=recipe_to_args(remote.options))
+def _lock_entry(conversion: StreamingConversion) -> LockedModel:
+    """Build the lock file entry, without the outputs."""
+    folder = conversion.checkpoint.folder
+    files = [(file, folder / file.path) for file in checkpoint_files(conversion.listing)]
+    return replace(make_lock_entry(conversion.listing, "", files), recipe=recipe_to_args(conversion.options))

@@ -1,6 +1,6 @@
-"""GGUF files of the Hub without their weights: enough to know their tensors.
+"""Download only the headers of GGUF files, which is enough to know their tensors.
 
-A listing and files of it come in; sparse files of the same length, with the headers in them, go into a folder.
+A listing and some of its files come in; sparse files of the original length, with only the headers in them, go out.
 """
 
 from __future__ import annotations
@@ -16,40 +16,41 @@ from qwenctl.hub.download.hub_api import read_range, resolve_url
 from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
-_FIRST_BYTES, _LATER_BYTES, _MOST_BYTES = 1 << 24, 1 << 20, 1 << 28  # a vocabulary takes 11 MB, and is in the first
+_FIRST_BYTES, _LATER_BYTES, _MAX_BYTES = 1 << 24, 1 << 20, 1 << 28  # the vocabulary takes 11 MB, in the first split
 
 
-def fetch_headers(
-    listing: Listing, files: Sequence[RemoteFile], folder: Path, settings: DownloadOptions, tell: Callable[[str], None]
+def fetch_gguf_headers(
+    listing: Listing, files: Sequence[RemoteFile], folder: Path, options: DownloadOptions, notify: Callable[[str], None]
 ) -> list[Path]:
-    """Where the headers of the files are now, in order. Raises QwenctlError."""
-    patience = make_retry_policy(settings.patience, tell)
+    """Download the headers of `files` into `folder`; returns the paths in order. Raises QwenctlError."""
+    retry_policy = make_retry_policy(options.patience, notify)
     paths = []
     for number, file in enumerate(files):
-        path, there, wanted = folder / Path(file.path).name, 0, _LATER_BYTES if number else _FIRST_BYTES
+        path, available, end = folder / Path(file.path).name, 0, _LATER_BYTES if number else _FIRST_BYTES
+        # The size of a header is not known in advance: extend the range until the header can be parsed.
         while True:
-            wanted = min(wanted, file.size)
-            data = patience.call(lambda: read_range(resolve_url(listing, file), there, wanted))  # noqa: B023 - called here
-            _write(path, there, data, file.size)
-            there = wanted
-            if (error := _problem(path)) is None:
+            end = min(end, file.size)
+            data = retry_policy.call(lambda: read_range(resolve_url(listing, file), available, end))  # noqa: B023 - called here
+            _write_sparse(path, available, data, file.size)
+            available = end
+            if (error := _header_error(path)) is None:
                 break
-            if there >= min(file.size, _MOST_BYTES):
+            if available >= min(file.size, _MAX_BYTES):
                 raise error
-            wanted *= 4
+            end *= 4
         paths.append(path)
     return paths
 
 
-def _write(path: Path, at: int, data: bytes, size: int) -> None:
-    with path.open("r+b" if at else "wb") as file:
-        file.seek(at)
+def _write_sparse(path: Path, offset: int, data: bytes, size: int) -> None:
+    with path.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
         file.write(data)
         file.truncate(size)
 
 
-def _problem(path: Path) -> QwenctlError | None:
-    """Why the header cannot be read, which may be that not all of it is there."""
+def _header_error(path: Path) -> QwenctlError | None:
+    """The error of reading the header, for example because it is incomplete; None if it is readable."""
     try:
         read_header(path)
     except BadGGUF as error:

@@ -1,8 +1,9 @@
-"""A checkpoint without its weights: what is needed to plan a conversion before the shards are fetched.
+"""Download a checkpoint without its weights: what is needed to plan a conversion before the shards are downloaded.
 
-A listing comes in; a folder goes out that a plan can be made of, laid out as in a cache so that the plan knows where
-the checkpoint is from. Small files are there whole. Of a shard there is the header, fetched by its range, in a sparse
-file of the shard's length. Headers are believed for planning; the shards' hashes are checked when they arrive.
+A listing comes in; a folder goes out from which a plan can be made. It is laid out like a cache, so that the plan can
+derive repository and commit from its path. Small files are complete. Each shard is a sparse file of the shard's length
+that contains only the header, downloaded as a byte range. Headers are trusted for planning; the shards' hashes are
+verified when they arrive.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_
 from qwenctl.hub.download.hub_api import DownloadUrl, read_range, resolve_url
 from qwenctl.hub.download.retry import RetryPolicy
 from qwenctl.hub.download.segment_queue import DownloadTarget
-from qwenctl.hub.local.hf_cache import RepoCache, hash_of
+from qwenctl.hub.local.hf_cache import RepoCache, hash_content
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 
+# Only files at the top of the repository are part of the checkpoint.
 _SMALL = re.compile(r"[^/]+\.(json|jinja|txt)")
 _SHARD = re.compile(r"[^/]+\.safetensors")
-_LONGEST_SMALL, _LONGEST_HEADER, _FIRST_RANGE = 1 << 28, 100_000_000, 1 << 17
+# A small file may have 256 MiB; a header 100 MB, the limit of the safetensors library.
+_MAX_SMALL_BYTES, _MAX_HEADER_BYTES, _FIRST_RANGE_BYTES = 1 << 28, 100_000_000, 1 << 17
 
 
 @dataclass(frozen=True)
 class HeaderOnlyCheckpoint:
-    """The folder and what its shards are: the path there, and the file of the repository, in their order."""
+    """The folder, and its shards in repository order: local path to file of the repository."""
 
     folder: Path
     shards: dict[Path, RemoteFile]
 
 
 def is_checkpoint(listing: Listing) -> bool:
-    """Whether the repository is one of weights as they were published."""
-    return listing.file("config.json") is not None and any(_SHARD.fullmatch(file.path) for file in listing.files)
+    """Whether the repository has a checkpoint: config.json and safetensors shards."""
+    return listing.find_file("config.json") is not None and any(_SHARD.fullmatch(file.path) for file in listing.files)
 
 
 def checkpoint_files(listing: Listing) -> list[RemoteFile]:
@@ -51,29 +54,30 @@ def checkpoint_files(listing: Listing) -> list[RemoteFile]:
             f"qwenctl ls {listing.repository}",
             ExitCode.BAD_DATA,
         )
-    small = [file for file in listing.files if _SMALL.fullmatch(file.path) and file.size <= _LONGEST_SMALL]
+    small = [file for file in listing.files if _SMALL.fullmatch(file.path) and file.size <= _MAX_SMALL_BYTES]
     return small + [file for file in listing.files if _SHARD.fullmatch(file.path)]
 
 
 def fetch_headers_only(
     listing: Listing,
     root: Path,
-    settings: DownloadOptions,
-    tell: Callable[[str], None],
+    options: DownloadOptions,
+    notify: Callable[[str], None],
     warn: Callable[[QwenctlError], None],
 ) -> HeaderOnlyCheckpoint:
-    """The skeleton of a checkpoint below `root`; what is there is used. Raises QwenctlError, OSError."""
+    """Download a checkpoint without weights below `root`, reusing what exists. Raises QwenctlError, OSError."""
     files = checkpoint_files(listing)
-    folder = RepoCache(root, listing.repository).snapshot(listing.commit)
+    folder = RepoCache(root, listing.repository).snapshot_folder(listing.commit)
     folder.mkdir(parents=True, exist_ok=True)
-    small = [
+    targets = [
         DownloadTarget(file, folder / f"{file.path}.part", folder / file.path) for file in files if not _is_shard(file)
     ]
-    lacking = [one for one in small if not _is_right(one.final, one.file)]
-    if lacking:
-        download_all(listing, lacking, settings, _unseen, warn)
+    missing = [target for target in targets if not _has_content(target.final, target.file)]
+    if missing:
+        download_all(listing, missing, options, _ignore_progress, warn)
+    # A sparse file of the right size was completed: it is renamed to its name only with its header.
     shards = {folder / file.path: file for file in files if _is_shard(file)}
-    _fetch_headers(listing, {path: file for path, file in shards.items() if not _has_size(path, file)}, settings, tell)
+    _fetch_headers(listing, {path: file for path, file in shards.items() if not _has_size(path, file)}, options, notify)
     return HeaderOnlyCheckpoint(folder, shards)
 
 
@@ -81,81 +85,83 @@ def _is_shard(file: RemoteFile) -> bool:
     return bool(_SHARD.fullmatch(file.path))
 
 
-def _is_right(path: Path, file: RemoteFile) -> bool:
-    return _has_size(path, file) and hash_of(path, file) == file.etag
+def _has_content(path: Path, file: RemoteFile) -> bool:
+    return _has_size(path, file) and hash_content(path, file) == file.etag
 
 
 def _has_size(path: Path, file: RemoteFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
-def _unseen(_progress: Progress) -> None:
-    """The small files are there before anybody looks."""
+def _ignore_progress(_progress: Progress) -> None:
+    """Ignore the progress: the small files arrive too quickly to show it."""
 
 
 def _fetch_headers(
-    listing: Listing, lacking: dict[Path, RemoteFile], settings: DownloadOptions, tell: Callable[[str], None]
+    listing: Listing, missing: dict[Path, RemoteFile], options: DownloadOptions, notify: Callable[[str], None]
 ) -> None:
-    """A sparse file with its header for each shard."""
-    if lacking:
-        tell(f"reading the header{'s' * (len(lacking) > 1)} of {len(lacking)} shard{'s' * (len(lacking) > 1)}")
+    """Create a sparse file with the header for each missing shard. Raises QwenctlError, OSError."""
+    if missing:
+        notify(f"reading the header{'s' * (len(missing) > 1)} of {len(missing)} shard{'s' * (len(missing) > 1)}")
     stop = threading.Event()
-    patience = RetryPolicy(
-        settings.patience, stop, lambda note: tell(f"waiting: {note}") if note else None, reached=True
+    retry_policy = RetryPolicy(
+        options.patience, stop, lambda note: notify(f"waiting: {note}") if note else None, reached=True
     )
 
     def fetch(path: Path) -> None:
-        file = lacking[path]
-        header = patience.call(lambda: _header(resolve_url(listing, file)))
-        new = path.with_name(f"{path.name}.new")
-        with new.open("wb") as shard:
+        """Download the header of one shard into its sparse file."""
+        file = missing[path]
+        header = retry_policy.call(lambda: _read_header(resolve_url(listing, file)))
+        temporary = path.with_name(f"{path.name}.new")
+        with temporary.open("wb") as shard:
             shard.write(header)
             shard.truncate(file.size)
-        os.utime(new, (0, 0))  # the plan's fingerprint knows a shard by its length and its time
-        os.replace(new, path)
+        os.utime(temporary, (0, 0))  # the plan's fingerprint uses size and mtime of a shard; make the latter constant
+        os.replace(temporary, path)
 
     try:
-        _for_each(list(lacking), fetch, settings.connections)
+        _for_each(list(missing), fetch, options.connections)
     finally:
         stop.set()
 
 
 def _for_each(paths: Sequence[Path], work: Callable[[Path], None], threads: int) -> None:
-    """Call `work` for each path, several at once; raise what the first that fails raised.
+    """Call `work` for each path in up to `threads` threads; raises the first exception.
 
-    Nobody waits for the threads, for a request that gets no answer must not keep Ctrl-C from ending the program.
+    The threads are not joined, because a request without a response must not keep Ctrl-C from ending the program.
     """
-    waiting, ended = deque(paths), SimpleQueue[BaseException | None]()
+    pending, results = deque(paths), SimpleQueue[BaseException | None]()
 
     def run() -> None:
         with suppress(IndexError):
             while True:
-                path = waiting.popleft()
+                path = pending.popleft()
                 try:
                     work(path)
                 except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread must raise it
-                    ended.put(error)
+                    results.put(error)
                 else:
-                    ended.put(None)
+                    results.put(None)
 
     for _ in range(min(threads, len(paths))):
         threading.Thread(target=run, daemon=True).start()
     try:
-        for _ in paths:
-            if error := ended.get():
+        for _ in paths:  # one result per path
+            if error := results.get():
                 raise error
     finally:
-        waiting.clear()
+        pending.clear()  # the threads end after their current path
 
 
-def _header(link: DownloadUrl) -> bytes:
-    """The first bytes of a shard, up to its weights: a length in 8 bytes, and as much JSON."""
-    start = read_range(link, 0, min(_FIRST_RANGE, link.file.size))
-    length = 8 + int.from_bytes(start[:8], "little")
-    if len(start) < 8 or length > min(_LONGEST_HEADER, link.file.size):
+def _read_header(url: DownloadUrl) -> bytes:
+    """Read the header of a shard: a length of 8 bytes, and JSON of that length. Raises QwenctlError, RetryableError."""
+    data = read_range(url, 0, min(_FIRST_RANGE_BYTES, url.file.size))
+    length = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(_MAX_HEADER_BYTES, url.file.size):
         raise QwenctlError(
-            f"{link.file.path} is not a safetensors file: its header would have {length:,} bytes",
+            f"{url.file.path} is not a safetensors file: its header would have {length:,} bytes",
             "report it to the repository's owner",
             ExitCode.BAD_DATA,
         )
-    return start[:length] if length <= len(start) else start + read_range(link, len(start), length)
+    # One range is enough for most shards; only long headers need a second request.
+    return data[:length] if length <= len(data) else data + read_range(url, len(data), length)

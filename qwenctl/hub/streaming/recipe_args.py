@@ -1,7 +1,7 @@
-"""The options of a conversion as words of a command line, for a lock file; and back again.
+"""Serialize the options of a conversion as command line arguments for a lock file, and parse them again.
 
-`QuantizeOptions` come in and a text goes out that is the same for the same options. An importance matrix is a file of
-the user's: its hash is noted, but nobody else can be asked for it.
+`QuantizeOptions` come in, and a text goes out that is the same for the same options. An importance matrix is a local
+file of the user: only its hash is recorded, so such a recipe cannot be repeated from the lock file alone.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from quantize.plan import QuantizeOptions
 from quantize.recipe.recipes import find_recipe
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.local.lock_file import sha256_of
+from qwenctl.hub.local.lock_file import file_sha256
 
 _WITH_VALUE = ("--tensor-type", "--vision-type", "--split-max-size", "--imatrix")
 
 
 def recipe_to_args(options: QuantizeOptions) -> str:
-    """The options as words."""
-    words = [find_recipe(options.type_name).name]
-    words += [word for text in options.overrides for word in ("--tensor-type", text)]
-    words += ["--imatrix", sha256_of(options.imatrix)] if options.imatrix else []
-    words += [] if options.mtp else ["--no-mtp"]
-    words += [] if options.vision else ["--no-vision"]
-    words += ["--vision-type", options.vision_type.upper()] if options.vision_type else []
-    words += ["--split-max-size", str(options.split_bytes)] if options.split_bytes else []
-    return shlex.join(words)
+    """Serialize the options. Raises BadOption for an unknown type, OSError if the imatrix cannot be read."""
+    args = [find_recipe(options.type_name).name]
+    args += [arg for text in options.overrides for arg in ("--tensor-type", text)]
+    args += ["--imatrix", file_sha256(options.imatrix)] if options.imatrix else []
+    args += [] if options.mtp else ["--no-mtp"]
+    args += [] if options.vision else ["--no-vision"]
+    args += ["--vision-type", options.vision_type.upper()] if options.vision_type else []
+    args += ["--split-max-size", str(options.split_bytes)] if options.split_bytes else []
+    return shlex.join(args)
 
 
 def recipe_from_args(text: str) -> QuantizeOptions:
-    """The options that `recipe_words` made a text of. Raises QwenctlError."""
+    """Parse the text that `recipe_to_args` made. Raises QwenctlError."""
     try:
-        name, *words = shlex.split(text)
+        name, *args = shlex.split(text)
         options = QuantizeOptions(name, tool_version=__version__)
-        while words:
-            word = words.pop(0)
-            options = _with(options, word, words.pop(0) if word in _WITH_VALUE else "")
+        while args:
+            arg = args.pop(0)
+            # Options with a value consume the next argument, too.
+            options = _apply_arg(options, arg, args.pop(0) if arg in _WITH_VALUE else "")
     except (ValueError, IndexError) as error:
         raise QwenctlError(
             f"the lock file has the quantization '{text}', which this version does not support"
@@ -45,8 +46,9 @@ def recipe_from_args(text: str) -> QuantizeOptions:
     return options
 
 
-def _with(options: QuantizeOptions, word: str, value: str) -> QuantizeOptions:
-    match word:
+def _apply_arg(options: QuantizeOptions, arg: str, value: str) -> QuantizeOptions:
+    """Apply one argument to the options. Raises ValueError if it is unknown, QwenctlError for an imatrix."""
+    match arg:
         case "--tensor-type":
             return replace(options, overrides=(*options.overrides, value))
         case "--no-mtp":
@@ -63,4 +65,4 @@ def _with(options: QuantizeOptions, word: str, value: str) -> QuantizeOptions:
                 "qwenctl quantize OWNER/NAME --revision COMMIT --type TYPE --imatrix FILE",
                 ExitCode.NO_INPUT,
             )
-    raise ValueError(word)
+    raise ValueError(arg)

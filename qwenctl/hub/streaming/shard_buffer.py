@@ -1,8 +1,8 @@
-"""Shards for a conversion, fetched ahead of it into a folder that never holds more than a limit.
+"""Download shards ahead of a conversion into a folder of limited size.
 
-`ShardBuffer` is the `InputFiles` of `quantize.convert`. Shards arrive in the order of the repository, each verified;
-one is removed when all that was made of it is on the disk, which makes room for the next. What a killed run has fetched
-and not yet used is used by the next one.
+Shards of a listing come in; open files go out, as the `InputFiles` of `quantize.convert`. Shards arrive in repository
+order, each verified. A shard is deleted when everything made from it is on disk, which frees space for the next.
+Shards that a killed run has downloaded but not yet used are reused by the next run.
 """
 
 from __future__ import annotations
@@ -22,159 +22,180 @@ from qwenctl.hub.download.segment_queue import DownloadTarget
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint
 
-_LOOK_SECONDS = 0.05
-_Start = Callable[
+_POLL_SECONDS = 0.05
+# Starts a download, given its targets and the callbacks `may_start` and `on_complete`.
+_StartDownload = Callable[
     [Sequence[DownloadTarget], Callable[[DownloadTarget], bool], Callable[[DownloadTarget], None]], Download
 ]
 
 
 class ShardBuffer:
-    """See `open_spool`. `shards` are by their path in the plan; their content lies in `folder` while it is here."""
+    """See `open_shard_buffer`. `shards` are keyed by their path in the plan; their content is stored in `folder`.
 
-    def __init__(self, shards: Mapping[Path, RemoteFile], folder: Path, limit: int, needed: int, start: _Start) -> None:
+    `limit` is the maximum size of the folder, `min_bytes` the size without which the conversion cannot finish.
+    """
+
+    def __init__(
+        self, shards: Mapping[Path, RemoteFile], folder: Path, limit: int, min_bytes: int, start: _StartDownload
+    ) -> None:
         self.files: dict[Path, int] = {}
-        self._shards, self._folder, self._limit, self._needed, self._start = shards, folder, limit, needed, start
+        self._shards, self._folder, self._start_download = shards, folder, start
+        self._limit, self._min_bytes = limit, min_bytes
         self._positions = {path: number for number, path in enumerate(shards)}
+        # With the start of the hash in the name, a file of an older commit is not taken for this one.
         self._targets = {path: folder / f"{path.stem}-{file.etag[:16]}" for path, file in shards.items()}
         self._paths = {target: path for path, target in self._targets.items()}
-        self._fetch: Download | None = None
+        self._download: Download | None = None
         self._lock = threading.Lock()
-        self._held = 0
-        self._here: set[Path] = set()
-        self._used_before = 0
+        self._stored_bytes = 0  # in the folder, including what is reserved for active downloads
+        self._local: set[Path] = set()  # files that have arrived
+        self._earlier_bytes = 0  # downloaded by earlier runs, whether still stored or used up already
 
-    def begin(self, needed: Collection[Path]) -> None:
-        """Fetch the shards that are needed, as far as the limit allows; those of an earlier run are here."""
+    def start(self, needed: Collection[Path]) -> None:
+        """Start downloading the `needed` shards, as far as the limit allows; reuses those of an earlier run."""
         shards = [path for path in self._shards if path in needed]
-        self._tidy(shards)
-        for path in needed - self._shards.keys():  # an importance matrix
+        self._remove_unusable(shards)
+        for path in needed - self._shards.keys():  # a local file: the importance matrix
             self.files[path] = os.open(path, os.O_RDONLY)
-            self._here.add(path)
-        self._here |= {path for path in shards if self._targets[path].exists()}
-        self._held = sum(self._shards[path].size for path in shards if path in self._here)
-        self._used_before = sum(file.size for path, file in self._shards.items() if path not in needed) + self._held
-        wanted = [self._wanted(path) for path in shards if path not in self._here]
-        self._fetch = self._start(wanted, self._may_begin, self._landed)
+            self._local.add(path)
+        self._local |= {path for path in shards if self._targets[path].exists()}
+        self._stored_bytes = sum(self._shards[path].size for path in shards if path in self._local)
+        self._earlier_bytes = (
+            sum(file.size for path, file in self._shards.items() if path not in needed) + self._stored_bytes
+        )
+        targets = [self._target(path) for path in shards if path not in self._local]
+        self._download = self._start_download(targets, self._reserve, self._on_complete)
 
     def position(self, path: Path) -> int:
-        """Shards arrive in the order of the repository; what is no shard is here."""
+        """The index of a shard in repository order, in which they arrive; -1 for local files."""
         return self._positions.get(path, -1)
 
     def wait(self, paths: Collection[Path], stop: threading.Event) -> None:
-        """Return when all these files are here, and open. Raises what kept one of them from coming."""
-        while not self._here.issuperset(paths) and not stop.wait(_LOOK_SECONDS):
-            if self._fetch and self._fetch.error:
-                raise self._fetch.error
-        for path in self._here.intersection(paths) - self.files.keys():
+        """Block until all these files are open, or `stop` is set. Raises the error of the download."""
+        while not self._local.issuperset(paths) and not stop.wait(_POLL_SECONDS):
+            if self._download and self._download.error:
+                raise self._download.error
+        for path in self._local.intersection(paths) - self.files.keys():
             self.files[path] = os.open(self._targets[path], os.O_RDONLY)
 
     def release(self, path: Path) -> None:
-        """Remove a shard that nothing needs any more."""
+        """Close a file, and delete it if it is a shard, which frees its space in the buffer."""
         if path in self.files:
             os.close(self.files.pop(path))
         if path in self._shards:
             self._targets[path].unlink(missing_ok=True)
-            with self._lock:
-                self._held -= self._shards[path].size
+            with self._lock:  # shared with `_reserve`, which the connections call
+                self._stored_bytes -= self._shards[path].size
 
     def progress(self) -> Progress | None:
-        """How far the fetch is, what earlier runs have fetched included; None before it begins."""
-        if self._fetch is None:
+        """The progress of the download, including what earlier runs downloaded; None before it starts."""
+        if self._download is None:
             return None
-        found, before = self._fetch.progress(), self._used_before
+        progress, earlier_bytes = self._download.progress(), self._earlier_bytes
         return replace(
-            found,
-            done_bytes=found.done_bytes + before,
-            total_bytes=found.total_bytes + before,
-            resumed_bytes=found.resumed_bytes + before,
+            progress,
+            done_bytes=progress.done_bytes + earlier_bytes,
+            total_bytes=progress.total_bytes + earlier_bytes,
+            resumed_bytes=progress.resumed_bytes + earlier_bytes,
         )
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open files."""
         for descriptor in self.files.values():
             os.close(descriptor)
 
-    def _wanted(self, path: Path) -> DownloadTarget:
+    def _target(self, path: Path) -> DownloadTarget:
         target = self._targets[path]
         return DownloadTarget(self._shards[path], target.with_name(f"{target.name}.part"), target)
 
-    def _may_begin(self, wanted: DownloadTarget) -> bool:
+    def _reserve(self, target: DownloadTarget) -> bool:
+        """Reserve space for a shard; False if the limit does not allow it yet."""
         with self._lock:
-            if self._held + wanted.file.size > self._limit:
+            if self._stored_bytes + target.file.size > self._limit:
                 return False
-            self._held += wanted.file.size
+            self._stored_bytes += target.file.size  # reserved in full before its first byte
             return True
 
-    def _landed(self, wanted: DownloadTarget) -> None:
-        """A shard is here and verified. Its header must be the one that the plan was made of."""
-        path = self._paths[wanted.final]
-        with path.open("rb") as planned, wanted.final.open("rb") as shard:
+    def _on_complete(self, target: DownloadTarget) -> None:
+        """Make a verified shard available. Raises QwenctlError if its header differs from the one in the plan."""
+        path = self._paths[target.final]
+        with path.open("rb") as planned, target.final.open("rb") as shard:
+            # The plan's offsets come from the header; it was not covered by a hash when it was downloaded.
             length = 8 + int.from_bytes(planned.read(8), "little")
             planned.seek(0)
             if planned.read(length) != shard.read(length):
                 raise QwenctlError(
-                    f"{wanted.file.path}: its header differs from the one downloaded for the plan",
+                    f"{target.file.path}: its header differs from the one downloaded for the plan",
                     "run again with --overwrite; if this repeats, the mirror in HF_ENDPOINT is damaged",
                     ExitCode.BAD_DATA,
                 )
-        self._here.add(path)
+        self._local.add(path)
 
-    def _tidy(self, shards: Sequence[Path]) -> None:
-        """Remove what an earlier run left and this one does not need, or has no room for before its turn."""
+    def _remove_unusable(self, shards: Sequence[Path]) -> None:
+        """Delete files of an earlier run that are not needed, or that would take space needed for earlier shards."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lacking = [number for number, path in enumerate(shards) if not self._targets[path].exists()]
-        early = [path for path in shards[min(lacking, default=len(shards)) :] if self._targets[path].exists()]
-        if sum(self._shards[path].size for path in early) + self._needed > self._limit:
+        # Shards after the first missing one must wait for it. If they do not fit together with the minimum that the
+        # conversion needs to get there, delete them; they are downloaded again in their turn.
+        missing = [number for number, path in enumerate(shards) if not self._targets[path].exists()]
+        early = [path for path in shards[min(missing, default=len(shards)) :] if self._targets[path].exists()]
+        if sum(self._shards[path].size for path in early) + self._min_bytes > self._limit:
             shards = [path for path in shards if path not in early]
-        kept = {self._targets[path].name for path in shards}
-        for found in self._folder.iterdir():
-            if found.name.removesuffix(".part") not in kept:
-                found.unlink()
+        names_to_keep = {self._targets[path].name for path in shards}
+        for path in self._folder.iterdir():
+            if path.name.removesuffix(".part") not in names_to_keep:
+                path.unlink()
 
 
 def min_buffer_bytes(plan: ConversionPlan, shards: Mapping[Path, RemoteFile]) -> int:
-    """The least room in which the conversion can go on to its end, in bytes.
+    """The minimum buffer size, in bytes, with which the conversion can finish.
 
-    When a shard is to come, all tensors that do not need it can be finished; so of the shards before it only those must
-    be here that have a part of a tensor that it, or a later one, has another part of.
+    While a shard is downloading, all tensors that do not need it or a later one can be finished. So of the shards
+    before it, only those must be stored that share a tensor with it or with a later shard.
     """
     positions = {path: number for number, path in enumerate(shards)}
     sizes = [file.size for file in shards.values()]
-    last = list(range(len(sizes)))  # of each shard, the last that some tensor needs together with it
-    for planned in (planned for file in plan.files for planned in file.tensors):
-        numbers = [positions[path] for path in planned.paths if path in positions]
+    last = list(range(len(sizes)))  # for each shard, the last shard that shares a tensor with it
+    for tensor_plan in (tensor_plan for file in plan.files for tensor_plan in file.tensors):
+        numbers = [positions[path] for path in tensor_plan.source_paths if path in positions]
         for number in numbers:
             last[number] = max(last[number], *numbers)
-    return max(sum(sizes[one] for one in range(number + 1) if last[one] >= number) for number in range(len(sizes)))
+    # While shard `number` arrives, it and all earlier shards that are still needed then or later are stored.
+    return max(
+        sum(sizes[shard] for shard in range(number + 1) if last[shard] >= number) for number in range(len(sizes))
+    )
 
 
 @contextmanager
-def open_spool(
+def open_shard_buffer(
     listing: Listing,
     plan: ConversionPlan,
-    skeleton: HeaderOnlyCheckpoint,
+    checkpoint: HeaderOnlyCheckpoint,
     folder: Path,
     limit: int,
-    settings: DownloadOptions,
+    options: DownloadOptions,
     warn: Callable[[QwenctlError], None],
 ) -> Iterator[ShardBuffer]:
-    """The shards of `plan`, fetched into `folder` with at most `limit` bytes there. Raises QwenctlError."""
-    used = {path: file for path, file in skeleton.shards.items() if path in plan.source_files()}
-    needed = min_buffer_bytes(plan, used)
-    if needed > limit:
+    """Download the shards of `plan` into `folder`, at most `limit` bytes at a time, while the block runs.
+
+    Raises QwenctlError if `limit` is too small, or if the download fails.
+    """
+    shards = {path: file for path, file in checkpoint.shards.items() if path in plan.source_files()}
+    min_bytes = min_buffer_bytes(plan, shards)
+    if min_bytes > limit:
         raise QwenctlError(
-            f"a spool of {format_bytes(limit)} is too small: shards needed together have {format_bytes(needed)}",
-            f"--spool {-(-needed // 10**6)}MB",
+            f"a spool of {format_bytes(limit)} is too small: "
+            f"shards that belong together have {format_bytes(min_bytes)}",
+            f"--spool {-(-min_bytes // 10**6)}M",
         )
     with ExitStack() as stack:
 
         def start(
-            wanted: Sequence[DownloadTarget],
-            may_begin: Callable[[DownloadTarget], bool],
-            landed: Callable[[DownloadTarget], None],
+            targets: Sequence[DownloadTarget],
+            may_start: Callable[[DownloadTarget], bool],
+            on_complete: Callable[[DownloadTarget], None],
         ) -> Download:
-            return stack.enter_context(run_download(listing, wanted, settings, warn, may_begin, landed))
+            return stack.enter_context(run_download(listing, targets, options, warn, may_start, on_complete))
 
-        spool = ShardBuffer(used, folder, limit, needed, start)
-        stack.callback(spool.close)
-        yield spool
+        shard_buffer = ShardBuffer(shards, folder, limit, min_bytes, start)
+        stack.callback(shard_buffer.close)
+        yield shard_buffer
