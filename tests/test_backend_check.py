@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.backend_check.check import check_backend, failed_devices, kept_check, require_backend, verdict
+from qwenctl.backend_check.check import cached_check, check_backend, describe_failure, failed_devices, require_backend
 from qwenctl.backend_check.child import CheckImpossible, run_checks
 from qwenctl.backend_check.identity import check_key, device_key
 from qwenctl.backend_check.results import (
@@ -27,7 +27,7 @@ from qwenctl.backend_check.results import (
     Subject,
     SubjectResult,
     as_json,
-    check_of,
+    check_from_json,
 )
 from qwenctl.loading.checked_backend import without_devices
 from qwenctl.machine.devices import GgmlDevice
@@ -61,11 +61,11 @@ def test_check_kept_is_believed_until_the_backend_changes(cache: Path, monkeypat
     check, found = check_backend()
     assert found
     assert check_backend() == (check, ())
-    assert kept_check() == check
+    assert cached_check() == check
     key = check_key()
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(cache))
     assert check_key() != key
-    assert kept_check() is None
+    assert cached_check() is None
 
 
 def test_check_kept_damaged_is_not_believed(cache: Path) -> None:
@@ -73,15 +73,15 @@ def test_check_kept_damaged_is_not_believed(cache: Path) -> None:
     (kept,) = cache.glob("qwenctl/backend-*.json")
     for damaged in ("", "[]", "{}", '{"cpu": 1}', '{"cpu": {"subject": 1}, "extra": null}', "[" * 100_000):
         kept.write_text(damaged)
-        assert kept_check() is None
+        assert cached_check() is None
     kept.write_text(json.dumps(as_json(check)))
-    assert kept_check() == check
+    assert cached_check() == check
 
 
 def test_check_without_a_writable_home_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert require_backend(tell=lambda _: None).cpu.passed
+    assert require_backend(report=lambda _: None).cpu.passed
 
 
 numbers = st.floats(0, 1e9, allow_nan=False)
@@ -100,7 +100,7 @@ checks = st.builds(
 
 @given(checks)
 def test_check_through_json_is_the_same(check: BackendCheck) -> None:
-    assert check_of(json.loads(json.dumps(as_json(check)))) == check
+    assert check_from_json(json.loads(json.dumps(as_json(check)))) == check
 
 
 # ------------------------------------------------------------------ fake workers
@@ -192,7 +192,7 @@ def test_device_failed_is_left_out_and_said(failing_card: BackendCheck) -> None:
     found = [PlanDevice(one.name, one.backend, one.description, one.total_bytes, one.free_bytes) for one in devices]
     machine = without_devices(Machine(1, 1, devices=tuple(found)), {"GPU0"})
     assert [one.name for one in machine.devices] == ["RPC0"]
-    message, hint = verdict(failing_card.devices[device_key(CARD)])
+    message, hint = describe_failure(failing_card.devices[device_key(CARD)])
     assert message == "GPU0 fails (one token at a time: another token, NMSE 0.5): only used where --device names it"
     assert "qwenctl doctor --measure" in hint
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.backend_check.check import check_backend, kept_check, require_backend
+from qwenctl.backend_check.check import cached_check, check_backend, require_backend
 from qwenctl.backend_check.child import run_checks
 from qwenctl.backend_check.results import EXTRA, PLAIN, CaseResult, as_json
 from qwenctl.errors import ExitCode, QwenctlError
@@ -86,13 +86,13 @@ def test_check_plain_path_broken_ends_with_its_code(
     planted(monkeypatch, library, "plain", fault)
     told: list[str] = []
     with pytest.raises(QwenctlError) as caught:
-        require_backend(tell=told.append)
+        require_backend(report=told.append)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
     assert caught.value.message.startswith("llama.cpp computes wrong results on this machine: 2 sequences at once: ")
     assert error in caught.value.message
     assert "pip install --no-binary llama-cpp-python" in caught.value.hint
     assert told == []
-    assert kept_check() is None  # it may be mended by the next time
+    assert cached_check() is None  # it may be mended by the next time
 
 
 @linux_only
@@ -101,7 +101,7 @@ def test_commands_extra_buffers_broken_answer_right_and_warn_once(
 ) -> None:
     variables = broken(library, "extra", "wrong")
     first = run("chat", "-m", str(toy_gguf), *QUESTION, stdin=None, **variables)
-    if not first.stderr and kept_check() is not None:
+    if not first.stderr and cached_check() is not None:
         pytest.skip("this processor has no extra buffer types")
     warning = (
         r"qwenctl: warning: llama\.cpp fails with \w+ \(2 sequences at once: another token, NMSE [\d.]+\): "
@@ -204,5 +204,5 @@ def test_check_that_cannot_be_done_leaves_the_plain_path(cache: Path, toy_gguf: 
     assert (done.stdout.decode(), done.returncode) == (RIGHT, 0)
     reason = r"llama\.cpp could not be checked \(.*File too large.*\): only its plain CPU path is used"
     assert re.fullmatch(rf"qwenctl: warning: {reason}\n", done.stderr.decode())
-    assert kept_check() is None
+    assert cached_check() is None
     assert list(tmp_path.glob("qwenctl-check-*")) == []

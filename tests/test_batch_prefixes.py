@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.batching.prefix_cache import (
-    LEAST_TOKENS,
+    MIN_SHARED_TOKENS,
     CachedPrefix,
     PrefixCache,
     best_shared_length,
@@ -35,32 +35,32 @@ def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: 
     lengths = [min(common_length(prompt, other), len(prompt) - 1) for other in others]
 
     def saved(length: int) -> int:
-        return (length - held) * sum(one >= length for one in lengths) if length - held >= LEAST_TOKENS else 0
+        return (length - held) * sum(one >= length for one in lengths) if length - held >= MIN_SHARED_TOKENS else 0
 
     best = max(map(saved, range(len(prompt))), default=0)
     chosen = best_shared_length(prompt, held, others)
     assert saved(chosen) == best
     assert chosen < len(prompt)  # one token at least is left, whose logits begin the answer
-    assert chosen == 0 or chosen - held >= LEAST_TOKENS
+    assert chosen == 0 or chosen - held >= MIN_SHARED_TOKENS
 
 
 def test_a_prefix_that_is_needed_is_not_given_up() -> None:
     first, second = np.arange(40, dtype=np.int32), np.arange(100, 140, dtype=np.int32)
     prefixes = PrefixCache([8, 9])
-    for prefix, tokens in zip(prefixes.all, (first, second), strict=True):
+    for prefix, tokens in zip(prefixes.prefixes, (first, second), strict=True):
         prefix.tokens, prefix.done = tokens, 40
         prefixes.touch(prefix)
     waiting = [np.append(first, 7).astype(np.int32)]
-    assert prefixes.longest(waiting[0]) is prefixes.all[0]
-    assert prefixes.evict_candidate(None, waiting) is prefixes.all[1]
-    assert prefixes.evict_candidate(prefixes.all[1], waiting) is None
-    assert prefixes.evict_candidate(None, []) is prefixes.all[0]  # the one that was used longest ago
+    assert prefixes.longest(waiting[0]) is prefixes.prefixes[0]
+    assert prefixes.evict_candidate(None, waiting) is prefixes.prefixes[1]
+    assert prefixes.evict_candidate(prefixes.prefixes[1], waiting) is None
+    assert prefixes.evict_candidate(None, []) is prefixes.prefixes[0]  # the one that was used longest ago
 
 
 def test_what_is_under_way_is_waited_for() -> None:
     tokens = np.arange(40, dtype=np.int32)
     prefixes = PrefixCache([3])
-    prefixes.all[0].tokens, prefixes.all[0].done = tokens, 20
+    prefixes.prefixes[0].tokens, prefixes.prefixes[0].done = tokens, 20
     prompt = np.append(tokens, 7).astype(np.int32)
     assert prefixes.is_prefilling(prompt)
     assert prefixes.longest(prompt) is None

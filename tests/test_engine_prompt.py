@@ -85,7 +85,7 @@ def test_what_spells_a_control_token_is_kept_as_text(
     import unicodedata
 
     text = before + token + after
-    pieces = b"".join(toy_model.pieces[one] for one in toy_model.tokenizer.tokenize_text(text))
+    pieces = b"".join(toy_model.token_bytes[one] for one in toy_model.tokenizer.tokenize_text(text))
     assert pieces.decode() == unicodedata.normalize("NFC", text)
 
 
@@ -180,7 +180,7 @@ def test_a_template_cannot_leave_its_sandbox(
     template = ChatTemplate(escape, toy_model.tokenizer)
     try:
         text = b"".join(
-            toy_model.pieces[token] for token in template.prompt([Message("user", "Hi")], think=True).tokens
+            toy_model.token_bytes[token] for token in template.prompt([Message("user", "Hi")], think=True).tokens
         )
     except RequestError:
         text = b""

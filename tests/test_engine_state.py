@@ -161,9 +161,9 @@ SAVED = SequenceState([1, 2, 70_000], np.arange(1000, dtype=np.uint8), {2: np.fu
 
 
 def equal(one: SequenceState, other: SequenceState) -> bool:
-    arrays = [(each.state, *(each.snapshots[at] for at in sorted(each.snapshots))) for each in (one, other)]
+    arrays = [(each.state, *(each.checkpoints[at] for at in sorted(each.checkpoints))) for each in (one, other)]
     same = all(np.array_equal(a, b) for a, b in zip(*arrays, strict=True))
-    return same and one.tokens == other.tokens and sorted(one.snapshots) == sorted(other.snapshots)
+    return same and one.tokens == other.tokens and sorted(one.checkpoints) == sorted(other.checkpoints)
 
 
 @given(

@@ -75,7 +75,7 @@ def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model
     control = {token for token, text in added.items() if text.special or text.content.startswith("<|")}
     for token in range(reference.get_vocab_size()):
         expected = b"" if token in control else _bytes_of(reference, token)
-        assert toy_model.pieces[token] == expected, token
+        assert toy_model.token_bytes[token] == expected, token
 
 
 def _bytes_of(reference: Tokenizer, token: int) -> bytes:

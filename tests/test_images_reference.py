@@ -60,11 +60,11 @@ def clip(folder: Path) -> Media:
 def look_with(model: LoadedModel, folder: Path) -> None:
     """Pictures are as small as they are, and of a clip all four frames a second are seen."""
     [mmproj] = folder.glob("mmproj*")
-    model.sight.configure(VisionSettings(str(mmproj), image_min_tokens=1, video_fps=4))
+    model.vision.configure(VisionSettings(str(mmproj), image_min_tokens=1, video_fps=4))
 
 
 def embedded(model: LoadedModel, seen: Media) -> npt.NDArray[np.float32]:
-    found = map(model.sight.embeddings, model.sight.views(seen))
+    found = map(model.vision.embeddings, model.vision.media_items(seen))
     return np.concatenate([each for each in found if each is not None])
 
 
@@ -72,11 +72,11 @@ def evaluated(model: LoadedModel, messages: list[Message]) -> tuple[list[int], l
     """The prompt's tokens, their positions in time, and the logits of the next token."""
     prompt = model.template.prompt(messages, think=True)
     model.sequence.clear()
-    list(model.sequence.prefill(prompt.tokens, prompt.branch_points, 7, prompt.views))
+    list(model.sequence.prefill(prompt.tokens, prompt.branch_points, 7, prompt.media_items))
     logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(model.context, -1), (model.vocabulary_size,)).copy()
     folds = MRopeOffsets()
-    folds.pairs = list(model.sequence.export_state().folds)
-    firsts = {at + more: at for at, view in prompt.views.items() for more in range(view.n_tokens)}
+    folds.spans = list(model.sequence.export_state().mrope_spans)
+    firsts = {at + more: at for at, view in prompt.media_items.items() for more in range(view.n_tokens)}
     return prompt.tokens, [folds.position(firsts.get(at, at)) for at in range(len(prompt.tokens))], logits
 
 

@@ -129,7 +129,7 @@ def test_a_file_is_read_from_its_start_to_its_end(tmp_path: Path) -> None:
     speed = read_speed(tmp_path / "a")
     assert speed.n_bytes == (9 << 20) + 5
     assert speed.bytes_per_second > 0
-    assert read_speed(tmp_path / "a", most_bytes=1 << 20).n_bytes == 8 << 20
+    assert read_speed(tmp_path / "a", max_bytes=1 << 20).n_bytes == 8 << 20
 
 
 def test_swap_is_that_of_the_system() -> None:

@@ -132,7 +132,7 @@ def fastest_division(sums: PrefixSums) -> float:
     """Seconds of a token, of all divisions of layers between devices and of whole layers of experts between each and
     the RAM: the first of a device's layers have theirs in RAM, or the last.
     """
-    rows, problem = len(sums.problem.rows), sums.problem
+    rows, problem = len(sums.problem.layer_slots), sums.problem
     devices, best = len(problem.devices), float("inf")
     for start in range(rows + 1) if devices < 3 else [0]:
         for counts in partitions(rows - start, devices):

@@ -38,5 +38,5 @@ def test_a_device_that_multiplies_no_large_matrix_is_measured_with_a_smaller_one
             "    ggml.ggml_mul_mat, ggml.ggml_backend_dev_supports_op = noted, limited\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        found = read_speeds("x", devices, 1, again=True).speeds[device_key(devices[0], 1)]
+        found = read_speeds("x", devices, 1, remeasure=True).speeds[device_key(devices[0], 1)]
         assert (found.bandwidth is not None, found.copy_rate is not None) == (is_known, is_known)

@@ -77,7 +77,9 @@ def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
 
 def heard(model: LoadedModel, said: str) -> dict[Channel, str]:
     """The text of each channel when the model says `said`."""
-    text = StreamingDetokenizer(model.pieces, model.thinking_end, thinking=True, call_begin=model.tool_call_start_token)
+    text = StreamingDetokenizer(
+        model.token_bytes, model.think_end_token, thinking=True, tool_call_start=model.tool_call_start_token
+    )
     events = [event for token in model.tokenizer.tokenize_template(said) for event in text.feed(token)] + text.finish()
     channels: tuple[Channel, ...] = ("thinking", "answer", "call")
     return {one: "".join(event.text for event in events if event.channel == one) for one in channels}

@@ -141,6 +141,6 @@ def test_numbers_are_written_as_the_template_of_the_model_writes_them(toy_model:
     texts = []
     for template in (toy_model.template, ChatTemplate(later, toy_model.tokenizer)):
         tokens = template.prompt(messages, think=True).tokens
-        text = b"".join(toy_model.pieces[token] for token in tokens).decode()
+        text = b"".join(toy_model.token_bytes[token] for token in tokens).decode()
         texts.append([text.split(f"<parameter={name}>\n")[1].split("\n")[0] for name in "abcde"])
     assert texts == [["True", "None", "1.5", "[true]", "True"], ["true", "null", "1.5", "[true]", "True"]]

@@ -32,14 +32,14 @@ def widen(source: Path, target: Path) -> None:
 
 def main(folder: Path) -> None:
     """Make both models in `folder`, and print the error."""
-    from qwenctl.backend_check.evaluation import GOLDEN_POSITION, Context, golden_logits, sequences
+    from qwenctl.backend_check.evaluation import GOLDEN_POSITION, Context, golden_logits, make_sequences
     from qwenctl.backend_check.results import PLAIN
     from qwenctl.backend_check.tiny_model import make_tiny_model
 
     widened = folder / "widened.gguf"
     widen(make_tiny_model(folder), widened)
     with Context(widened, PLAIN, 1) as context:
-        [logits] = context.evaluate([(0, 0, sequences()[0][: GOLDEN_POSITION + 1])])
+        [logits] = context.evaluate([(0, 0, make_sequences()[0][: GOLDEN_POSITION + 1])])
     error = float(((logits[-1] - golden_logits()) ** 2).mean() / (golden_logits() ** 2).mean())
     sys.stdout.write(f"{error}\n")
 

@@ -1,9 +1,9 @@
-"""The child process that computes with llama.cpp, so that what it does wrong ends this process and no other.
+"""The child process that computes with llama.cpp, so that a crash ends this process and no other.
 
 `python -m qwenctl.backend_check.check_worker` reads a line of JSON from standard input: the subjects to check, the
-number of threads, and a folder for the model, which is made if it is not there yet. It writes lines of JSON: before
-each case its name, so that the program knows what was at work if this process ends; after it the result; and a line at
-the end of each subject. It ends when standard input does.
+number of threads, and a folder for the model, which is made if it does not exist. It writes lines of JSON: the name of
+each case before it, so that the program knows what was running if this process ends, the result after it, and a line at
+the end of each subject. It exits when standard input closes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from qwenctl.backend_check.evaluation import (
     Context,
     NotComputed,
     Reference,
-    cases,
     compare,
+    compute_reference,
     extra_buffer_types,
-    reference,
+    make_cases,
 )
 from qwenctl.backend_check.results import PLAIN, CaseResult, Subject
 from qwenctl.backend_check.tiny_model import make_tiny_model
@@ -38,21 +38,21 @@ _LOADING = "loading"
 
 
 def _end_with_the_program(folder: Path) -> None:
-    """End this process as soon as the program is gone, whatever libllama is doing, and leave no model behind."""
+    """End this process as soon as the program exits, whatever libllama is doing, and delete the model."""
     sys.stdin.buffer.read()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
 class _Reporter:
-    """Writes to what was standard output; that is the log from now on, as standard error is."""
+    """Writes events to the original standard output; libraries that print to it write to the log from now on."""
 
     def __init__(self) -> None:
         self._events = os.dup(1)
         os.dup2(2, 1)
 
     def send(self, **fields: Any) -> None:
-        """Write one line."""
+        """Write one event."""
         os.write(self._events, json.dumps(fields).encode() + b"\n")
 
 
@@ -61,13 +61,13 @@ def check(subjects: Sequence[Subject], threads: int, folder: Path, reporter: _Re
     reporter.send(case=_LOADING)
     try:
         model = make_tiny_model(folder)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a full disk mostly, it says nothing of llama.cpp
+    except Exception as error:  # noqa: BLE001 - whatever it is, usually a full disk, it says nothing about llama.cpp
         reporter.send(impossible=str(error) or type(error).__name__)
         return
     llama.llama_backend_init()
     try:
         with Context(model, PLAIN, threads) as context:
-            expected = reference(context)
+            expected = compute_reference(context)
     except NotComputed as error:
         reporter.send(result=asdict(CaseResult(_LOADING, error=str(error))))
         reporter.send(done=asdict(subjects[0]))
@@ -83,7 +83,7 @@ def _check(model: Path, subject: Subject, expected: Reference, threads: int, rep
     if subject.kind != "extra" or parts:
         try:
             with Context(model, subject, threads) as context:
-                for case in cases(subject):
+                for case in make_cases(subject):
                     reporter.send(case=case.name)
                     reporter.send(result=asdict(compare(case, context, expected)))
         except NotComputed as error:
@@ -92,15 +92,15 @@ def _check(model: Path, subject: Subject, expected: Reference, threads: int, rep
 
 
 def main() -> None:
-    """Do what the first line of standard input asks for."""
+    """Handle the request in the first line of standard input."""
     with errors_end_the_process():
         request = json.loads(sys.stdin.buffer.readline())
-        subjects, folder = [Subject(**one) for one in request["subjects"]], Path(request["folder"])
+        subjects, folder = [Subject(**fields) for fields in request["subjects"]], Path(request["folder"])
         threading.Thread(target=_end_with_the_program, args=(folder,), daemon=True).start()
         log = llama.llama_log_callback(lambda _level, text, _data: os.write(2, text) and None)
         llama.llama_log_set(log, ctypes.c_void_p())
         check(subjects, int(request["threads"]), folder, _Reporter())
-    os._exit(0)  # the other thread waits on standard input, and drivers may hang at their end
+    os._exit(0)  # the other thread waits for standard input, and drivers may hang on exit
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Computes with the tiny model in the ways in which models are used, and compares the logits with those of the CPU.
+"""Computes with the tiny model in the ways in which models are used, and compares the logits with the CPU's.
 
-Runs in the child process. A `Subject` comes in, a `CaseResult` for each way goes out. What they are compared with (the
-`Reference`) is the plain path of the CPU: no extra buffer types, no device, each sequence alone, read in one batch.
+Runs in the child process. A `Subject` comes in, a `CaseResult` for each way goes out. The baseline (`Reference`) is the
+plain path of the CPU: no extra buffer types, no device, each sequence alone, evaluated in one batch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from qwenctl.backend_check.results import PLAIN, CaseResult, Subject
 from qwenctl.backend_check.tiny_model import VOCABULARY
 from qwenctl.machine.ggml import all_devices, library
 
-GOLDEN_POSITION = 47  # of the first sequence of `evaluation.sequences`
-# float16, little-endian, in base 85
+GOLDEN_POSITION = 47  # a position in the first of the `sequences`
+# The known logits [VOCABULARY]: float16, little-endian, in base 85.
 _LOGITS = (
     "hsxH!Ou7KgX~927D9)D4H_zhAAIp2k$H=?JPeun(ltfa{-^gIjS4cy?IZO%4@JY2uHcmIizQ~Y61-*$(J;|3&x=xWwM^Gw763r#S"
     "ib{Mq3QX)s#LBqFug2j`E6N^3;Xn?_K0Tn#g~hkJ3Qlg$sl+?Uy3D4x4^TT#qDs9^fXGwOi$g@dm(B-IWys^riAr|ARL{6V3`Fe8"
@@ -37,43 +37,43 @@ _LOGITS = (
 
 
 def golden_logits() -> npt.NDArray[np.float32]:
-    """The logits [VOCABULARY] at `GOLDEN_POSITION`."""
+    """The known logits [VOCABULARY] at `GOLDEN_POSITION`."""
     return np.frombuffer(base64.b85decode(_LOGITS), "<f2").astype(np.float32)
 
 
 Logits = npt.NDArray[np.float32]  # [positions, VOCABULARY]
 
 _SEQUENCES = 4
-_LONG, _SHORT = 100, 24  # tokens of the first sequence, and of the others
-_PROMPTS = (2, 3, 17, 48, _LONG)  # lengths about the tiles of kernels, and more than one chunk of linear attention
-_TOGETHER = 8  # tokens of each sequence that are read together, before more come one by one
-_STEPS = 4
-_ROUNDING = 2e-3  # the NMSE that two right ways to round may have
-_SINGLE = 12  # tokens that are evaluated one by one: each costs as much as a prompt
+_LONG, _SHORT = 100, 24  # tokens in the first sequence, and in the others
+_PROMPTS = (2, 3, 17, 48, _LONG)  # lengths around kernels' tile sizes, and more than one chunk of linear attention
+_TOGETHER = 8  # tokens of each sequence in the first batch, before more follow one by one
+_STEPS = 4  # single tokens of each sequence after that
+_ROUNDING = 2e-3  # the NMSE between two correct ways to round
+_SINGLE = 12  # tokens evaluated one by one; each takes as long as a prompt
 _TOKENS_EACH = 128
 _ALL_LAYERS = 1 << 10
 _EXTRA_BUFFERS = b"ggml_backend_dev_get_extra_bufts"
 
 Part = tuple[int, int, Sequence[int]]
-"""Of a batch: sequence, position of the first token, tokens."""
+"""Sequence, position of the first token, tokens."""
 Reference = Sequence[Logits]
-"""The logits of each sequence, alone."""
+"""The logits of each sequence, evaluated alone."""
 
 
 class NotComputed(Exception):
-    """llama.cpp says that it cannot: why."""
+    """llama.cpp reports an error: why."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way of computing: it yields what was evaluated, each with the sequence and the position of its first row."""
+    """A way of computing; `run` yields logits [positions, VOCABULARY], with their sequence and first position."""
 
     name: str
     run: Callable[[Context], Iterator[tuple[int, int, Logits]]]
 
 
 class Context:
-    """The tiny model on what is checked, with a context of several sequences. For use in a `with` statement."""
+    """The tiny model on a subject, with a context of several sequences. Use it in a `with` statement."""
 
     def __init__(self, model: Path, subject: Subject, threads: int) -> None:
         """Raises NotComputed if it cannot be loaded."""
@@ -99,7 +99,7 @@ class Context:
         llama.llama_model_free(self._model)
 
     def evaluate(self, parts: Sequence[Part]) -> list[Logits]:
-        """Evaluate parts of sequences in one batch; the logits of each. Raises NotComputed."""
+        """Evaluate these parts in one batch; return the logits of each. Raises NotComputed."""
         batch, row = self._batch, 0
         for sequence, position, tokens in parts:
             for number, token in enumerate(tokens):
@@ -113,8 +113,8 @@ class Context:
         logits = np.stack([self._logits(at) for at in range(row)])
         return np.split(logits, np.cumsum([len(tokens) for _, _, tokens in parts])[:-1])
 
-    def move(self, source: int, target: int) -> None:
-        """Copy out all that the sequence `source` holds, empty it, and put it into `target`. Raises NotComputed."""
+    def move_state(self, source: int, target: int) -> None:
+        """Move the state of the sequence `source` to `target`, through a cleared context. Raises NotComputed."""
         size = llama.llama_state_seq_get_size(self._context, source)
         state = (ctypes.c_uint8 * size)()
         if llama.llama_state_seq_get_data(self._context, state, size, source) != size:
@@ -141,7 +141,7 @@ def _context_params(threads: int) -> Any:
 
 
 def _devices(subject: Subject) -> Any:
-    """The list of devices for libllama, which ends with a null. Raises NotComputed for one that is not here."""
+    """A null-terminated list of devices for libllama. Raises NotComputed if the device is missing."""
     if subject.kind != "device":
         return (ctypes.c_void_p * 1)()
     ggml = library()
@@ -155,7 +155,7 @@ def extra_buffer_types() -> tuple[str, ...]:
     """The names of the CPU's extra buffer types, such as AMX and CPU_REPACK."""
     ggml = library()
     ggml.ggml_backend_buft_name.restype, ggml.ggml_backend_buft_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    found: list[str] = []
+    names: list[str] = []
     for device in all_devices(ggml):
         registry = ggml.ggml_backend_dev_backend_reg(device)
         address = ggml.ggml_backend_reg_get_proc_address(registry, _EXTRA_BUFFERS)
@@ -164,92 +164,93 @@ def extra_buffer_types() -> tuple[str, ...]:
         buffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
         number = 0
         while buffers and buffers[number]:
-            found.append(ggml.ggml_backend_buft_name(buffers[number]).decode("utf-8", "replace"))
+            names.append(ggml.ggml_backend_buft_name(buffers[number]).decode("utf-8", "replace"))
             number += 1
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(names))
 
 
-def sequences() -> list[list[int]]:
-    """The tokens that are evaluated."""
-    raw = np.random.PCG64(7).random_raw(_SEQUENCES * _LONG).reshape(_SEQUENCES, _LONG)  # the same with every NumPy
+def make_sequences() -> list[list[int]]:
+    """The tokens to evaluate, one list per sequence."""
+    raw = np.random.PCG64(7).random_raw(_SEQUENCES * _LONG).reshape(_SEQUENCES, _LONG)  # identical in every NumPy
     tokens = (raw >> np.uint64(33)) % np.uint64(VOCABULARY)
     return [[int(token) for token in row[: _SHORT if number else _LONG]] for number, row in enumerate(tokens)]
 
 
-def reference(context: Context) -> Reference:
-    """What a context of the plain path computes of each sequence alone. Raises NotComputed."""
-    found = []
-    for number, tokens in enumerate(sequences()):
-        found += context.evaluate([(number, 0, tokens)])
+def compute_reference(context: Context) -> Reference:
+    """The baseline: the plain path's logits of each sequence alone. Raises NotComputed."""
+    logits = []
+    for number, tokens in enumerate(make_sequences()):
+        logits += context.evaluate([(number, 0, tokens)])
         context.clear()
-    return found
+    return logits
 
 
-def cases(subject: Subject) -> tuple[Case, ...]:
-    """The ways in which a subject is tried."""
+def make_cases(subject: Subject) -> tuple[Case, ...]:
+    """The ways of computing to try for a subject."""
     ways = [Case("one token at a time", _one_by_one)]
     ways += [Case(f"a prompt of {length} tokens", _prompt(length)) for length in _PROMPTS]
-    ways += [Case(f"{count} sequences at once", _together(count)) for count in (2, _SEQUENCES)]
-    ways += [Case("a state put back", _put_back)]
-    return (Case("known values", _known), *ways) if subject == PLAIN else tuple(ways)
+    ways += [Case(f"{count} sequences at once", _parallel(count)) for count in (2, _SEQUENCES)]
+    ways += [Case("a restored state", _restored_state)]
+    return (Case("known values", _known_values), *ways) if subject == PLAIN else tuple(ways)
 
 
 def compare(case: Case, context: Context, expected: Reference) -> CaseResult:
-    """Compute in one way, and compare."""
+    """Compute in one way, and compare with the baseline."""
     context.clear()
     worst, same = 0.0, True
     try:
         for sequence, position, logits in case.run(context):
-            wanted = expected[sequence][position : position + len(logits)]
-            if case.run is _known:
-                wanted = golden_logits()[None]
+            target = expected[sequence][position : position + len(logits)]
+            if case.run is _known_values:
+                target = golden_logits()[None]
             if not np.isfinite(logits).all():
                 return CaseResult(case.name, error="values that are not finite")
-            errors = _squares(logits - wanted) / _squares(wanted)
+            # NMSE of each position.
+            errors = _mean_squares(logits - target) / _mean_squares(target)
             worst = max(worst, float(errors.max()))
-            same = same and _likeliest_agree(logits, wanted)
+            same = same and _top_tokens_agree(logits, target)
     except NotComputed as error:
         return CaseResult(case.name, error=str(error))
     return CaseResult(case.name, worst, same)
 
 
-def _squares(values: Logits) -> npt.NDArray[np.float64]:
-    """The mean square of each row, in double precision."""
+def _mean_squares(values: Logits) -> npt.NDArray[np.float64]:
+    """The mean square of each row, [positions], in float64."""
     means: npt.NDArray[np.float64] = (values.astype(np.float64) ** 2).mean(axis=1)
     return means
 
 
-def _likeliest_agree(logits: Logits, wanted: Logits) -> bool:
-    """Whether each most likely token is the wanted one, or one that another rounding may put before it."""
-    chosen = np.take_along_axis(wanted, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
-    slack = 4 * np.sqrt(_ROUNDING * _squares(wanted))
-    return bool((chosen >= wanted.max(axis=1) - slack).all())
+def _top_tokens_agree(logits: Logits, expected: Logits) -> bool:
+    """Whether each most likely token is the expected one, or nearly as likely, so that rounding may put it first."""
+    chosen = np.take_along_axis(expected, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
+    slack = 4 * np.sqrt(_ROUNDING * _mean_squares(expected))
+    return bool((chosen >= expected.max(axis=1) - slack).all())
 
 
-def _known(context: Context) -> Iterator[tuple[int, int, Logits]]:
-    [logits] = context.evaluate([(0, 0, sequences()[0][: GOLDEN_POSITION + 1])])
+def _known_values(context: Context) -> Iterator[tuple[int, int, Logits]]:
+    [logits] = context.evaluate([(0, 0, make_sequences()[0][: GOLDEN_POSITION + 1])])
     yield 0, GOLDEN_POSITION, logits[-1:]
 
 
 def _one_by_one(context: Context) -> Iterator[tuple[int, int, Logits]]:
-    for position, token in enumerate(sequences()[1][:_SINGLE]):
+    for position, token in enumerate(make_sequences()[1][:_SINGLE]):
         [logits] = context.evaluate([(1, position, [token])])
         yield 1, position, logits
 
 
 def _prompt(length: int) -> Callable[[Context], Iterator[tuple[int, int, Logits]]]:
     def run(context: Context) -> Iterator[tuple[int, int, Logits]]:
-        [logits] = context.evaluate([(0, 0, sequences()[0][:length])])
+        [logits] = context.evaluate([(0, 0, make_sequences()[0][:length])])
         yield 0, 0, logits
 
     return run
 
 
-def _together(count: int) -> Callable[[Context], Iterator[tuple[int, int, Logits]]]:
-    """Sequences that are read together, then go on one token each."""
+def _parallel(count: int) -> Callable[[Context], Iterator[tuple[int, int, Logits]]]:
+    """Several sequences in one batch, then one token of each per batch."""
 
     def run(context: Context) -> Iterator[tuple[int, int, Logits]]:
-        numbers, tokens = range(count), sequences()
+        numbers, tokens = range(count), make_sequences()
         starts = context.evaluate([(number, 0, tokens[number][:_TOGETHER]) for number in numbers])
         yield from ((number, 0, logits) for number, logits in enumerate(starts))
         for position in range(_TOGETHER, _TOGETHER + _STEPS):
@@ -259,9 +260,9 @@ def _together(count: int) -> Callable[[Context], Iterator[tuple[int, int, Logits
     return run
 
 
-def _put_back(context: Context) -> Iterator[tuple[int, int, Logits]]:
-    tokens, middle = sequences()[2], _SHORT // 2
+def _restored_state(context: Context) -> Iterator[tuple[int, int, Logits]]:
+    tokens, middle = make_sequences()[2], _SHORT // 2
     context.evaluate([(2, 0, tokens[:middle])])
-    context.move(2, 3)
+    context.move_state(2, 3)
     [logits] = context.evaluate([(3, middle, tokens[middle:])])
     yield 2, middle, logits

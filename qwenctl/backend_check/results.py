@@ -1,6 +1,6 @@
-"""What a check of the backend has found, and what may be used because of it.
+"""The results of a check of the backend, and what may be used because of them.
 
-Frozen values, which go through JSON and come back the same. Nothing is run here.
+Frozen values that survive a round trip through JSON. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-Kind = Literal["cpu", "extra", "device"]
+SubjectKind = Literal["cpu", "extra", "device"]
 
-# The mean squared error that is allowed, as a share of the mean square of the logits (NMSE), of the worst single
-# position. Activations are rounded to 8 bits, and two right ways may round one of them differently; from there on all
-# roundings differ. That was seen to give 1e-4 to 1e-3 on CPUs; all roundings together make 1e-3 against float32. A
-# device that computes in 16 bits gave 2e-3 to 5e-3. Kernels with a fault were seen to give 0.04 to 2.
+# The allowed mean squared error relative to the mean square of the logits (NMSE), at the worst position. Activations
+# are rounded to 8 bits, and two correct implementations may round one of them differently; from there on all roundings
+# differ. On CPUs this gave 1e-4 to 1e-3, where all roundings together make 1e-3 against float32. A device that
+# computes in 16 bits gave 2e-3 to 5e-3. Faulty kernels gave 0.04 to 2.
 BOUND: Final = 2e-2
 
-STARTING: Final = "its start"  # what takes the place of a case before there is any
+STARTING: Final = "its start"  # stands for the case before the first one
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: the plain path of the CPU, its extra buffer types, or a device by ggml's name of it."""
+    """What is checked: the plain path of the CPU, its extra buffer types, or a device by its ggml name."""
 
-    kind: Kind
+    kind: SubjectKind
     name: str = ""  # of a device
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name for the user."""
         return {"cpu": "CPU", "extra": "extra buffer types", "device": self.name}[self.kind]
 
 
@@ -40,9 +40,9 @@ EXTRA: Final = Subject("extra")
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One way of computing: the worst NMSE of a position, and whether the most likely tokens are the right ones.
+    """The result of one way of computing: the worst NMSE of a position, and whether the most likely tokens are right.
 
-    `error` says what happened where there are no results: a signal, an abort, a time-out.
+    `error` says what happened if there are no results: a signal, an abort, a timeout.
     """
 
     case: str
@@ -52,18 +52,20 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it computed what it should."""
+        """Whether the values are correct."""
         return not self.error and self.same_tokens and self.nmse <= BOUND
 
-    def why_not(self) -> str:
-        """What is wrong, in words, if it does not pass."""
-        what = self.error or (f"NMSE {self.nmse:.2g}" if self.same_tokens else f"another token, NMSE {self.nmse:.2g}")
-        return f"{self.case}: {what}"
+    def failure_text(self) -> str:
+        """What is wrong, as text, if it did not pass."""
+        problem = self.error or (
+            f"NMSE {self.nmse:.2g}" if self.same_tokens else f"another token, NMSE {self.nmse:.2g}"
+        )
+        return f"{self.case}: {problem}"
 
 
 @dataclass(frozen=True)
 class SubjectResult:
-    """What was found about one subject. `parts` are the extra buffer types that there are."""
+    """The results of one subject; `parts` are the names of the extra buffer types."""
 
     subject: Subject
     cases: tuple[CaseResult, ...] = ()
@@ -81,18 +83,18 @@ class SubjectResult:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name for the user."""
         return f"{self.subject.title} ({', '.join(self.parts)})" if self.parts else self.subject.title
 
 
 @dataclass(frozen=True)
 class BackendCheck:
-    """All that was found about a build on this machine; `devices` by `identity.device_key`."""
+    """All results of a build on this machine; `devices` by `identity.device_key`."""
 
     cpu: SubjectResult
-    extra: SubjectResult | None = None  # None where there are no extra buffer types
+    extra: SubjectResult | None = None  # None if there are no extra buffer types
     devices: Mapping[str, SubjectResult] = field(default_factory=dict)
-    checked: str = ""  # when, as ISO 8601
+    checked: str = ""  # the time of the check in ISO 8601
 
     @property
     def allows_extra_buffers(self) -> bool:
@@ -105,20 +107,20 @@ class BackendCheck:
         return (self.cpu, *([self.extra] if self.extra else []), *self.devices.values())
 
 
-# Where nothing could be found out: what is always there is used, and nothing else.
+# If the check was impossible: only the CPU's plain path is used.
 UNCHECKED: Final = BackendCheck(SubjectResult(PLAIN), SubjectResult(EXTRA))
 
 
 def as_json(check: BackendCheck) -> dict[str, Any]:
-    """The check as what JSON can hold; `check_of` makes it a check again."""
+    """The check as a JSON object; `check_from_json` converts it back."""
     return asdict(check)
 
 
-def check_of(fields: Mapping[str, Any]) -> BackendCheck:
-    """The check that `as_json` made this of. Raises ValueError for anything else."""
+def check_from_json(fields: Mapping[str, Any]) -> BackendCheck:
+    """The check from the result of `as_json`. Raises ValueError for anything else."""
     try:
         extra = fields["extra"]
-        devices = {str(key): _subject_result(one) for key, one in fields["devices"].items()}
+        devices = {str(key): _subject_result(result) for key, result in fields["devices"].items()}
         return BackendCheck(
             _subject_result(fields["cpu"]), _subject_result(extra) if extra else None, devices, str(fields["checked"])
         )
@@ -127,7 +129,7 @@ def check_of(fields: Mapping[str, Any]) -> BackendCheck:
 
 
 def _subject_result(fields: Mapping[str, Any]) -> SubjectResult:
-    cases = tuple(_case(one) for one in fields["cases"])
+    cases = tuple(_case_result(case) for case in fields["cases"])
     return SubjectResult(_subject(fields["subject"]), cases, tuple(map(str, fields["parts"])))
 
 
@@ -138,7 +140,7 @@ def _subject(fields: Mapping[str, Any]) -> Subject:
     return Subject(kind, str(fields["name"]))
 
 
-def _case(fields: Mapping[str, Any]) -> CaseResult:
+def _case_result(fields: Mapping[str, Any]) -> CaseResult:
     nmse = float(fields["nmse"])
     if math.isnan(nmse):
         raise ValueError("not an error: nan")

@@ -1,8 +1,8 @@
-"""A tiny model of the family, made in code: what the backend computes with when it is checked.
+"""A tiny model of the family, generated in code: the model for the check of the backend.
 
-A folder comes in, a GGUF file of some 5 MB goes out: a hybrid mixture of experts with the types that people run, each
-of them in the linear attention, the routed experts and the shared expert of another layer. The same weights on every
-machine and with every release of NumPy.
+A folder comes in, a GGUF file of about 5 MB goes out: a hybrid mixture of experts with the quantization types that
+people use, each of them in the linear attention, the routed experts and the shared expert of a different layer. The
+weights are the same on every machine and with every release of NumPy.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Floats = npt.NDArray[np.float32]
 
 TYPES = ("Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "BF16")
 VOCABULARY = 320
-_LAYERS, _HIDDEN, _EXPERTS, _EXPERTS_USED = 5, 256, 4, 2  # every type for each kind of tensor; the fourth has attention
+_LAYERS, _HIDDEN, _EXPERTS, _EXPERTS_USED = 5, 256, 4, 2  # all types for each tensor role; layer 4 has attention
 _HEADS, _KV_HEADS, _HEAD_DIM = 4, 2, 64
 _KEY_HEADS, _VALUE_HEADS, _LINEAR_DIM, _CONV = 2, 4, 64, 4
-# The first dimensions say which experts a token goes to, so clearly that rounding does not send it elsewhere: it would
-# look like a fault.
+# The first dimensions decide which experts a token goes to, so clearly that rounding cannot change it: a different
+# expert would look like a fault.
 _ROUTED = 64
 _SEED = 35
-_KINDS = (r"(attn_\w+|ssm_out)", r"ffn_\w+_exps", r"ffn_\w+_shexp")
+_TENSOR_ROLES = (r"(attn_\w+|ssm_out)", r"ffn_\w+_exps", r"ffn_\w+_shexp")
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """The GGUF file in `folder`, made if it is not there yet. Raises QuantizeError or OSError."""
+    """The GGUF file in `folder`, made if it does not exist. Raises QuantizeError or OSError."""
     path, checkpoint = folder / "tiny.gguf", folder / "checkpoint"
-    if path.exists():  # it gets its name when it is whole
+    if path.exists():  # it only gets its name once it is complete
         return path
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "config.json").write_text(json.dumps(_config()))
@@ -49,18 +49,18 @@ def make_tiny_model(folder: Path) -> Path:
 
 def _overrides() -> Iterator[str]:
     for layer in range(_LAYERS):
-        for number, kind in enumerate(_KINDS):
-            yield rf"^blk\.{layer}\.{kind}\.weight={TYPES[(layer + 2 * number) % len(TYPES)].lower()}"
+        for number, role in enumerate(_TENSOR_ROLES):
+            yield rf"^blk\.{layer}\.{role}\.weight={TYPES[(layer + 2 * number) % len(TYPES)].lower()}"
 
 
 def _config() -> dict[str, Any]:
-    kinds = ["full_attention" if (layer + 1) % 4 == 0 else "linear_attention" for layer in range(_LAYERS)]
+    layer_types = ["full_attention" if (layer + 1) % 4 == 0 else "linear_attention" for layer in range(_LAYERS)]
     rope = {"rope_type": "default", "rope_theta": 10_000_000, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]}
     return {
         "architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "tie_word_embeddings": False,
         "vocab_size": VOCABULARY, "hidden_size": _HIDDEN, "num_hidden_layers": _LAYERS, "hidden_act": "silu",
         "num_attention_heads": _HEADS, "num_key_value_heads": _KV_HEADS, "head_dim": _HEAD_DIM,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_parameters": rope, "layer_types": kinds,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_parameters": rope, "layer_types": layer_types,
         "full_attention_interval": 4, "attention_bias": False, "linear_conv_kernel_dim": _CONV,
         "linear_key_head_dim": _LINEAR_DIM, "linear_value_head_dim": _LINEAR_DIM,
         "linear_num_key_heads": _KEY_HEADS, "linear_num_value_heads": _VALUE_HEADS, "mtp_num_hidden_layers": 0,
@@ -70,10 +70,10 @@ def _config() -> dict[str, Any]:
 
 
 def _tokenizer() -> dict[str, Any]:
-    """Bytes as GPT-2 writes them, and one merge; the other tokens have no text."""
+    """GPT-2's byte alphabet, and one merge; the other tokens have no text."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(unprintable))]
     vocabulary = {letter: number for number, letter in enumerate([*letters, "th"])}
     return {"model": {"type": "BPE", "vocab": vocabulary, "merges": ["t h"]}, "added_tokens": []}
 
@@ -92,7 +92,10 @@ def _tensors() -> Iterator[tuple[str, Floats]]:
 
 
 class _Draw:
-    """Numbers evenly distributed about 0 of a given standard deviation; NumPy promises these bits for all time."""
+    """Draws uniformly distributed numbers around 0 with a given standard deviation.
+
+    NumPy guarantees that the bits of PCG64 never change.
+    """
 
     def __init__(self) -> None:
         self._bits = np.random.PCG64(_SEED)
@@ -113,7 +116,7 @@ def _embeddings(draw: _Draw) -> Floats:
 
 
 def _router() -> Floats:
-    """Tokens of class 0 go to the experts 0 and 1, those of class 1 to 1 and 2, and so on."""
+    """Tokens of class 0 go to experts 0 and 1, those of class 1 to experts 1 and 2, and so on."""
     router = np.zeros((_EXPERTS, _HIDDEN), np.float32)
     width = _ROUTED // _EXPERTS
     for expert in range(_EXPERTS):
@@ -123,7 +126,7 @@ def _router() -> Floats:
 
 
 def _projection(draw: _Draw, outputs: int, inputs: int) -> Floats:
-    """What a block adds to the stream; it hardly changes what the router looks at."""
+    """A block's output projection, which hardly changes the dimensions that the router uses."""
     weights = draw(inputs**-0.5, outputs, inputs)
     weights[..., :_ROUTED, :] *= 0.05
     return weights

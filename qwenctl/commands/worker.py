@@ -58,19 +58,19 @@ def worker_command(
         raise QwenctlError(build.error or "llama.cpp is built without RPC", line, ExitCode.CONFIG)
     wanted = [name.strip() for name in device.split(",") if name.strip()]
     chosen = select_devices(wanted, build.devices)
-    require_backend(chosen, tell=warn)
+    require_backend(chosen, report=warn)
     address = resolve_address(host)
     names = tuple(one.name for one in chosen)
     share = RpcEndpoint(address, free_port(address, port), threads or usable_cores(), names)
 
     def ready() -> None:
         print_status(
-            f"serving {', '.join(names)} at {share.endpoint}, until Ctrl-C",
+            f"serving {', '.join(names)} at {share.host_port}, until Ctrl-C",
             *connection_instructions(share),
             quiet=False,
         )
         if not is_terminal(sys.stdout):
-            text_writer(sys.stdout)(f"{share.endpoint}\n")
+            text_writer(sys.stdout)(f"{share.host_port}\n")
 
     def client(here: bool) -> None:
         print_status("a machine has connected" if here else "the machine has disconnected", quiet=False)

@@ -65,7 +65,7 @@ def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: boo
     from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.local.registry import registered_roots
 
-    found, swap = inspect_machine(rpc, again=again), read_swap()
+    found, swap = inspect_machine(rpc, remeasure=again), read_swap()
     roots = list(dict.fromkeys([default_cache_root().absolute(), *registered_roots()]))
     models = find_installed_models()
     paths = [path for model in models for path in model.files]
@@ -92,7 +92,7 @@ def _check(found: MachineReport, *, again: bool) -> tuple[BackendCheck | None, S
     if found.build.error:
         return None, ()
     try:
-        return check_backend(found.build.devices, again=again)[0], ()
+        return check_backend(found.build.devices, recheck=again)[0], ()
     except CheckImpossible as error:
         return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR sets another folder"),)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.formatting import format_bytes, format_memory
-from qwenctl.backend_check.check import verdict
+from qwenctl.backend_check.check import describe_failure
 from qwenctl.backend_check.results import BackendCheck
 from qwenctl.hub.select.fit import Fit
 from qwenctl.machine.devices import Build
@@ -105,7 +105,7 @@ def of_check(check: BackendCheck) -> Iterator[Finding]:
     """What llama.cpp computes wrong on this machine."""
     for result in check.subjects:
         if not result.passed:
-            yield Finding("backend", *verdict(result))
+            yield Finding("backend", *describe_failure(result))
 
 
 def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
-"""What evaluating tokens costs: a prompt in batches, then tokens one by one, after some that do not count.
+"""Measures the evaluation of tokens: a prompt in batches, then tokens one by one, at a given depth of the context.
 
-As llama-bench measures: made-up tokens, no tokenizer and no sampling. The context goes back to the same depth for each
-measurement by a snapshot, as it does for a conversation, and is read again only where there is none.
+It measures as llama-bench does: random tokens, no tokenizer and no sampling. Before each measurement, the context is
+rolled back to the same depth by a checkpoint, as for a conversation; the depth is only evaluated again if there is
+none.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from qwenctl.protocol.messages import BenchmarkResult, RequestFailed, RunBenchma
 
 
 def run_benchmark(model: LoadedModel, request: RunBenchmark, interrupt: CancelFlag) -> BenchmarkResult:
-    """The seconds of what is asked for. Raises RequestFailure if it does not fit, or is cancelled."""
-    sequence, wanted = model.sequence, request.depth + request.prompt + request.generate
-    if wanted > sequence.size:
+    """The seconds that the requested tokens take. Raises RequestError if they do not fit, or if cancelled."""
+    sequence, total = model.sequence, request.depth + request.prompt + request.generate
+    if total > sequence.size:
         raise RequestError(
-            RequestFailed("context", f"{wanted:,} tokens, context is {sequence.size:,}", f"-c {wanted} makes room")
+            RequestFailed("context", f"{total:,} tokens, context is {sequence.size:,}", f"-c {total} makes room")
         )
-    tokens = _tokens(model.vocabulary_size, wanted)
-    _read_depth(model, tokens[: request.depth])
+    tokens = _random_tokens(model.vocabulary_size, total)
+    _prefill_depth(model, tokens[: request.depth])
     start = time.perf_counter()
-    _read(model, tokens[: request.depth + request.prompt])
+    _prefill(model, tokens[: request.depth + request.prompt])
     llama.llama_synchronize(model.context)
     model.threads.decoding.begin()
     for token in tokens[request.depth + request.prompt :]:
@@ -42,28 +43,28 @@ def run_benchmark(model: LoadedModel, request: RunBenchmark, interrupt: CancelFl
     return BenchmarkResult(seconds)
 
 
-def _read(model: LoadedModel, tokens: list[int]) -> None:
-    """Read a prompt, as for an answer."""
-    model.threads.reading.begin()
-    held = len(model.sequence.tokens)
+def _prefill(model: LoadedModel, tokens: list[int]) -> None:
+    """Prefill `tokens`, as for an answer."""
+    model.threads.prefill.begin()
+    n_evaluated = len(model.sequence.tokens)
     for done in model.sequence.prefill(tokens, (), model.batch_tokens):
-        model.threads.reading.step(done - held)
-        held = done
+        model.threads.prefill.step(done - n_evaluated)
+        n_evaluated = done
 
 
-def _read_depth(model: LoadedModel, tokens: list[int]) -> None:
-    """Let the context hold these tokens and no others."""
+def _prefill_depth(model: LoadedModel, tokens: list[int]) -> None:
+    """Make the context hold exactly `tokens`."""
     sequence = model.sequence
     if not tokens:
         sequence.clear()
         return
-    sequence.reuse_prefix([*tokens, -1])  # another token than any that may follow: so that it parts right there
+    sequence.reuse_prefix([*tokens, -1])  # -1 differs from any token that may follow, so the match ends right there
     for _ in sequence.prefill(tokens, {len(tokens)}, model.batch_tokens):
         pass
     llama.llama_synchronize(model.context)
 
 
-def _tokens(vocabulary_size: int, count: int) -> list[int]:
-    """The same for each count up to their length: one is a beginning of the other."""
-    chosen = random.Random(0)  # noqa: S311 - any token costs the same
-    return [chosen.randrange(vocabulary_size) for _ in range(count)]
+def _random_tokens(vocabulary_size: int, count: int) -> list[int]:
+    """Random tokens, the same in each call: a shorter list is a prefix of a longer one."""
+    rng = random.Random(0)  # noqa: S311 - any token costs the same
+    return [rng.randrange(vocabulary_size) for _ in range(count)]

@@ -1,7 +1,7 @@
-"""The child process that says which buffers a model's graphs would need, without reading a weight.
+"""The child process that reports which buffers a model's graphs would need, without reading any weights.
 
-`python -m qwenctl.engine.dry_load` reads one `Load` message from standard input and prints JSON: for each memory the
-bytes of its compute buffers. Weights and context are not allocated (`no_alloc`), so their sizes are not told.
+`python -m qwenctl.engine.dry_load` reads one `Load` message from standard input and prints JSON: the bytes of the
+compute buffers by device. Weights and context are not allocated (`no_alloc`), so their sizes are not reported.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from qwenctl.engine.speculative.draft_setup import draft_limits, reserve_draft_o
 from qwenctl.protocol.codec import decode
 from qwenctl.protocol.load import Load
 
-_NO_MAPPING = 0  # libllama aborts if a file is mapped and not allocated
+_NO_MAPPING = 0  # libllama aborts if a file is mapped but not allocated
 
 
 def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
-    """Bytes of the compute buffers by memory. Raises RequestError, or ValueError with llama.cpp's reason."""
+    """Bytes of the compute buffers by device. Raises RequestError, or ValueError with llama.cpp's reason."""
     llama.llama_backend_init()
-    params, pointed_at = model_params(request.settings)
+    params, alive = model_params(request.settings)
     params.no_alloc, params.load_mode = True, _NO_MAPPING
     model = llama.llama_model_load_from_file(os.fsencode(request.path), params)
-    del pointed_at
+    del alive
     if model is None:
         raise ValueError(log.reason())
     size = resolve_context_size(request.settings, llama.llama_model_n_ctx_train(model))
-    wanted = context_params(request.settings, size)
-    reserve_draft_outputs(wanted, draft_limits(request.settings, model, wanted.n_batch))
-    context = llama.llama_init_from_model(model, wanted)
+    context_parameters = context_params(request.settings, size)
+    reserve_draft_outputs(context_parameters, draft_limits(request.settings, model, context_parameters.n_batch))
+    context = llama.llama_init_from_model(model, context_parameters)
     if context is None:
         raise ValueError(log.reason())
-    return {one.name: one.compute for one in memory_use(log.sizes(), device_by_buffer_type())}
+    return {use.name: use.compute for use in memory_use(log.sizes(), device_by_buffer_type())}
 
 
 def main() -> None:
-    """Answer one request; exit code 1 with the reason on standard error if it cannot be done."""
+    """Answer one request; on failure exit with code 1 and the reason on standard error."""
     log = LlamaLog()
     try:
         sys.stdout.write(json.dumps(compute_bytes(decode(sys.stdin.buffer.readline(), Load), log)))

@@ -1,8 +1,8 @@
-"""Sends events to the program, in order, from a thread of its own: text is on its way while libllama computes.
+"""Sends events to the program, in order, from its own thread, so that writing overlaps with libllama's computation.
 
-Events come in, lines go out. Nothing waits for the program to read, but who asks to. Text that comes faster than a
-person can see it is joined: each piece costs both processes something, and of a small model there are thousands a
-second.
+Events come in, lines go out. `send` never blocks; `send_and_wait` returns when the event has been written. Text that
+comes faster than a screen can show it is joined: each event costs both processes time, and a small model generates
+thousands of tokens per second.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from qwenctl.protocol.base import Event
 from qwenctl.protocol.codec import encode
 from qwenctl.protocol.messages import TextDelta
 
-_PAUSE_S = 1 / 60  # between two pieces of text: what most screens take to show one
+_PAUSE_S = 1 / 60  # between two text events: the time most screens take to show one
 
 _Item = Event | threading.Event
 
 
 class EventWriter:
-    """What goes to the program by the file `descriptor`. The process ends when the program has gone."""
+    """Writes events to the file descriptor `descriptor`. The process exits when the other end is closed."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._events: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._wake = threading.Event()  # something has come that is not text
+        self._wake = threading.Event()  # an event other than text has arrived
         threading.Thread(target=self._serve, daemon=True).start()
 
     def send(self, event: Event) -> None:
@@ -49,14 +49,16 @@ class EventWriter:
         while True:
             events = [self._events.get()]
             self._wake.clear()
+            # Take everything that is queued, to join the text in it.
             with suppress(queue.Empty):
                 while True:
                     events.append(self._events.get_nowait())
-            for event in _joined(events):
+            for event in _coalesce(events):
                 if isinstance(event, threading.Event):
                     event.set()
                 else:
                     self._write(encode(event))
+            # Pause only after text, and only until an event arrives that is not text.
             if isinstance(events[-1], TextDelta):
                 self._wake.wait(_PAUSE_S)
 
@@ -68,23 +70,23 @@ class EventWriter:
             os._exit(0)
 
 
-def _joined(events: Iterable[_Item]) -> Iterator[_Item]:
-    """The same, with pieces of text that follow each other in one channel made one."""
-    pieces: list[TextDelta] = []
+def _coalesce(events: Iterable[_Item]) -> Iterator[_Item]:
+    """The same events, with consecutive text of one channel merged into one event."""
+    deltas: list[TextDelta] = []
     for event in events:
-        piece = event if isinstance(event, TextDelta) else None
-        if pieces and (piece is None or piece.channel != pieces[0].channel):
-            yield _one(pieces)
-            pieces = []
-        if piece is None:
+        delta = event if isinstance(event, TextDelta) else None
+        if deltas and (delta is None or delta.channel != deltas[0].channel):
+            yield _merge(deltas)
+            deltas = []
+        if delta is None:
             yield event
         else:
-            pieces.append(piece)
-    if pieces:
-        yield _one(pieces)
+            deltas.append(delta)
+    if deltas:
+        yield _merge(deltas)
 
 
-def _one(pieces: Sequence[TextDelta]) -> TextDelta:
+def _merge(deltas: Sequence[TextDelta]) -> TextDelta:
     return TextDelta(
-        "".join([piece.text for piece in pieces]), pieces[0].channel, sum([piece.tokens for piece in pieces])
+        "".join([piece.text for piece in deltas]), deltas[0].channel, sum([piece.tokens for piece in deltas])
     )

@@ -1,6 +1,6 @@
-"""Loads a model and makes its one context.
+"""Loads a model and creates its one context.
 
-A `Load` request comes in, a `LoadedModel` goes out: libllama's handles, and what is needed around them to turn messages
+A `Load` request comes in, a `LoadedModel` goes out: libllama's handles, and everything around them that turns messages
 into tokens and tokens into text. Nothing is generated here.
 """
 
@@ -47,7 +47,7 @@ from qwenctl.protocol.messages import RequestFailed
 
 
 def apply_yarn(params: Any, tokens: int, trained: int) -> None:
-    """Set the fields of `params` (llama_context_params) for a context of `tokens` and a model trained on `trained`."""
+    """Set YaRN scaling in `params` (llama_context_params) for a context longer than the model was `trained` on."""
     factor = rope_scaling_factor(tokens, trained)
     if factor > 1:
         params.rope_scaling_type = llama.LLAMA_ROPE_SCALING_TYPE_YARN
@@ -55,11 +55,11 @@ def apply_yarn(params: Any, tokens: int, trained: int) -> None:
         params.yarn_orig_ctx = trained
 
 
-# What the makers of Qwen3 let a model say whose thinking budget is used up ("Thinking Budget" in its report).
-_CLOSING = (
+# Ends the thinking when its budget is used up, in the words of Qwen3's makers ("Thinking Budget" in their report).
+_FORCED_THINK_END = (
     "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
 )
-_AFTER_THINKING = "\n\n"
+_POST_THINK = "\n\n"
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}  # enum llama_load_mode
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 _NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate", "out of memory")
@@ -67,9 +67,10 @@ _NO_MEMORY = ("insufficient memory", "failed to allocate", "unable to allocate",
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model. `thinking_end` is the id of the token that closes the thinking, if it is a single one.
+    """A loaded model.
 
-    `call_begin` is that of the token that begins a call of a function.
+    `think_end_token` is the id of the token that closes the thinking, `tool_call_start_token` of the one that starts a
+    tool call; None if the vocabulary has no single token for it.
     """
 
     pointer: llama.llama_model_p
@@ -78,34 +79,34 @@ class LoadedModel:
     vocabulary_size: int
     tokenizer: Tokenizer
     template: ChatTemplate
-    pieces: TokenBytes
+    token_bytes: TokenBytes
     eog_tokens: EogTokens
-    thinking_end: int | None
+    think_end_token: int | None
     tool_call_start_token: int | None
-    think_end_tokens: list[int]  # the end of the thinking, as the template writes it
-    forced_think_end_tokens: list[int]  # the same after a sentence, for a thought that is cut short
+    think_end_tokens: list[int]  # closes the thinking, as the template writes it
+    forced_think_end_tokens: list[int]  # the same after a sentence, for thinking that is cut short
     post_think_tokens: list[int]
     sequence: KVSequence
     speculation: SpeculativeDecoder
     batch_tokens: int
     state_compat_key: Mapping[str, str]
-    log: LlamaLog  # libllama writes to it as long as it is used
+    log: LlamaLog  # must live as long as libllama is used
     grammars: GrammarFactory
-    sight: VisionState
+    vision: VisionState
     threads: Threads
     loaded: ModelInfo
 
 
 def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Callable[[float], None]) -> LoadedModel:
-    """Load the model at `request.path`; `report` gets the fraction that is read.
+    """Load the model at `request.path`; `report` receives the fraction that has been read.
 
-    Raises RequestFailure with libllama's reason.
+    Raises RequestError with libllama's reason.
     """
     log.clear()
     llama.llama_backend_init()
     pointer = _load_weights(request, interrupt, report)
     if pointer is None:
-        raise RequestError(_refusal(interrupt, log, f"cannot load {Path(request.path).name}"))
+        raise RequestError(_load_error(interrupt, log, f"cannot load {Path(request.path).name}"))
     settings = request.settings
     trained = llama.llama_model_n_ctx_train(pointer)
     size = resolve_context_size(settings, trained)
@@ -115,9 +116,9 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
     reserve_draft_outputs(params, limits)
     context = llama.llama_init_from_model(pointer, params)
     if context is None:
-        raise RequestError(_refusal(interrupt, log, f"cannot make a context of {size:,} tokens"))
-    snapshots = StateCheckpoints(context, _snapshot_bytes(settings))
-    sight = VisionState(
+        raise RequestError(_load_error(interrupt, log, f"cannot make a context of {size:,} tokens"))
+    checkpoints = StateCheckpoints(context, _checkpoint_budget(settings))
+    vision = VisionState(
         partial(
             VisionEncoder,
             model=pointer,
@@ -127,12 +128,12 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
             uses_gpu=settings.gpu_layers != 0,
         )
     )
-    sequence = KVSequence(context, size, snapshots, interrupt, limits.longest, sight.embeddings)
-    drafts = make_decoder(pointer, context, sequence, limits, params, settings.draft_min)
+    sequence = KVSequence(context, size, checkpoints, interrupt, limits.longest, vision.embeddings)
+    decoder = make_decoder(pointer, context, sequence, limits, params, settings.draft_min)
     vocabulary = llama.llama_model_get_vocab(pointer)
     if vocabulary is None:
         raise RequestError(RequestFailed("model", f"{Path(request.path).name} has no vocabulary"))
-    tokenizer, pieces = Tokenizer(vocabulary), TokenBytes(vocabulary)
+    tokenizer, token_bytes = Tokenizer(vocabulary), TokenBytes(vocabulary)
     template = _template(pointer, request)
     memory = memory_use(log.sizes(), device_by_buffer_type())
     loaded = replace(_describe(pointer, request, size, template), memory=memory)
@@ -142,42 +143,44 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         vocabulary=vocabulary,
         vocabulary_size=llama.llama_vocab_n_tokens(vocabulary),
         tokenizer=tokenizer,
-        template=ChatTemplate(template, tokenizer, sight),
-        pieces=pieces,
+        template=ChatTemplate(template, tokenizer, vision),
+        token_bytes=token_bytes,
         eog_tokens=EogTokens(vocabulary),
-        thinking_end=_single(tokenizer.tokenize_template("</think>")),
-        tool_call_start_token=_single(tokenizer.tokenize_template("<tool_call>")),
-        think_end_tokens=tokenizer.tokenize_template(f"\n</think>{_AFTER_THINKING}"),
-        forced_think_end_tokens=tokenizer.tokenize_template(f"{_CLOSING}</think>{_AFTER_THINKING}"),
-        post_think_tokens=tokenizer.tokenize_template(_AFTER_THINKING),
+        think_end_token=_single_token(tokenizer.tokenize_template("</think>")),
+        tool_call_start_token=_single_token(tokenizer.tokenize_template("<tool_call>")),
+        think_end_tokens=tokenizer.tokenize_template(f"\n</think>{_POST_THINK}"),
+        forced_think_end_tokens=tokenizer.tokenize_template(f"{_FORCED_THINK_END}</think>{_POST_THINK}"),
+        post_think_tokens=tokenizer.tokenize_template(_POST_THINK),
         sequence=sequence,
-        speculation=drafts,
+        speculation=decoder,
         batch_tokens=settings.batch_tokens,
-        state_compat_key=_state_key(settings, loaded),
+        state_compat_key=_state_compat_key(settings, loaded),
         log=log,
-        grammars=GrammarFactory(vocabulary, tokenizer, pieces),
-        sight=sight,
-        threads=_threads(settings, params.n_threads, context, drafts),
+        grammars=GrammarFactory(vocabulary, tokenizer, token_bytes),
+        vision=vision,
+        threads=_threads(settings, params.n_threads, context, decoder),
         loaded=loaded,
     )
 
 
-def _threads(settings: LoadParams, most: int, context: llama.llama_context_p, drafts: SpeculativeDecoder) -> Threads:
-    def use(count: int) -> None:
+def _threads(
+    settings: LoadParams, max_threads: int, context: llama.llama_context_p, drafts: SpeculativeDecoder
+) -> Threads:
+    def set_threads(count: int) -> None:
         llama.llama_set_n_threads(context, count, count)
         drafts.use_threads(count)
 
     is_fixed = not settings.adapts_threads
-    reading = ThreadCount(most, use, is_fixed=is_fixed, longest_step_s=LONGEST_TRIED_S)
-    return Threads(ThreadCount(most, use, is_fixed=is_fixed), reading)
+    prefill = ThreadCount(max_threads, set_threads, is_fixed=is_fixed, longest_step_s=LONGEST_TRIED_S)
+    return Threads(ThreadCount(max_threads, set_threads, is_fixed=is_fixed), prefill)
 
 
-def _single(tokens: list[int]) -> int | None:
+def _single_token(tokens: list[int]) -> int | None:
     return tokens[0] if len(tokens) == 1 else None
 
 
-def _snapshot_bytes(settings: LoadParams) -> int:
-    """The memory that snapshots may take: by default 2 GiB, on small machines a twentieth of what there is."""
+def _checkpoint_budget(settings: LoadParams) -> int:
+    """The memory budget for checkpoints: by default 2 GiB, but at most a twentieth of the RAM."""
     if settings.snapshot_bytes is not None:
         return settings.snapshot_bytes
     return int(min(2 << 30, psutil.virtual_memory().total // 20))
@@ -188,15 +191,15 @@ def _load_weights(request: Load, interrupt: CancelFlag, report: Callable[[float]
         report(fraction)
         return not interrupt
 
-    params, pointed_at = model_params(request.settings)
+    params, alive = model_params(request.settings)
     params.progress_callback = llama.llama_progress_callback(progress)
     pointer: llama.llama_model_p | None = llama.llama_model_load_from_file(os.fsencode(request.path), params)
-    del pointed_at  # only now: libllama has read it while it loaded
+    del alive  # not earlier: libllama reads these arrays while it loads
     return pointer
 
 
 def model_params(settings: LoadParams) -> tuple[llama.llama_model_params, list[Any]]:
-    """How the weights are loaded, and what must live while they are. Raises RequestFailure."""
+    """The parameters for loading the weights, and the arrays that must stay alive meanwhile. Raises RequestError."""
     params: llama.llama_model_params = llama.llama_model_default_params()
     params.n_gpu_layers = settings.gpu_layers
     params.load_mode = _LOAD_MODES[settings.load_mode]
@@ -206,21 +209,21 @@ def model_params(settings: LoadParams) -> tuple[llama.llama_model_params, list[A
 
 
 def resolve_context_size(settings: LoadParams, trained: int) -> int:
-    """The context in tokens. Raises RequestFailure for more than the model can be given, which gives nonsense."""
+    """The context size in tokens. Raises RequestError for more than the model supports, which would yield nonsense."""
     longest = max_context(trained)
     if settings.context_tokens > longest:
-        asked = f"a context of {settings.context_tokens:,} tokens"
-        raise RequestError(RequestFailed("setting", f"{asked}: the model supports {longest:,}", f"-c {longest}"))
+        requested = f"a context of {settings.context_tokens:,} tokens"
+        raise RequestError(RequestFailed("setting", f"{requested}: the model supports {longest:,}", f"-c {longest}"))
     return settings.context_tokens or min(trained, DEFAULT_TOKENS)
 
 
 def context_params(settings: LoadParams, size: int) -> llama.llama_context_params:
-    """How a context of `size` tokens is made."""
+    """The parameters for a context of `size` tokens."""
     params: llama.llama_context_params = llama.llama_context_default_params()
     params.n_ctx = size
     params.n_batch = min(settings.batch_tokens, size)
     params.n_ubatch = min(settings.micro_batch_tokens, params.n_batch)
-    # Only the last token's logits are ever read. Without this, buffers for those of a whole micro-batch are reserved:
+    # Only the last token's logits are read. By default libllama reserves buffers for the logits of a whole micro-batch,
     # half a gigabyte with Qwen3.5's vocabulary.
     params.n_outputs_max = 1
     params.n_threads = params.n_threads_batch = settings.threads or usable_cores()
@@ -231,13 +234,13 @@ def context_params(settings: LoadParams, size: int) -> llama.llama_context_param
     return params
 
 
-def _refusal(interrupt: CancelFlag, log: LlamaLog, what: str) -> RequestFailed:
+def _load_error(interrupt: CancelFlag, log: LlamaLog, summary: str) -> RequestFailed:
     if interrupt:
         return RequestFailed("cancelled", "stopped while loading the model")
     reason = log.reason() or "llama.cpp gave no reason"
-    memory = any(words in reason.lower() for words in _NO_MEMORY)
+    memory = any(text in reason.lower() for text in _NO_MEMORY)
     hint = "a smaller context (-c), a smaller model, or -ctk q8_0 -ctv q8_0" if memory else ""
-    return RequestFailed("memory" if memory else "model", f"{what}: {reason}", hint)
+    return RequestFailed("memory" if memory else "model", f"{summary}: {reason}", hint)
 
 
 def _template(pointer: llama.llama_model_p, request: Load) -> str:
@@ -254,7 +257,7 @@ def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: 
     return ModelInfo(
         name=_metadata(pointer, b"general.name") or Path(request.path).stem,
         architecture=_metadata(pointer, b"general.architecture"),
-        description=text.value.decode("utf-8", "replace").replace(" ?B", ""),  # a size that llama.cpp has no name for
+        description=text.value.decode("utf-8", "replace").replace(" ?B", ""),  # an unnamed size of model
         size_bytes=llama.llama_model_size(pointer),
         parameters=llama.llama_model_n_params(pointer),
         context_tokens=size,
@@ -265,8 +268,8 @@ def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: 
     )
 
 
-def _state_key(settings: LoadParams, loaded: ModelInfo) -> dict[str, str]:
-    """What must be the same where a kept state is to be used, in words for the person who is told that it is not."""
+def _state_compat_key(settings: LoadParams, loaded: ModelInfo) -> dict[str, str]:
+    """The properties that must match when a saved state is used, by names that appear in messages."""
     return {
         "model": loaded.fingerprint,
         "type of KV cache": f"{settings.cache_type_k} {settings.cache_type_v}",
@@ -276,14 +279,14 @@ def _state_key(settings: LoadParams, loaded: ModelInfo) -> dict[str, str]:
 
 
 def _generation_config(pointer: llama.llama_model_p) -> dict[str, float]:
-    """The sampling values of generation_config.json, which a GGUF file carries, by their names in `Sampling`."""
+    """The sampling values of generation_config.json, stored in the GGUF file, by their field names in `Sampling`."""
     names = {"temperature": b"temp", "top_k": b"top_k", "top_p": b"top_p"}
     texts = {name: _metadata(pointer, b"general.sampling." + key) for name, key in names.items()}
     return {name: int(text) if name == "top_k" else float(text) for name, text in texts.items() if text}
 
 
 def _metadata(pointer: llama.llama_model_p, key: bytes) -> str:
-    """A value of the file's metadata as text; nothing if it has no such key."""
+    """A metadata value of the file as text; "" if it has no such key."""
     size = 256
     while True:
         text = ctypes.create_string_buffer(size)

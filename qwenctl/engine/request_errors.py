@@ -1,4 +1,4 @@
-"""What the engine cannot do: raised anywhere in the child, sent to the program by `worker`."""
+"""The errors of the child process: raised anywhere in it, and sent to the program by `worker`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RequestError(Exception):
 
 
 class MediaError(Exception):
-    """A picture or a clip that cannot be used: why, and what can be done about it."""
+    """An image or a video that cannot be used: why, and a hint what to do."""
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)

@@ -24,7 +24,7 @@ from qwenctl.engine.batching.serve import serve_batch
 from qwenctl.engine.benchmark import run_benchmark
 from qwenctl.engine.event_writer import EventWriter
 from qwenctl.engine.generation.generate import generate
-from qwenctl.engine.generation.prefill import KEPT_TOKENS, SaveState, prefill_ahead, read_prefix
+from qwenctl.engine.generation.prefill import SAVE_INTERVAL_TOKENS, SaveState, prefill_ahead, read_prefix
 from qwenctl.engine.kv.state_file import StateMismatch, StateWriter, read_state
 from qwenctl.engine.llama.cancellation import CancelFlag
 from qwenctl.engine.llama.log import LlamaLog
@@ -151,7 +151,7 @@ class Worker:
 
     def _may_continue_prefill(self, left: int) -> bool:
         """Whether nobody waits, but one who waits for the state to be kept, if so little is `left` to be read."""
-        return self.inputs.empty() or (self._only_flush_pending() and left <= KEPT_TOKENS)
+        return self.inputs.empty() or (self._only_flush_pending() and left <= SAVE_INTERVAL_TOKENS)
 
     def _only_flush_pending(self) -> bool:
         """Whether somebody waits for the state to be kept, and for nothing else."""
@@ -195,7 +195,7 @@ class Worker:
         return [TokenCount(len(prompt.tokens))]
 
     def _configure_vision(self, model: LoadedModel, request: ConfigureVision) -> Iterable[Never]:
-        model.sight.configure(request.vision)
+        model.vision.configure(request.vision)
         return ()
 
     def _inspect_media(self, model: LoadedModel, request: InspectMedia) -> Iterable[MediaInfo]:
@@ -204,7 +204,7 @@ class Worker:
         with_it, without = (
             model.template.render_once([each], think=False).tokens for each in (message, Message("user", ""))
         )
-        return [model.sight.info(request.media, len(with_it) - len(without))]
+        return [model.vision.info(request.media, len(with_it) - len(without))]
 
     def _run_benchmark(self, model: LoadedModel, request: RunBenchmark) -> Iterable[BenchmarkResult]:
         return [run_benchmark(model, request, self.interrupt)]
@@ -214,7 +214,7 @@ class Worker:
 
     def _stats(self, model: LoadedModel, _request: Stats) -> Iterable[EngineStats]:
         sequence, drafts, resident = model.sequence, model.speculation, psutil.Process().memory_info().rss
-        snapshots = len(sequence.snapshots), sequence.snapshots.n_bytes
+        snapshots = len(sequence.checkpoints), sequence.checkpoints.n_bytes
         return [EngineStats(sequence.size, len(sequence.tokens), resident, *snapshots, drafts.drafted, drafts.accepted)]
 
     def _start_batch(self, model: LoadedModel, request: StartBatch) -> Iterable[Never]:

@@ -25,7 +25,7 @@ def start_engine(notify: Notify = warn) -> Engine:
     from qwenctl.files.paths import log_folder
 
     with _shown() as show:
-        backend = require_backend(tell=notify, show=show)
+        backend = require_backend(report=notify, show=show)
     return Engine.start(log_folder(), backend)
 
 
@@ -38,7 +38,7 @@ def read_usable_hardware(wishes: PlacementConstraints, notify: Notify = warn) ->
     if found.build.error:
         return to_plan_machine(found)
     with _shown() as show:
-        backend = require_backend(found.build.devices, tell=notify, show=show)
+        backend = require_backend(found.build.devices, report=notify, show=show)
     machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
     for name in sorted(failed & set(wishes.devices)):

@@ -1,8 +1,9 @@
 """What this machine has, and how fast it is.
 
-`memory`, `cpu` and `disks` ask the system, `devices` asks ggml by way of the child process `device_list`, `speeds`
-measures by way of the child process `speed_probe` and keeps what it found, `survey` brings all together for a plan.
-`ggml` is only for the child processes.
+`memory`, `cpu` and `disks` query the system; `devices` queries ggml through the child process `device_probe`;
+`bandwidth_cache` measures through the child process `bandwidth_probe` and caches the results; `inspect` combines them,
+and converts them to a `profile` for a plan. `rpc_worker` serves devices through the child process `rpc_server`. `ggml`
+is only for the child processes.
 """
 
 from qwenctl.machine.devices import GgmlDevice, MachineMemory, read_devices, read_machine_memory

@@ -1,7 +1,7 @@
-"""How fast this machine's memories are: measured once, by a child process, and kept for this machine.
+"""The bandwidths of this machine's memories: measured once, by a child process, and cached.
 
-Devices come in, a `MemoryBandwidth` for each goes out. What is kept lies in a JSON file of the cache folder whose name
-is the machine's identity, for home folders are shared between machines. See `speed_probe` for the method.
+Devices come in, a `MemoryBandwidth` for each goes out. The cache is a JSON file in the cache folder, named after the
+machine's identity, because home folders can be shared between machines. See `bandwidth_probe` for the method.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from qwenctl.machine.llama_process import llama_environment
 from qwenctl.machine.memory import Memory
 
 _CHILD_SECONDS = 120
-# Several times the caches of a usual processor; a large server's last level may hold up to 1 GiB.
-_BYTES, _SHARE = 1 << 29, 8
-_MOST_KEPT = 64  # the devices of servers come and go
+# Bytes to read per measurement, and the share of the free RAM they may take. This is several times the caches of most
+# CPUs, though a large server's last level may hold up to 1 GiB.
+_READ_BYTES, _RAM_SHARE = 1 << 29, 8
+_MAX_CACHED = 64  # RPC devices come and go
 
 
 @dataclass(frozen=True)
 class MemoryBandwidth:
-    """Bytes a second that are read of a device's memory, and copied to it from RAM; None where they are not known."""
+    """Bytes/s that can be read from a device's memory and copied to it from RAM; None if unknown."""
 
     bandwidth: float | None = None
     copy_rate: float | None = None
@@ -42,7 +43,7 @@ class MemoryBandwidth:
 
 @dataclass(frozen=True)
 class SavedBandwidths:
-    """The speeds of a machine by `key_of` a device; where they are kept, and when the last of them was measured."""
+    """The bandwidths of a machine by `device_key`, their cache file, and the time of the last measurement."""
 
     speeds: Mapping[str, MemoryBandwidth]
     path: Path | None
@@ -50,41 +51,41 @@ class SavedBandwidths:
 
 
 def device_key(device: GgmlDevice, threads: int) -> str:
-    """What a device's speed is kept by. The RAM's speed is that of so many threads."""
+    """The key under which a device's bandwidth is cached; for the RAM it includes the number of threads."""
     threaded = f" {threads} threads" if device.kind == "cpu" else ""
     return f"{device.backend} {device.description} {device.total_bytes}{threaded}"
 
 
 def machine_identity(cpu: Cpu, memory: Memory) -> str:
-    """A name for this machine and its llama.cpp, as far as they make a difference for speeds."""
+    """A name for this machine and its llama.cpp, as far as they affect bandwidths."""
     gib = memory.total_bytes >> 30
     parts = (platform.node(), cpu.model, cpu.physical_cores, cpu.numa_nodes, gib, version("llama-cpp-python"))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def read_speeds(
-    identity: str, devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str] = (), *, again: bool = False
+    identity: str, devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str] = (), *, remeasure: bool = False
 ) -> SavedBandwidths:
-    """The speeds of these devices: as they are kept, or measured now if one is missing or `again`.
+    """The bandwidths of these devices: cached, or measured now if one is missing or with `remeasure`.
 
-    Measuring takes about a second a device. What cannot be measured has no speed; nothing is raised.
+    Measuring takes about a second per device. What cannot be measured has no bandwidth; nothing is raised.
     """
     path = _path(identity)
-    kept = _kept(path)
-    lacking = [device for device in devices if device_key(device, threads) not in kept.speeds]
-    if not lacking and not again:
-        return kept
-    measured = _measured(devices, threads, rpc)
+    cached = _read_cache(path)
+    missing = [device for device in devices if device_key(device, threads) not in cached.speeds]
+    if not missing and not remeasure:
+        return cached
+    measured = _measure(devices, threads, rpc)
     if not measured:
-        return kept
-    others = {key: speed for key, speed in kept.speeds.items() if key not in measured}
-    speeds = dict([*others.items(), *measured.items()][-_MOST_KEPT:])
-    new = SavedBandwidths(speeds, path, datetime.now(UTC).isoformat(timespec="seconds"))
+        return cached
+    unchanged = {key: speed for key, speed in cached.speeds.items() if key not in measured}
+    speeds = dict([*unchanged.items(), *measured.items()][-_MAX_CACHED:])
+    updated = SavedBandwidths(speeds, path, datetime.now(UTC).isoformat(timespec="seconds"))
     if path is not None:
         with suppress(OSError):
-            fields = {key: asdict(speed) for key, speed in new.speeds.items()}
-            write_object(path, {"measured": new.measured, "speeds": fields})
-    return new
+            fields = {key: asdict(speed) for key, speed in updated.speeds.items()}
+            write_object(path, {"measured": updated.measured, "speeds": fields})
+    return updated
 
 
 def _path(identity: str) -> Path | None:
@@ -94,20 +95,20 @@ def _path(identity: str) -> Path | None:
         return None
 
 
-def _kept(path: Path | None) -> SavedBandwidths:
-    found = read_object(path) if path is not None else {}
+def _read_cache(path: Path | None) -> SavedBandwidths:
+    fields = read_object(path) if path is not None else {}
     try:
         speeds = {
-            key: MemoryBandwidth(_rate(one["bandwidth"]), _rate(one["copy_rate"]))
-            for key, one in found["speeds"].items()
+            key: MemoryBandwidth(_rate(entry["bandwidth"]), _rate(entry["copy_rate"]))
+            for key, entry in fields["speeds"].items()
         }
-        return SavedBandwidths(speeds, path, str(found["measured"]))
+        return SavedBandwidths(speeds, path, str(fields["measured"]))
     except (KeyError, TypeError, AttributeError, ValueError):
         return SavedBandwidths({}, path, "")
 
 
 def _rate(value: object) -> float | None:
-    """Raises ValueError for what is no speed."""
+    """A rate from JSON. Raises ValueError for anything else."""
     if value is None:
         return None
     if not isinstance(value, int | float) or not 0 < value < float("inf"):
@@ -115,12 +116,12 @@ def _rate(value: object) -> float | None:
     return float(value)
 
 
-def _measured(devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str]) -> dict[str, MemoryBandwidth]:
-    smallest = min((device.free_bytes for device in devices if device.kind == "cpu"), default=_BYTES * _SHARE)
-    n_bytes = min(_BYTES, smallest // _SHARE)
+def _measure(devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str]) -> dict[str, MemoryBandwidth]:
+    free_ram = min((device.free_bytes for device in devices if device.kind == "cpu"), default=_READ_BYTES * _RAM_SHARE)
+    n_bytes = min(_READ_BYTES, free_ram // _RAM_SHARE)
     command = [sys.executable, "-P", "-m", "qwenctl.machine.bandwidth_probe", str(threads), str(n_bytes), *rpc]
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -128,18 +129,18 @@ def _measured(devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str]) -
             env=llama_environment(),
             check=False,
         )
-        output = done.stdout
+        output = completed.stdout
     except subprocess.TimeoutExpired as late:
         output = late.stdout or b""
     except OSError:
         return {}
     speeds: dict[str, MemoryBandwidth] = {}
     for line in output.splitlines():
-        with suppress(ValueError, TypeError, KeyError):  # half a line
-            one = json.loads(line)
-            speed = MemoryBandwidth(_rate(one.pop("bandwidth")), _rate(one.pop("copy_rate")))
-            speeds[device_key(GgmlDevice(**one), threads)] = speed
+        with suppress(ValueError, TypeError, KeyError):  # a line cut off by a crash
+            entry = json.loads(line)
+            speed = MemoryBandwidth(_rate(entry.pop("bandwidth")), _rate(entry.pop("copy_rate")))
+            speeds[device_key(GgmlDevice(**entry), threads)] = speed
     if not speeds:
         return {}
-    # One that ended the process is not tried again each time.
+    # Devices without a result get an empty one, so that a device that crashes the process is not tried again each time.
     return {**{device_key(device, threads): MemoryBandwidth() for device in devices}, **speeds}

@@ -1,13 +1,12 @@
 """The child process that measures memories: `python -m qwenctl.machine.bandwidth_probe THREADS BYTES [HOST:PORT ...]`.
 
-It prints a line of JSON for each device, the processors first: bytes a second that it reads of its own memory, and that
-are copied to it from RAM. A driver that ends the process takes no line that was printed before.
+It prints a line of JSON for each device, the CPU first, with the bytes/s that the device reads from its own memory and
+that are copied to it from RAM. If a driver ends the process, the lines printed before are still valid.
 
-Method. Reading: ggml multiplies a matrix of float32 by a vector, which is what decoding a token does, with the matrix
-several times as large as a processor's caches, and with the threads of a decode; every byte of it is read once. The
-best of several passes counts, for a pass that something else disturbed says nothing of the memory. Copying:
-`ggml_backend_tensor_set` from memory that the device's driver has pinned, where it offers such, and then a few bytes
-back, so that nothing is still on its way.
+Method. Reading: ggml multiplies a matrix of float32 by a vector, as decoding a token does, with a matrix several times
+as large as a CPU's caches and with the threads used for decoding; every byte is read once. The best of several passes
+counts, since a disturbed pass says nothing about the memory. Copying: `ggml_backend_tensor_set` from memory pinned by
+the device's driver, if it offers any, and then a few bytes back, so that the transfer is complete.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from qwenctl.machine.ggml import InitParams, add_rpc_servers, all_devices, devic
 
 _F32, _F32_BYTES = 0, 4  # enum ggml_type
 _COLUMNS = 4096
-_META_BYTES = 1 << 20  # a few tensors' and a small graph's structures
-_FILL = 0x3C  # as float32 0.0115: pages that were never written to are all the same one, and cost nothing to read
-_PASSES, _SECONDS = 32, 0.4
-_LEAST_BYTES, _COPY_BYTES = 1 << 24, 1 << 26  # a tenth of a second by a network of 5 Gbit/s
+_META_BYTES = 1 << 20  # the structures of a few tensors and a small graph
+_FILL = 0x3C  # 0.0115 as float32; untouched pages would all map to one zero page, and cost nothing to read
+_PASSES, _SECONDS = 32, 0.4  # per measurement, whichever is reached first
+_MIN_BYTES, _COPY_BYTES = 1 << 24, 1 << 26  # copying takes a tenth of a second over a 5 Gbit/s network
 _UNKNOWN: dict[str, float | None] = {"bandwidth": None, "copy_rate": None}
 
 
 def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
-    """`bandwidth` and `copy_rate` of a device; None for what it cannot do, or has too little memory for."""
+    """The `bandwidth` and `copy_rate` of a device, in bytes/s; None if it lacks the operation or the memory."""
     ggml = library()
-    backend = ggml.ggml_backend_dev_init(device, None) if n_bytes >= _LEAST_BYTES else None
+    backend = ggml.ggml_backend_dev_init(device, None) if n_bytes >= _MIN_BYTES else None
     if not backend:
         return dict(_UNKNOWN)
     set_threads(ggml, device, backend, threads)
@@ -46,6 +45,7 @@ def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
     buffer = ggml.ggml_backend_alloc_ctx_tensors(context, backend)
     if not buffer:
         return dict(_UNKNOWN)
+    # Write every page once; reading the result back, below, waits until the computation is finished.
     ggml.ggml_backend_buffer_clear(buffer, _FILL)
     result = ctypes.create_string_buffer(_F32_BYTES)
 
@@ -54,9 +54,9 @@ def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
         ggml.ggml_backend_tensor_get(product, result, 0, _F32_BYTES)
 
     size = ggml.ggml_nbytes(matrix)
-    copied = min(size, _COPY_BYTES)
+    copy_bytes = min(size, _COPY_BYTES)
     bandwidth = size / _best_seconds(read)
-    copy_rate = copied / _best_seconds(_copy(ggml, device, matrix, copied))
+    copy_rate = copy_bytes / _best_seconds(_copy(ggml, device, matrix, copy_bytes))
     ggml.ggml_backend_buffer_free(buffer)
     ggml.ggml_free(context)
     ggml.ggml_backend_free(backend)
@@ -64,11 +64,11 @@ def measure(device: Any, threads: int, n_bytes: int) -> dict[str, float | None]:
 
 
 def _product(ggml: Any, device: Any, context: Any, n_bytes: int) -> tuple[Any, Any]:
-    """A matrix of at most `n_bytes` and its product with a vector; None for both if the device cannot compute it.
+    """A matrix of at most `n_bytes` bytes and its product with a vector; None for both if the device cannot compute it.
 
-    A driver may limit what a kernel reads: Vulkan's have to allow no more than 128 MiB.
+    A driver may limit the size of a kernel's input: Vulkan only guarantees 128 MiB.
     """
-    while n_bytes >= _LEAST_BYTES:
+    while n_bytes >= _MIN_BYTES:
         matrix = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, n_bytes // (_COLUMNS * _F32_BYTES))
         vector = ggml.ggml_new_tensor_2d(context, _F32, _COLUMNS, 1)
         product = ggml.ggml_mul_mat(context, matrix, vector)
@@ -79,30 +79,30 @@ def _product(ggml: Any, device: Any, context: Any, n_bytes: int) -> tuple[Any, A
 
 
 def _copy(ggml: Any, device: Any, matrix: Any, size: int) -> Callable[[], None]:
-    """A function that copies `size` bytes to the matrix on its device, and waits until they are there."""
+    """A function that copies `size` bytes to the matrix on its device, and waits until they have arrived."""
     pinned = ggml.ggml_backend_dev_host_buffer_type(device)
     buffer = ggml.ggml_backend_buft_alloc_buffer(pinned, size) if pinned else None
     memory = ctypes.create_string_buffer(0 if buffer else size)
     source = ctypes.c_void_p(ggml.ggml_backend_buffer_get_base(buffer)) if buffer else memory
     ctypes.memset(source, _FILL, size)
-    back = ctypes.create_string_buffer(_F32_BYTES)
+    readback = ctypes.create_string_buffer(_F32_BYTES)
 
     def copy() -> None:
         ggml.ggml_backend_tensor_set(matrix, source, 0, size)
-        ggml.ggml_backend_tensor_get(matrix, back, size - _F32_BYTES, _F32_BYTES)
+        ggml.ggml_backend_tensor_get(matrix, readback, size - _F32_BYTES, _F32_BYTES)
 
     return copy
 
 
 def _best_seconds(work: Callable[[], None]) -> float:
-    """The seconds of the quickest of a few passes, after a first one that does not count."""
+    """The duration of the fastest of several passes, in seconds, after one pass for warm-up."""
     work()
-    best, begun = float("inf"), time.perf_counter()
+    best, started = float("inf"), time.perf_counter()
     for _ in range(_PASSES):
         start = time.perf_counter()
         work()
         best = min(best, time.perf_counter() - start)
-        if time.perf_counter() - begun > _SECONDS:
+        if time.perf_counter() - started > _SECONDS:
             break
     return best
 
@@ -110,10 +110,10 @@ def _best_seconds(work: Callable[[], None]) -> float:
 def _main(threads: int, n_bytes: int, rpc: list[str]) -> None:
     ggml = library()
     add_rpc_servers(rpc)
-    found = [(device_info(ggml, device), device) for device in all_devices(ggml)]
-    for what, device in sorted(found, key=lambda pair: pair[0]["kind"] != "cpu"):
-        fits = min(n_bytes, what["free_bytes"] // 2) if what["kind"] != "accelerator" else 0
-        print(json.dumps({**what, **measure(device, threads, fits)}), flush=True)  # noqa: T201 - what this is for
+    devices = [(device_info(ggml, device), device) for device in all_devices(ggml)]
+    for info, device in sorted(devices, key=lambda pair: pair[0]["kind"] != "cpu"):
+        size = min(n_bytes, info["free_bytes"] // 2) if info["kind"] != "accelerator" else 0
+        print(json.dumps({**info, **measure(device, threads, size)}), flush=True)  # noqa: T201 - what this is for
 
 
 if __name__ == "__main__":

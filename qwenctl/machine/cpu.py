@@ -1,7 +1,7 @@
-"""The processors of this machine: model, cores, those that are free, instruction sets, NUMA nodes.
+"""The CPUs of this machine: model, cores, free cores, instruction sets and NUMA nodes.
 
-Everything comes from the system's own files and psutil; a `Cpu` goes out. Threads above the number of free physical
-cores make decoding slower, not faster, for each waits for the slowest: that is what the counts are for.
+Everything comes from the system's own files and psutil; a `Cpu` goes out. More threads than free physical cores make
+decoding slower, not faster, because each waits for the slowest: that is what the counts are for.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SAMPLE_S = 0.1
 
 @dataclass(frozen=True)
 class Cpu:
-    """`physical_cores` of the whole machine, `usable_cores` those that this process may use, at most all physical ones.
+    """`physical_cores` of the whole machine; `usable_cores` that this process may use, at most all physical ones.
 
-    `flags` are the system's names of the instruction sets, such as "avx2"; empty where it does not tell.
+    `flags` are the system's names of the instruction sets, such as "avx2"; empty if unknown.
     """
 
     model: str
@@ -35,7 +35,7 @@ class Cpu:
 
 
 def read_cpu(cpuinfo: Path = _CPUINFO, nodes: Path = _NODES) -> Cpu:
-    """The processors of this machine."""
+    """The CPUs of this machine."""
     import psutil
 
     try:
@@ -54,9 +54,9 @@ def read_cpu(cpuinfo: Path = _CPUINFO, nodes: Path = _NODES) -> Cpu:
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS, performance: Path = _PERFORMANCE) -> int:
-    """Physical cores that this process may use, by its affinity and by the limits of its control groups.
+    """The physical cores that this process may use, according to its affinity and its control groups' limits.
 
-    Of Intel's processors with two kinds of cores only the fast ones count, which are listed in `performance`: all
+    Of Intel CPUs with two kinds of cores only the performance cores count, which are listed in `performance`: all
     threads would wait for the slow ones.
     """
     import psutil
@@ -64,12 +64,12 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS, performance
     physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
     quotas = [quota for folder, _ in cgroup_folders(cgroups, own, "cpu") if (quota := _quota(folder)) is not None]
-    fast = _fast_cores(performance)
-    return max(1, int(min(physical or logical, allowed, *quotas, fast or logical)))
+    fast_cores = _fast_cores(performance)
+    return max(1, int(min(physical or logical, allowed, *quotas, fast_cores or logical)))
 
 
 def free_cores(usable: int, sample_s: float = _SAMPLE_S) -> int:
-    """Of `usable` physical cores those that others do not keep busy now; at least 1. Takes `sample_s` seconds."""
+    """How many of `usable` physical cores are not busy now; at least 1. Takes `sample_s` seconds."""
     import psutil
 
     busy = sum(psutil.cpu_percent(sample_s, percpu=True)) / 100
@@ -78,7 +78,7 @@ def free_cores(usable: int, sample_s: float = _SAMPLE_S) -> int:
 
 
 def _quota(folder: Path) -> float | None:
-    """The processors that a control group gives; None if it has no limit."""
+    """The number of CPUs that a control group allows; None if it has no limit."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -90,7 +90,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _fast_cores(performance: Path) -> int:
-    """Physical fast cores, by a list of their threads such as "0-15"; 0 where all cores are alike."""
+    """The number of performance cores, from a list of their threads such as "0-15"; 0 if all cores are alike."""
     try:
         text = performance.read_text()
     except OSError:
@@ -98,15 +98,16 @@ def _fast_cores(performance: Path) -> int:
     threads: set[int] = set()
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
         threads |= set(range(int(first), int(last or first) + 1))
+    # Hyperthreads of one core yield the same set, so the number of distinct sets is the number of cores.
     siblings = {frozenset(_siblings(performance.parents[1] / "system/cpu", thread) & threads) for thread in threads}
     return len(siblings)
 
 
 def _siblings(cpus: Path, thread: int) -> set[int]:
-    """The threads of the core that `thread` is one of (sysfs, topology/thread_siblings_list)."""
+    """The threads of the core that runs `thread` (sysfs, topology/thread_siblings_list)."""
     try:
         text = (cpus / f"cpu{thread}" / "topology/thread_siblings_list").read_text()
     except OSError:
         return {thread}
-    found = re.findall(r"(\d+)(?:-(\d+))?", text)
-    return {number for first, last in found for number in range(int(first), int(last or first) + 1)} | {thread}
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
+    return {number for first, last in ranges for number in range(int(first), int(last or first) + 1)} | {thread}

@@ -1,7 +1,7 @@
 """The child process that asks ggml what it was built for and which devices there are.
 
 `python -m qwenctl.machine.device_probe [HOST:PORT ...]` prints JSON. libllama is loaded here and never in the program
-itself: a driver that fails takes this process with it and no other.
+itself: a driver that fails ends this process only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qwenctl.machine.ggml import RpcUnavailable, add_rpc_servers, all_devices, b
 
 
 def list_devices(rpc: list[str]) -> dict[str, Any]:
-    """The backends of the build, the features of its CPU backend, and every device."""
+    """The backends of the build, the features of its CPU backend, and every device. Raises RpcUnavailable."""
     from llama_cpp import llama_cpp
 
     ggml = library()
@@ -29,9 +29,9 @@ def list_devices(rpc: list[str]) -> dict[str, Any]:
 
 
 def cpu_features(info: str) -> list[str]:
-    """The features that llama.cpp's line "CPU : SSE3 = 1 | AVX2 = 1 | CUDA : ..." says its CPU backend has."""
-    found = re.search(r"CPU : ((?:\w+ = \d+ \| ?)*)", info)
-    return [name for name, value in re.findall(r"(\w+) = (\d+)", found[1] if found else "") if value != "0"]
+    """The features of the CPU backend in llama.cpp's line "CPU : SSE3 = 1 | AVX2 = 1 | CUDA : ..."."""
+    match = re.search(r"CPU : ((?:\w+ = \d+ \| ?)*)", info)
+    return [name for name, value in re.findall(r"(\w+) = (\d+)", match[1] if match else "") if value != "0"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The devices that ggml knows on this machine and, by RPC, on others.
 
-They are asked for by a short-lived child process (`device_list`), for loading libllama here would let a driver's
-failure end the program. Frozen values go out.
+A short-lived child process (`device_probe`) queries them, because loading libllama here would let a driver's failure
+end the program. Frozen values go out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.machine.llama_process import ending, llama_environment
+from qwenctl.machine.llama_process import describe_exit, llama_environment
 from qwenctl.machine.memory import Memory, read_memory
 
 _CHILD_SECONDS = 60
@@ -22,7 +22,7 @@ _CHILD_SECONDS = 60
 
 @dataclass(frozen=True)
 class GgmlDevice:
-    """A device of ggml's registry: `kind` is "cpu", "gpu", "igpu" or "accelerator", `backend` such as "CUDA"."""
+    """A device in ggml's registry: `kind` is "cpu", "gpu", "igpu" or "accelerator", `backend` is for example "CUDA"."""
 
     name: str
     description: str
@@ -33,15 +33,15 @@ class GgmlDevice:
 
     @property
     def has_dedicated_memory(self) -> bool:
-        """Whether its memory is there beside the RAM, not part of it."""
+        """Whether it has its own memory, separate from the RAM."""
         return self.kind == "gpu" and sys.platform != "darwin"
 
 
 @dataclass(frozen=True)
 class Build:
-    """The llama.cpp that is installed: the backends that it was built with, and what its CPU backend was built for.
+    """The installed llama.cpp: the backends it was built with, the features of its CPU backend, and its devices.
 
-    `features` are ggml's names, such as "AVX2". `error` says why the child process could not tell.
+    `features` are ggml's names, such as "AVX2". `error` says why the child process failed.
     """
 
     backends: tuple[str, ...] = ()
@@ -52,36 +52,36 @@ class Build:
 
 @dataclass(frozen=True)
 class MachineMemory:
-    """Memory and devices. Without a device of its own kind of memory, `gpu_bytes` is 0."""
+    """RAM and devices of this machine."""
 
     memory: Memory
     devices: tuple[GgmlDevice, ...]
 
     @property
     def gpus(self) -> tuple[GgmlDevice, ...]:
-        """The devices with memory of their own."""
+        """The devices with dedicated memory."""
         return tuple(device for device in self.devices if device.has_dedicated_memory)
 
     @property
     def gpu_bytes(self) -> int:
-        """Memory of all GPUs."""
+        """The memory of all GPUs, in bytes; 0 without a GPU."""
         return sum(device.total_bytes for device in self.gpus)
 
 
 def read_machine_memory() -> MachineMemory:
-    """What is here now. Takes a third of a second, longer with a GPU."""
+    """The current state. Takes a third of a second, longer with a GPU."""
     return MachineMemory(read_memory(), read_devices())
 
 
 def read_devices(rpc: Sequence[str] = ()) -> tuple[GgmlDevice, ...]:
-    """The devices of ggml's registry and of the RPC servers `rpc` (host:port); none where the child process fails."""
+    """The devices in ggml's registry and of the RPC servers `rpc` (host:port); none if the child process fails."""
     return read_build(rpc).devices
 
 
 def read_build(rpc: Sequence[str] = ()) -> Build:
-    """The installed llama.cpp with its devices and those of the RPC servers `rpc` (host:port)."""
+    """The installed llama.cpp, its devices, and those of the RPC servers `rpc` (host:port)."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-P", "-m", "qwenctl.machine.device_probe", *rpc],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -92,24 +92,24 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Build(error=str(error))
     try:
-        told = json.loads(done.stdout)
-        devices = tuple(GgmlDevice(**entry) for entry in told["devices"])
-        return Build(tuple(told["backends"]), frozenset(told["features"]), devices)
+        report = json.loads(completed.stdout)
+        devices = tuple(GgmlDevice(**entry) for entry in report["devices"])
+        return Build(tuple(report["backends"]), frozenset(report["features"]), devices)
     except (ValueError, TypeError, KeyError):
-        return Build(error=ending(done.returncode, done.stderr.decode("utf-8", "replace")))
+        return Build(error=describe_exit(completed.returncode, completed.stderr.decode("utf-8", "replace")))
 
 
-_ANSWER_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 
 
 def check_servers(endpoints: Sequence[str]) -> None:
-    """Raise QwenctlError unless something answers at each of these RPC servers (host:port)."""
+    """Raises QwenctlError unless something answers at each of these RPC servers (host:port)."""
     for endpoint in endpoints:
         host, separator, port = endpoint.rpartition(":")
         if not separator or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             raise QwenctlError(f"'{endpoint}' is not HOST:PORT", "--rpc 127.0.0.1:50052")
         try:
-            socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             hint = "`qwenctl worker` must be running there, and its port reachable"

@@ -1,7 +1,7 @@
-"""ggml's functions for devices, buffers and graphs, typed; for the child processes of this package alone.
+"""ggml's functions for devices, buffers and graphs, typed; only for child processes.
 
-They are looked up on libllama's own handle: a library that is opened by its path would have a registry of its own, of
-which libllama knows nothing.
+They are looked up through libllama's own handle: a library opened by its path would have its own registry, unknown to
+libllama.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 _P, _N, _S = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
-_KINDS = ("cpu", "gpu", "igpu", "accelerator")  # enum ggml_backend_dev_type, ggml-backend.h
+_DEVICE_TYPES = ("cpu", "gpu", "igpu", "accelerator")  # enum ggml_backend_dev_type, ggml-backend.h
 
 
 class InitParams(ctypes.Structure):
@@ -65,48 +65,51 @@ class RpcUnavailable(Exception):
 
 
 def library() -> Any:
-    """The library with its functions declared, initialized."""
+    """The initialized library, with its functions declared."""
     from llama_cpp import llama_cpp
 
     llama_cpp.llama_backend_init()
-    return _declared(llama_cpp._lib, _FUNCTIONS)
+    return _declare(llama_cpp._lib, _FUNCTIONS)
 
 
 def rpc_library() -> Any:
-    """The same with the functions of RPC. Raises NoRpc."""
+    """The same with the RPC functions. Raises RpcUnavailable."""
     try:
-        return _declared(library(), _RPC_FUNCTIONS)
+        return _declare(library(), _RPC_FUNCTIONS)
     except AttributeError as error:
         raise RpcUnavailable from error
 
 
 def add_rpc_servers(endpoints: list[str]) -> None:
-    """Register the devices of servers (host:port). Raises NoRpc; ggml ends the process if one is not to be reached."""
+    """Register the devices of RPC servers (host:port). Raises RpcUnavailable.
+
+    If a server cannot be reached, ggml ends the process: check them first (`devices.check_servers`).
+    """
     for endpoint in endpoints:
         ggml = rpc_library()
         ggml.ggml_backend_register(ggml.ggml_backend_rpc_add_server(endpoint.encode()))
 
 
 def all_devices(ggml: Any) -> list[Any]:
-    """Every device of the registry, in its order."""
+    """Every device in the registry, in its order."""
     return [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
 
 
 def backends(ggml: Any) -> list[str]:
-    """The names of the registered backends, such as CPU, CUDA, RPC."""
+    """The names of the registered backends, such as CPU, CUDA and RPC."""
     registered = [ggml.ggml_backend_reg_get(index) for index in range(ggml.ggml_backend_reg_count())]
-    return [_text(ggml.ggml_backend_reg_name(one)) for one in registered]
+    return [_text(ggml.ggml_backend_reg_name(registry)) for registry in registered]
 
 
 def device_info(ggml: Any, device: Any) -> dict[str, Any]:
-    """Name, description, kind, backend and memory in bytes of a device."""
+    """Name, description, kind, backend and memory (in bytes) of a device."""
     free, total = _N(), _N()
     ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-    kind = ggml.ggml_backend_dev_type(device)
+    device_type = ggml.ggml_backend_dev_type(device)
     return {
         "name": _text(ggml.ggml_backend_dev_name(device)),
         "description": _text(ggml.ggml_backend_dev_description(device)),
-        "kind": _KINDS[kind] if kind < len(_KINDS) else "accelerator",
+        "kind": _DEVICE_TYPES[device_type] if device_type < len(_DEVICE_TYPES) else "accelerator",
         "free_bytes": free.value,
         "total_bytes": total.value,
         "backend": _text(ggml.ggml_backend_reg_name(ggml.ggml_backend_dev_backend_reg(device))),
@@ -114,14 +117,14 @@ def device_info(ggml: Any, device: Any) -> dict[str, Any]:
 
 
 def set_threads(ggml: Any, device: Any, backend: Any, threads: int) -> None:
-    """The number of threads of a backend that has any."""
+    """Set the number of threads of a backend, if it has threads."""
     registry = ggml.ggml_backend_dev_backend_reg(device)
     address = ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_set_n_threads")
     if address:
         ctypes.CFUNCTYPE(None, _P, ctypes.c_int)(address)(backend, threads)
 
 
-def _declared(handle: Any, functions: dict[str, tuple[Any, list[Any]]]) -> Any:
+def _declare(handle: Any, functions: dict[str, tuple[Any, list[Any]]]) -> Any:
     for name, (result, arguments) in functions.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = result, arguments

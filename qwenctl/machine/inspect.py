@@ -1,6 +1,6 @@
-"""This machine as a plan needs it: RAM, free cores and devices, with the speeds that were measured.
+"""This machine as a plan needs it: RAM, free cores and devices, with measured bandwidths.
 
-Nothing comes in but the RPC servers whose devices count too; a `placement.hardware.Machine` goes out.
+Only the RPC servers whose devices count too come in; a `profile.Machine` goes out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwenctl.machine.profile import Machine as PlanMachine
 
 @dataclass(frozen=True)
 class MachineReport:
-    """All that was found; `threads` are those with which the RAM's speed was measured."""
+    """What is known of this machine; `threads` is the number with which the RAM's bandwidth was measured."""
 
     identity: str
     cpu: Cpu
@@ -30,7 +30,7 @@ class MachineReport:
 
     @property
     def ram_speed(self) -> MemoryBandwidth:
-        """The speed of the RAM."""
+        """The bandwidth of the RAM."""
         cpus = (device for device in self.build.devices if device.kind == "cpu")
         return next(
             (self.speeds.speeds.get(device_key(cpu, self.threads), MemoryBandwidth()) for cpu in cpus),
@@ -38,10 +38,11 @@ class MachineReport:
         )
 
 
-def inspect_machine(rpc: Sequence[str] = (), *, again: bool = False) -> MachineReport:
-    """All that is here, with the devices of the RPC servers `rpc` (host:port); `again` measures anew.
+def inspect_machine(rpc: Sequence[str] = (), *, remeasure: bool = False) -> MachineReport:
+    """Inspect this machine, with the devices of the RPC servers `rpc` (host:port).
 
-    The first time it measures, which takes a second or two. Raises QwenctlError if an RPC server cannot be reached.
+    The first call measures bandwidths, which takes a second or two, as does `remeasure`. Raises QwenctlError if an RPC
+    server cannot be queried.
     """
     cpu, memory, build = read_cpu(), read_memory(), read_build(rpc)
     if build.error and rpc:
@@ -49,21 +50,21 @@ def inspect_machine(rpc: Sequence[str] = (), *, again: bool = False) -> MachineR
         hint = "`qwenctl worker` must be running there and reachable"
         raise QwenctlError(f"no devices of {servers}: {build.error}", hint, ExitCode.NETWORK)
     identity, threads = machine_identity(cpu, memory), free_cores(cpu.usable_cores)
-    speeds = read_speeds(identity, build.devices, threads, rpc, again=again)
+    speeds = read_speeds(identity, build.devices, threads, rpc, remeasure=remeasure)
     return MachineReport(identity, cpu, memory, build, threads, speeds)
 
 
-def to_plan_machine(found: MachineReport) -> PlanMachine:
-    """The same as a plan needs it: only devices with memory of their own."""
+def to_plan_machine(report: MachineReport) -> PlanMachine:
+    """The same as a plan needs it: only devices with dedicated memory."""
     devices = []
-    for device in found.build.devices:
+    for device in report.build.devices:
         if device.has_dedicated_memory:
-            speed = found.speeds.speeds.get(device_key(device, found.threads), MemoryBandwidth())
+            speed = report.speeds.speeds.get(device_key(device, report.threads), MemoryBandwidth())
             devices.append(
                 PlanDevice(
                     device.name, device.backend, device.description, device.total_bytes, device.free_bytes,
                     speed.bandwidth, speed.copy_rate,
                 )
             )  # fmt: skip
-    memory, bandwidth = found.memory, found.ram_speed.bandwidth
-    return PlanMachine(memory.total_bytes, memory.available_bytes, bandwidth, found.threads, tuple(devices))
+    memory, bandwidth = report.memory, report.ram_speed.bandwidth
+    return PlanMachine(memory.total_bytes, memory.available_bytes, bandwidth, report.threads, tuple(devices))

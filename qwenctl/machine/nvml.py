@@ -1,6 +1,6 @@
-"""NVIDIA's management library by way of nvidia-ml-py, where that is installed: for what ggml does not tell.
+"""NVIDIA's management library, through nvidia-ml-py if that is installed: for what ggml does not report.
 
-Names and energy go out; nothing at all where there is no such package, no driver, or no card.
+Names and energy go out; nothing if the package, the driver or a GPU is missing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 @contextmanager
 def cards() -> Iterator[tuple[Any, list[Any]]]:
-    """The library and a handle for each card; none where the library cannot be used."""
+    """The library and a handle for each GPU; (None, []) if the library cannot be used."""
     try:
         library = importlib.import_module("pynvml")
         library.nvmlInit()
-    except Exception:  # noqa: BLE001 - its errors are classes that are only there with it
+    except Exception:  # noqa: BLE001 - its exception classes only exist once it is imported
         yield None, []
         return
     try:
@@ -27,14 +27,14 @@ def cards() -> Iterator[tuple[Any, list[Any]]]:
 
 
 def card_names() -> tuple[str, ...]:
-    """The names of the cards, as the driver has them."""
+    """The names of the GPUs, as the driver reports them."""
     with cards() as (library, handles):
         names = [library.nvmlDeviceGetName(handle) for handle in handles]
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)
 
 
 def energy_joules() -> float | None:
-    """What all cards have used since their driver was loaded; None where they do not count it (before Volta)."""
+    """The joules that all GPUs have used since their driver was loaded; None if they do not count it (before Volta)."""
     with cards() as (library, handles):
         if not handles:
             return None

@@ -1,4 +1,4 @@
-"""The memories of a machine, their sizes and speeds: what a plan is made for.
+"""The memories of a machine, their sizes and bandwidths: what a plan is made for.
 
 A real machine is measured elsewhere; a described one, which may not exist yet, is made here of sizes alone. Frozen
 values go out. Nothing is measured here and no library is loaded.
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GIB = 1 << 30
-# What a program can use of a described memory: a driver and a screen take half a GiB, a system a tenth, 6 GiB at most.
+# What is not available of a described memory: half a GiB for driver and display, a tenth of the RAM for the system,
+# but at most 6 GiB.
 _DRIVER_BYTES, _SYSTEM_SHARE, _SYSTEM_BYTES = GIB // 2, 10, 6 * GIB
 _DESCRIBED_CORES = 8
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device with memory of its own; `name` and `backend` are ggml's ("CUDA0", "CUDA").
+    """A device with dedicated memory; `name` and `backend` are ggml's ("CUDA0", "CUDA").
 
-    `bandwidth` is what can be read from its memory, `copy_rate` what can be copied to it from RAM, both in bytes a
-    second and None where they are not known.
+    `bandwidth` is the rate of reads from its memory, `copy_rate` of copies from RAM to it, both in bytes/s and None if
+    unknown.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """RAM in bytes, and bytes a second that the threads of a decode read of it; `cores` are physical and free."""
+    """RAM in bytes, and the bytes/s that decoding threads can read from it; `cores` are physical and free."""
 
     ram_total: int
     ram_available: int

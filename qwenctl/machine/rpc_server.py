@@ -1,7 +1,7 @@
 """The child process that serves devices: `python -m qwenctl.machine.rpc_server ADDRESS:PORT THREADS DEVICE ...`.
 
-It does so until it is ended, or until its standard input comes to an end, as it does when the program that started it
-is gone. What llama.cpp says goes to standard output: its devices, and when a client comes and goes.
+It serves until it is ended, or until its standard input closes, which happens when the program that started it exits.
+llama.cpp reports its devices, and when a client connects or disconnects, on standard output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwenctl.machine.llama_process import errors_end_the_process
 
 
 def serve(endpoint: str, threads: int, names: list[str]) -> None:
-    """Serve the devices `names` at `endpoint`; returns only if that cannot be done."""
+    """Serve the devices `names` at `endpoint`; returns only if that fails."""
     ggml = rpc_library()
     by_name = {device_info(ggml, device)["name"]: device for device in all_devices(ggml)}
     devices = (ctypes.c_void_p * len(names))(*(by_name[name] for name in names))

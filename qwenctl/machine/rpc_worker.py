@@ -1,7 +1,7 @@
-"""This machine's devices, served to another machine by llama.cpp's RPC.
+"""Serves this machine's devices to another machine by llama.cpp's RPC.
 
-What to serve, and where, comes in; a child process (`rpc_server`) does it, and never outlives this one.
-llama.cpp's RPC has no authentication and no encryption: whoever reaches the port can use, and crash, what serves it.
+An endpoint comes in; a child process (`rpc_server`) serves it, and never outlives this one. llama.cpp's RPC has no
+authentication and no encryption: anyone who can reach the port can use, and crash, what serves it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import IO
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.devices import GgmlDevice
-from qwenctl.machine.llama_process import ending, llama_environment
+from qwenctl.machine.llama_process import describe_exit, llama_environment
 
-_READY_SECONDS, _KNOCK_SECONDS = 120.0, 0.05
-_CAME, _WENT = b"Accepted client connection", b"Client connection closed"
+_READY_SECONDS, _RETRY_SECONDS = 120.0, 0.05
+_CONNECTED, _DISCONNECTED = b"Accepted client connection", b"Client connection closed"
 
 
 @dataclass(frozen=True)
 class RpcEndpoint:
-    """Devices by their names, served at an IPv4 address with so many threads."""
+    """Devices by name, served at an IPv4 address with `threads` threads."""
 
     address: str
     port: int
@@ -37,8 +37,8 @@ class RpcEndpoint:
     devices: tuple[str, ...]
 
     @property
-    def endpoint(self) -> str:
-        """As llama.cpp writes it."""
+    def host_port(self) -> str:
+        """ADDRESS:PORT, as llama.cpp writes it."""
         return f"{self.address}:{self.port}"
 
     @property
@@ -48,7 +48,7 @@ class RpcEndpoint:
 
 
 def resolve_address(host: str) -> str:
-    """The IPv4 address of a host of this machine; llama.cpp knows no other. Raises QwenctlError."""
+    """The IPv4 address of one of this machine's host names; llama.cpp supports no IPv6. Raises QwenctlError."""
     try:
         return socket.gethostbyname(host)
     except (OSError, UnicodeError) as error:
@@ -56,7 +56,7 @@ def resolve_address(host: str) -> str:
 
 
 def free_port(address: str, port: int) -> int:
-    """`port`, or for 0 any, if it is free at this address now. Raises QwenctlError."""
+    """`port`, or any free port for 0, if it is free at this address now. Raises QwenctlError."""
     try:
         with socket.create_server((address, port)) as listening:
             return int(listening.getsockname()[1])
@@ -73,63 +73,64 @@ def free_port(address: str, port: int) -> int:
         ) from error
 
 
-def select_devices(wanted: Sequence[str], devices: Sequence[GgmlDevice]) -> list[GgmlDevice]:
-    """The devices that `wanted` names; all GPUs without names, the processors without GPUs. Raises QwenctlError."""
-    unknown = [name for name in wanted if name not in {device.name for device in devices}]
+def select_devices(requested: Sequence[str], devices: Sequence[GgmlDevice]) -> list[GgmlDevice]:
+    """The devices with these names; without names all GPUs, or the CPU if there are none. Raises QwenctlError."""
+    unknown = [name for name in requested if name not in {device.name for device in devices}]
     if unknown:
         names = ", ".join(device.name for device in devices) or "none"
         raise QwenctlError(f"no device is named '{unknown[0]}'", f"available: {names}")
-    if wanted:
-        return [device for device in devices if device.name in wanted]
+    if requested:
+        return [device for device in devices if device.name in requested]
     return [device for device in devices if device.kind in ("gpu", "igpu")] or list(devices)
 
 
-def connection_instructions(share: RpcEndpoint) -> list[str]:
-    """What a person on the other machine types, and what the one here should know."""
-    danger = "llama.cpp's RPC has no authentication and no encryption"
-    if not share.is_local:
-        return [f"WARNING: {danger}: anyone who can reach this port can read, change and crash what runs here"]
+def connection_instructions(endpoint: RpcEndpoint) -> list[str]:
+    """What to type on the other machine, and what to be aware of on this one."""
+    warning = "llama.cpp's RPC has no authentication and no encryption"
+    if not endpoint.is_local:
+        return [f"WARNING: {warning}: anyone who can reach this port can read, change and crash what runs here"]
     return [
-        f"{danger}: it is reachable only from this machine. On the other machine:",
-        f"  ssh -N -L {share.port}:127.0.0.1:{share.port} {platform.node() or 'THIS-MACHINE'}",
-        f"  qwenctl chat -m MODEL --rpc 127.0.0.1:{share.port}",
+        f"{warning}: it is reachable only from this machine. On the other machine:",
+        f"  ssh -N -L {endpoint.port}:127.0.0.1:{endpoint.port} {platform.node() or 'THIS-MACHINE'}",
+        f"  qwenctl chat -m MODEL --rpc 127.0.0.1:{endpoint.port}",
     ]
 
 
-def serve(share: RpcEndpoint, log: Path, ready: Callable[[], None], client: Callable[[bool], None]) -> None:
-    """Serve until the child ends, which is a failure, or this process is told to.
+def serve(endpoint: RpcEndpoint, log: Path, on_ready: Callable[[], None], on_client: Callable[[bool], None]) -> None:
+    """Serve until the child ends, which is an error, or this process is stopped.
 
-    `ready` is called once it can be reached, `client` with True and False when one has come and gone. Raises
-    QwenctlError with the end of the child's `log`.
+    `on_ready` is called once the server can be reached, `on_client` with True and False when a client has connected and
+    disconnected. Raises QwenctlError with the last of the child's `log`.
     """
-    with _child(share, log) as (process, output):
-        _wait_until_reached(share, process)
-        ready()
-        knocks = {_CAME: 1, _WENT: 1}  # our own
+    with _child(endpoint, log) as (process, output):
+        _wait_until_reachable(endpoint, process)
+        on_ready()
+        own_events = {_CONNECTED: 1, _DISCONNECTED: 1}  # the connection of _wait_until_reached
+        # llama.cpp logs each connection; only those of clients are reported.
         for line in output:
             event = line.strip()
-            if knocks.get(event):
-                knocks[event] -= 1
-            elif event in knocks:
-                client(event == _CAME)
+            if own_events.get(event):
+                own_events[event] -= 1
+            elif event in own_events:
+                on_client(event == _CONNECTED)
         code = process.wait()
-    why = ending(code, log.read_text("utf-8", "replace"))
+    why = describe_exit(code, log.read_text("utf-8", "replace"))
     raise QwenctlError(f"the worker's server stopped ({why})", f"its log: {log}", ExitCode.ENGINE_CRASHED)
 
 
 @contextmanager
-def _child(share: RpcEndpoint, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _child(endpoint: RpcEndpoint, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     command = [sys.executable, "-P", "-m", "qwenctl.machine.rpc_server"]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*command, share.endpoint, str(share.threads), *share.devices],
+            [*command, endpoint.host_port, str(endpoint.threads), *endpoint.devices],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=llama_environment(),
         )
     output = process.stdout
-    if output is None:  # not with a pipe
+    if output is None:  # impossible with a pipe
         raise RuntimeError
     try:
         yield process, output
@@ -139,12 +140,12 @@ def _child(share: RpcEndpoint, log: Path) -> Iterator[tuple[subprocess.Popen[byt
         output.close()
 
 
-def _wait_until_reached(share: RpcEndpoint, process: subprocess.Popen[bytes]) -> None:
-    """Knock until it opens, or the child has ended, or a long time has passed."""
-    until = time.monotonic() + _READY_SECONDS
-    address = "127.0.0.1" if share.address == "0.0.0.0" else share.address  # noqa: S104 - it is what a person chose
-    while process.poll() is None and time.monotonic() < until:
-        with socket.socket() as knock:
-            if knock.connect_ex((address, share.port)) == 0:
+def _wait_until_reachable(endpoint: RpcEndpoint, process: subprocess.Popen[bytes]) -> None:
+    """Try to connect until that succeeds, the child has ended, or two minutes have passed."""
+    deadline = time.monotonic() + _READY_SECONDS
+    address = "127.0.0.1" if endpoint.address == "0.0.0.0" else endpoint.address  # noqa: S104 - the user chose it
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex((address, endpoint.port)) == 0:
                 return
-        time.sleep(_KNOCK_SECONDS)
+        time.sleep(_RETRY_SECONDS)

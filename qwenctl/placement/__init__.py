@@ -1,6 +1,7 @@
-"""Placement: which memory holds which tensor, so that decoding is as fast as can be and nothing runs out.
+"""Placement: decides which memory holds which tensor, so that decoding is as fast as possible and nothing runs out.
 
-`hardware` is what a machine has, `inventory` what a model has, `wishes` what a person has fixed. They make a `problem`,
-for which `splits` and `filling` find a layout; `planner` makes a `plan` of it, with a `forecast`, `accounts` and
-`reasons`. `trial` plans for the machine that is here, `opening` loads by a plan, `picture` shows one.
+`machine.profile` describes the machine, `tensor_inventory` the model, `constraints` what the user has fixed. They make
+a `problem`, for which `layer_split` and `expert_knapsack` find a layout; `planner` turns it into a `plan`, with a
+`forecast`, a `memory_breakdown` and `explanations`, or fails with one of the `capacity_errors`. `trial_load` plans for
+the local machine, `engine_args` translates a layout for the engine.
 """

@@ -1,7 +1,7 @@
-"""What a person has fixed of a plan; the rest is planned around it.
+"""What the user has fixed of a plan; the planner decides the rest.
 
-Values of options come in, checked alone; here it is checked that they can be used together. Which devices and
-tensors there are is not known here.
+Option values come in, each already validated by itself; here they are checked for contradictions. Which devices and
+tensors exist is not known here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _EXACT_CACHES = ("f32", "f16", "bf16")
 
 @dataclass(frozen=True)
 class PlacementConstraints:
-    """Zeros, empty values and None leave a choice to the planner.
+    """The user's choices; zeros, empty values and None leave a choice to the planner.
 
-    Each of `sequences` has `context` tokens. `cpu_experts` counts the first layers whose routed experts stay in RAM;
-    `overrides` are pairs of a regular expression and a device; `fit_targets` are bytes that stay free on each device,
-    one for all or one for each; `limits` are bytes that a device may hold at most, by its name. `vision_bytes` is the
-    size of the mmproj file that is used; with `vision` it is that of the model's own tower.
+    Each of `sequences` has `context` tokens. `cpu_experts` is the number of leading layers whose routed experts stay in
+    RAM; `overrides` are pairs of a regular expression and a device; `fit_targets` are bytes to keep free on each
+    device, one value for all or one for each; `limits` are the maximum bytes a device may hold, by its name.
+    `vision_bytes` is the size of the mmproj file in use; with `vision`, the model's own encoder counts instead.
     """
 
     context: int = 0
@@ -56,36 +56,36 @@ class PlacementConstraints:
 
     @property
     def constrains_devices(self) -> bool:
-        """Whether anything is asked for that only has a meaning with a device."""
+        """Whether an option is set that only makes sense with a device."""
         return bool(self.overrides or self.fit_targets or self.split or self.devices or self.rpc or self.gpu_layers > 0)
 
 
-def validate_constraints(wishes: PlacementConstraints) -> None:
-    """Raise QwenctlError for wishes that cannot be used together."""
-    without = wishes.devices == (NO_DEVICE,) or wishes.gpu_layers == 0
-    name = "--device none" if wishes.devices == (NO_DEVICE,) else "-ngl 0"
-    others = {
-        "-ngl": wishes.gpu_layers > 0,
-        "--device": bool(wishes.devices) and wishes.devices != (NO_DEVICE,),
-        "-ts": bool(wishes.split),
-        "--n-cpu-moe": wishes.cpu_experts is not None and wishes.cpu_experts < ALL_EXPERTS,
-        "-ot": any(device.upper() != "CPU" for _, device in wishes.overrides),
+def validate_constraints(constraints: PlacementConstraints) -> None:
+    """Raises QwenctlError for constraints that cannot be used together."""
+    without_devices = constraints.devices == (NO_DEVICE,) or constraints.gpu_layers == 0
+    name = "--device none" if constraints.devices == (NO_DEVICE,) else "-ngl 0"
+    device_options = {
+        "-ngl": constraints.gpu_layers > 0,
+        "--device": bool(constraints.devices) and constraints.devices != (NO_DEVICE,),
+        "-ts": bool(constraints.split),
+        "--n-cpu-moe": constraints.cpu_experts is not None and constraints.cpu_experts < ALL_EXPERTS,
+        "-ot": any(device.upper() != "CPU" for _, device in constraints.overrides),
     }
-    for option, given in others.items():
-        if without and given:
+    for option, is_set in device_options.items():
+        if without_devices and is_set:
             raise _contradiction(name, option)
-    if NO_DEVICE in wishes.devices and len(wishes.devices) > 1:
+    if NO_DEVICE in constraints.devices and len(constraints.devices) > 1:
         raise _contradiction("--device none", "--device with a name")
-    if wishes.flash == "off" and wishes.cache_v not in _EXACT_CACHES:
-        raise _contradiction("-fa off", f"-ctv {wishes.cache_v}")
-    if wishes.paging and wishes.load_mode == "none":
+    if constraints.flash == "off" and constraints.cache_v not in _EXACT_CACHES:
+        raise _contradiction("-fa off", f"-ctv {constraints.cache_v}")
+    if constraints.paging and constraints.load_mode == "none":
         raise _contradiction("--paging", "--load-mode none")
-    if wishes.batch and wishes.micro_batch > wishes.batch:
-        raise _contradiction(f"-ub {wishes.micro_batch}", f"-b {wishes.batch}")
+    if constraints.batch and constraints.micro_batch > constraints.batch:
+        raise _contradiction(f"-ub {constraints.micro_batch}", f"-b {constraints.batch}")
 
 
 def parse_override(text: str) -> tuple[str, str]:
-    """The pattern and the device of REGEX=DEVICE. Raises QwenctlError."""
+    """Split REGEX=DEVICE into pattern and device. Raises QwenctlError."""
     pattern, separator, device = text.rpartition("=")
     if not separator or not pattern or not device:
         raise QwenctlError(f"'{text}' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'")
@@ -96,13 +96,13 @@ def parse_override(text: str) -> tuple[str, str]:
     return pattern, device
 
 
-def _contradiction(one: str, other: str) -> QwenctlError:
-    return QwenctlError(f"{one} and {other} cannot be used together", "leave one of them out", ExitCode.USAGE)
+def _contradiction(first: str, second: str) -> QwenctlError:
+    return QwenctlError(f"{first} and {second} cannot be used together", "leave one of them out", ExitCode.USAGE)
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What is asked of a load: wishes for a plan, or the file of a plan that is made already."""
+    """How to load a model: constraints for a new plan, or the file of an existing one."""
 
     wishes: PlacementConstraints = field(default_factory=PlacementConstraints)
     plan: Path | None = None

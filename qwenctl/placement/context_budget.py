@@ -1,9 +1,10 @@
-"""How many bytes a context and its graphs take beside the weights.
+"""The memory that a context and its compute graphs take besides the weights.
 
-Numbers of a model and of a context come in, bytes go out. Cache and state follow llama.cpp's src/llama-kv-cache.cpp and
-src/llama-memory-recurrent.cpp exactly. The buffers of the graphs are an estimate, for machines and files that are not
-here: the largest tensors that live at the same time, as fitted to `no_alloc` loads of all published shapes with 512 to
-2,048 tokens a micro-batch; where a load can be tried, its own figures take their place.
+The dimensions of a model and the parameters of a context come in, bytes go out. KV cache and recurrent state follow
+llama.cpp's src/llama-kv-cache.cpp and src/llama-memory-recurrent.cpp exactly. The compute buffers are an estimate, for
+machines and files that are not available: the largest tensors that live at the same time, fitted to `no_alloc` loads of
+all published model sizes with micro-batches of 512 to 2,048 tokens. Where a trial load is possible, its measurements
+replace them.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from quantize.ggml.types import GGML_TYPES
 from qwenctl.placement.tensor_inventory import ModelDims
 
 _F16, _F32 = 2, 4
-_CELLS = 256  # the context is a multiple of this (llama_context, GGML_PAD)
-# A device that follows another gets the activations of it too. With pipelining there are four copies of all inputs
-# (GGML_SCHED_MAX_COPIES), of which the mask is the large one.
+_CELLS = 256  # contexts are padded to a multiple of this (llama_context, GGML_PAD)
+# A device that follows another one also holds that one's activations. With pipelining there are four copies of all
+# inputs (GGML_SCHED_MAX_COPIES), the largest of which is the mask.
 _LATER_DEVICE, _PIPELINED, _COPIES = 1.35, 1.6, 4
 _FIXED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ContextParams:
-    """What is asked of a context. `cache_k` and `cache_v` are ggml's names of types; `flash` flash attention."""
+    """The parameters of a context, with `tokens` for all `sequences` together.
+
+    `cache_k` and `cache_v` are names of ggml types; `flash` is flash attention.
+    """
 
     tokens: int
     sequences: int
@@ -31,14 +35,14 @@ class ContextParams:
     cache_v: str
     micro_batch: int
     flash: bool = True
-    forks: int = 0  # more copies of the recurrent state, for drafts that may be taken back
+    forks: int = 0  # additional copies of the recurrent state, for drafts that may be rolled back
 
 
 def cache_bytes(shape: ModelDims, context: ContextParams) -> int:
-    """Bytes of the KV cache of one layer with full attention."""
+    """Bytes of the KV cache of one full-attention layer."""
     width = shape.kv_heads * shape.head_dim
-    row = sum(GGML_TYPES[kind.upper()].row_bytes(width) for kind in (context.cache_k, context.cache_v))
-    return row * _padded(context)
+    token_bytes = sum(GGML_TYPES[dtype.upper()].row_bytes(width) for dtype in (context.cache_k, context.cache_v))
+    return token_bytes * _padded_cells(context)
 
 
 def state_bytes(shape: ModelDims, context: ContextParams) -> int:
@@ -49,47 +53,57 @@ def state_bytes(shape: ModelDims, context: ContextParams) -> int:
 def device_compute(
     shape: ModelDims, context: ContextParams, *, mixed: bool, later: bool = False, pipelined: bool = False
 ) -> int:
-    """Bytes of the graph's buffers on a device; `mixed` if experts lie in RAM too."""
-    rows = [_linear(shape), _experts_on_device(shape) if shape.experts else _feed_forward(shape)]
+    """Bytes of the compute buffers on a device; `mixed` if experts are in RAM too.
+
+    `later` if another device comes before it; `pipelined` if llama.cpp runs several devices in a pipeline.
+    """
+    values_per_token = [
+        _linear_attention_values(shape),
+        _expert_values(shape) if shape.experts else _feed_forward_values(shape),
+    ]
     if mixed and shape.experts:
-        rows.append(shape.experts_used * shape.hidden + 7 * shape.hidden + 2 * shape.width)
+        values_per_token.append(shape.experts_used * shape.hidden + 7 * shape.hidden + 2 * shape.width)
     factor = _PIPELINED if pipelined else _LATER_DEVICE if later else 1.0
     copies = _COPIES if pipelined else 1
-    return int(_F32 * max(rows) * context.micro_batch * factor) + copies * _mask(shape, context) + _FIXED_BYTES
+    return (
+        int(_F32 * max(values_per_token) * context.micro_batch * factor)
+        + copies * _mask_bytes(shape, context)
+        + _FIXED_BYTES
+    )
 
 
 def ram_compute(
     shape: ModelDims, context: ContextParams, *, experts: bool, layers: bool, pipelined: bool = False
 ) -> int:
-    """Bytes of the graph's buffers in RAM, which computes the routed experts, or whole layers, or the rest alone."""
-    row = 3 * shape.hidden
+    """Bytes of the compute buffers in RAM, where the CPU computes routed experts, whole layers, or neither."""
+    values_per_token = 3 * shape.hidden
     if experts or layers:
-        row = _experts_on_device(shape) if shape.experts else _feed_forward(shape)
+        values_per_token = _expert_values(shape) if shape.experts else _feed_forward_values(shape)
     if layers:
-        row = max(_linear(shape), row) + 2 * shape.hidden
+        values_per_token = max(_linear_attention_values(shape), values_per_token) + 2 * shape.hidden
     copies = _COPIES if pipelined else 1
-    return copies * (_F32 * row * context.micro_batch + _mask(shape, context)) + _FIXED_BYTES
+    return copies * (_F32 * values_per_token * context.micro_batch + _mask_bytes(shape, context)) + _FIXED_BYTES
 
 
-def _linear(shape: ModelDims) -> int:
-    """Numbers a token of a layer with linear attention: what the convolution reads, gives, and the gate beside it."""
+def _linear_attention_values(shape: ModelDims) -> int:
+    """Values per token in a linear-attention layer: the convolution's input and output, and the gate."""
     inner = shape.linear_inner
     return 3 * (inner + 2 * shape.linear_keys) + inner
 
 
-def _experts_on_device(shape: ModelDims) -> int:
+def _expert_values(shape: ModelDims) -> int:
     return shape.experts_used * (2 * shape.width + shape.hidden) + 6 * shape.hidden
 
 
-def _feed_forward(shape: ModelDims) -> int:
+def _feed_forward_values(shape: ModelDims) -> int:
     return 3 * shape.width + 3 * shape.hidden
 
 
-def _mask(shape: ModelDims, context: ContextParams) -> int:
-    """The mask of attention; without flash attention the scores of all heads stand beside it."""
-    cells = _padded(context) // context.sequences * context.micro_batch
+def _mask_bytes(shape: ModelDims, context: ContextParams) -> int:
+    """Bytes of the attention mask; without flash attention also of the scores of all heads."""
+    cells = _padded_cells(context) // context.sequences * context.micro_batch
     return cells * _F16 + (0 if context.flash else cells * shape.heads * _F32)
 
 
-def _padded(context: ContextParams) -> int:
+def _padded_cells(context: ContextParams) -> int:
     return -(-context.tokens // _CELLS) * _CELLS

@@ -1,8 +1,9 @@
-"""From constraints and a layout to what the engine is told: `LoadParams` with their `Placement`.
+"""Translates constraints and a layout for the engine: into `LoadParams` with their `Placement`.
 
-`load_params` is the one place where constraints become parameters, `constraints_of` the way back. A `PlacementProblem`
-and its `LayerAssignment` make the `Placement`: devices, rows, and overrides for the tensors that lie apart from their
-row. An override names tensors exactly: its pattern is anchored at both ends, and no two patterns match the same tensor.
+`load_params` is the only place where constraints become parameters, and `constraints_of` the way back. A
+`PlacementProblem` and its `LayerAssignment` make the `Placement`: devices, layers for each, and overrides for tensors
+that are not with their layer. An override names tensors exactly: its pattern is anchored at both ends, and no two
+patterns match the same tensor.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from qwenctl.protocol.placement import CPU, Placement
 
 
 def load_params(constraints: PlacementConstraints) -> LoadParams:
-    """The parameters of a load for which nothing is planned. What is not fixed has the default of `LoadParams`."""
+    """The parameters of a load without a plan. What the constraints leave open has the default of `LoadParams`."""
     default = LoadParams()
     return LoadParams(
         context_tokens=constraints.context,
@@ -40,7 +41,10 @@ def load_params(constraints: PlacementConstraints) -> LoadParams:
 
 
 def constraints_of(params: LoadParams) -> PlacementConstraints:
-    """What was fixed for a load, as far as its parameters tell; where tensors lie is left open but for RPC servers."""
+    """The constraints that lead to these parameters, as far as they tell.
+
+    Of the placement only the RPC servers are fixed.
+    """
     return PlacementConstraints(
         context=params.context_tokens,
         cache_k=params.cache_type_k,
@@ -55,59 +59,62 @@ def constraints_of(params: LoadParams) -> PlacementConstraints:
 
 
 def tensor_devices(problem: PlacementProblem, layout: LayerAssignment) -> dict[str, str]:
-    """The memory of each tensor that is loaded."""
-    rows = layer_devices(problem, layout)
-    found = {}
+    """The device of each tensor that is loaded."""
+    slot_devices = layer_devices(problem, layout)
+    devices = {}
     for tensor in problem.inventory.tensors:
         if problem.is_loaded(tensor):
-            own = CPU if tensor.name == TOKEN_EMBEDDINGS else rows[tensor.layer]
-            found[tensor.name] = layout.experts.get(tensor.name) or problem.fixed.get(tensor.name) or own
-    return found
+            default = CPU if tensor.name == TOKEN_EMBEDDINGS else slot_devices[tensor.layer]
+            devices[tensor.name] = layout.experts.get(tensor.name) or problem.fixed.get(tensor.name) or default
+    return devices
 
 
 def layer_devices(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
-    """The memory that each row goes to."""
+    """The device of each layer slot."""
     pairs = zip(problem.devices, layout.counts, strict=True)
     return [CPU] * layout.start + [device.name for device, count in pairs for _ in range(count)]
 
 
 def to_placement(problem: PlacementProblem, layout: LayerAssignment) -> Placement:
-    """What the engine is told. Without any device on the machine, nothing."""
+    """The placement for the engine; an empty one on a machine without devices."""
     if not problem.machine.devices:
         return Placement()
-    where = tensor_devices(problem, layout)
+    devices = tensor_devices(problem, layout)
     used = {device.name: count for device, count in zip(problem.devices, layout.counts, strict=True)}
-    used = {name: count for name, count in used.items() if count or name in where.values()}
+    used = {name: count for name, count in used.items() if count or name in devices.values()}
     return Placement(
         devices=tuple(used) or (CPU,),
         layers=tuple(float(count) for count in used.values()) if len(used) > 1 else (),
-        overrides=overrides(_apart(problem, layout, where)),
-        rpc=problem.wishes.rpc,
+        overrides=overrides(_displaced_tensors(problem, layout, devices)),
+        rpc=problem.constraints.rpc,
     )
 
 
-def overrides(where: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Patterns for tensors by name, with the memory of each: one for all layers in which the same parts lie there."""
+def overrides(devices: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Patterns and devices for tensors by name, one pattern for all layers with the same tensors on a device."""
     parts: dict[tuple[str, str], set[str]] = {}  # by memory and layer
-    found = []
-    for name, memory in where.items():
+    patterns = []
+    for name, memory in devices.items():
         if name.startswith("blk."):
             _, layer, part = name.split(".", 2)
             parts.setdefault((memory, layer), set()).add(part)
         else:
-            found.append((f"^{re.escape(name)}$", memory))
+            patterns.append((f"^{re.escape(name)}$", memory))
+    # Group layers that have the same tensors on the same device, so that one pattern covers them all.
     layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (memory, layer), names in parts.items():
         layers.setdefault((memory, tuple(sorted(names))), []).append(layer)
-    for (memory, names_), numbers in layers.items():
-        named = "|".join(map(re.escape, names_))
-        found.append((rf"^blk\.({'|'.join(numbers)})\.({named})$", memory))
-    return tuple(found)
+    for (memory, tensor_names), numbers in layers.items():
+        named = "|".join(map(re.escape, tensor_names))
+        patterns.append((rf"^blk\.({'|'.join(numbers)})\.({named})$", memory))
+    return tuple(patterns)
 
 
-def _apart(problem: PlacementProblem, layout: LayerAssignment, where: Mapping[str, str]) -> dict[str, str]:
-    """The tensors that do not lie where llama.cpp would put them with their row."""
-    rows = layer_devices(problem, layout)
+def _displaced_tensors(
+    problem: PlacementProblem, layout: LayerAssignment, devices: Mapping[str, str]
+) -> dict[str, str]:
+    """The tensors that are not where llama.cpp would put them with their layer."""
+    slot_devices = layer_devices(problem, layout)
     layers = {tensor.name: tensor.layer for tensor in problem.inventory.tensors}
-    usual = {name: CPU if name == TOKEN_EMBEDDINGS else rows[layers[name]] for name in where}
-    return {name: memory for name, memory in where.items() if memory != usual[name]}
+    expected = {name: CPU if name == TOKEN_EMBEDDINGS else slot_devices[layers[name]] for name in devices}
+    return {name: memory for name, memory in devices.items() if memory != expected[name]}

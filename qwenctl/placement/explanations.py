@@ -1,4 +1,4 @@
-"""Why a plan is as it is, in sentences for a person."""
+"""Explains a plan, in sentences for the user."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU
 
 
-def reasons(
-    problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams, cast: Forecast
+def explain_plan(
+    problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams, forecast: Forecast
 ) -> tuple[str, ...]:
     """The sentences, the most important first."""
-    found = [*_rows(problem, layout), *_experts(problem, layout), *_settings(problem, layout, settings)]
-    if problem.inventory.shape.mtp_blocks and not problem.wishes.mtp:
-        found.append("the MTP block is not loaded: it is only used for speculative decoding")
-    if cast.paged_bytes:
-        found.append(
-            f"{format_memory(cast.paged_bytes)} do not fit in RAM and are read from disk for every token, "
+    sentences = [
+        *_explain_layers(problem, layout),
+        *_explain_experts(problem, layout),
+        *_explain_settings(problem, layout, settings),
+    ]
+    if problem.inventory.shape.mtp_blocks and not problem.constraints.mtp:
+        sentences.append("the MTP block is not loaded: it is only used for speculative decoding")
+    if forecast.paged_bytes:
+        sentences.append(
+            f"{format_memory(forecast.paged_bytes)} do not fit in RAM and are read from disk for every token, "
             "which makes it very slow"
         )
     if problem.machine.ram_bandwidth is None:
-        found.append(f"the RAM bandwidth is unknown, {UNKNOWN_RAM / 1e9:.0f} GB/s is assumed: run `qwenctl doctor`")
-    found += [
+        sentences.append(f"the RAM bandwidth is unknown, {UNKNOWN_RAM / 1e9:.0f} GB/s is assumed: run `qwenctl doctor`")
+    sentences += [
         f"the bandwidth of {device.name} is unknown, {UNKNOWN_DEVICE / 1e9:.0f} GB/s is assumed"
         for device in problem.devices
         if device.bandwidth is None
     ]
-    return tuple(found)
+    return tuple(sentences)
 
 
-def _rows(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
+def _explain_layers(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     if not problem.machine.devices:
         return ["no GPU: everything is in RAM"]
     if not any(layout.counts):
@@ -40,17 +44,17 @@ def _rows(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     used = [device.name for device, count in zip(problem.devices, layout.counts, strict=True) if count]
     names = used[0] if len(used) == 1 else f"{', '.join(used[:-1])} and {used[-1]}"
     idle = [device.name for device, count in zip(problem.devices, layout.counts, strict=True) if not count]
-    found = [f"{name} is not used: leaving it out saves copies" for name in idle]
+    sentences = [f"{name} is not used: leaving it out saves copies" for name in idle]
     if layout.start:
         first = f"the first {layout.start} layers are in RAM, the others on {names}: more do not fit"
-        return [first, *found]
+        return [first, *sentences]
     return [
         f"everything that is read for every token is on {names}: attention, shared experts, output, KV cache",
-        *found,
+        *sentences,
     ]
 
 
-def _experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
+def _explain_experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     sizes = {tensor.name: tensor.n_bytes for tensor in problem.inventory.tensors}
     on_devices = sum(sizes[name] for name, memory in layout.experts.items() if memory != CPU)
     in_ram = sum(sizes[name] for name, memory in layout.experts.items() if memory == CPU)
@@ -68,22 +72,22 @@ def _experts(problem: PlacementProblem, layout: LayerAssignment) -> list[str]:
     ]
 
 
-def _settings(problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams) -> list[str]:
-    found = []
+def _explain_settings(problem: PlacementProblem, layout: LayerAssignment, settings: LoadParams) -> list[str]:
+    sentences = []
     if (
         layout.has_cpu_experts
         and any(layout.counts)
         and settings.micro_batch_tokens > 512
         and problem.inventory.shape.experts
     ):
-        found.append(
+        sentences.append(
             f"micro-batch of {settings.micro_batch_tokens:,}: for a long prompt the experts are copied to the GPU once "
             "for each"
         )
-    if settings.load_mode == "none" and problem.wishes.load_mode == "auto":
-        found.append("load mode none: the GPU copies faster from memory that is not a mapped file")
-    if not problem.wishes.threads:
-        found.append(
+    if settings.load_mode == "none" and problem.constraints.load_mode == "auto":
+        sentences.append("load mode none: the GPU copies faster from memory that is not a mapped file")
+    if not problem.constraints.threads:
+        sentences.append(
             f"{settings.threads} thread{'s' * (settings.threads > 1)}: as many as there are free physical cores"
         )
-    return found
+    return sentences

@@ -1,7 +1,7 @@
-"""A plan as a value: where a model's bytes will lie, how it is loaded, how fast it will be, and why.
+"""A plan as a value: where a model's bytes go, how it is loaded, how fast it will be, and why.
 
-Frozen dataclasses, which go through JSON and come back the same, so that a plan loads the same way on another day.
-Nothing is decided here.
+Frozen dataclasses that survive a round trip through JSON, so that a saved plan loads the same way later. Nothing is
+decided here.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU, MemoryUse
 
 _VERSION = 1
-_DIFFERENCE = 0.03  # between planned and actual bytes, above which there is a warning
-_ROUNDING = 1 << 20  # llama.cpp's log has hundredths of a MiB for each of a few dozen buffers, and pads tensors
+_TOLERANCE = 0.03  # relative difference of planned and actual bytes above which there is a warning
+_ROUNDING = 1 << 20  # bytes: llama.cpp logs hundredths of a MiB for each of a few dozen buffers, and pads tensors
 CLASSES = (
     "attention", "linear attention", "shared expert", "feed-forward", "norms and routers", "embeddings", "MTP",
     "routed experts", "vision", "KV cache", "state", "buffers", "snapshots",
 )  # fmt: skip
-_CONTEXT, _COMPUTE, _OTHERS = ("KV cache", "state"), ("buffers",), ("vision", "snapshots")
+_CONTEXT, _COMPUTE, _UNLOGGED = ("KV cache", "state"), ("buffers",), ("vision", "snapshots")
 
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """Bytes of one class in one memory; `layers` says which, as "0-11", where it is told."""
+    """Bytes of one class in one memory; `layers` lists the layers, as "0-11", if that is known."""
 
     kind: str
     n_bytes: int
@@ -39,7 +39,7 @@ class MemoryPart:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """One memory, "CPU" or a device: bytes in all, free before, and the parts that will lie there."""
+    """One memory, "CPU" or a device: its total bytes, the bytes free before loading, and the parts planned for it."""
 
     name: str
     total_bytes: int
@@ -58,9 +58,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`settings` load the model as planned; `memories` begin with the RAM. `exact` if buffers were tried, not guessed.
+    """How to load a model.
 
-    `reasons` are sentences for a person.
+    `settings` load it as planned; `memories` start with the RAM. `exact` if the compute buffers were measured, not
+    estimated. `reasons` are sentences for the user.
     """
 
     model: str
@@ -90,34 +91,34 @@ def from_json(text: str, name: str) -> Plan:
 
 
 def with_measured_buffers(plan: Plan, measured: Mapping[str, int]) -> Plan:
-    """The plan with the bytes of compute buffers, by memory, that a load by it needs."""
+    """The plan with the measured bytes of compute buffers, by memory."""
 
-    def changed(memory: MemoryPlan) -> MemoryPlan:
-        others = tuple(part for part in memory.parts if part.kind not in _COMPUTE)
+    def with_buffers(memory: MemoryPlan) -> MemoryPlan:
+        other_parts = tuple(part for part in memory.parts if part.kind not in _COMPUTE)
         n_bytes = measured.get(memory.name, 0)
-        return replace(memory, parts=(*others, MemoryPart(*_COMPUTE, n_bytes)) if n_bytes else others)
+        return replace(memory, parts=(*other_parts, MemoryPart(*_COMPUTE, n_bytes)) if n_bytes else other_parts)
 
-    return replace(plan, memories=tuple(map(changed, plan.memories)), exact=True)
+    return replace(plan, memories=tuple(map(with_buffers, plan.memories)), exact=True)
 
 
 def plan_deviations(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
     """A sentence for each memory that took over 3 % more or less than planned.
 
-    Of the RAM nothing is said where weights are mapped: their bytes have gaps, and are not all in memory.
+    RAM is skipped if weights are mapped: mapped bytes include gaps and are not all in memory.
     """
-    found = []
+    deviations = []
     for use in actual:
-        planned = next((one for one in plan.memories if one.name == use.name), None)
+        planned = next((memory for memory in plan.memories if memory.name == use.name), None)
         if planned is None or use.mapped:
             continue
-        wanted = planned.n_bytes - planned.of(*_OTHERS)
-        if abs(use.n_bytes - wanted) > _DIFFERENCE * max(use.n_bytes, wanted) + _ROUNDING:
-            weights = wanted - planned.of(*_CONTEXT, *_COMPUTE)
+        expected = planned.n_bytes - planned.of(*_UNLOGGED)
+        if abs(use.n_bytes - expected) > _TOLERANCE * max(use.n_bytes, expected) + _ROUNDING:
+            weights = expected - planned.of(*_CONTEXT, *_COMPUTE)
             parts = ((weights, use.weights), (planned.of(*_CONTEXT), use.context), (planned.of(*_COMPUTE), use.compute))
-            told = ", ".join(
-                f"{what} {was >> 20:,} of {plan_ >> 20:,}"
-                for what, (plan_, was) in zip(("weights", "context", "buffers"), parts, strict=True)
+            breakdown = ", ".join(
+                f"{part} {was >> 20:,} of {plan_ >> 20:,}"
+                for part, (plan_, was) in zip(("weights", "context", "buffers"), parts, strict=True)
             )
-            where = "RAM" if use.name == CPU else use.name
-            found.append(f"{where} holds {use.n_bytes >> 20:,} MiB, {wanted >> 20:,} were planned ({told})")
-    return found
+            label = "RAM" if use.name == CPU else use.name
+            deviations.append(f"{label} holds {use.n_bytes >> 20:,} MiB, planned were {expected >> 20:,} ({breakdown})")
+    return deviations

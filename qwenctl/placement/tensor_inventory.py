@@ -1,8 +1,8 @@
-"""What there is to place: every tensor of a model with bytes, class and layer, and the numbers that a context needs.
+"""What must be placed: every tensor of a model with its bytes, class and layer, and the model's dimensions.
 
-The header of a GGUF file and its splits, or a checkpoint with the type it would be quantized to, comes in; a frozen
-`TensorInventory` goes out. No weight is read. Classes are those of `quantize.recipe.tensor_classes`, but for the MTP
-block, whose routed experts are routed experts.
+The header of a GGUF file and its splits, or a checkpoint with its target types, comes in; a frozen `TensorInventory`
+goes out. No weights are read. Classes are those of `quantize.recipe.tensor_classes`, except that routed experts of the
+MTP block count as routed experts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ TOKEN_EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 
 @dataclass(frozen=True)
 class ModelDims:
-    """The numbers of a model. `full_layers` are those of the trunk with full attention, the others are recurrent.
+    """The dimensions of a model.
 
-    `state` counts the 32-bit numbers of one recurrent layer's state, `linear_inner` the channels of its values and
-    `linear_keys` those of its keys; `blocks` counts the MTP block too. `width` is that of an expert, in a dense model
-    that of the feed-forward network.
+    `full_layers` are the layers with full attention, without the MTP block; the others are recurrent. `state` is the
+    number of 32-bit values in one recurrent layer's state, `linear_inner` the channels of its values and `linear_keys`
+    those of its keys. `blocks` includes the MTP block. `width` is the inner width of an expert, in a dense model that
+    of the feed-forward network.
     """
 
     blocks: int
@@ -49,28 +50,28 @@ class ModelDims:
 
     @property
     def layers(self) -> int:
-        """Layers of the trunk."""
+        """The number of layers, without the MTP block."""
         return self.blocks - self.mtp_blocks
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """`layer` is the number of the block; that of what comes before the blocks is -1, of what comes after, `blocks`."""
+    """A tensor; `layer` is its block, -1 before the first block, and the number of blocks after the last one."""
 
     name: str
     n_bytes: int
-    kind: str
+    tensor_class: str
     layer: int
 
     @property
     def is_expert(self) -> bool:
-        """Whether it holds the routed experts of a layer."""
-        return self.kind == ROUTED_EXPERTS
+        """Whether it holds routed experts of a layer."""
+        return self.tensor_class == ROUTED_EXPERTS
 
 
 @dataclass(frozen=True)
 class TensorInventory:
-    """A model's tensors, those of its vision tower as one number of bytes. `path` is empty if no file is here."""
+    """A model's tensors, with its vision encoder as one number of bytes; `path` is "" if there is no local file."""
 
     name: str
     shape: ModelDims
@@ -86,43 +87,45 @@ class TensorInventory:
     @cached_property
     def largest_bytes(self) -> int:
         """Bytes of the largest tensor of a layer."""
-        return max((one.n_bytes for one in self.tensors if 0 <= one.layer < self.shape.blocks), default=0)
+        return max((tensor.n_bytes for tensor in self.tensors if 0 <= tensor.layer < self.shape.blocks), default=0)
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output is the embeddings, of which a device then gets a copy."""
+        """Whether the embeddings also serve as the output; a device then gets a copy of them."""
         return not any(tensor.name == OUTPUT for tensor in self.tensors)
 
     def is_mtp(self, tensor: TensorEntry) -> bool:
-        """Whether it belongs to the MTP block."""
+        """Whether a tensor belongs to the MTP block."""
         return self.shape.layers <= tensor.layer < self.shape.blocks
 
     def token_fraction(self, tensor: TensorEntry) -> float:
-        """The part of a tensor that is read for one token: of the experts those used, of the embeddings a row."""
+        """The fraction of a tensor that is read per token: of experts the used ones, of the embeddings one row."""
         if tensor.is_expert:
             return self.shape.experts_used / self.shape.experts
         return 1 / self.shape.vocabulary if tensor.name == TOKEN_EMBEDDINGS else 1.0
 
 
 def from_gguf(path: Path) -> TensorInventory:
-    """The inventory of a GGUF file with its splits. Raises QwenctlError."""
+    """The inventory of a GGUF file and its splits. Raises QwenctlError."""
     try:
         headers = [read_header(file) for file in split_files(path)]
     except QuantizeError as error:
         raise from_quantize(error) from error
     sizes = {tensor.name: tensor.n_bytes for header in headers for tensor in header.tensors}
-    vocabulary = next((info.shape[-1] for one in headers for info in one.tensors if info.name == TOKEN_EMBEDDINGS), 1)
-    shape = _shape_of_metadata(path.name, headers[0].metadata, sizes, vocabulary)
+    vocabulary = next(
+        (info.shape[-1] for header in headers for info in header.tensors if info.name == TOKEN_EMBEDDINGS), 1
+    )
+    shape = _dims_from_metadata(path.name, headers[0].metadata, sizes, vocabulary)
     return TensorInventory(path.stem, shape, _tensors(sizes, shape), path=str(path))
 
 
 def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
-    """The inventory of what the checkpoint in `folder` would become. Raises QwenctlError."""
+    """The inventory of the GGUF file that the checkpoint in `folder` would become. Raises QwenctlError."""
     try:
-        found = compute_tensor_sizes(folder, options)
+        sizes = compute_tensor_sizes(folder, options)
     except QuantizeError as error:
         raise from_quantize(error) from error
-    config, mtp = found.config, int(found.mtp)
+    config, mtp = sizes.config, int(sizes.mtp)
     shape = ModelDims(
         blocks=config.layers + mtp,
         mtp_blocks=mtp,
@@ -141,14 +144,16 @@ def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
         context=config.context,
     )
     name = f"{folder.name}-{options.type_name.upper()}"
-    return TensorInventory(name, shape, _tensors(found.n_bytes, shape), found.vision_bytes)
+    return TensorInventory(name, shape, _tensors(sizes.n_bytes, shape), sizes.vision_bytes)
 
 
 def _tensors(sizes: Mapping[str, int], shape: ModelDims) -> tuple[TensorEntry, ...]:
-    return tuple(TensorEntry(name, n_bytes, _kind(name, shape), _layer(name, shape)) for name, n_bytes in sizes.items())
+    return tuple(
+        TensorEntry(name, n_bytes, _tensor_class(name, shape), _layer(name, shape)) for name, n_bytes in sizes.items()
+    )
 
 
-def _kind(name: str, shape: ModelDims) -> str:
+def _tensor_class(name: str, shape: ModelDims) -> str:
     kind = tensor_class(name, shape.layers)
     return ROUTED_EXPERTS if kind == MTP and "_exps." in name else kind
 
@@ -159,7 +164,7 @@ def _layer(name: str, shape: ModelDims) -> int:
     return -1 if name == TOKEN_EMBEDDINGS else shape.blocks
 
 
-def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterable[str], vocabulary: int) -> ModelDims:
+def _dims_from_metadata(file: str, metadata: Mapping[str, object], names: Iterable[str], vocabulary: int) -> ModelDims:
     architecture = str(metadata.get("general.architecture"))
     if architecture not in ARCHITECTURES:
         hint = "Qwen3.5 models are qwen35 and qwen35moe"
@@ -174,11 +179,11 @@ def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterabl
 
     blocks, mtp = number("block_count"), number("nextn_predict_layers", 0)
     inner, groups, state = number("ssm.inner_size"), number("ssm.group_count"), number("ssm.state_size")
-    there = set(names)
+    tensor_names = set(names)
     return ModelDims(
         blocks=blocks,
         mtp_blocks=min(mtp, blocks),
-        full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in there),
+        full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in tensor_names),
         hidden=number("embedding_length"),
         kv_heads=number("attention.head_count_kv"),
         heads=number("attention.head_count"),
@@ -195,8 +200,8 @@ def _shape_of_metadata(file: str, metadata: Mapping[str, object], names: Iterabl
 
 
 def state_numbers(conv_kernel: int, inner: int, groups: int, state: int) -> int:
-    """Numbers of one recurrent layer's state: what the convolution remembers, and the matrix of the delta rule.
+    """The number of values in one recurrent layer's state: the convolution's window, and the matrix of the delta rule.
 
-    From n_embd_r and n_embd_s in llama.cpp's src/llama-hparams.cpp.
+    Source: n_embd_r and n_embd_s in llama.cpp's src/llama-hparams.cpp.
     """
     return (conv_kernel - 1) * (inner + 2 * groups * state) + state * inner

@@ -1,7 +1,7 @@
-"""The plan for a model file that is here, on the machine that is here.
+"""Plans for a local model file on the local machine, with measured compute buffers.
 
-Wishes come in, a `Plan` goes out whose buffers have been tried: a child process loads the model without its weights and
-says what the graphs would need. As that depends on the plan, and the plan on it, this is done again until it agrees.
+Constraints come in, a `Plan` goes out: a child process loads the model without its weights and reports what the graphs
+would need. The buffers depend on the plan and the plan on the buffers, so this is repeated until they agree.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from qwenctl.protocol.load import Load, LoadParams
 _ROUNDS, _CHILD_SECONDS = 5, 120
 
 
-def plan_with_dry_load(inventory: TensorInventory, machine: Machine, wishes: PlacementConstraints) -> Plan:
-    """The plan with the buffers that a trial load needs, where there is a device; else that of the estimate.
+def plan_with_dry_load(inventory: TensorInventory, machine: Machine, constraints: PlacementConstraints) -> Plan:
+    """The plan with the buffers of a trial load, if there is a device; otherwise with estimates.
 
     Raises QwenctlError.
     """
-    plan = make_plan(inventory, machine, wishes)
+    plan = make_plan(inventory, machine, constraints)
     if not machine.devices or not inventory.path:
         return plan
     settings = plan.settings
-    kept = replace(wishes, micro_batch=settings.micro_batch_tokens, batch=settings.batch_tokens)
+    fixed = replace(constraints, micro_batch=settings.micro_batch_tokens, batch=settings.batch_tokens)
     largest: dict[str, int] = {}
     for _ in range(_ROUNDS):
         measured = compute_bytes(Path(inventory.path), plan.settings)
         if measured is None:
             return plan
-        # The largest that was seen: a plan that moves between two layouts has room for both.
+        # Keep the maximum of all rounds, so that a plan that alternates between two layouts has room for both.
         largest = {name: max(n_bytes, largest.get(name, 0)) for name, n_bytes in {**largest, **measured}.items()}
-        before, plan = plan, make_plan(inventory, machine, kept, largest)
-        if plan.settings == before.settings:
+        previous, plan = plan, make_plan(inventory, machine, fixed, largest)
+        if plan.settings == previous.settings:
             return with_measured_buffers(plan, measured)
     return plan
 
 
 def compute_bytes(path: Path, settings: LoadParams) -> Mapping[str, int] | None:
-    """Bytes of the compute buffers by memory, if the model were loaded so; None if a trial load fails."""
+    """Bytes of the compute buffers by memory if the model is loaded with `settings`; None if the trial load fails."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-P", "-m", "qwenctl.engine.dry_load"],
             input=encode(Load(str(path), settings)),
             capture_output=True,
@@ -59,6 +59,6 @@ def compute_bytes(path: Path, settings: LoadParams) -> Mapping[str, int] | None:
             env=llama_environment(),
             check=True,
         )
-        return {str(name): int(n_bytes) for name, n_bytes in json.loads(done.stdout).items()}
+        return {str(name): int(n_bytes) for name, n_bytes in json.loads(completed.stdout).items()}
     except (OSError, subprocess.SubprocessError, ValueError, AttributeError):
         return None

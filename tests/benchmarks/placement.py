@@ -149,7 +149,7 @@ def _run(programs: Path, path: Path, endpoints: Sequence[str], *more: str) -> su
 def _speed(model: TensorInventory, machine: Machine, wishes: PlacementConstraints, arguments: dict[str, str]) -> float:
     """Tokens a second of the peer's placement."""
     problem = build_problem(model, machine, wishes, ContextParams(32_768, 1, "f16", "f16", 512), {})
-    rows = len(problem.rows)
+    rows = len(problem.layer_slots)
     given = int(arguments["ngl"])
     count = rows if given < 0 else min(rows, given)
     weights = [float(part) for part in arguments.get("ts", "1").split(",")]
@@ -163,7 +163,7 @@ def _reads(problem: PlacementProblem, owners: Sequence[str], overrides: str) -> 
     """Bytes by memory that a token reads."""
     pairs = [one.rpartition("=") for one in overrides.split(",") if one]
     reads = dict.fromkeys([CPU, *(device.name for device in problem.machine.devices)], 0.0)
-    for row, owner in zip(problem.rows, owners, strict=True):
+    for row, owner in zip(problem.layer_slots, owners, strict=True):
         reads[owner] += 2 * row.cache if not row.full_read else 0.0  # the state, read and written
     for tensor in problem.inventory.tensors:
         if problem.is_loaded(tensor):

@@ -1,7 +1,7 @@
-"""A context of many sequences: rows of tokens go in, the logits of those that are wanted can be read after.
+"""A context with many sequences: batches of tokens come in; the requested logits can be read afterwards.
 
-Each sequence has its own cells (`kv_unified` off), so that what is evaluated in one does not change another to the bit.
-Which sequence holds what is not known here.
+Each sequence has its own cells (`kv_unified` is off), so evaluating one does not change another by a single bit. What
+each sequence is used for is not known here.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import RequestFailed
 
 BatchItem = tuple[int, int, Sequence[int] | Ints, bool]
-"""Of a batch: sequence, position of the first token, tokens, and whether the logits of the last one are wanted."""
+"""Sequence, position of the first token, tokens, and whether to output the logits of the last token."""
 
 _EXACT_TYPES = ("f32", "f16", "bf16")
 _GPU_TYPES = (1, 2)  # enum ggml_backend_dev_type: GPU and integrated GPU
 
 
 class MultiSequenceContext:
-    """A context with `sequences` sequences of `size` tokens; `n_batch` tokens are computed at once."""
+    """A context with `sequences` sequences of `size` tokens each; `n_batch` tokens are computed at once."""
 
     def __init__(self, model: LoadedModel, settings: LoadParams, sequences: int, size: int) -> None:
-        """Raises RequestFailure if there is not the memory for it."""
+        """Raises RequestError if there is not enough memory."""
         model.log.clear()
         params = _params(settings, sequences, size)
         self.sequences, self.size, self.n_batch = sequences, size, params.n_ubatch
         self.pointer: llama.llama_context_p = llama.llama_init_from_model(model.pointer, params)
         if self.pointer is None:
             reason = model.log.reason() or "llama.cpp gave no reason"
-            what = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
-            raise RequestError(RequestFailed("memory", what, "reduce --parallel or -c"))
+            message = f"cannot make a context of {sequences} x {size:,} tokens: {reason}"
+            raise RequestError(RequestFailed("memory", message, "reduce --parallel or -c"))
         self._memory = llama.llama_get_memory(self.pointer)
         self._threads = ThreadCount(
             params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S
         )
         self._threads.begin()
-        self._rows = _Rows(max(params.n_batch, sequences))
+        self._batch = _BatchArrays(max(params.n_batch, sequences))
 
-    def evaluate(self, parts: Sequence[BatchItem]) -> list[int]:
-        """Evaluate all parts at once; the row of each one's last token, to read its logits by.
+    def evaluate(self, items: Sequence[BatchItem]) -> list[int]:
+        """Evaluate all items in one batch; return for each the row of its last token, to read its logits by.
 
-        Raises RequestFailure if it cannot be done.
+        Raises RequestError if libllama fails.
         """
-        batch, rows = self._rows.fill(parts)
+        batch, rows = self._batch.fill(items)
         self.decode(batch)
         return rows
 
     def decode(self, batch: llama.llama_batch) -> None:
-        """Evaluate a batch. Raises RequestFailure if it cannot be done."""
+        """Evaluate a batch. Raises RequestError if libllama fails."""
         status = llama.llama_decode(self.pointer, batch)
         if status:
             raise RequestError(RequestFailed("memory" if status < 0 else "context", f"llama_decode failed ({status})"))
         self._threads.step(batch.n_tokens)
 
     def copy(self, source: int, target: int) -> None:
-        """Give the sequence `target`, which is empty, all that `source` holds, its recurrent state too."""
+        """Copy all of `source`, including its recurrent state, to the empty sequence `target`."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def clear_sequence(self, sequence: int) -> None:
@@ -76,11 +76,11 @@ class MultiSequenceContext:
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def state(self, sequence: int) -> Bytes:
-        """A copy of all that a sequence holds."""
+        """A copy of the whole state of a sequence."""
         return get_sequence_state(self.pointer, sequence)
 
     def set_state(self, sequence: int, state: Bytes) -> bool:
-        """Give an empty sequence what `state` has copied; whether libllama could."""
+        """Set an empty sequence to a state from `state`; return whether libllama accepted it."""
         return set_sequence_state(self.pointer, state, sequence)
 
     def clear(self) -> None:
@@ -88,48 +88,50 @@ class MultiSequenceContext:
         llama.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:
-        """Give the memory back; nothing may follow."""
+        """Free the context; it cannot be used afterwards."""
         llama.llama_free(self.pointer)
 
     def _use_threads(self, count: int) -> None:
         llama.llama_set_n_threads(self.pointer, count, count)
 
 
-class _Rows:
-    """The arrays of a llama_batch, made once."""
+class _BatchArrays:
+    """A reusable llama_batch for tokens of several sequences."""
 
-    def __init__(self, most: int) -> None:
-        self._tokens, self._positions, self._sequences = (np.zeros(most, np.int32) for _ in range(3))
-        self._counts, self._wanted = np.ones(most, np.int32), np.zeros(most, np.int8)
-        # seq_id points at one list for each token; each list is one element of the array of sequences.
-        self._lists = np.uint64(self._sequences.ctypes.data) + 4 * np.arange(most, dtype=np.uint64)
+    def __init__(self, max_tokens: int) -> None:
+        self._tokens, self._positions, self._sequences = (np.zeros(max_tokens, np.int32) for _ in range(3))
+        self._counts, self._output_flags = np.ones(max_tokens, np.int32), np.zeros(max_tokens, np.int8)
+        # seq_id holds a pointer to a list for each token; here every list is one element of the array of sequences.
+        self._sequence_lists = np.uint64(self._sequences.ctypes.data) + 4 * np.arange(max_tokens, dtype=np.uint64)
         self._batch = llama.llama_batch()
         pointers = {
-            "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._lists,
-            "logits": self._wanted,
+            "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._sequence_lists,
+            "logits": self._output_flags,
         }  # fmt: skip
-        kinds: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
+        types: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
         for name, array in pointers.items():
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, kinds[name]))
+            setattr(self._batch, name, ctypes.cast(array.ctypes.data, types[name]))
 
-    def fill(self, parts: Sequence[BatchItem]) -> tuple[llama.llama_batch, list[int]]:
-        """The batch of these parts, and the row of each one's last token."""
+    def fill(self, items: Sequence[BatchItem]) -> tuple[llama.llama_batch, list[int]]:
+        """Fill the batch with these items; return it, and for each item the row of its last token."""
         end, rows = 0, []
-        for sequence, position, tokens, wanted in parts:
-            begin, end = end, end + len(tokens)
-            self._tokens[begin:end] = tokens
-            self._positions[begin:end] = range(position, position + len(tokens))
-            self._sequences[begin:end] = sequence
-            self._wanted[begin:end] = 0
-            self._wanted[end - 1] = wanted
+        for sequence, position, tokens, has_output in items:
+            start, end = end, end + len(tokens)
+            self._tokens[start:end] = tokens
+            self._positions[start:end] = range(position, position + len(tokens))
+            self._sequences[start:end] = sequence
+            self._output_flags[start:end] = 0
+            self._output_flags[end - 1] = has_output
             rows.append(end - 1)
         self._batch.n_tokens = end
         return self._batch, rows
 
 
 def _params(settings: LoadParams, sequences: int, size: int) -> llama.llama_context_params:
+    """llama_context_params for `sequences` sequences of `size` tokens each."""
     params = context_params(replace(settings, flash_attention=_flash_attention(settings)), size * sequences)
     params.n_seq_max, params.kv_unified = sequences, False
+    # At most one token per sequence needs logits in a batch.
     params.n_outputs_max = sequences
     params.n_ubatch = min(settings.micro_batch_tokens, size * sequences)
     params.n_batch = max(params.n_ubatch, sequences)
@@ -137,11 +139,11 @@ def _params(settings: LoadParams, sequences: int, size: int) -> llama.llama_cont
 
 
 def _flash_attention(settings: LoadParams) -> Literal["auto", "on", "off"]:
-    """Off where it is for us to choose and the CPU does the work.
+    """Disable flash attention if the user left it on "auto" and no GPU is used.
 
-    ggml's CPU kernel takes one of three ways through flash attention by the number of tokens in a batch, which round
-    differently (ggml-cpu/ops.cpp, `ggml_compute_forward_flash_attn_ext_f16`); an answer would depend, in its last bits,
-    on what else is evaluated. Without it no operation does. A quantized cache of values needs it.
+    ggml's CPU kernel takes one of three paths through flash attention, depending on the number of tokens in a batch,
+    which round differently (ggml-cpu/ops.cpp, `ggml_compute_forward_flash_attn_ext_f16`); an answer would depend, in
+    its last bits, on what else is evaluated. Without it no operation does. A quantized cache of values needs it.
     """
     if settings.flash_attention != "auto" or settings.cache_type_v not in _EXACT_TYPES:
         return settings.flash_attention

@@ -1,7 +1,7 @@
-"""What all records of a batch begin with, where it was named: put back from the disk, or evaluated once and kept.
+"""The prefix that all requests of a batch share, if one was named; and the images of a single request.
 
-A context of many sequences comes in, and the sequence that shall hold the beginning; its tokens go out. How the records
-use it is not known here.
+A context with many sequences comes in; the prefix is restored from disk, or evaluated once and saved, and its tokens go
+out. How requests use it is not known here.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ from qwenctl.protocol.messages import RequestFailed
 
 
 def prefill_pinned_prefix(
-    model: LoadedModel, context: MultiSequenceContext, sequence: int, request: StartBatch, tell: Callable[[int], None]
+    model: LoadedModel, context: MultiSequenceContext, sequence: int, request: StartBatch, report: Callable[[int], None]
 ) -> list[int]:
-    """Have `sequence` hold what the prompts have in common that begin with the request's messages; its tokens.
+    """Evaluate, in `sequence`, the common prefix of all prompts that start with the request's messages.
 
-    `tell` hears, after each batch, how many were evaluated. What cannot be written is no failure. Raises RequestFailure
-    if they do not fit.
+    Returns the tokens of the prefix. After each batch, `report` receives the number of tokens evaluated so far. A state
+    that cannot be written is no error. Raises RequestError if the prefix does not fit.
     """
     tokens = model.template.shared_prefix(request.prefix_messages, think=True).tokens
     if len(tokens) >= context.size:
-        told = f"the prefix has {len(tokens):,} tokens, a record can have {context.size:,}"
-        raise RequestError(RequestFailed("context", told, f"-c {1 << len(tokens).bit_length()} makes room for it"))
+        message = f"the prefix has {len(tokens):,} tokens, a record can have {context.size:,}"
+        raise RequestError(RequestFailed("context", message, f"-c {1 << len(tokens).bit_length()} makes room for it"))
     path, key = Path(request.keep), {**model.state_compat_key, "context": "of many sequences"}
-    held = kept = before = _put_back(context, sequence, path, key, tokens)
+    n_evaluated = n_saved = n_restored = _restore_prefix(context, sequence, path, key, tokens)
     step = checkpoint_interval(len(tokens))
-    while held < len(tokens):
-        part = tokens[held : held + context.n_batch]
-        context.evaluate([(sequence, held, part, False)])
-        held += len(part)
-        if held == len(tokens) or held - kept >= step:
-            kept = held
-            _keep(context, sequence, path, key, tokens[:held])
-        tell(held - before)
+    while n_evaluated < len(tokens):
+        part = tokens[n_evaluated : n_evaluated + context.n_batch]
+        context.evaluate([(sequence, n_evaluated, part, False)])
+        n_evaluated += len(part)
+        if n_evaluated == len(tokens) or n_evaluated - n_saved >= step:
+            n_saved = n_evaluated
+            _save_prefix(context, sequence, path, key, tokens[:n_evaluated])
+        report(n_evaluated - n_restored)
     return tokens
 
 
-def _put_back(
+def _restore_prefix(
     context: MultiSequenceContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]
 ) -> int:
-    """The tokens that `sequence` holds now, of those that were kept."""
+    """Restore the saved state of a prefix of `tokens`; return the number of tokens restored, or 0."""
     try:
         saved = read_state(path, key)
     except (StateMismatch, OSError):
         return 0
+    # A state of an interrupted prefill holds only the beginning of the prefix.
     count = len(saved.tokens)
     if saved.tokens == tokens[:count] and context.set_state(sequence, saved.state):
         return count
@@ -64,36 +65,40 @@ def _put_back(
     return 0
 
 
-def _keep(context: MultiSequenceContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]) -> None:
+def _save_prefix(
+    context: MultiSequenceContext, sequence: int, path: Path, key: dict[str, str], tokens: Sequence[int]
+) -> None:
+    """Save the state of the prefix; a failure is only logged."""
     try:
         write_state(path, key, SequenceState(list(tokens), context.state(sequence), {}))
     except OSError as error:
-        sys.stderr.write(f"the state of the prefix was not saved: {error}\n")  # which is the log
+        sys.stderr.write(f"the state of the prefix was not saved: {error}\n")  # standard error is the log
 
 
 def prefill_images(
     context: MultiSequenceContext,
-    sight: VisionState,
+    vision: VisionState,
     sequence: int,
     tokens: Ints,
-    views: Mapping[int, MediaItem],
+    media_items: Mapping[int, MediaItem],
     done: int,
 ) -> tuple[int, int]:
-    """Evaluate `tokens` from `done` to the end of the last picture; how many are done, and how many positions saved.
+    """Evaluate `tokens` from `done` to the end of the last image.
 
-    Raises RequestFailure for a picture that cannot be seen.
+    Returns how many tokens are done, and how many M-RoPE positions the images save. Raises RequestError for an image
+    that cannot be used.
     """
-    folds = MRopeOffsets()
-    for at, view in sorted(views.items()):
+    mrope = MRopeOffsets()
+    for at, item in sorted(media_items.items()):
         while done < at:
             end = min(at, done + context.n_batch)
-            context.evaluate([(sequence, folds.position(done), tokens[done:end], False)])
+            context.evaluate([(sequence, mrope.position(done), tokens[done:end], False)])
             done = end
-        embeddings = sight.embeddings(view)
+        embeddings = vision.embeddings(item)
         if embeddings is None:
             raise RequestError(RequestFailed("cancelled", "stopped"))
-        for batch in image_batches(view, embeddings, folds.position(at), context.n_batch, sequence):
+        for batch in image_batches(item, embeddings, mrope.position(at), context.n_batch, sequence):
             context.decode(batch)
-        done = at + view.n_tokens
-        folds.add(done, view)
-    return done, done - folds.position(done)
+        done = at + item.n_tokens
+        mrope.add(done, item)
+    return done, done - mrope.position(done)

@@ -1,7 +1,7 @@
-"""Beginnings that several prompts have in common: found by their tokens, evaluated once, copied to who needs them.
+"""The prefixes that several prompts have in common: detected by their tokens, evaluated once, copied where needed.
 
-Prompts come in as arrays of tokens; what goes out is how much of one is worth sharing, and sequences that hold a shared
-beginning. Nothing is evaluated here, so that nothing of libllama is needed.
+Prompts come in as arrays of tokens; out go the length worth sharing, and the sequences that hold a shared prefix.
+Nothing is evaluated here, and libllama is not needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
 
-LEAST_TOKENS = 32  # what is shorter costs more to keep in order than to evaluate again
+MIN_SHARED_TOKENS = 32  # a shorter prefix costs more to manage than to evaluate again
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CachedPrefix:
     tokens: Ints
     done: int = 0
     used_at: int = 0
-    pinned: bool = False  # however seldom it is needed
+    pinned: bool = False  # never evicted
 
     @property
     def is_ready(self) -> bool:
@@ -34,41 +34,41 @@ class CachedPrefix:
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether some of it is still to be evaluated."""
+        """Whether part of it is still to be evaluated."""
         return self.done < len(self.tokens)
 
     def is_prefix_of(self, prompt: Ints) -> bool:
-        """Whether `prompt` begins with it and goes on."""
+        """Whether `prompt` starts with it and is longer."""
         size = len(self.tokens)
         return 0 < size < len(prompt) and bool((prompt[:size] == self.tokens).all())
 
 
 class PrefixCache:
-    """The prefixes of a context, in its sequences `sequences`."""
+    """The cached prefixes of a context, one in each of its sequences `sequences`."""
 
     def __init__(self, sequences: Iterable[int]) -> None:
-        self.all = [CachedPrefix(sequence, np.zeros(0, np.int32)) for sequence in sequences]
+        self.prefixes = [CachedPrefix(sequence, np.zeros(0, np.int32)) for sequence in sequences]
         self._clock = 0
 
     def longest(self, prompt: Ints) -> CachedPrefix | None:
-        """The longest one that is ready and begins `prompt`."""
-        fitting = [prefix for prefix in self.all if prefix.is_ready and prefix.is_prefix_of(prompt)]
+        """The longest prefix of `prompt` that is ready; None if there is none."""
+        fitting = [prefix for prefix in self.prefixes if prefix.is_ready and prefix.is_prefix_of(prompt)]
         return max(fitting, key=lambda prefix: len(prefix.tokens), default=None)
 
     def is_prefilling(self, prompt: Ints) -> bool:
-        """Whether a beginning of `prompt` is under way."""
-        return any(one.is_prefilling and one.is_prefix_of(prompt) for one in self.all)
+        """Whether a prefix of `prompt` is being evaluated."""
+        return any(prefix.is_prefilling and prefix.is_prefix_of(prompt) for prefix in self.prefixes)
 
     def touch(self, prefix: CachedPrefix) -> None:
-        """Note that it was needed."""
+        """Mark a prefix as used just now."""
         self._clock += 1
         prefix.used_at = self._clock
 
     def evict_candidate(self, base: CachedPrefix | None, waiting: Sequence[Ints]) -> CachedPrefix | None:
-        """The one that was not needed for the longest time, and that no waiting prompt needs; not `base`."""
+        """The least recently used prefix that no waiting prompt needs, except `base`; None if there is none."""
         unneeded = [
             prefix
-            for prefix in self.all
+            for prefix in self.prefixes
             if prefix is not base
             and not prefix.pinned
             and not prefix.is_prefilling
@@ -77,18 +77,23 @@ class PrefixCache:
         return min(unneeded, key=lambda prefix: prefix.used_at, default=None)
 
 
-def best_shared_length(prompt: Ints, held: int, others: Iterable[Ints]) -> int:
-    """The length at which sharing the beginning of `prompt` with `others` saves the most tokens; 0 if it saves none.
+def best_shared_length(prompt: Ints, cached: int, others: Iterable[Ints]) -> int:
+    """The prefix length of `prompt` at which sharing it with `others` saves the most tokens; 0 if none is worth it.
 
-    `held` tokens of it are there already.
+    `cached` of its tokens are evaluated already. All arrays are [tokens].
     """
+    # With the lengths in descending order, the first n + 1 prompts all share at least the n-th length.
     lengths = sorted((min(common_length(prompt, other), len(prompt) - 1) for other in others), reverse=True)
-    saved = [((length - held) * (at + 1), length) for at, length in enumerate(lengths) if length - held >= LEAST_TOKENS]
+    saved = [
+        ((length - cached) * (at + 1), length)
+        for at, length in enumerate(lengths)
+        if length - cached >= MIN_SHARED_TOKENS
+    ]
     return max(saved, default=(0, 0))[1]
 
 
 def common_length(first: Ints, second: Ints) -> int:
-    """The number of tokens at the beginning that are the same."""
+    """The number of leading tokens that are the same."""
     size = min(len(first), len(second))
     differs = first[:size] != second[:size]
     at = int(differs.argmax()) if size else 0

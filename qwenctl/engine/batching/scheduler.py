@@ -1,9 +1,9 @@
-"""Continuous batching: what is evaluated next, for many records at once.
+"""Continuous batching: decides what is evaluated next, for many requests at once.
 
-Records go in at any time; each step evaluates one batch of prompts and one token of every answer, and gives out what
-has ended. A finished record's sequence goes to the next record at once. Prompts are read into tokens ahead, so that
-common beginnings are found (see `prefixes`); they are evaluated in batches of as many tokens for each sequence, for
-libllama computes only equal parts of sequences together, and in neighboring sequences (llama-batch.cpp, split_equal).
+Requests can be added at any time; each step evaluates one batch of prompt tokens and one token of every answer, and
+yields what has finished. The sequence of a finished request goes to the next one at once. Prompts are tokenized ahead,
+to detect common prefixes (see `prefix_cache`). A batch takes equally many tokens of neighboring sequences, because
+libllama only computes equal parts of neighboring sequences together (llama-batch.cpp, split_equal).
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from qwenctl.engine.batching.context import BatchItem, MultiSequenceContext
 from qwenctl.engine.batching.pinned_prefix import prefill_images
 from qwenctl.engine.batching.prefix_cache import CachedPrefix, Ints, PrefixCache, best_shared_length
-from qwenctl.engine.batching.slot import Slot, TokenizedRequest, read_record
+from qwenctl.engine.batching.slot import Slot, TokenizedRequest, tokenize_request
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.batch import BatchProgress, RecordDone, RecordFailed, RecordStarted, SubmitRequest
 
-SHARED_SEQUENCES = 2  # for what all have in common, and what some have
-_LEAST_AHEAD = 16
-_READ_A_STEP = 4  # records, so that answers do not wait for the tokenizer
-_PIGGYBACK_TOKENS = 4  # so little of a prompt is evaluated token by token, beside the answers
-_MOST_PROMPT_STEPS = 8  # on end, while answers wait
-_MEDIA_ERRORS = ("media", "mmproj", "model")  # kinds of failures of pictures
+SHARED_SEQUENCES = 2  # for a prefix that all requests have in common, and one that some have
+_MIN_AHEAD = 16  # requests tokenized ahead, at least
+_TOKENIZED_PER_STEP = 4  # requests, so that answers do not wait long for the tokenizer
+_PIGGYBACK_TOKENS = 4  # the last tokens of a prompt, evaluated one by one in the batches of the answers
+_MAX_PROMPT_STEPS = 8  # in a row while answers wait
+_MEDIA_ERRORS = ("media", "mmproj", "model")  # kinds of errors that concern one request's images only
 Finished = RecordDone | RecordFailed
 
 
 @dataclass
 class _Counts:
-    """What `BatchProgress` tells."""
+    """The tokens and seconds of `BatchProgress`."""
 
     prompt: int = 0
     shared: int = 0
@@ -43,111 +43,112 @@ class _Counts:
 
 
 class Scheduler:
-    """The records of one context, of which the first `parallel` sequences are for records, the others for prefixes."""
+    """The requests of one context: its first `parallel` sequences are for requests, the others for shared prefixes."""
 
     def __init__(self, model: LoadedModel, context: MultiSequenceContext, parallel: int) -> None:
         self._model, self._context, self._views = model, context, LogitsView(context.pointer, model.vocabulary_size)
-        self._new = deque[SubmitRequest]()
+        self._untokenized = deque[SubmitRequest]()
         self._waiting: list[TokenizedRequest] = []
         self._slots: list[Slot | None] = [None] * parallel
         self._prefixes = PrefixCache(range(parallel, context.sequences))
-        self._ahead = max(2 * parallel, _LEAST_AHEAD)
+        self._max_tokenized = max(2 * parallel, _MIN_AHEAD)
         self._prompt_steps = 0
         self._counts = _Counts()
 
     def set_pinned_prefix(self, tokens: Ints, evaluated: int, seconds: float) -> None:
-        """All of `tokens` is in the first of the sequences for prefixes; `evaluated` of them took `seconds`."""
-        prefix = self._prefixes.all[0]
+        """Pin `tokens`, all in the first prefix sequence; `evaluated` of them took `seconds` s."""
+        prefix = self._prefixes.prefixes[0]
         self._counts.prompt, self._counts.prompt_s = evaluated, seconds
         prefix.tokens, prefix.done, prefix.pinned = tokens, len(tokens), True
 
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self._new or self._waiting or self._active)
+        return not (self._untokenized or self._waiting or self._active)
 
     @property
     def progress(self) -> BatchProgress:
-        """What was done so far."""
-        counts, waiting = self._counts, len(self._new) + len(self._waiting)
+        """What has been done so far."""
+        counts, waiting = self._counts, len(self._untokenized) + len(self._waiting)
         return BatchProgress(
             counts.prompt, counts.shared, counts.answer, counts.prompt_s, counts.answer_s, len(self._active), waiting
         )
 
-    def add(self, record: SubmitRequest) -> None:
-        """Take one more record."""
-        self._new.append(record)
+    def add(self, request: SubmitRequest) -> None:
+        """Queue a request."""
+        self._untokenized.append(request)
 
     def step(self) -> Iterator[Finished | RecordStarted]:
-        """Do the next piece of work. Raises RequestFailure if libllama cannot go on."""
+        """Do one step of work. Raises RequestError if libllama fails."""
         yield from self._tokenize_ahead()
         yield from self._admit()
-        prompts = self._prompts()
+        prompts = self._choose_prompts()
         if prompts:
-            yield from self._read_prompts(prompts)
+            yield from self._prefill(prompts)
         answers = sum(slot.is_decoding for slot in self._active)
-        waits = prompts and 2 * answers < len(self._active) and self._prompt_steps < _MOST_PROMPT_STEPS
-        if answers and not waits:
-            yield from self._answer()
+        # While fewer than half of the slots decode, prompts go first, within limits: fuller batches decode cheaper.
+        prompts_first = prompts and 2 * answers < len(self._active) and self._prompt_steps < _MAX_PROMPT_STEPS
+        if answers and not prompts_first:
+            yield from self._decode()
 
-    # ------------------------------------------------------------------ which record comes next
+    # ------------------------------------------------------------------ which request comes next
 
     @property
     def _active(self) -> list[Slot]:
         return [slot for slot in self._slots if slot is not None]
 
     def _tokenize_ahead(self) -> Iterator[Finished | RecordStarted]:
-        """Make tokens of records that will come soon: of all at the start, later of a few at a time."""
-        most = _READ_A_STEP if any(slot.is_decoding for slot in self._active) else self._ahead
-        while self._new and len(self._waiting) < self._ahead and most > 0:
-            record, most = self._new.popleft(), most - 1
-            yield RecordStarted(record.number)
+        """Tokenize requests that come next: many at the start, a few per step while answers are decoded."""
+        budget = _TOKENIZED_PER_STEP if any(slot.is_decoding for slot in self._active) else self._max_tokenized
+        while self._untokenized and len(self._waiting) < self._max_tokenized and budget > 0:
+            request, budget = self._untokenized.popleft(), budget - 1
+            yield RecordStarted(request.number)
             try:
-                self._waiting.append(read_record(self._model, record, self._context.size))
+                self._waiting.append(tokenize_request(self._model, request, self._context.size))
             except RequestError as failure:
                 failed = failure.failed
-                yield RecordFailed(record.number, failed.kind, failed.message, failed.hint)
+                yield RecordFailed(request.number, failed.kind, failed.message, failed.hint)
 
     def _admit(self) -> Iterator[RecordFailed]:
-        """Give free sequences to waiting records."""
+        """Give free sequences to waiting requests."""
         for number, slot in enumerate(self._slots):
             if slot is not None:
                 continue
-            record = self._next_record()
-            if record is None:
+            request = self._next_request()
+            if request is None:
                 break
-            self._waiting.remove(record)
-            begun = self._begin(record, number)
-            if isinstance(begun, RecordFailed):
-                yield begun
+            self._waiting.remove(request)
+            started = self._start(request, number)
+            if isinstance(started, RecordFailed):
+                yield started
             else:
-                self._slots[number] = begun
-        if not self._waiting and not self._new:
+                self._slots[number] = started
+        if not self._waiting and not self._untokenized:
             self._compact_slots()
 
-    def _next_record(self) -> TokenizedRequest | None:
-        """The first that has nothing to wait for; prefixes are begun for those that have."""
-        for record in self._waiting:
-            if self._prefixes.is_prefilling(record.text_prefix):
+    def _next_request(self) -> TokenizedRequest | None:
+        """The first request that need not wait for a shared prefix; the prefixes of the others are started."""
+        for request in self._waiting:
+            if self._prefixes.is_prefilling(request.text_prefix):
                 continue
-            length = self._shared_length(record)
+            length = self._shared_length(request)
             if not length:
-                return record
-            self._begin_prefix(record.text_prefix, length)
-        runs = self._active or any(prefix.is_prefilling for prefix in self._prefixes.all)
+                return request
+            self._start_prefix(request.text_prefix, length)
+        runs = self._active or any(prefix.is_prefilling for prefix in self._prefixes.prefixes)
         return self._waiting[0] if self._waiting and not runs else None
 
-    def _shared_length(self, record: TokenizedRequest) -> int:
-        """How much more of a prompt should be evaluated once for all; 0 if what is there will do."""
-        if not self._prefixes.all:
+    def _shared_length(self, request: TokenizedRequest) -> int:
+        """How much of a prompt is worth evaluating once for several requests; 0 if cached prefixes suffice."""
+        if not self._prefixes.prefixes:
             return 0
-        base = self._prefixes.longest(record.text_prefix)
-        others = (other.text_prefix for other in self._waiting if other is not record)
-        return best_shared_length(record.text_prefix, len(base.tokens) if base else 0, others)
+        base = self._prefixes.longest(request.text_prefix)
+        others = (other.text_prefix for other in self._waiting if other is not request)
+        return best_shared_length(request.text_prefix, len(base.tokens) if base else 0, others)
 
-    def _begin_prefix(self, prompt: Ints, length: int) -> None:
-        """Evaluate the first `length` tokens of `prompt` for all, if a sequence is free for it."""
+    def _start_prefix(self, prompt: Ints, length: int) -> None:
+        """Start to evaluate the first `length` tokens of `prompt` as a shared prefix, if a sequence is free."""
         base = self._prefixes.longest(prompt)
-        prefix = self._prefixes.evict_candidate(base, [record.text_prefix for record in self._waiting])
+        prefix = self._prefixes.evict_candidate(base, [request.text_prefix for request in self._waiting])
         if prefix is None:
             return
         self._context.clear_sequence(prefix.sequence)
@@ -157,21 +158,21 @@ class Scheduler:
             prefix.done = len(base.tokens)
         self._prefixes.touch(prefix)
 
-    def _begin(self, record: TokenizedRequest, sequence: int) -> Slot | RecordFailed:
-        """Start on a record; its pictures, if there are any, are evaluated at once."""
-        slot = Slot.begin(self._model, record, sequence, self._context.size, self._views)
-        prefix = self._prefixes.longest(record.text_prefix)
+    def _start(self, request: TokenizedRequest, sequence: int) -> Slot | RecordFailed:
+        """Start a request; its images, if any, are evaluated at once."""
+        slot = Slot.start(self._model, request, sequence, self._context.size, self._views)
+        prefix = self._prefixes.longest(request.text_prefix)
         if prefix is not None:
             self._copy(prefix, sequence)
             slot.done = slot.cached = len(prefix.tokens)
-        return self._encode_images(slot) if record.views else slot
+        return self._encode_images(slot) if request.media_items else slot
 
     def _encode_images(self, slot: Slot) -> Slot | RecordFailed:
-        """`slot` with its pictures evaluated. A picture that cannot be seen is no matter to other records."""
-        read, begin, before = slot.request, time.perf_counter(), slot.done
+        """Evaluate the images of `slot`. An image that cannot be used fails its own request, not the batch."""
+        request, started, done_before = slot.request, time.perf_counter(), slot.done
         try:
             slot.done, slot.mrope_saved = prefill_images(
-                self._context, self._model.sight, slot.sequence, read.tokens, read.views, slot.done
+                self._context, self._model.vision, slot.sequence, request.tokens, request.media_items, slot.done
             )
         except RequestError as failure:
             failed = failure.failed
@@ -179,9 +180,9 @@ class Scheduler:
                 raise
             slot.close()
             self._context.clear_sequence(slot.sequence)
-            return RecordFailed(read.record.number, failed.kind, failed.message, failed.hint)
-        self._counts.prompt += slot.done - before
-        self._counts.prompt_s += time.perf_counter() - begin
+            return RecordFailed(request.submitted.number, failed.kind, failed.message, failed.hint)
+        self._counts.prompt += slot.done - done_before
+        self._counts.prompt_s += time.perf_counter() - started
         return slot
 
     def _copy(self, prefix: CachedPrefix, sequence: int) -> None:
@@ -190,7 +191,7 @@ class Scheduler:
         self._prefixes.touch(prefix)
 
     def _compact_slots(self) -> None:
-        """At the end, when sequences stay empty: move the last records forward, for gaps would part the batches."""
+        """Near the end of a batch, move the last requests forward: libllama would split batches at empty sequences."""
         while None in self._slots:
             gap, last = self._slots.index(None), max(self._active, key=lambda slot: slot.sequence, default=None)
             if last is None or last.sequence < gap:
@@ -200,48 +201,51 @@ class Scheduler:
             self._slots[last.sequence], self._slots[gap] = None, last
             last.sequence = gap
 
-    # ------------------------------------------------------------------ what is evaluated
+    # ------------------------------------------------------------------ what is evaluated next
 
-    def _prompts(self) -> list[Slot | CachedPrefix]:
-        """Neighboring sequences with something of a prompt to evaluate, chosen so that they make the largest batch."""
+    def _choose_prompts(self) -> list[Slot | CachedPrefix]:
+        """The neighboring sequences whose prompts give the largest batch of equally long parts."""
         has_answers = any(slot.is_decoding for slot in self._active)
-        least = _PIGGYBACK_TOKENS if has_answers else 0
-        jobs: list[Slot | CachedPrefix] = [slot for slot in self._active if slot.left > least]
-        jobs += [prefix for prefix in self._prefixes.all if prefix.is_prefilling]
+        min_left = _PIGGYBACK_TOKENS if has_answers else 0
+        jobs: list[Slot | CachedPrefix] = [slot for slot in self._active if slot.left > min_left]
+        jobs += [prefix for prefix in self._prefixes.prefixes if prefix.is_prefilling]
+        # Try every run of neighboring sequences. Its batch is limited by the shortest remaining prompt and by n_batch;
+        # the run with the most tokens wins.
         best: tuple[int, int, int] = (0, 0, 0)
-        for begin in range(len(jobs)):
+        for start in range(len(jobs)):
             shortest = self._context.n_batch
-            for end in range(begin, len(jobs)):
-                if jobs[end].sequence != jobs[begin].sequence + end - begin:
+            for end in range(start, len(jobs)):
+                if jobs[end].sequence != jobs[start].sequence + end - start:
                     break
-                shortest = min(shortest, _left(jobs[end]))
-                count = end - begin + 1
-                best = max(best, (count * min(shortest, self._context.n_batch // count), begin, end + 1))
+                shortest = min(shortest, _tokens_left(jobs[end]))
+                count = end - start + 1
+                best = max(best, (count * min(shortest, self._context.n_batch // count), start, end + 1))
         return jobs[best[1] : best[2]]
 
-    def _read_prompts(self, jobs: list[Slot | CachedPrefix]) -> Iterator[RecordDone]:
-        """Evaluate the next tokens of these prompts, as many of each."""
-        begin = time.perf_counter()
-        count = min(self._context.n_batch // len(jobs), *map(_left, jobs))
-        parts = [_part(job, count) for job in jobs]
+    def _prefill(self, jobs: list[Slot | CachedPrefix]) -> Iterator[RecordDone]:
+        """Evaluate the next tokens of these prompts, equally many of each."""
+        started = time.perf_counter()
+        count = min(self._context.n_batch // len(jobs), *map(_tokens_left, jobs))
+        parts = [_next_item(job, count) for job in jobs]
         rows = self._context.evaluate(parts)
         for job in jobs:
             job.done += count
         self._prompt_steps += 1
         self._counts.prompt += count * len(jobs)
-        self._counts.prompt_s += time.perf_counter() - begin
+        self._counts.prompt_s += time.perf_counter() - started
         for job, row in zip(jobs, rows, strict=True):
             if isinstance(job, Slot) and job.is_decoding:
                 yield from self._advance(job, row)
 
-    def _answer(self) -> Iterator[RecordDone]:
-        """Evaluate the next token of each answer, and beside them of each prompt that is all but read."""
-        begin = time.perf_counter()
+    def _decode(self) -> Iterator[RecordDone]:
+        """Evaluate the next token of each answer, and in the same batch of each prompt that is nearly done."""
+        started = time.perf_counter()
         slots = [slot for slot in self._active if slot.is_decoding or slot.left <= _PIGGYBACK_TOKENS]
-        parts = [
-            (slot.sequence, slot.position, [slot.token], True) if slot.is_decoding else _part(slot, 1) for slot in slots
+        items = [
+            (slot.sequence, slot.position, [slot.token], True) if slot.is_decoding else _next_item(slot, 1)
+            for slot in slots
         ]
-        rows = self._context.evaluate(parts)
+        rows = self._context.evaluate(items)
         self._prompt_steps = 0
         for slot, row in zip(slots, rows, strict=True):
             if slot.is_decoding:
@@ -252,7 +256,7 @@ class Scheduler:
                 self._counts.prompt += 1
             if slot.is_decoding:
                 yield from self._advance(slot, row)
-        self._counts.answer_s += time.perf_counter() - begin
+        self._counts.answer_s += time.perf_counter() - started
 
     def _advance(self, slot: Slot, row: int) -> Iterator[RecordDone]:
         done = slot.on_logits(row)
@@ -263,12 +267,12 @@ class Scheduler:
             yield done
 
 
-def _left(job: Slot | CachedPrefix) -> int:
+def _tokens_left(job: Slot | CachedPrefix) -> int:
     return job.left if isinstance(job, Slot) else len(job.tokens) - job.done
 
 
-def _part(job: Slot | CachedPrefix, count: int) -> BatchItem:
-    """The next `count` tokens of a prompt; the logits are wanted where an answer begins."""
+def _next_item(job: Slot | CachedPrefix, count: int) -> BatchItem:
+    """The next `count` tokens of a prompt; logits are needed only after its last token."""
     if isinstance(job, CachedPrefix):
         return job.sequence, job.done, job.tokens[job.done : job.done + count], False
     tokens = job.request.tokens[job.done : job.done + count]

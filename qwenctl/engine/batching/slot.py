@@ -1,7 +1,7 @@
-"""A record on its way through the engine: read, then answered token by token in one sequence of the context.
+"""A request in the batch: tokenized, then answered token by token in one sequence of the context.
 
-A record's request and the model come in; a `Slot` knows what of it must be evaluated next, and what has been said. When
-that happens, and beside whom, is not known here.
+A request and the model come in; a `Slot` knows which tokens must be evaluated next, and what has been generated. When
+that happens, and in which batch, is not known here.
 """
 
 from __future__ import annotations
@@ -26,47 +26,48 @@ from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Ti
 
 @dataclass(frozen=True)
 class TokenizedRequest:
-    """A record whose prompt is known in tokens; `views` are the pictures in it, by their first token."""
+    """A request with a tokenized prompt; `media_items` are its images by the index of their first token."""
 
-    record: SubmitRequest
+    submitted: SubmitRequest
     tokens: Ints
     grammar: GrammarMatcher | None
-    views: Mapping[int, MediaItem] = field(default_factory=dict)
+    media_items: Mapping[int, MediaItem] = field(default_factory=dict)
 
     @property
     def text_prefix(self) -> Ints:
-        """The beginning that other records may have in common: up to the first picture."""
-        return self.tokens[: min(self.views, default=len(self.tokens))]
+        """The part of the prompt that other requests may share: everything before the first image."""
+        return self.tokens[: min(self.media_items, default=len(self.tokens))]
 
 
-def read_record(model: LoadedModel, record: SubmitRequest, size: int) -> TokenizedRequest:
-    """Make the prompt, which must leave room for one token of an answer in a sequence of `size` tokens.
+def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) -> TokenizedRequest:
+    """Tokenize a request, which must leave room for one token of an answer in a sequence of `size` tokens.
 
-    Raises RequestFailure.
+    Raises RequestError.
     """
-    if record.tools and model.tool_call_start_token is None:
+    if submitted.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
-    n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in record.messages)
-    fewest = n_bytes // model.tokenizer.longest_token_bytes
-    if fewest >= size:  # said at once, where the tokenizer would take minutes over what cannot fit
-        raise _too_long(f"more than {fewest:,}", size, fewest)
-    prompt = model.template.render_once(record.messages, think=record.think, tools=record.tools)
+    n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in submitted.messages)
+    min_tokens = n_bytes // model.tokenizer.longest_token_bytes
+    if min_tokens >= size:  # before the tokenizer spends minutes on what cannot fit
+        raise _context_overflow(f"more than {min_tokens:,}", size, min_tokens)
+    prompt = model.template.render_once(submitted.messages, think=submitted.think, tools=submitted.tools)
     if len(prompt.tokens) >= size:
-        raise _too_long(f"{len(prompt.tokens):,}", size, len(prompt.tokens))
-    grammar = model.grammars.compile(record.request)
-    return TokenizedRequest(record, np.array(prompt.tokens, np.int32), grammar, prompt.views)
+        raise _context_overflow(f"{len(prompt.tokens):,}", size, len(prompt.tokens))
+    grammar = model.grammars.compile(submitted.request)
+    return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items)
 
 
-def _too_long(count: str, size: int, n_tokens: int) -> RequestError:
+def _context_overflow(count: str, size: int, n_tokens: int) -> RequestError:
     hint = f"-c {1 << n_tokens.bit_length()} makes room for it"
     return RequestError(RequestFailed("context", f"prompt has {count} tokens, a record can have {size:,}", hint))
 
 
 @dataclass
 class Slot:
-    """A record in the sequence `sequence`; `done` of its prompt's tokens are evaluated, `cached` of them by a copy.
+    """A request in the sequence `sequence`, of `size` tokens.
 
-    Its pictures save `folded` positions (see `folds`).
+    `done` tokens of its prompt are evaluated, `cached` of them by copying a prefix. Its images save `mrope_saved`
+    positions (see `kv.mrope`).
     """
 
     model: LoadedModel
@@ -74,22 +75,22 @@ class Slot:
     sequence: int
     size: int
     sampler: Sampler
-    steps: AnswerState
+    answer: AnswerState
     done: int = 0
     cached: int = 0
     mrope_saved: int = 0
-    token: int = -1  # to be evaluated next, once the prompt is
-    n_generated: int = 0  # tokens of the answer that are evaluated
+    token: int = -1  # the token of the answer to evaluate next
+    n_generated: int = 0  # evaluated tokens of the answer
     output: dict[str, list[str]] = field(default_factory=lambda: {"thinking": [], "answer": [], "call": []})
     started: float = field(default_factory=time.perf_counter)
-    prompt_read: float = 0.0
+    prefilled: float = 0.0
 
     @classmethod
-    def begin(cls, model: LoadedModel, read: TokenizedRequest, sequence: int, size: int, views: LogitsView) -> Slot:
-        """Start on a record."""
-        sampling = read.record.sampling
-        sampler = Sampler(sampling, views.context, model.vocabulary_size, read.grammar, views)
-        return cls(model, read, sequence, size, sampler, AnswerState(model, read.record.request, sampler))
+    def start(cls, model: LoadedModel, request: TokenizedRequest, sequence: int, size: int, views: LogitsView) -> Slot:
+        """Start a request."""
+        sampling = request.submitted.sampling
+        sampler = Sampler(sampling, views.context, model.vocabulary_size, request.grammar, views)
+        return cls(model, request, sequence, size, sampler, AnswerState(model, request.submitted.request, sampler))
 
     @property
     def left(self) -> int:
@@ -98,49 +99,49 @@ class Slot:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the prompt is read."""
+        """Whether the whole prompt is evaluated."""
         return self.left == 0
 
     @property
     def n_evaluated(self) -> int:
-        """Tokens that are evaluated."""
+        """Evaluated tokens of the prompt and the answer."""
         return self.done + self.n_generated
 
     @property
     def position(self) -> int:
-        """Of the next token."""
+        """The M-RoPE position of the next token."""
         return self.n_evaluated - self.mrope_saved
 
     def on_logits(self, row: int) -> RecordDone | None:
-        """Go on by the logits at `row`, those after all that is evaluated; the whole answer, if it is at its end."""
-        if not self.prompt_read:
-            self.prompt_read = time.perf_counter()
-        said, self.token, reason = self.steps.accept_token(
-            self.steps.sample_next(row), has_room=self.n_evaluated < self.size
+        """Sample from the logits at `row`, which follow all evaluated tokens; return the answer if it is finished."""
+        if not self.prefilled:
+            self.prefilled = time.perf_counter()
+        deltas, self.token, reason = self.answer.accept_token(
+            self.answer.sample_next(row), has_capacity=self.n_evaluated < self.size
         )
-        self._keep(said)
+        self._append_output(deltas)
         return self._finished(reason) if reason else None
 
     def close(self) -> None:
-        """Free the chain of samplers."""
+        """Free the sampler chain."""
         self.sampler.close()
 
-    def _keep(self, pieces: list[TextDelta]) -> None:
-        for piece in pieces:
-            self.output[piece.channel].append(piece.text)
+    def _append_output(self, deltas: list[TextDelta]) -> None:
+        for delta in deltas:
+            self.output[delta.channel].append(delta.text)
 
     def _finished(self, reason: FinishReason) -> RecordDone:
-        text = self.steps.text
-        self._keep(text.finish())
-        said = {channel: "".join(pieces) for channel, pieces in self.output.items()}
+        text = self.answer.text
+        self._append_output(text.finish())
+        output = {channel: "".join(pieces) for channel, pieces in self.output.items()}
         usage = Usage(
             len(self.request.tokens), self.cached, text.tokens["thinking"], text.tokens["answer"] + text.tokens["call"],
             self.n_evaluated,
         )  # fmt: skip
         now = time.perf_counter()
-        reading = self.prompt_read - self.started
-        timings = Timings(reading, reading, now - self.prompt_read)
+        prefill_s = self.prefilled - self.started
+        timings = Timings(prefill_s, prefill_s, now - self.prefilled)
         return RecordDone(
-            self.request.record.number, said["answer"], said["thinking"], said["call"], reason, usage, timings,
-            self.steps.guard.thinking_end,
+            self.request.submitted.number, output["answer"], output["thinking"], output["call"], reason, usage, timings,
+            self.answer.stop_conditions.thinking_end,
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""How many records at once: measured, because it depends on the model, the machine and where the experts lie.
+"""How many requests to answer in parallel: measured, since it depends on the model, the machine and the placement.
 
-A model and the most that is wanted come in, a context with a number of sequences goes out. More sequences mean more
-tokens for each reading of the weights, until computing is what takes the time.
+A model and the maximum come in, a context with the best number of sequences goes out. More sequences yield more tokens
+per pass over the weights, until computation becomes the bottleneck.
 """
 
 from __future__ import annotations
@@ -14,69 +14,70 @@ from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.batch import RECORD_TOKENS, StartBatch
 
-_ROUNDS = 3
-_WORTH_IT = 1.05  # tokens/s, against half as many records
+_ROUNDS = 3  # measured steps per count, after one for warm-up
+_MIN_GAIN = 1.05  # in tokens/s, over half as many requests
 _TOKEN = 1  # any token costs the same
 
 
 def autotune_slots(
     model: LoadedModel, request: StartBatch, extra: int
 ) -> tuple[MultiSequenceContext, int, dict[str, float]]:
-    """A context for as many records as is best, and `extra` sequences; their number; the tokens/s that were measured.
+    """Return a context for the best number of requests and `extra` sequences, that number, and the measured tokens/s.
 
-    Raises RequestFailure if there is not the memory for one record.
+    The rates are by number of requests; empty if `request.parallel` fixes the number. Raises RequestError if the memory
+    does not suffice for one request.
     """
     trained = model.loaded.training_context_tokens
     size = min(request.settings.context_tokens or RECORD_TOKENS, trained)
     if request.parallel:
         return MultiSequenceContext(model, request.settings, request.parallel + extra, size), request.parallel, {}
-    context, most = _largest(model, request, extra, size)
-    rates = _rates(context, most)
+    context, max_parallel = _open_largest(model, request, extra, size)
+    rates = _rates(context, max_parallel)
     best = _best(rates)
-    if best < most:  # what is not used would take memory from the page cache, and from others
+    if best < max_parallel:  # unused sequences would take memory from the page cache and from other programs
         context.close()
         context = MultiSequenceContext(model, request.settings, best + extra, size)
     return context, best, {str(count): rate for count, rate in rates.items()}
 
 
-def _largest(model: LoadedModel, request: StartBatch, extra: int, size: int) -> tuple[MultiSequenceContext, int]:
-    """A context for as many records as there is memory for, at most `request.most`."""
-    most = max(1, request.max_parallel)
+def _open_largest(model: LoadedModel, request: StartBatch, extra: int, size: int) -> tuple[MultiSequenceContext, int]:
+    """A context for as many requests as fit into memory, at most `request.max_parallel`, and their number."""
+    max_parallel = max(1, request.max_parallel)
     while True:
         try:
-            return MultiSequenceContext(model, request.settings, most + extra, size), most
+            return MultiSequenceContext(model, request.settings, max_parallel + extra, size), max_parallel
         except RequestError:
-            if most == 1:
+            if max_parallel == 1:
                 raise
-            most //= 2
+            max_parallel //= 2
 
 
-def _rates(context: MultiSequenceContext, most: int) -> dict[int, float]:
-    """Tokens/s by number of records; no further than where twice in a row more records did not help."""
+def _rates(context: MultiSequenceContext, max_parallel: int) -> dict[int, float]:
+    """Tokens/s by number of requests, doubled until two doublings in a row did not help."""
     rates: dict[int, float] = {}
     count, best, losses = 1, 0.0, 0
     while losses < 2:
         rates[count] = _rate(context, count)
-        losses = 0 if rates[count] > best * _WORTH_IT else losses + 1
+        losses = 0 if rates[count] > best * _MIN_GAIN else losses + 1
         best = max(best, rates[count])
-        if count == most:
+        if count == max_parallel:
             break
-        count = min(2 * count, most)
+        count = min(2 * count, max_parallel)
     return rates
 
 
 def _rate(context: MultiSequenceContext, count: int) -> float:
-    """Tokens/s of `count` answers together."""
+    """Tokens/s of `count` answers in parallel."""
     seconds = []
     for position in range(1 + _ROUNDS):
-        begin = time.perf_counter()
+        started = time.perf_counter()
         context.evaluate([(sequence, position, [_TOKEN], True) for sequence in range(count)])
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - started)
     context.clear()
     return count / statistics.median(seconds[1:])
 
 
 def _best(rates: dict[int, float]) -> int:
-    """The fewest records whose rate is near the highest."""
+    """The fewest requests whose rate is near the highest."""
     highest = max(rates.values())
-    return min(count for count, rate in rates.items() if rate * _WORTH_IT >= highest)
+    return min(count for count, rate in rates.items() if rate * _MIN_GAIN >= highest)

@@ -1,1 +1,1 @@
-"""One answer: prefill of the prompt, then token after token until the answer ends."""
+"""One answer: prefill of the prompt, then decoding token by token until the answer ends."""

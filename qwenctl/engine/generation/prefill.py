@@ -1,4 +1,4 @@
-"""Reading prompts: how much of one is there already, what of it does not fit, and what is read before it is asked for.
+"""Prefill: evaluates prompts, as far as they are not in the sequence yet, and checks that they fit.
 
 A model and messages come in, progress goes out; the tokens are then in the model's sequence. What is generated from
 them is not known here.
@@ -17,91 +17,94 @@ from qwenctl.engine.request_errors import RequestError
 from qwenctl.models.context_memory import max_context
 from qwenctl.protocol.messages import Message, PrefillPrefix, PrefillProgress, PrefixReady, RequestFailed, WarmPrefix
 
-_AHEAD_TOKENS = 128  # few enough that a person who asks meanwhile does not wait long
-KEPT_TOKENS, _KEPT_SHARE = 2048, 0.1  # of a long reading, how much may be lost when all stops
-_KEPT_SECONDS = 30.0  # of one for an answer: what is read in less need not be kept, and takes as much to write
+_AHEAD_TOKENS = 128  # batch size of a background prefill: a request that arrives meanwhile waits for one batch
+# A crash may cost this much of a long prefill: at least 2,048 tokens, at most a tenth.
+SAVE_INTERVAL_TOKENS, _SAVE_INTERVAL_SHARE = 2048, 0.1
+_SAVE_INTERVAL_S = 30.0  # for a prompt of an answer: evaluating it again takes no longer than writing its state
 
 SaveState = Callable[[SequenceState], None]
 
 
 def prefill(
-    model: LoadedModel, prompt: Prompt, keep: SaveState | None = None, every_s: float = _KEPT_SECONDS
+    model: LoadedModel, prompt: Prompt, save_state: SaveState | None = None, every_s: float = _SAVE_INTERVAL_S
 ) -> Iterator[PrefillProgress]:
-    """Evaluate what of `prompt` the sequence does not hold yet. It ends early if it is interrupted.
+    """Evaluate what of `prompt` is not in the sequence yet. Returns early if cancelled.
 
-    Of a long one parts are given to `keep` on the way, at most one in `every_s` seconds, so that a crash costs a tenth
-    of the time.
+    Intermediate states of a long prompt go to `save_state`, at most once in `every_s` seconds, so that a crash costs
+    about a tenth of the time.
     """
-    kept_s = started = time.perf_counter()
+    saved_at = started = time.perf_counter()
     total, sequence = len(prompt.tokens), model.sequence
-    kept = cached = sequence.reuse_prefix(prompt.tokens)
-    step, threads, held = checkpoint_interval(total), model.threads.reading, cached
+    n_saved = cached = sequence.reuse_prefix(prompt.tokens)
+    step, threads, n_evaluated = checkpoint_interval(total), model.threads.prefill, cached
     threads.begin()
-    for done in sequence.prefill(prompt.tokens, prompt.branch_points, model.batch_tokens, prompt.views):
-        threads.step(done - held)
-        held = done
+    for done in sequence.prefill(prompt.tokens, prompt.branch_points, model.batch_tokens, prompt.media_items):
+        threads.step(done - n_evaluated)
+        n_evaluated = done
         yield PrefillProgress(done - cached, total - cached, time.perf_counter() - started)
-        if keep and done < total and done - kept >= step and time.perf_counter() - kept_s >= every_s:
-            kept, kept_s = done, time.perf_counter()
-            keep(sequence.export_state())
+        if save_state and done < total and done - n_saved >= step and time.perf_counter() - saved_at >= every_s:
+            n_saved, saved_at = done, time.perf_counter()
+            save_state(sequence.export_state())
 
 
-def prefill_ahead(model: LoadedModel, request: WarmPrefix, is_wanted: Callable[[int], bool]) -> bool:
-    """Evaluate what the next prompt will begin with, the last answer without its thinking.
+def prefill_ahead(model: LoadedModel, request: WarmPrefix, may_continue: Callable[[int], bool]) -> bool:
+    """Evaluate what the next prompt will start with: the conversation, and the last answer without its thinking.
 
-    Goes on while `is_wanted`, which gets the number of tokens that are left. Returns whether all has been evaluated.
+    Continues while `may_continue`, which receives the number of remaining tokens. Returns whether all were evaluated.
     """
     prompt = model.template.shared_prefix(request.messages, think=request.think, tools=request.tools)
     if len(prompt.tokens) < model.sequence.size:
         model.sequence.reuse_prefix(prompt.tokens)
+        # Closing the generator resets libllama's abort callback, even if the loop below stops early.
         with closing(
-            model.sequence.prefill(prompt.tokens, prompt.branch_points, _AHEAD_TOKENS, prompt.views)
+            model.sequence.prefill(prompt.tokens, prompt.branch_points, _AHEAD_TOKENS, prompt.media_items)
         ) as batches:
-            while is_wanted(len(prompt.tokens) - len(model.sequence.tokens)) and next(batches, None):
+            while may_continue(len(prompt.tokens) - len(model.sequence.tokens)) and next(batches, None):
                 pass
     return model.sequence.tokens == prompt.tokens
 
 
 def read_prefix(
-    model: LoadedModel, request: PrefillPrefix, keep: SaveState | None
+    model: LoadedModel, request: PrefillPrefix, save_state: SaveState | None
 ) -> Iterator[PrefillProgress | PrefixReady]:
-    """Evaluate what all prompts have in common that begin with these messages; `keep` what has been read.
+    """Evaluate the common prefix of all prompts that start with these messages, and save its state on the way.
 
-    Raises RequestFailure if it does not fit.
+    Raises RequestError if it does not fit.
     """
     check_size(model, request.messages)
     prompt = model.template.shared_prefix(request.messages, think=True, tools=request.tools)
     total, sequence = len(prompt.tokens), model.sequence
     if total >= sequence.size:
-        raise context_overflow(model, f"{total:,}", total, seen=bool(prompt.views))
-    held = sequence.reuse_prefix(prompt.tokens) if sequence.tokens != prompt.tokens else total
-    if held < total:
-        yield from prefill(model, prompt, keep, every_s=0)
-        if keep and len(sequence.tokens) > held:
-            keep(sequence.export_state())
+        raise context_overflow(model, f"{total:,}", total, has_media=bool(prompt.media_items))
+    n_cached = sequence.reuse_prefix(prompt.tokens) if sequence.tokens != prompt.tokens else total
+    if n_cached < total:
+        yield from prefill(model, prompt, save_state, every_s=0)
+        if save_state and len(sequence.tokens) > n_cached:
+            save_state(sequence.export_state())
     yield PrefixReady(len(sequence.tokens), total)
 
 
 def checkpoint_interval(total: int) -> int:
-    """After how many tokens of a reading of `total` what has been read is kept."""
-    return max(KEPT_TOKENS, int(total * _KEPT_SHARE))
+    """The number of tokens between two saved states, in a prefill of `total` tokens."""
+    return max(SAVE_INTERVAL_TOKENS, int(total * _SAVE_INTERVAL_SHARE))
 
 
 def check_size(model: LoadedModel, messages: Sequence[Message]) -> None:
-    """Raises RequestFailure at once, where the tokenizer would take minutes over what cannot fit."""
+    """Raises RequestError for messages that cannot fit, before the tokenizer spends minutes on them."""
     n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
-    fewest = n_bytes // model.tokenizer.longest_token_bytes
-    if fewest >= model.sequence.size:
-        raise context_overflow(model, f"more than {fewest:,}", fewest)
+    # A lower bound: no token is longer than the longest in the vocabulary.
+    min_tokens = n_bytes // model.tokenizer.longest_token_bytes
+    if min_tokens >= model.sequence.size:
+        raise context_overflow(model, f"more than {min_tokens:,}", min_tokens)
 
 
-def context_overflow(model: LoadedModel, count: str, n_tokens: int, *, seen: bool = False) -> RequestError:
-    """The failure of a prompt with `n_tokens`, told as `count`; `seen` if there are pictures in it."""
+def context_overflow(model: LoadedModel, count: str, n_tokens: int, *, has_media: bool = False) -> RequestError:
+    """The error for a prompt of `n_tokens` tokens, written as `count`; `has_media` if it contains images."""
     longest, needed = max_context(model.loaded.training_context_tokens), 1 << n_tokens.bit_length()
     hint = f"-c {min(needed, longest)} makes room for it"
     if n_tokens >= longest:
         hint = f"the model supports {longest:,} tokens, including the answer"
-    if seen:
+    if has_media:
         hint += ", --image-max-tokens makes images smaller"
     return RequestError(
         RequestFailed("context", f"prompt has {count} tokens, context is {model.sequence.size:,}", hint)

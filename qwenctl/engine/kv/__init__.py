@@ -1,1 +1,1 @@
-"""The KV cache and recurrent state of one sequence: what is evaluated, checkpointed and saved."""
+"""The KV cache and recurrent state of one sequence: evaluated tokens, checkpoints, and saved states."""

@@ -1,7 +1,8 @@
-"""Positions of tokens where pictures stand among them.
+"""M-RoPE positions of tokens in a prompt with images.
 
-The tokens of a picture lie in two dimensions (M-RoPE): all have the position of its first one, and what follows has
-one that is higher by its longer side. So positions are numbers of tokens, less what each picture before has saved.
+The tokens of an image lie on a two-dimensional grid (M-RoPE). All of them share the temporal position of the first, and
+the text after the image continues at that position plus the longer side of the grid. A token's position is therefore
+its index minus the positions that the images before it have saved.
 """
 
 from __future__ import annotations
@@ -18,41 +19,48 @@ from qwenctl.engine.vision.media_items import MediaItem
 
 
 class MRopeOffsets:
-    """The pictures among the tokens that are held: where each ends, and how many positions it saves."""
+    """The images among the evaluated tokens.
+
+    `spans` holds a pair for each: its end, as a token index, and the number of positions that it saves.
+    """
 
     def __init__(self) -> None:
         self.spans: list[tuple[int, int]] = []
 
     def position(self, length: int) -> int:
-        """Of the token that follows `length` tokens."""
+        """The M-RoPE position of the token that follows the first `length` tokens."""
         return length - sum(saved for end, saved in self.spans if end <= length)
 
-    def add(self, end: int, view: MediaItem) -> None:
-        """A picture whose last token is the one before `end`."""
-        self.spans.append((end, view.n_tokens - view.n_positions))
+    def add(self, end: int, item: MediaItem) -> None:
+        """Add an image whose last token is at index `end - 1`."""
+        self.spans.append((end, item.n_tokens - item.n_positions))
 
     def truncate(self, length: int) -> None:
-        """Forget what is beyond `length` tokens."""
+        """Forget the images that end after the first `length` tokens."""
         self.spans = [(end, saved) for end, saved in self.spans if end <= length]
 
 
 def image_batches(
-    view: MediaItem, embeddings: npt.NDArray[np.float32], position: int, most: int, sequence: int = 0
+    item: MediaItem, embeddings: npt.NDArray[np.float32], position: int, max_tokens: int, sequence: int = 0
 ) -> Iterator[llama.llama_batch]:
-    """Batches of at most `most` tokens of a picture whose first token is at `position`; each is used up at once."""
-    own = ctypes.cast((ctypes.c_int32 * 1)(sequence), ctypes.POINTER(ctypes.c_int32))
-    places = np.arange(view.n_tokens, dtype=np.int32)
-    rows, columns = divmod(places, view.size.columns)
-    # As mtmd_helper_decode_image_chunk of llama.cpp lays them out: time, row, column, and one that is not used.
-    positions = np.stack([np.zeros_like(places), rows, columns, np.zeros_like(places)])
+    """Yield llama_batches of at most `max_tokens` tokens of an image, whose first token is at `position` (M-RoPE).
+
+    `embeddings` is [tokens of the image, width of the model]. A batch points into arrays that are freed when the next
+    one is made, so evaluate each batch before taking the next.
+    """
+    sequence_list = ctypes.cast((ctypes.c_int32 * 1)(sequence), ctypes.POINTER(ctypes.c_int32))
+    indices = np.arange(item.n_tokens, dtype=np.int32)
+    rows, columns = divmod(indices, item.size.columns)
+    # [4, tokens]: time, row, column, unused; the layout of mtmd_helper_decode_image_chunk in llama.cpp.
+    positions = np.stack([np.zeros_like(indices), rows, columns, np.zeros_like(indices)])
     positions[:3] += position
-    for start in range(0, view.n_tokens, most):
-        part = np.ascontiguousarray(embeddings[start : start + most])
-        where = np.ascontiguousarray(positions[:, start : start + most])
+    for start in range(0, item.n_tokens, max_tokens):
+        part = np.ascontiguousarray(embeddings[start : start + max_tokens])
+        batch_positions = np.ascontiguousarray(positions[:, start : start + max_tokens])
         batch: Any = llama.llama_batch_get_one(None, len(part))
         batch.embd = np.ctypeslib.as_ctypes(part.reshape(-1))
-        batch.pos = np.ctypeslib.as_ctypes(where.reshape(-1))
+        batch.pos = np.ctypeslib.as_ctypes(batch_positions.reshape(-1))
         batch.logits = (ctypes.c_int8 * len(part))()
         batch.n_seq_id = (ctypes.c_int32 * len(part))(*[1] * len(part))
-        batch.seq_id = (ctypes.POINTER(ctypes.c_int32) * len(part))(*[own] * len(part))
+        batch.seq_id = (ctypes.POINTER(ctypes.c_int32) * len(part))(*[sequence_list] * len(part))
         yield batch

@@ -1,6 +1,6 @@
-"""The arrays of a llama_batch of one sequence, made once: tokens at positions, with the logits of some of them.
+"""A reusable llama_batch for one sequence: tokens at consecutive positions, with the logits of the last few of them.
 
-Where a model's head reads, each token comes with a state too. What is evaluated, and by whom, is not known here.
+For an MTP head each token also comes with a hidden state. What is evaluated, and by whom, is not known here.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ import numpy.typing as npt
 
 
 class TokenBatch:
-    """Room for `most` tokens of sequence 0, with states of `width` numbers if that is not 0."""
+    """Capacity for `max_tokens` tokens of sequence 0.
 
-    def __init__(self, most: int, width: int = 0) -> None:
-        self._tokens, self._positions = np.zeros(most, np.int32), np.zeros(most, np.int32)
-        self._counts, self._sequence, self._wanted = (
-            np.ones(most, np.int32),
+    If `width` is not 0, each token comes with a hidden state of that many numbers.
+    """
+
+    def __init__(self, max_tokens: int, width: int = 0) -> None:
+        self._tokens, self._positions = np.zeros(max_tokens, np.int32), np.zeros(max_tokens, np.int32)
+        self._counts, self._sequence, self._output_flags = (
+            np.ones(max_tokens, np.int32),
             np.zeros(1, np.int32),
-            np.zeros(most, np.int8),
+            np.zeros(max_tokens, np.int8),
         )
-        self._lists = np.full(most, self._sequence.ctypes.data, np.uint64)
-        self._states = np.zeros((most, width), np.float32)
+        # seq_id holds a pointer to a list of sequence ids for each token; all point to the same list, [0].
+        self._sequence_lists = np.full(max_tokens, self._sequence.ctypes.data, np.uint64)
+        self._states = np.zeros((max_tokens, width), np.float32)
         self.batch = llama.llama_batch()
-        self._point("token", self._tokens)
-        self._point("pos", self._positions)
-        self._point("n_seq_id", self._counts)
-        self._point("seq_id", self._lists)
-        self._point("logits", self._wanted)
+        self._set_pointer("token", self._tokens)
+        self._set_pointer("pos", self._positions)
+        self._set_pointer("n_seq_id", self._counts)
+        self._set_pointer("seq_id", self._sequence_lists)
+        self._set_pointer("logits", self._output_flags)
         if width:
-            self._point("embd", self._states)
+            self._set_pointer("embd", self._states)
 
     @property
     def size(self) -> int:
-        """The tokens that it holds now."""
+        """The number of tokens in the batch."""
         return int(self.batch.n_tokens)
 
     def fill(
@@ -46,19 +50,23 @@ class TokenBatch:
         position: int,
         states: npt.NDArray[np.float32] | None = None,
         *,
-        wanted: int = 1,
+        n_logits: int = 1,
     ) -> llama.llama_batch:
-        """Put `tokens` in it, from `position` on; the logits of the last `wanted` are wanted."""
+        """Fill the batch with `tokens` at the positions from `position` on; request the logits of the last `n_logits`.
+
+        `states` are [tokens, width]. The returned batch points into this object's arrays: the next `fill` overwrites
+        it.
+        """
         count = len(tokens)
         self._tokens[:count] = tokens
         self._positions[:count] = range(position, position + count)
-        self._wanted[:count] = False
-        self._wanted[count - wanted : count] = True
+        self._output_flags[:count] = False
+        self._output_flags[count - n_logits : count] = True
         if states is not None:
             self._states[:count] = states
         self.batch.n_tokens = count
         return self.batch
 
-    def _point(self, name: str, array: npt.NDArray[Any]) -> None:
-        kinds: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
-        setattr(self.batch, name, ctypes.cast(array.ctypes.data, kinds[name]))
+    def _set_pointer(self, name: str, array: npt.NDArray[Any]) -> None:
+        types: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
+        setattr(self.batch, name, ctypes.cast(array.ctypes.data, types[name]))

@@ -1,1 +1,1 @@
-"""What is needed of libllama besides models and contexts: its log, devices, threads and cancellation."""
+"""What libllama needs besides models and contexts: its log, devices, thread count, and cancellation."""

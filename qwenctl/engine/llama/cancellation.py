@@ -1,7 +1,7 @@
-"""Whether the running request should stop, in a form that Python threads and libllama's own code can both look at.
+"""The cancel flag of the running request, readable by Python threads and by libllama's own code.
 
-The thread that reads requests sets it, the thread that works clears it and looks. While a prompt is read, libllama
-looks too, before each node of the graph; a Python function there would take the GIL thousands of times a token.
+The thread that reads requests sets it; the thread that works clears and checks it. During a prefill libllama checks it
+as well, before each node of the graph, where a Python function would take the GIL thousands of times per token.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import llama_cpp.llama_cpp as llama
 
 
 class CancelFlag:
-    """A flag: one byte of memory that C can read."""
+    """A flag in one byte of memory that C code can read."""
 
     def __init__(self) -> None:
         self._byte = ctypes.create_string_buffer(2)
-        # As a C function, strlen says exactly what is asked: 0 for a byte of zero, 1 for any other before the NUL.
+        # libllama calls a C function with an address, and stops if it returns true. strlen will do: it returns 0 if the
+        # byte is zero, and 1 if it is not, since a NUL follows it.
         self.callback = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
 
     @property
     def address(self) -> int:
-        """Where the byte is: the argument of `callback`."""
+        """The address of the byte: the argument of `callback`."""
         return ctypes.addressof(self._byte)
 
     def set(self) -> None:
@@ -29,7 +30,7 @@ class CancelFlag:
         self._byte[0] = b"\1"
 
     def clear(self) -> None:
-        """Forget it: a new request begins."""
+        """Reset the flag for a new request."""
         self._byte[0] = b"\0"
 
     def __bool__(self) -> bool:

@@ -1,7 +1,7 @@
-"""Puts a model's tensors on devices: a `Placement` comes in, the fields of libllama's parameters are set.
+"""Assigns a model's tensors to devices: a `Placement` comes in, fields of libllama's model parameters are set.
 
-libllama reads devices, split and overrides through pointers while it loads; what they point at is handed back, to be
-kept until then. Devices of RPC servers are registered here.
+libllama reads devices, split and overrides through pointers while it loads; the arrays they point to are returned, so
+that the caller can keep them alive. The devices of RPC servers are registered here.
 """
 
 from __future__ import annotations
@@ -28,34 +28,35 @@ class _Override(ctypes.Structure):
 
 
 def apply_placement(params: Any, placement: Placement) -> list[Any]:
-    """Set the fields of `params` (llama_model_params); what is given back must live while the model loads.
+    """Set the fields of `params` (llama_model_params); the returned objects must stay alive while the model loads.
 
-    Raises RequestFailure for a device that is not here and a server that does not answer.
+    Raises RequestError for an unknown device, or a server that does not answer.
     """
     if placement == Placement():
         return []
     _add_servers(list(placement.rpc))
     ggml = _ggml()
-    named = {ggml.ggml_backend_dev_name(device).decode(): device for device in all_devices(ggml)}
+    device_by_name = {ggml.ggml_backend_dev_name(device).decode(): device for device in all_devices(ggml)}
     overrides = [
-        _Override(pattern.encode(), ggml.ggml_backend_dev_buffer_type(_known(named, device)))
+        _Override(pattern.encode(), ggml.ggml_backend_dev_buffer_type(_device_named(device_by_name, device)))
         for pattern, device in placement.overrides
     ]
-    kept: list[Any] = [(_Override * (len(overrides) + 1))(*overrides)]
-    params.tensor_buft_overrides = ctypes.cast(kept[0], ctypes.c_void_p)
+    # One element more than needed: libllama's lists of overrides and of devices end with a null.
+    alive: list[Any] = [(_Override * (len(overrides) + 1))(*overrides)]
+    params.tensor_buft_overrides = ctypes.cast(alive[0], ctypes.c_void_p)
     if placement.devices:
-        devices = [_known(named, name) for name in placement.devices if name != CPU]
-        kept.append((ctypes.c_void_p * (len(devices) + 1))(*devices))
-        params.devices = ctypes.cast(kept[-1], ctypes.c_void_p)
+        devices = [_device_named(device_by_name, name) for name in placement.devices if name != CPU]
+        alive.append((ctypes.c_void_p * (len(devices) + 1))(*devices))
+        params.devices = ctypes.cast(alive[-1], ctypes.c_void_p)
     if placement.layers:
         size = max(len(placement.layers), llama.llama_max_devices())
-        kept.append((ctypes.c_float * size)(*placement.layers))
-        params.tensor_split = kept[-1]
-    return kept
+        alive.append((ctypes.c_float * size)(*placement.layers))
+        params.tensor_split = alive[-1]
+    return alive
 
 
 def device_by_buffer_type() -> dict[str, str]:
-    """The name of the device by the name of its buffers, which for RPC is another one."""
+    """The name of each device by the name of its buffer type; for RPC the two differ."""
     ggml = _ggml()
     return {
         ggml.ggml_backend_buft_name(ggml.ggml_backend_dev_buffer_type(device)).decode(): (
@@ -74,16 +75,16 @@ def _ggml() -> Any:
     return ggml
 
 
-def _known(named: Mapping[str, Any], device: str) -> Any:
-    if device not in named:
-        there = ", ".join(named)
-        hint = f"available: {there}; `qwenctl doctor` shows what is here, and a new plan uses it"
+def _device_named(devices: Mapping[str, Any], device: str) -> Any:
+    if device not in devices:
+        names = ", ".join(devices)
+        hint = f"available: {names}; `qwenctl doctor` shows what is here, and a new plan uses it"
         raise RequestError(RequestFailed("setting", f"no device is named {device}", hint))
-    return named[device]
+    return devices[device]
 
 
 def _add_servers(endpoints: list[str]) -> None:
-    """ggml ends the process if it cannot reach a server: so each is tried before."""
+    """Connect to each server first: ggml would end the process if it could not reach one. Raises RequestError."""
     try:
         check_servers(endpoints)
     except QwenctlError as error:

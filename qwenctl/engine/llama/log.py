@@ -1,7 +1,7 @@
-"""llama.cpp's log: every line goes to standard error, which is the engine's log file; errors are kept as well.
+"""llama.cpp's log: every line goes to standard error, which is the engine's log file; errors are collected as well.
 
-libllama says why it refuses a file only in its log. Lines come in by its callback; the sentences of the errors since
-`clear` go out, for a failure's message.
+Only its log says why libllama rejects a file. Lines come in through its callback; the errors since `clear` go out, for
+error messages, and the sizes of buffers.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from qwenctl.protocol.placement import CPU, MemoryUse
 _MIB = 1 << 20
 # src/llama-model.cpp, src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp, src/llama-context.cpp
 _LINE = re.compile(r"^\w+: +(\S+) +(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
-_KINDS = {"model": "weights", "KV": "context", "RS": "context", "compute": "compute", "output": "compute"}
-# Buffers in RAM: the CPU's own, mapped from the file, repacked for its kernels, and those a device can copy from fast.
+_FIELDS = {"model": "weights", "KV": "context", "RS": "context", "compute": "compute", "output": "compute"}
+# Buffers in RAM: the CPU's own, mapped from the file, repacked for its kernels, or pinned for a device's transfers.
 _IN_RAM = re.compile(r"CPU(_\w+)?|BLAS|\w+_Host")
 _MAPPED = "_Mapped"
 
 
 def is_size(line: str) -> bool:
-    """Whether a line of the log tells a size."""
+    """Whether a line of the log states a buffer size."""
     return "buffer size" in line
 
 
 def memory_use(lines: Iterable[str], devices: Mapping[str, str]) -> tuple[MemoryUse, ...]:
-    """The memories that a load and its context take, the CPU's first; `devices` names each by its buffers' name."""
+    """The memory that a model and its context take, the CPU's first; `devices` are names by buffer type."""
     used = {CPU: MemoryUse(CPU)}
     for line in lines:
-        if found := _LINE.match(line):
-            buffer, kind, n_bytes = found[1], _KINDS[found[2]], round(float(found[3]) * _MIB)
+        if match := _LINE.match(line):
+            buffer, field, n_bytes = match[1], _FIELDS[match[2]], round(float(match[3]) * _MIB)
             name = CPU if _IN_RAM.fullmatch(buffer) else devices.get(buffer.removesuffix(_MAPPED), buffer)
-            before = used.get(name, MemoryUse(name))
-            used[name] = replace(before, **{kind: getattr(before, kind) + n_bytes})
+            previous = used.get(name, MemoryUse(name))
+            used[name] = replace(previous, **{field: getattr(previous, field) + n_bytes})
             if buffer.endswith(_MAPPED):
                 used[name] = replace(used[name], mapped=used[name].mapped + n_bytes)
     return tuple(used.values())
@@ -50,30 +50,31 @@ _FUNCTION = re.compile(r"^(?:[a-z_0-9:]+: |error loading model: )*", re.IGNORECA
 
 
 class LlamaLog:
-    """The one receiver of libllama's log; must live as long as libllama is used."""
+    """The only receiver of libllama's log; it must live as long as libllama is used."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []
         self._sizes: list[str] = []
         self._level = 0
-        self.callback = llama.llama_log_callback(self._receive)  # for other libraries that log as libllama does
+        self.callback = llama.llama_log_callback(self._receive)  # for libmtmd, which logs as libllama does
         llama.llama_log_set(self.callback, ctypes.c_void_p())
 
     def clear(self) -> None:
-        """Forget the errors and sizes so far."""
+        """Forget the collected errors and sizes."""
         self._errors.clear()
         self._sizes.clear()
 
     def sizes(self) -> tuple[str, ...]:
-        """The lines since `clear` that tell the sizes of buffers."""
+        """The lines since `clear` that state buffer sizes."""
         return tuple(self._sizes)
 
     def reason(self) -> str:
-        """The first error since `clear`, which is the cause of all others, without the name of a C++ function."""
+        """The first error since `clear`, which caused all later ones, without the name of its C++ function."""
         lines = (_FUNCTION.sub("", line).strip() for line in "".join(self._errors).splitlines())
         return next((line for line in lines if line), "")
 
     def _receive(self, level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+        # A continued line has the level of the line that it continues.
         self._level = level if level != _CONTINUED else self._level
         if is_size(line := text.decode("utf-8", "replace")):
             self._sizes.append(line)

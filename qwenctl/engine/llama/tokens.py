@@ -1,4 +1,4 @@
-"""What libllama says of each token of a vocabulary: its bytes, and whether it ends a turn. Asked for once.
+"""What libllama says of each token of a vocabulary: its bytes, and whether it ends a turn. Queried once per token.
 
 Token ids come in; what is done with the bytes is not known here.
 """
@@ -10,29 +10,29 @@ from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as llama
 
-_USUAL_BYTES = 64
+_FIRST_BUFFER_BYTES = 64
 
 
 class TokenBytes(dict[int, bytes]):
-    """The bytes of each token id, asked of libllama once. Control tokens have none."""
+    """The bytes of each token id, queried from libllama once. Control tokens have none."""
 
     def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
         super().__init__()
         self._vocabulary = vocabulary
 
     def __missing__(self, token: int) -> bytes:
-        size = _USUAL_BYTES
+        size = _FIRST_BUFFER_BYTES
         while True:
             buffer = ctypes.create_string_buffer(size)
             written = llama.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, False)
             if written >= 0:
                 self[token] = buffer.raw[:written]
                 return self[token]
-            size = -written  # what it needs: a token may be longer than any fixed buffer
+            size = -written  # the size that libllama needs: a token may be longer than any fixed buffer
 
 
 class EogTokens(dict[int, bool]):
-    """Whether each token id ends a turn, asked of libllama once."""
+    """Whether each token id ends a turn (end of generation), queried from libllama once."""
 
     def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
         super().__init__()
@@ -44,6 +44,6 @@ class EogTokens(dict[int, bool]):
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """The number of tokens at the beginning that are the same."""
+    """The number of leading tokens that are the same."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((at for at, (left, right) in pairs if left != right), min(len(first), len(second)))

@@ -1,1 +1,1 @@
-"""A conversation as token ids: chat template, tokenizer, and the places of pictures in it."""
+"""A conversation as token ids: chat template, tokenizer, and the positions of images."""

@@ -1,8 +1,8 @@
-"""A conversation as tokens: the model's own chat template, and no control token that the template did not write.
+"""A conversation as tokens, by the model's own chat template; text from outside never becomes a control token.
 
-Messages and functions come in, token ids go out. The template is rendered with a marker in the place of each text that
-a person, a file, a function or the model supplied (see `markers`), so that the tokenizer can tell them apart from what
-the template wrote.
+Messages and tools come in, token ids go out. The template is rendered with a placeholder for each text that a user, a
+file, a tool or the model supplied (see `placeholders`), so that the tokenizer can tell those texts from the template's
+own.
 """
 
 from __future__ import annotations
@@ -39,137 +39,166 @@ from qwenctl.protocol.messages import Message, RequestFailed, Tools
 
 @contextmanager
 def resource_limits(seconds: float, n_bytes: int) -> Iterator[None]:
-    """Allow `seconds` of CPU time and `n_bytes` more memory than now."""
+    """Limit the block to `seconds` of CPU time and `n_bytes` of additional memory. Raises TimeoutError or MemoryError.
+
+    A template comes with a model file from anywhere, and Jinja's sandbox limits neither time nor memory.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = psutil.Process().memory_info().vms + n_bytes
-    before = signal.signal(signal.SIGPROF, _time_is_up)
+    limit = psutil.Process().memory_info().vms + n_bytes
+    previous = signal.signal(signal.SIGPROF, _raise_timeout)
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    if hard == resource.RLIM_INFINITY or most < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.signal(signal.SIGPROF, previous)
 
 
-def _time_is_up(_signal: int, _frame: FrameType | None) -> None:
+def _raise_timeout(_signal: int, _frame: FrameType | None) -> None:
     raise TimeoutError
 
 
-_MOST_SECONDS, _MOST_BYTES, _HIGHEST_POWER = 2.0, 512 << 20, 64
+_MAX_SECONDS, _MAX_BYTES, _MAX_EXPONENT = 2.0, 512 << 20, 64
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as tokens. `marks` are positions at which another branch of it, or its next turn, may part.
+    """A conversation as tokens.
 
-    `views` are the pictures in it, by the position of their first token.
+    `branch_points` are the positions at which another branch of it, or its next turn, may diverge. `media_items` maps
+    the index of an image's first token to the image.
     """
 
     tokens: list[int]
     branch_points: frozenset[int]
-    views: Mapping[int, MediaItem] = field(default_factory=dict)
+    media_items: Mapping[int, MediaItem] = field(default_factory=dict)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without the one operator that can take hours inside a single call, where nothing stops it."""
+    """Jinja's sandbox, with a limit on `**`: the one operator that can take hours in a single, uninterruptible call."""
 
     intercepted_binops = frozenset(["**"])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Only `**`. Raises SecurityError for powers that no template of a chat has a use for."""
-        if not (isinstance(right, int | float) and abs(right) <= _HIGHEST_POWER):
+        """Called for `**` only. Raises SecurityError for exponents that no chat template has a use for."""
+        if not (isinstance(right, int | float) and abs(right) <= _MAX_EXPONENT):
             raise SecurityError(f"a power of {right!r:.20}")
         return super().call_binop(context, operator, left, right)
 
 
 class ChatTemplate:
-    """The chat template of a model, compiled in a sandbox."""
+    """A model's chat template, compiled in a sandbox."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, sight: VisionState | None = None) -> None:
-        """Raises RequestFailure for a template that is not valid Jinja."""
-        self._tokenizer, self._sight = tokenizer, sight
+    def __init__(self, source: str, tokenizer: Tokenizer, vision: VisionState | None = None) -> None:
+        """Raises RequestError for a template that is not valid Jinja."""
+        self._tokenizer, self._vision = tokenizer, vision
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         environment.filters["tojson"] = to_json
         environment.globals["raise_exception"] = _raise
-        with _guarded():
+        with _template_errors():
             self._template = environment.from_string(source)
 
     def prompt(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
-        """The prompt that asks for the next answer. Raises RequestFailure if the template refuses the messages."""
-        asked = self._render(messages, tools, think=think, asks=True)
-        # Where later prompts will part from this one: templates leave the thinking out of earlier turns.
-        later = [[Message("assistant", "x"), Message("user", "x")]]
-        if tools:  # and in a turn that calls functions it stays, but may be written in other tokens than it was said
-            later.append([Message("assistant", "x", "x" if think else ""), Message("tool", "x")])
-        following = [self._render([*messages, *turns], tools, think=think, asks=False).tokens for turns in later]
-        parting = (common_prefix_length(asked.tokens, other) for other in following)
-        return Prompt(asked.tokens, frozenset([*asked.boundaries, *parting]), asked.views)
+        """The prompt for the next answer, with its branch points.
+
+        Raises RequestError if the template rejects the messages.
+        """
+        current = self._render(messages, tools, think=think, add_generation_prompt=True)
+        # Later prompts diverge from this one where the template drops the thinking of earlier turns. To find out where,
+        # render the turns that may come next: the common prefix ends there.
+        next_turns = [[Message("assistant", "x"), Message("user", "x")]]
+        if tools:  # after a tool call the thinking stays, but may be tokenized differently than it was generated
+            next_turns.append([Message("assistant", "x", "x" if think else ""), Message("tool", "x")])
+        next_prompts = [
+            self._render([*messages, *turns], tools, think=think, add_generation_prompt=False).tokens
+            for turns in next_turns
+        ]
+        divergences = (common_prefix_length(current.tokens, other) for other in next_prompts)
+        return Prompt(current.tokens, frozenset([*current.boundaries, *divergences]), current.media_items)
 
     def render_once(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
-        """The same prompt without its marks, where nothing will go on from it: a half of the work."""
-        asked = self._render(messages, tools, think=think, asks=True)
-        return Prompt(asked.tokens, frozenset(), asked.views)
+        """The same prompt without branch points, for one that will not be continued: half of the work."""
+        rendered = self._render(messages, tools, think=think, add_generation_prompt=True)
+        return Prompt(rendered.tokens, frozenset(), rendered.media_items)
 
     def shared_prefix(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
-        """The beginning that every prompt has in common that goes on from these messages with a user's turn."""
-        nexts = ([*messages, Message("user", text)] for text in ("x", "y"))
-        one, other = (self._render(turns, tools, think=think, asks=False) for turns in nexts)
-        length = common_prefix_length(one.tokens, other.tokens)
-        return Prompt(one.tokens[:length], frozenset(begin for begin in one.boundaries if begin <= length), one.views)
+        """The longest prefix of all prompts that continue these messages with a user turn."""
+        # Two user turns that differ in their first character: what their prompts share is the prefix.
+        continuations = ([*messages, Message("user", text)] for text in ("x", "y"))
+        first, second = (
+            self._render(turns, tools, think=think, add_generation_prompt=False) for turns in continuations
+        )
+        length = common_prefix_length(first.tokens, second.tokens)
+        return Prompt(
+            first.tokens[:length],
+            frozenset(boundary for boundary in first.boundaries if boundary <= length),
+            first.media_items,
+        )
 
-    def _render(self, messages: Sequence[Message], tools: Tools, *, think: bool, asks: bool) -> ExpandedPrompt:
-        """The tokens, and where in them the first user's text begins, each assistant's, and what follows a picture."""
-        markers = Placeholders()
-        turns = [markers.message(message) for message in messages]
-        shown = [markers.tool(tool) for tool in tools]
+    def _render(
+        self, messages: Sequence[Message], tools: Tools, *, think: bool, add_generation_prompt: bool
+    ) -> ExpandedPrompt:
+        """Tokenize the rendered template.
+
+        The boundaries are the starts of the first user text and of each assistant text, and what follows an image.
+        """
+        placeholders = Placeholders()
+        turns = [placeholders.message(message) for message in messages]
+        definitions = [placeholders.tool(tool) for tool in tools]
         media = [each for message in messages for each in sorted(message.media, key=lambda media: media.at)]
-        seen = [self._views(each) for each in media]
-        with _guarded():
+        items_by_media = [self._media_items(each) for each in media]
+        with _template_errors():
             rendered = self._template.render(
-                messages=turns, tools=shown or None, add_generation_prompt=asks, enable_thinking=think
+                messages=turns,
+                tools=definitions or None,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=think,
             )
-        if not all(tool.marker in rendered for tool in shown):
+        # Templates without support for tools ignore the argument silently.
+        if not all(tool.placeholder in rendered for tool in definitions):
             raise RequestError(RequestFailed("setting", "the model's chat template does not support functions"))
-        clips = (views for each, views in zip(media, seen, strict=True) if each.kind == "video")
-        tokens, begins = self._tokenizer.tokenize_segments(expand_video_timestamps(markers.split(rendered), clips))
-        if not media or self._sight is None:
-            return ExpandedPrompt(tokens, begins, {})
-        views = [view for each in seen for view in each]
-        return expand_media_tokens(tokens, begins, self._pads(), views, self._sight.tower)
+        videos = (media_items for each, media_items in zip(media, items_by_media, strict=True) if each.kind == "video")
+        tokens, boundaries = self._tokenizer.tokenize_segments(
+            expand_video_timestamps(placeholders.split(rendered), videos)
+        )
+        if not media or self._vision is None:
+            return ExpandedPrompt(tokens, boundaries, {})
+        items = [item for each in items_by_media for item in each]
+        return expand_media_tokens(tokens, boundaries, self._pad_tokens(), items, self._vision.encoder_fingerprint)
 
-    def _views(self, media: Media) -> Sequence[MediaItem]:
-        if self._sight is None:
+    def _media_items(self, media: Media) -> Sequence[MediaItem]:
+        if self._vision is None:
             raise RequestError(RequestFailed("mmproj", "this model does not support images"))
-        return self._sight.views(media)
+        return self._vision.media_items(media)
 
-    def _pads(self) -> dict[str, int]:
-        """The pad tokens by the kind of media. Raises RequestFailure if the vocabulary has none."""
-        found = {kind: self._tokenizer.tokenize_template(text) for kind, text in MEDIA_PAD_TOKENS.items()}
-        if any(len(tokens) != 1 for tokens in found.values()):
+    def _pad_tokens(self) -> dict[str, int]:
+        """The pad token of each media kind. Raises RequestError if the vocabulary has none."""
+        tokens_by_kind = {kind: self._tokenizer.tokenize_template(text) for kind, text in MEDIA_PAD_TOKENS.items()}
+        if any(len(tokens) != 1 for tokens in tokens_by_kind.values()):
             raise RequestError(RequestFailed("media", "the model is text-only: it has no image tokens"))
-        return {kind: tokens[0] for kind, tokens in found.items()}
+        return {kind: tokens[0] for kind, tokens in tokens_by_kind.items()}
 
 
 @contextmanager
-def _guarded() -> Iterator[None]:
-    """Every way in which a template can fail as a RequestFailure that says so."""
+def _template_errors() -> Iterator[None]:
+    """Turn every way in which a template can fail into a RequestError."""
     try:
-        with resource_limits(_MOST_SECONDS, _MOST_BYTES):
+        with resource_limits(_MAX_SECONDS, _MAX_BYTES):
             yield
     except TimeoutError as error:
-        raise _failure(f"it takes more than {_MOST_SECONDS:g} s") from error
+        raise _template_error(f"it takes more than {_MAX_SECONDS:g} s") from error
     except MemoryError as error:
-        raise _failure(f"it takes more than {_MOST_BYTES >> 20} MiB") from error
+        raise _template_error(f"it takes more than {_MAX_BYTES >> 20} MiB") from error
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise _failure(str(error)) from error
+        raise _template_error(str(error)) from error
 
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _failure(why: str) -> RequestError:
+def _template_error(why: str) -> RequestError:
     return RequestError(RequestFailed("template", f"the model's chat template fails: {why}"))

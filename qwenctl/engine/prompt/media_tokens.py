@@ -1,7 +1,7 @@
-"""Pictures in a prompt: the one pad token that a template writes for each becomes the tokens of its view.
+"""Images in a prompt: the one pad token that the template writes for each is replaced by the image's own tokens.
 
-Pieces of a rendered template and views come in, pieces with times come out; then tokens with pads come in, and those
-with views in their places go out. The vision tokens of a text from outside are text, and no pads.
+Rendered segments and media items come in, segments with timestamps go out; then tokens with pads come in, and tokens
+with images in their places go out. Vision tokens in untrusted text are plain text and never pads.
 """
 
 from __future__ import annotations
@@ -15,57 +15,63 @@ from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.messages import RequestFailed
 
-_PICTURE, _CLIP = "<|image_pad|>", "<|video_pad|>"
-MEDIA_PAD_TOKENS = {"image": _PICTURE, "video": _CLIP}
-_WHOLE_CLIP = re.compile(re.escape(f"<|vision_start|>{_CLIP}<|vision_end|>"))
+_IMAGE_PAD, _VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+MEDIA_PAD_TOKENS = {"image": _IMAGE_PAD, "video": _VIDEO_PAD}
+_VIDEO = re.compile(re.escape(f"<|vision_start|>{_VIDEO_PAD}<|vision_end|>"))
 
 
 @dataclass(frozen=True)
 class ExpandedPrompt:
-    """Tokens, the marked begins in them, and each view by the position of its first token."""
+    """Tokens, the boundaries in them, and each image by the index of its first token."""
 
     tokens: list[int]
     boundaries: list[int]
-    views: Mapping[int, MediaItem]
+    media_items: Mapping[int, MediaItem]
 
 
 def expand_video_timestamps(
-    pieces: Iterable[TemplateSegment], clips: Iterable[Sequence[MediaItem]]
+    segments: Iterable[TemplateSegment], videos: Iterable[Sequence[MediaItem]]
 ) -> Iterator[TemplateSegment]:
-    """Each clip as the models were trained on it: the time of each pair of frames before the pair.
+    """Write each video in the form that the models were trained on: a timestamp before each pair of frames."""
+    remaining = iter(videos)
 
-    Source: the processor of transformers' models/qwen3_vl, `_calculate_timestamps` and the text around it.
-    """
-    coming = iter(clips)
-
-    def timed(_clip: re.Match[str]) -> str:
-        pads = (f"<{view.seconds:.1f} seconds><|vision_start|>{_CLIP}<|vision_end|>" for view in next(coming, ()))
+    def with_timestamps(_video: re.Match[str]) -> str:
+        pads = (
+            f"<{item.seconds:.1f} seconds><|vision_start|>{_VIDEO_PAD}<|vision_end|>" for item in next(remaining, ())
+        )
         return "".join(pads)
 
-    for piece in pieces:
-        yield piece if piece.untrusted else replace(piece, text=_WHOLE_CLIP.sub(timed, piece.text))
+    for segment in segments:
+        yield segment if segment.untrusted else replace(segment, text=_VIDEO.sub(with_timestamps, segment.text))
 
 
 def expand_media_tokens(
-    tokens: Sequence[int], begins: Sequence[int], pads: Mapping[str, int], views: Sequence[MediaItem], tower: str
+    tokens: Sequence[int],
+    boundaries: Sequence[int],
+    pads: Mapping[str, int],
+    media_items: Sequence[MediaItem],
+    encoder: str,
 ) -> ExpandedPrompt:
-    """`tokens` with each pad replaced by the tokens of the next view; `pads` are the pad tokens by kind of media.
+    """Replace each pad in `tokens` by the tokens of the next media item, and move `boundaries` accordingly.
 
-    Raises RequestFailure if the template did not write one pad for each view.
+    `pads` maps media kinds to their pad tokens; `encoder` identifies the vision encoder. Raises RequestError if the
+    template did not write exactly one pad for each item, in order.
     """
     kinds = {token: kind for kind, token in pads.items()}
-    places = [at for at, token in enumerate(tokens) if token in kinds]
-    if [kinds[tokens[at]] for at in places] != [view.media.kind for view in views]:
+    pad_indices = [at for at, token in enumerate(tokens) if token in kinds]
+    if [kinds[tokens[at]] for at in pad_indices] != [item.media.kind for item in media_items]:
         raise RequestError(RequestFailed("template", "the model's chat template has no place for these images"))
-    inlaid: list[int] = []
-    placed: dict[int, MediaItem] = {}
-    shifts: list[tuple[int, int]] = []  # from which token on, and by how much, positions are moved
+    expanded: list[int] = []
+    item_by_index: dict[int, MediaItem] = {}
+    shifts: list[tuple[int, int]] = []  # (index in `tokens`, total shift of the boundaries from there on), ascending
     done = 0
-    for at, view in zip(places, views, strict=True):
-        inlaid += tokens[done:at]
-        placed[len(inlaid)] = view
-        inlaid += view.placeholder_ids(tower)
+    for at, item in zip(pad_indices, media_items, strict=True):
+        expanded += tokens[done:at]
+        item_by_index[len(expanded)] = item
+        expanded += item.placeholder_ids(encoder)
         done = at + 1
-        shifts.append((done, len(inlaid) - done))
-    moved = [begin + next((by for start, by in reversed(shifts) if start <= begin), 0) for begin in begins]
-    return ExpandedPrompt([*inlaid, *tokens[done:]], moved, placed)
+        shifts.append((done, len(expanded) - done))
+    moved_boundaries = [
+        boundary + next((by for start, by in reversed(shifts) if start <= boundary), 0) for boundary in boundaries
+    ]
+    return ExpandedPrompt([*expanded, *tokens[done:]], moved_boundaries, item_by_index)

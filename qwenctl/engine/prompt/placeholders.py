@@ -1,7 +1,7 @@
-"""Stands a marker in the place of each text from outside while a chat template is rendered.
+"""Puts a placeholder in the place of each untrusted text while a chat template is rendered.
 
-Messages and functions come in, as a template expects them, with markers that nobody could have foreseen; what the
-template made of them is cut into pieces of template and pieces from outside. Which tokens they are is not known here.
+Messages and tools come in and go out as the template expects them, with unguessable placeholders for their texts; the
+rendered string is then split into template segments and untrusted segments. Token ids are not known here.
 """
 
 from __future__ import annotations
@@ -17,85 +17,89 @@ from qwenctl.protocol.messages import Message, ToolCall
 
 
 class Placeholders:
-    """The markers of one prompt."""
+    """The placeholders of one prompt."""
 
     def __init__(self) -> None:
         self._nonce = secrets.token_hex(16)
-        self._pieces: list[TemplateSegment] = []
+        self._segments: list[TemplateSegment] = []
         self._seen_user = False
 
     def message(self, message: Message) -> dict[str, Any]:
-        """The message as the template expects it. The begins of the first user's text and of an assistant's are marked.
+        """The message as the template expects it, with boundaries at the first user text and at each assistant text.
 
-        White space at both ends is left out: the templates of Qwen3.5 trim it and cannot see it in a marker.
+        Surrounding white space is stripped here: the templates of Qwen3.5 trim it, which they cannot do to a
+        placeholder.
         """
         role = message.role
-        marked = role == "assistant" or (role == "user" and not self._seen_user)
+        boundary = role == "assistant" or (role == "user" and not self._seen_user)
         self._seen_user = self._seen_user or role == "user"
-        fields: dict[str, Any] = {"role": role, "content": self._content(message, marked=marked)}
+        fields: dict[str, Any] = {"role": role, "content": self._content(message, boundary=boundary)}
         if role == "assistant":
-            fields["reasoning_content"] = self._marker(message.thinking.strip(), marked=True)
+            fields["reasoning_content"] = self._placeholder(message.thinking.strip(), boundary=True)
         if message.tool_calls:
-            fields["tool_calls"] = [self._call(call) for call in message.tool_calls]
+            fields["tool_calls"] = [self._tool_call(call) for call in message.tool_calls]
         return fields
 
     def tool(self, tool: dict[str, Any]) -> OpaqueJson:
-        """A function as the template expects it: all that a template can do with it is to write it as JSON."""
-        return OpaqueJson(self._marker(to_json(tool)))
+        """A tool definition as the template expects it: it can only write it as JSON."""
+        return OpaqueJson(self._placeholder(to_json(tool)))
 
     def split(self, rendered: str) -> Iterator[TemplateSegment]:
-        """What was rendered, with the texts in the place of their markers."""
-        parts = re.split(rf"\[{self._nonce}:(\d+)\]", rendered)
+        """Split the rendered template into segments, with the texts back in the place of their placeholders."""
+        parts = re.split(rf"\[{self._nonce}:(\d+)\]", rendered)  # template, number, template, number, ..., template
         yield TemplateSegment(parts[0])
         for number, template in zip(parts[1::2], parts[2::2], strict=True):
-            yield self._pieces[int(number)]
+            yield self._segments[int(number)]
             yield TemplateSegment(template)
 
-    def _content(self, message: Message, *, marked: bool) -> str | list[dict[str, str]]:
-        """The text, or where there are pictures its parts; what follows a picture is marked, and what precedes all."""
+    def _content(self, message: Message, *, boundary: bool) -> str | list[dict[str, str]]:
+        """The text, or its parts if there are images, with boundaries before the first part and after the images."""
         if not message.media:
-            return self._marker(message.content.strip(), marked=marked)
-        parts = [{"type": "text", "text": self._boundary()}] if marked else []
+            return self._placeholder(message.content.strip(), boundary=boundary)
+        parts = [{"type": "text", "text": self._boundary()}] if boundary else []
         text, done = message.content.rstrip(), 0
+        # Cut the text at the positions of the media, in order; text parts and media parts alternate.
         for media in sorted(message.media, key=lambda media: media.at):
             if before := text[done : media.at]:
-                parts.append({"type": "text", "text": self._marker(before)})
+                parts.append({"type": "text", "text": self._placeholder(before)})
             parts.append({"type": media.kind})
             done = max(done, media.at)
-        rest = {"type": "text", "text": self._marker(text[done:], marked=True) or self._boundary()}
+        rest = {"type": "text", "text": self._placeholder(text[done:], boundary=True) or self._boundary()}
         return [*parts, rest]
 
     def _boundary(self) -> str:
-        """A place in which nothing stands, marked."""
-        self._pieces.append(TemplateSegment("", untrusted=True, boundary=True))
-        return f"[{self._nonce}:{len(self._pieces) - 1}]"
+        """An empty placeholder, to mark a boundary."""
+        self._segments.append(TemplateSegment("", untrusted=True, boundary=True))
+        return f"[{self._nonce}:{len(self._segments) - 1}]"
 
-    def _call(self, call: ToolCall) -> dict[str, Any]:
-        """A call in OpenAI's form, but that the arguments are not JSON: the templates of Qwen3.5 want a mapping."""
-        arguments = {self._marker(name): self._value(value) for name, value in call.arguments.items()}
-        return {"type": "function", "function": {"name": self._marker(call.name), "arguments": arguments}}
+    def _tool_call(self, call: ToolCall) -> dict[str, Any]:
+        """A tool call in OpenAI's form, but with the arguments as a mapping, which the templates of Qwen3.5 require."""
+        arguments = {self._placeholder(name): self._argument(value) for name, value in call.arguments.items()}
+        return {"type": "function", "function": {"name": self._placeholder(call.name), "arguments": arguments}}
 
-    def _value(self, value: Any) -> Any:
-        """A value with its text marked; numbers and truth values are left to the template, which has its own form."""
+    def _argument(self, value: Any) -> Any:
+        """An argument with its text replaced; the template formats numbers and booleans in its own way."""
         if isinstance(value, str):
-            return self._marker(value)
-        return self._marker(to_json(value)) if isinstance(value, dict | list) else value
+            return self._placeholder(value)
+        return self._placeholder(to_json(value)) if isinstance(value, dict | list) else value
 
-    def _marker(self, text: str, *, marked: bool = False) -> str:
+    def _placeholder(self, text: str, *, boundary: bool = False) -> str:
         if not text:
             return ""
-        self._pieces.append(TemplateSegment(text, untrusted=True, boundary=marked))
-        return f"[{self._nonce}:{len(self._pieces) - 1}]"
+        self._segments.append(TemplateSegment(text, untrusted=True, boundary=boundary))
+        return f"[{self._nonce}:{len(self._segments) - 1}]"
 
 
 class OpaqueJson(dict[str, Any]):
-    """A value of which a template sees nothing but, as its JSON, the marker."""
+    """A value whose only content, for a template, is its JSON: a placeholder."""
 
-    def __init__(self, marker: str) -> None:
+    def __init__(self, placeholder: str) -> None:
         super().__init__()
-        self.marker = marker
+        self.placeholder = placeholder
 
 
 def to_json(value: object, **options: Any) -> str:
-    """JSON as transformers renders it in templates: no escapes for HTML or for letters beyond ASCII."""
-    return value.marker if isinstance(value, OpaqueJson) else json.dumps(value, **{"ensure_ascii": False, **options})
+    """JSON as transformers renders it in templates: no escapes for HTML or non-ASCII letters."""
+    return (
+        value.placeholder if isinstance(value, OpaqueJson) else json.dumps(value, **{"ensure_ascii": False, **options})
+    )

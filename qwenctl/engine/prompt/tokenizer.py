@@ -1,7 +1,8 @@
 """libllama's tokenizer, with control tokens only where the template wrote them.
 
-Pieces of text come in, each from the template or from outside; token ids go out: those that the reference makes of the
-whole text in one piece, but that `<|im_end|>` from outside stays text. What the pieces mean is not known here.
+Segments come in, each from the template or from outside; token ids go out. They are the ids that the reference
+tokenizer makes of the whole text at once, except that a control token such as `<|im_end|>` in untrusted text stays
+plain text. What the segments mean is not known here.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from qwenctl.protocol.messages import RequestFailed
 _USER_DEFINED = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 # What libllama looks for when special tokens are on (llama-vocab.cpp, cache_special_tokens).
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | _USER_DEFINED
-_KEPT_TEXTS = 256
+_CACHED_TEXTS = 256
 
 
 @dataclass(frozen=True)
 class TemplateSegment:
-    """A part of a prompt. `outside` says that it is no part of the template, `marked` that its begin is wanted."""
+    """A part of a prompt. `untrusted` text is not the template's own; a `boundary` means its start index is needed."""
 
     text: str
     untrusted: bool = False
@@ -42,69 +43,77 @@ class Tokenizer:
         count = llama.llama_vocab_n_tokens(vocabulary)
         texts = [llama.llama_vocab_get_text(vocabulary, token) for token in range(count)]
         self.longest_token_bytes = max(map(len, texts), default=1)
-        kinds = ((text, llama.llama_vocab_get_attr(vocabulary, token)) for token, text in enumerate(texts))
-        special = [(text, kind) for text, kind in kinds if len(text) > 1 and kind & _SPECIAL]
-        self._special = re.compile(_any_of(text for text, _ in special).decode("utf-8", "replace"))
-        # libllama matches these whether or not special tokens are on. `<think>` and `<tool_call>` are among them.
-        self._always_special = re.compile(_any_of((text for text, kind in special if kind & _USER_DEFINED), b"?="))
-        # A conversation is tokenized again with each turn, mostly the same texts.
-        self.tokenize_text = lru_cache(_KEPT_TEXTS)(self._content)
+        attributes = ((text, llama.llama_vocab_get_attr(vocabulary, token)) for token, text in enumerate(texts))
+        special = [(text, attribute) for text, attribute in attributes if len(text) > 1 and attribute & _SPECIAL]
+        self._special = re.compile(_alternatives(text for text, _ in special).decode("utf-8", "replace"))
+        # libllama matches user-defined tokens even if special tokens are off: `<think>` and `<tool_call>` among them.
+        # The lookahead lets `tokenize_plain` cut behind the first character of each match, overlapping ones included.
+        self._always_special = re.compile(
+            _alternatives((text for text, attribute in special if attribute & _USER_DEFINED), b"?=")
+        )
+        # Each turn tokenizes the conversation again, mostly the same texts.
+        self.tokenize_text = lru_cache(_CACHED_TEXTS)(self._tokenize_normalized)
 
     def tokenize_template(self, text: str) -> list[int]:
-        """The tokens of a text that the template wrote: special tokens are what they spell."""
+        """The tokens of a text that the template wrote: special tokens are recognized."""
         return self._tokenize(text.encode("utf-8", "replace"), special=True)
 
     def tokenize_plain(self, data: bytes) -> list[int]:
-        """The tokens of UTF-8 text, whole or not, all of them ordinary."""
+        """The tokens of UTF-8 bytes, even of an incomplete character; none of them is a special token."""
+        # libllama would make a special token of these names, so each is cut after its first byte, and the pieces are
+        # tokenized separately.
         cuts = [match.start() + 1 for match in self._always_special.finditer(data)]
         pieces = (data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True))
         return [token for piece in pieces for token in self._tokenize(piece, special=False)]
 
-    def tokenize_segments(self, pieces: Iterable[TemplateSegment]) -> tuple[list[int], list[int]]:
-        """The tokens of all pieces, and where in them each marked one begins."""
+    def tokenize_segments(self, segments: Iterable[TemplateSegment]) -> tuple[list[int], list[int]]:
+        """The tokens of all segments together, and the index in them at which each boundary segment starts."""
         tokens: list[int] = []
-        begins: list[int] = []
-        run = ""  # the text since the last special token: words may reach from the template into what is from outside
+        boundaries: list[int] = []
+        run = ""  # the text since the last special token: a token may span template text and untrusted text
         offsets: list[int] = []
 
         def end_run() -> None:
-            found = self.tokenize_text(run)
-            begins.extend(
-                len(tokens) + common_prefix_length(found, self.tokenize_text(run[:offset])) for offset in offsets
+            # A token may reach across a boundary. The boundary is then moved back to where the tokens of the text
+            # before it, tokenized alone, are still the same.
+            run_tokens = self.tokenize_text(run)
+            boundaries.extend(
+                len(tokens) + common_prefix_length(run_tokens, self.tokenize_text(run[:offset])) for offset in offsets
             )
-            tokens.extend(found)
+            tokens.extend(run_tokens)
 
-        for piece in pieces:
-            if piece.boundary:
+        for segment in segments:
+            if segment.boundary:
                 offsets.append(len(run))
-            if piece.untrusted:
-                run += piece.text
+            if segment.untrusted:
+                run += segment.text
                 continue
-            first, *rest = self._special.split(piece.text)
+            # The pattern has one group, so the parts alternate: text, special token, text, ...
+            first, *rest = self._special.split(segment.text)
             run += first
             for special, text in zip(rest[::2], rest[1::2], strict=True):
                 end_run()
                 tokens += self.tokenize_template(special)
                 run, offsets = text, []
         end_run()
-        return tokens, begins
+        return tokens, boundaries
 
-    def _content(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text, all of them ordinary, in the NFC form that the model was trained on."""
+    def _tokenize_normalized(self, text: str) -> tuple[int, ...]:
+        """The plain tokens of a text, in the NFC form that the model was trained on."""
         return tuple(self.tokenize_plain(unicodedata.normalize("NFC", text).encode("utf-8", "replace")))
 
     def _tokenize(self, data: bytes, *, special: bool) -> list[int]:
         if not data:
             return []
-        room = len(data) + 2
-        tokens = (ctypes.c_int32 * room)()
-        count = llama.llama_tokenize(self._vocabulary, data, len(data), tokens, room, False, special)
+        capacity = len(data) + 2
+        tokens = (ctypes.c_int32 * capacity)()
+        count = llama.llama_tokenize(self._vocabulary, data, len(data), tokens, capacity, False, special)
         if count < 0:
             raise RequestError(RequestFailed("request", "the text cannot be tokenized"))
         return tokens[:count]
 
 
-def _any_of(texts: Iterable[bytes], kind: bytes = b"") -> bytes:
-    """A group that matches each of `texts`, the longest first, as libllama looks for them; never, if there are none."""
+def _alternatives(texts: Iterable[bytes], group_prefix: bytes = b"") -> bytes:
+    """A regex group that matches any of `texts`, longest first as in libllama; it never matches if there are none."""
     choices = sorted(map(re.escape, texts), key=len, reverse=True)
-    return b"(%b%b)" % (kind, b"|".join(choices)) if choices else b"((?!))"
+    return b"(%b%b)" % (group_prefix, b"|".join(choices)) if choices else b"((?!))"

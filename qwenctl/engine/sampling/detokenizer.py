@@ -1,8 +1,8 @@
-"""From tokens to text: the bytes of each token, joined to whole characters, split into thinking and answer.
+"""From tokens to text: the bytes of the tokens are joined to whole characters and split into thinking, answer and
+calls.
 
-Token ids come in, `TextDelta` events go out. Where thinking ends and where a call of a function begins is decided by
-the id of a token, never by text, so that an answer may talk about the tags, and so that a call which is only quoted is
-none.
+Token ids come in, `TextDelta` events go out. Where the thinking ends and where a tool call starts is decided by token
+ids, never by text, so an answer may mention the tags, and a quoted call is no call.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from qwenctl.protocol.messages import Channel, TextDelta
 
 
 class StreamingDetokenizer:
-    """The text of one answer. Text is passed on as soon as it is whole UTF-8.
+    """The text of one answer, emitted as soon as it is valid UTF-8.
 
-    White space before the answer, and around the thinking, belongs to the template and is left out. From the first
-    token `call_begin` on (None: there are no functions) all is the text of calls. A model may call without having
-    closed its thinking; `in_thinking` says whether that counts.
+    White space before the answer and around the thinking belongs to the template and is dropped. From the first
+    `tool_call_start` token on (None: no tools), all text belongs to calls. A model may call without having closed its
+    thinking; that counts only if `in_thinking`.
     """
 
     def __init__(
         self,
-        pieces: Mapping[int, bytes],
+        token_bytes: Mapping[int, bytes],
         thinking_end: int | None,
         *,
         thinking: bool,
-        call_begin: int | None = None,
+        tool_call_start: int | None = None,
         in_thinking: bool = True,
     ) -> None:
-        self._pieces, self._thinking_end, self._call_begin = pieces, thinking_end, call_begin
-        self._calls_from = ("answer", "thinking") if in_thinking else ("answer",)
+        self._token_bytes, self._thinking_end, self._tool_call_start = token_bytes, thinking_end, tool_call_start
+        self._call_channels = ("answer", "thinking") if in_thinking else ("answer",)
         self.channel: Channel = "thinking" if thinking and thinking_end is not None else "answer"
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._split = False  # the bytes so far end within a character
-        self._held = ""  # white space that is only passed on if more follows
-        self._begun = False
-        self._pending_tokens = 0  # tokens whose text is held
+        self._split = False  # whether the bytes so far end inside a character
+        self._held_space = ""  # white space that is only emitted if more text follows
+        self._has_text = False
+        self._pending_tokens = 0  # tokens whose text has not been emitted
         self.tokens: dict[Channel, int] = {"thinking": 0, "answer": 0, "call": 0}
 
     def feed(self, token: int) -> list[TextDelta]:
-        """The text that `token` has made whole."""
+        """The text that `token` completes."""
         rest: list[TextDelta] = []
-        if token == self._call_begin and self.channel in self._calls_from:
+        if token == self._tool_call_start and self.channel in self._call_channels:
             rest = self._switch_channel("call")
         self.tokens[self.channel] += 1
         self._pending_tokens += 1
         if token == self._thinking_end and self.channel == "thinking":
             return self._switch_channel("answer")
-        said = self._emit(self._decode(self._pieces[token]))
-        return rest + said if rest else said
+        deltas = self._emit(self._decode(self._token_bytes[token]))
+        return rest + deltas if rest else deltas
 
     def finish(self) -> list[TextDelta]:
-        """What is left at the end: a character that was never completed."""
+        """The remaining text: an incomplete character as U+FFFD."""
         self._split = False
         return self._emit(self._decoder.decode(b"", final=True))
 
     def _decode(self, piece: bytes) -> str:
-        if not self._split and piece.isascii():  # mostly, and several times as fast
+        if not self._split and piece.isascii():  # the usual case; several times faster than the decoder
             return piece.decode("ascii")
         text = self._decoder.decode(piece)
         self._split = bool(self._decoder.getstate()[0])
@@ -66,20 +66,22 @@ class StreamingDetokenizer:
 
     def _switch_channel(self, channel: Channel) -> list[TextDelta]:
         rest = self.finish()
-        self.channel, self._held, self._begun, self._pending_tokens = channel, "", False, 0
+        self.channel, self._held_space, self._has_text, self._pending_tokens = channel, "", False, 0
         return rest
 
     def _emit(self, text: str) -> list[TextDelta]:
-        if self._begun and self.channel != "thinking":  # nearly always
+        if self._has_text and self.channel != "thinking":  # the hot path: no white space to strip
             return self._delta(text)
-        text = self._held + text
-        if not self._begun:
+        # Strip white space before the first text; in the thinking also hold back trailing white space, which is dropped
+        # if nothing follows.
+        text = self._held_space + text
+        if not self._has_text:
             text = text.lstrip()
-        self._held = ""
+        self._held_space = ""
         if self.channel == "thinking":
-            shown = text.rstrip()
-            text, self._held = shown, text[len(shown) :]
-        self._begun = self._begun or bool(text)
+            stripped = text.rstrip()
+            text, self._held_space = stripped, text[len(stripped) :]
+        self._has_text = self._has_text or bool(text)
         return self._delta(text)
 
     def _delta(self, text: str) -> list[TextDelta]:

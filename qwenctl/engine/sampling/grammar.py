@@ -1,8 +1,8 @@
-"""Holds an answer to a JSON schema or a grammar (GBNF or Lark); the thinking before it is free.
+"""Constrains an answer to a JSON schema or a grammar (GBNF or Lark); the thinking before it is unconstrained.
 
-A `Generate` request comes in; which tokens may follow goes out. Mostly the token that was drawn is allowed, and only
-that one is looked at; the whole vocabulary is only held against the grammar when it is not. The work is done by
-llguidance, which refuses what it cannot use, where libllama's own grammars crash on some.
+A `Generate` request comes in; which tokens may follow goes out. The sampled token is usually allowed, so it alone is
+checked; the mask of the whole vocabulary is only computed when it is not. llguidance does the work: it rejects grammars
+that it cannot use, while libllama's own implementation crashes on some.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from qwenctl.engine.prompt.tokenizer import Tokenizer
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import Generate, RequestFailed
 
-# llama_tokenize: vocabulary, text, its size, room for tokens, how many, and two switches.
+# llama_tokenize: vocabulary, text, its size in bytes, buffer for tokens, its size, add_special, parse_special.
 _TOKENIZE = ctypes.CFUNCTYPE(
     ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_bool] * 2
 )
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
-# White space as models write it, but no endless amount of it.
+# White space as models write it, but limited, since a grammar that allows any amount lets a model loop on it.
 _JSON_OPTIONS = {"whitespace_pattern": r"[ \n\t]{0,20}"}
 
 
 class GrammarMatcher:
-    """One answer's way through a grammar."""
+    """The state of one answer within its grammar."""
 
     def __init__(self, tokenizer: LLTokenizer, text: str) -> None:
         self._matcher = LLMatcher(tokenizer, text, log_level=0)
@@ -46,11 +46,11 @@ class GrammarMatcher:
         logits[~self._allowed()[: logits.size]] = -np.inf
 
     def accept(self, token: int) -> None:
-        """Go on by `token`, which must be allowed."""
+        """Advance by `token`, which must be allowed."""
         self._matcher.consume_token(token)
 
     def is_possible(self) -> bool:
-        """Whether anything may follow."""
+        """Whether any token may follow."""
         return bool(self._allowed().any()) and not self._matcher.is_error()
 
     def _allowed(self) -> npt.NDArray[np.bool_]:
@@ -59,30 +59,30 @@ class GrammarMatcher:
 
 
 class GrammarFactory:
-    """Makes grammars for one vocabulary."""
+    """Compiles grammars for one vocabulary."""
 
-    def __init__(self, vocabulary: llama.llama_vocab_p, tokenizer: Tokenizer, pieces: TokenBytes) -> None:
-        self._vocabulary, self._pieces = vocabulary, pieces
-        # libllama's own would make a control token of what only spells one, which the grammar then does not know.
+    def __init__(self, vocabulary: llama.llama_vocab_p, tokenizer: Tokenizer, token_bytes: TokenBytes) -> None:
+        self._vocabulary, self._token_bytes = vocabulary, token_bytes
+        # With libllama's tokenizer, text that spells a control token would become one, which the grammar does not know.
         self._tokenize = _TOKENIZE(partial(_write_tokens, tokenizer))
 
     def compile(self, request: Generate) -> GrammarMatcher | None:
-        """The grammar that the answer must follow, if any. Raises RequestFailure for one that cannot be used."""
+        """The grammar that the answer must follow, if any. Raises RequestError for one that cannot be used."""
         if not (request.json_schema or request.grammar):
             return None
-        what = "JSON schema" if request.json_schema else "grammar"
+        source = "JSON schema" if request.json_schema else "grammar"
         try:
             grammar = GrammarMatcher(self._tokenizer, _definition(request))
         except ValueError as error:
             reason = " ".join(str(error).split())[:300]
-            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: {reason}")) from error
+            raise RequestError(RequestFailed("setting", f"the {source} cannot be used: {reason}")) from error
         if not grammar.is_possible():
-            raise RequestError(RequestFailed("setting", f"the {what} cannot be used: nothing can match it"))
+            raise RequestError(RequestFailed("setting", f"the {source} cannot be used: nothing can match it"))
         return grammar
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        """Takes a second with a large vocabulary, so it is made when it is first needed."""
+        """llguidance's view of the vocabulary; made on first use, as it takes a second for a large one."""
         tokens = range(llama.llama_vocab_n_tokens(self._vocabulary))
         tokenizer: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stub leaves it out
             tokens=[self._bytes(token) for token in tokens],
@@ -94,22 +94,27 @@ class GrammarFactory:
         return tokenizer
 
     def _bytes(self, token: int) -> bytes:
-        """The bytes of a token; after 0xff, llguidance's mark, if it is not text but what its name says."""
+        """The bytes of a token; for a special token its name after 0xff, which is llguidance's convention."""
         special = llama.llama_vocab_get_attr(self._vocabulary, token) & _SPECIAL
-        return b"\xff" + llama.llama_vocab_get_text(self._vocabulary, token) if special else self._pieces[token]
+        return b"\xff" + llama.llama_vocab_get_text(self._vocabulary, token) if special else self._token_bytes[token]
 
 
-def _write_tokens(tokenizer: Tokenizer, _: int, text: int, size: int, tokens: int, room: int, *_switches: bool) -> int:
-    """What llama_tokenize does, but that all tokens are ordinary."""
-    found = tokenizer.tokenize_plain(ctypes.string_at(text, size))
-    if len(found) > room:
-        return -len(found)
-    ctypes.memmove(tokens, (ctypes.c_int32 * len(found))(*found), 4 * len(found))
-    return len(found)
+def _write_tokens(
+    tokenizer: Tokenizer, _: int, text: int, size: int, buffer: int, capacity: int, *_switches: bool
+) -> int:
+    """Replaces llama_tokenize, but never produces special tokens.
+
+    Returns the number of tokens, or minus that number if it exceeds `capacity`, as llama_tokenize does.
+    """
+    ids = tokenizer.tokenize_plain(ctypes.string_at(text, size))
+    if len(ids) > capacity:
+        return -len(ids)
+    ctypes.memmove(buffer, (ctypes.c_int32 * len(ids))(*ids), 4 * len(ids))
+    return len(ids)
 
 
 def _definition(request: Generate) -> str:
-    """The grammar in llguidance's own form. Raises ValueError."""
+    """The grammar in llguidance's own format. Raises ValueError."""
     if request.json_schema:
         text = LLMatcher.grammar_from_json_schema(request.json_schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
     else:

@@ -1,8 +1,8 @@
-"""Choosing the next token: penalties, then llama.cpp's chain of samplers, in llama.cpp's order.
+"""Samples the next token: penalties, then llama.cpp's sampler chain, in llama.cpp's order.
 
 A context with fresh logits comes in, a token id goes out. Penalties are applied here and not in the chain, because
-llama.cpp's sampler looks up every entry of the vocabulary in a hash table for each token (248,320 of them), where only
-the tokens used so far can change. They count the answer's own tokens, thinking included, not the prompt's: so did the
+llama.cpp's sampler looks up every entry of the vocabulary (248,320) in a hash table for each token, where only the
+tokens used so far can change. They count the tokens of the answer, thinking included, but not of the prompt, as in the
 measurements for which the model's makers publish their values.
 """
 
@@ -16,11 +16,11 @@ from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.sampling.grammar import GrammarMatcher
 from qwenctl.protocol.messages import Sampling
 
-_KEEP_AT_LEAST = 1
+_MIN_KEEP = 1  # tokens that top-p and min-p leave at least
 
 
 class Sampler:
-    """The state of one answer's sampling. Used as a context manager, or closed, which frees the chain."""
+    """The sampling state of one answer. Close it, or use it as a context manager, to free the sampler chain."""
 
     def __init__(
         self,
@@ -43,32 +43,32 @@ class Sampler:
         self.close()
 
     def close(self) -> None:
-        """Free the chain; nothing may follow."""
+        """Free the sampler chain; the sampler cannot be used afterwards."""
         if self._chain is not None:
             llama.llama_sampler_free(self._chain)
 
-    def sample(self, *, free: bool, row: int = -1) -> int:
-        """The next token, by the logits of the token at `row` of the last batch; by the grammar too, unless `free`."""
+    def sample(self, *, unconstrained: bool, row: int = -1) -> int:
+        """Sample a token from the logits of row `row` of the last batch; within the grammar unless `unconstrained`."""
         if self._is_plain:
             return int(llama.llama_sampler_sample(self._chain, self._context, row))
         logits = self._views.row(row)
         self._penalties.apply(logits)
-        grammar = None if free else self._grammar
+        grammar = None if unconstrained else self._grammar
         while True:
             chain = self._chain
             token = int(llama.llama_sampler_sample(chain, self._context, row) if chain else logits.argmax())
             if grammar is None or grammar.allows(token):
                 break
-            grammar.mask_logits(logits)  # few tokens must be drawn again, so that all are looked at only then
+            grammar.mask_logits(logits)  # rejections are rare: mask the vocabulary only then
             grammar = None
-        if not free and self._grammar is not None:
+        if not unconstrained and self._grammar is not None:
             self._grammar.accept(token)
         self._penalties.observe(token)
         return token
 
 
 class Penalties:
-    """Repeat, frequency and presence penalty over the last tokens (`llama_sampler_penalties_apply`)."""
+    """Repeat, frequency and presence penalties over the last tokens, as in `llama_sampler_penalties_apply`."""
 
     def __init__(self, sampling: Sampling, vocabulary_size: int) -> None:
         self._repeat = np.float32(sampling.repeat_penalty)
@@ -77,12 +77,12 @@ class Penalties:
         idle = sampling.repeat_penalty == 1 and not sampling.frequency_penalty and not sampling.presence_penalty
         self.are_active = not idle and self._window != 0
         self._counts = np.zeros(vocabulary_size if self.are_active else 0, np.int32)
-        self._used = np.zeros(256, np.int32)  # distinct ids in the order of their first use
+        self._used = np.zeros(256, np.int32)  # [capacity] distinct ids, in the order of their first use
         self._n_used = 0
         self._tokens: list[int] = []
 
     def apply(self, logits: npt.NDArray[np.float32]) -> None:
-        """Change the logits [vocabulary size] of the tokens in the window."""
+        """Modify the logits [vocabulary size] of the tokens in the window, in place."""
         if not self._n_used:
             return
         used = self._used[: self._n_used]
@@ -93,9 +93,10 @@ class Penalties:
         logits[used] = values - (counts * self._frequency + self._presence)
 
     def observe(self, token: int) -> None:
-        """Move the window on by `token`."""
+        """Add `token` to the window; the oldest token leaves it."""
         if not self.are_active:
             return
+        # A token keeps its entry when it leaves the window, so the ids are only searched for tokens with a count of 0.
         if self._counts[token] == 0 and token not in self._used[: self._n_used]:
             if self._n_used == self._used.size:
                 self._used = np.concatenate([self._used, np.zeros_like(self._used)])
@@ -108,14 +109,14 @@ class Penalties:
 
 
 def _chain(sampling: Sampling) -> llama.llama_sampler_p:
-    """top-k, top-p, min-p, temperature and the draw; a sampler that would change nothing is left out."""
+    """top-k, top-p, min-p, temperature and the random draw; samplers that would change nothing are left out."""
     chain: llama.llama_sampler_p = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     if sampling.top_k > 0:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(sampling.top_k))
     if sampling.top_p < 1:
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(sampling.top_p, _KEEP_AT_LEAST))
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(sampling.top_p, _MIN_KEEP))
     if sampling.min_p > 0:
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, _KEEP_AT_LEAST))
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, _MIN_KEEP))
     llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
     seed = llama.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
     llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed))

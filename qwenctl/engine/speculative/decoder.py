@@ -104,7 +104,7 @@ class SpeculativeDecoder:
             self._unmeasured_left = 0
         else:
             self._controller.record(DraftStep("", 0, 0, seconds, row))
-            self._unmeasured_left = 0 if row or self._sequence.listener else self._unmeasured_steps()
+            self._unmeasured_left = 0 if row or self._sequence.observer else self._unmeasured_steps()
         return row
 
     def _unmeasured_steps(self) -> int:
@@ -136,7 +136,7 @@ class SpeculativeDecoder:
 
     def _update_mtp_capture(self) -> None:
         """Have the model give out the states that its MTP head needs, but only while the head may be asked."""
-        head, is_on = self._head, self._sequence.listener is not None
+        head, is_on = self._head, self._sequence.observer is not None
         if head is None:
             return
         wanted = (
@@ -146,7 +146,7 @@ class SpeculativeDecoder:
         )
         if wanted != is_on:
             head.set_capture(on=wanted)
-            self._sequence.listener = head if wanted else None
+            self._sequence.observer = head if wanted else None
 
     def _draft(self, token: int) -> tuple[str, list[int]]:
         """What the controller chooses to be evaluated after `token`, and its source."""

@@ -1,1 +1,1 @@
-"""Pictures and videos as embeddings: read, resized, encoded, and cached."""
+"""Images and videos as embeddings: decoded, resized, encoded and cached."""

@@ -1,7 +1,7 @@
-"""The vision tower of a model, in an mmproj file: pixels come in, embeddings go out, as libmtmd computes them.
+"""The vision encoder of a model, from an mmproj file: pixels come in, embeddings go out, as libmtmd computes them.
 
-The file is loaded when a picture is first looked at. libmtmd is given pictures of the size that they are to have, and
-two frames of a clip at once, which it merges as the model was trained (`mtmd_bitmap_set_mergeable`).
+The file is loaded when the first image is encoded. libmtmd gets images in their final size, and the two frames of a
+video item together, which it merges as in training (`mtmd_bitmap_set_mergeable`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from qwenctl.engine.vision.images import Pixels
 
 
-Embeddings = npt.NDArray[np.float32]  # [tokens of the view, width of the model]
+Embeddings = npt.NDArray[np.float32]  # [tokens of the item, width of the model]
 _IMAGE = 1  # enum mtmd_input_chunk_type
-_LARGEST_TOKENS = 16_384  # published; our own limits are below, and libmtmd must not make anything smaller again
-_KEPT_BYTES = 256 << 20
-_NO_MEMORY = ("alloc", "out of memory")  # in libmtmd's reasons
-_NODES_AT_ONCE = 4  # of the graph, after which Ctrl-C is looked for
+_MAX_IMAGE_TOKENS = 16_384  # the published limit; ours are lower, and libmtmd must not resize anything again
+_CACHE_BYTES = 256 << 20
+_NO_MEMORY = ("alloc", "out of memory")  # substrings of libmtmd's error messages
+_NODES_PER_CHECK = 4  # graph nodes between two checks for a cancellation
 
 
 class VisionEncoder:
-    """The vision tower in the file `mmproj` ("": there is none), for a loaded model; on a GPU if `uses_gpu`."""
+    """The vision encoder in the file `mmproj` ("": there is none) of a loaded model; on a GPU if `uses_gpu`."""
 
     def __init__(
         self,
@@ -54,68 +54,71 @@ class VisionEncoder:
     ) -> None:
         self._path, self._model, self._threads, self._uses_gpu = Path(mmproj), model, threads, uses_gpu
         self._interrupt, self._log = interrupt, log
-        self._kept: OrderedDict[str, Embeddings] = OrderedDict()
+        self._cache: OrderedDict[str, Embeddings] = OrderedDict()
 
     def check(self) -> None:
-        """Raises RequestFailure if there is no mmproj file."""
+        """Raises RequestError if there is no mmproj file."""
         if not self._path.name:
             hint = "put the model's mmproj file next to it, or use --mmproj FILE"
             raise RequestError(RequestFailed("mmproj", "the model needs its mmproj file for images", hint))
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the mmproj file. Raises RequestFailure if there is none."""
+        """A hash of the mmproj file. Raises RequestError if there is none."""
         self.check()
         return model_fingerprint(self._path)
 
-    def embeddings(self, view: MediaItem, pixels: Callable[[MediaItem], Sequence[Pixels]]) -> Embeddings | None:
-        """What `view` is to the model; None if interrupted. Raises RequestFailure."""
-        if view.cache_key not in self._kept:
-            found = self._encode(pixels(view), view)
-            if found is None:
+    def embeddings(self, item: MediaItem, pixels: Callable[[MediaItem], Sequence[Pixels]]) -> Embeddings | None:
+        """The embeddings of `item`, cached; `pixels` decodes it on a miss. None if cancelled. Raises RequestError."""
+        if item.cache_key not in self._cache:
+            embeddings = self._encode(pixels(item), item)
+            if embeddings is None:
                 return None
-            self._kept[view.cache_key] = found
-            while sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(view.cache_key)
-        return self._kept[view.cache_key]
+            self._cache[item.cache_key] = embeddings
+            # Evict the least recently used embeddings, but never the new ones.
+            while sum(each.nbytes for each in self._cache.values()) > _CACHE_BYTES and len(self._cache) > 1:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(item.cache_key)
+        return self._cache[item.cache_key]
 
-    def _encode(self, frames: Sequence[Pixels], view: MediaItem) -> Embeddings | None:
+    def _encode(self, frames: Sequence[Pixels], item: MediaItem) -> Embeddings | None:
+        """Encode one image, or the two frames of a video item; None if cancelled. Raises RequestError."""
         self._log.clear()
-        with ExitStack() as owned:
-            failed = self._mtmd.mtmd_encode_chunk(self._context, self._chunk(frames, view, owned))
+        with ExitStack() as resources:
+            failed = self._mtmd.mtmd_encode_chunk(self._context, self._chunk(frames, item, resources))
             if self._interrupt:
                 return None
             if failed:
-                raise self._failure(view, "cannot be encoded")
-            size = view.n_tokens * llama.llama_model_n_embd_inp(self._model)
+                raise self._media_error(item, "cannot be encoded")
+            size = item.n_tokens * llama.llama_model_n_embd_inp(self._model)
+            # The array is libmtmd's own buffer, which the next image overwrites: copy it.
             values = np.ctypeslib.as_array(self._mtmd.mtmd_get_output_embd(self._context), (size,))
-            return values.reshape(view.n_tokens, -1).copy()
+            return values.reshape(item.n_tokens, -1).copy()
 
-    def _chunk(self, frames: Sequence[Pixels], view: MediaItem, owned: ExitStack) -> Any:
-        """What libmtmd encodes: the frames as one picture, which goes when `owned` ends. Raises RequestFailure."""
+    def _chunk(self, frames: Sequence[Pixels], item: MediaItem, resources: ExitStack) -> Any:
+        """The libmtmd chunk of the frames, as one image; `resources` frees it. Raises RequestError."""
         mtmd, parts = self._mtmd, []
         for frame in frames:
             data = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
             bitmap = mtmd.mtmd_bitmap_init(frame.shape[1], frame.shape[0], data)
-            owned.callback(mtmd.mtmd_bitmap_free, bitmap)
+            resources.callback(mtmd.mtmd_bitmap_free, bitmap)
             mtmd.mtmd_bitmap_set_mergeable(bitmap, len(frames) > 1)
             parts.append(mtmd.mtmd_input_part(None, bitmap))
         chunks = mtmd.mtmd_input_chunks_init()
-        owned.callback(mtmd.mtmd_input_chunks_free, chunks)
+        resources.callback(mtmd.mtmd_input_chunks_free, chunks)
         pointers = (ctypes.POINTER(mtmd.mtmd_input_part) * len(parts))(*map(ctypes.pointer, parts))
         if mtmd.mtmd_tokenize_from_parts(self._context, chunks, pointers, len(parts), False):
-            raise self._failure(view, "cannot be prepared")
-        found = [mtmd.mtmd_input_chunks_get(chunks, at) for at in range(mtmd.mtmd_input_chunks_size(chunks))]
-        pictures = [chunk for chunk in found if mtmd.mtmd_input_chunk_get_type(chunk) == _IMAGE]
-        tokens = [mtmd.mtmd_input_chunk_get_n_tokens(chunk) for chunk in pictures]
-        if tokens != [view.n_tokens]:
-            raise self._failure(view, f"becomes {tokens} tokens and not {view.n_tokens}")
-        return pictures[0]
+            raise self._media_error(item, "cannot be prepared")
+        all_chunks = [mtmd.mtmd_input_chunks_get(chunks, at) for at in range(mtmd.mtmd_input_chunks_size(chunks))]
+        image_chunks = [chunk for chunk in all_chunks if mtmd.mtmd_input_chunk_get_type(chunk) == _IMAGE]
+        tokens = [mtmd.mtmd_input_chunk_get_n_tokens(chunk) for chunk in image_chunks]
+        if tokens != [item.n_tokens]:
+            raise self._media_error(item, f"becomes {tokens} tokens and not {item.n_tokens}")
+        return image_chunks[0]
 
     @cached_property
     def _mtmd(self) -> Any:
-        """libmtmd, which a chat without pictures does not load; its log goes where libllama's goes."""
+        """libmtmd, loaded only when images are used; it logs to the same place as libllama."""
         import llama_cpp.mtmd_cpp as mtmd
 
         mtmd.mtmd_helper_log_set(self._log.callback, ctypes.c_void_p())
@@ -123,19 +126,19 @@ class VisionEncoder:
 
     @cached_property
     def _context(self) -> Any:
-        """The loaded tower. Raises RequestFailure with libmtmd's reason."""
+        """The loaded encoder. Raises RequestError with libmtmd's reason."""
         mtmd = self._mtmd
         self._log.clear()
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = self._uses_gpu
         params.n_threads = self._threads
         params.print_timings = params.warmup = False
-        params.image_min_tokens, params.image_max_tokens = 1, _LARGEST_TOKENS
-        params.cb_eval = self._goes_on
+        params.image_min_tokens, params.image_max_tokens = 1, _MAX_IMAGE_TOKENS
+        params.cb_eval = self._eval_callback
         context = mtmd.mtmd_init_from_file(os.fsencode(self._path), self._model, params)
         if not context or not mtmd.mtmd_support_vision(context) or not mtmd.mtmd_decode_use_mrope(context):
             reason = self._log.reason() or "it is for another model"
-            if any(words in reason.lower() for words in _NO_MEMORY):
+            if any(text in reason.lower() for text in _NO_MEMORY):
                 message = f"no memory for {self._path.name}: {reason}"
                 raise RequestError(RequestFailed("memory", message, "a smaller context (-c) leaves room for it"))
             message = f"{self._path.name} does not go with the model: {reason}"
@@ -143,49 +146,56 @@ class VisionEncoder:
         return context
 
     @cached_property
-    def _goes_on(self) -> Any:
-        """What ggml asks before each node of the graph (whether to stop after it), and after each at which it stops."""
-        seen = 0
+    def _eval_callback(self) -> Any:
+        """ggml's evaluation callback, which makes the encoding cancelable.
 
-        def goes_on(_node: int, asks: bool, _user_data: int) -> bool:
-            nonlocal seen
-            seen += asks
-            return seen % _NODES_AT_ONCE == 0 if asks else not self._interrupt
+        ggml calls it before each node, to ask whether to stop there (`asks`), and after each node at which it stopped,
+        to ask whether to continue. Stopping at every node would cost speed, so it stops at every fourth.
+        """
+        n_asked = 0
 
-        return llama.ggml_backend_sched_eval_callback(goes_on)
+        def continues(_node: int, asks: bool, _user_data: int) -> bool:
+            nonlocal n_asked
+            n_asked += asks
+            return n_asked % _NODES_PER_CHECK == 0 if asks else not self._interrupt
 
-    def _failure(self, view: MediaItem, why: str) -> RequestError:
+        return llama.ggml_backend_sched_eval_callback(continues)
+
+    def _media_error(self, item: MediaItem, why: str) -> RequestError:
         reason = self._log.reason()
-        return RequestError(RequestFailed("media", f"{view.media.name} {why}" + (f": {reason}" if reason else "")))
+        return RequestError(RequestFailed("media", f"{item.media.name} {why}" + (f": {reason}" if reason else "")))
 
 
 class VisionState:
-    """The eyes of a model. `open_tower` gives the vision tower in a file (""; there is none) when it is needed."""
+    """The vision settings of a loaded model, its media cache and its encoder.
 
-    def __init__(self, open_tower: Callable[[str], VisionEncoder]) -> None:
-        self._open_tower = open_tower
+    `open_encoder` makes the encoder for an mmproj file ("": there is none).
+    """
+
+    def __init__(self, open_encoder: Callable[[str], VisionEncoder]) -> None:
+        self._open_encoder = open_encoder
         self.configure(VisionSettings())
 
     def configure(self, settings: VisionSettings) -> None:
-        """Look at pictures so from now on."""
-        self._views, self._tower = MediaCache(settings), self._open_tower(settings.mmproj)
+        """Use `settings` from now on; the media cache starts empty."""
+        self._cache, self._encoder = MediaCache(settings), self._open_encoder(settings.mmproj)
 
     @property
-    def tower(self) -> str:
-        """What identifies the vision tower. Raises RequestFailure if there is none."""
-        return self._tower.fingerprint
+    def encoder_fingerprint(self) -> str:
+        """The fingerprint of the vision encoder. Raises RequestError if there is none."""
+        return self._encoder.fingerprint
 
-    def views(self, media: Media) -> Sequence[MediaItem]:
-        """What is seen of a picture or a clip. Raises RequestFailure."""
-        self._tower.check()
-        return self._views.items(media)
+    def media_items(self, media: Media) -> Sequence[MediaItem]:
+        """The media items of an image or a video. Raises RequestError."""
+        self._encoder.check()
+        return self._cache.items(media)
 
-    def embeddings(self, view: MediaItem) -> Embeddings | None:
-        """What a view is to the model; None if interrupted. Raises RequestFailure."""
-        return self._tower.embeddings(view, self._views.pixels)
+    def embeddings(self, item: MediaItem) -> Embeddings | None:
+        """The embeddings of an item; None if cancelled. Raises RequestError."""
+        return self._encoder.embeddings(item, self._cache.pixels)
 
     def info(self, media: Media, tokens: int) -> MediaInfo:
-        """A picture or a clip that costs `tokens`. Raises RequestFailure."""
-        views = self.views(media)
-        frames = len({frame for view in views for frame in view.frames})
-        return MediaInfo(views[0].original.width, views[0].original.height, tokens, frames, self._views.seconds(media))
+        """The size, frames and seconds of an image or video that takes `tokens` in the prompt. Raises RequestError."""
+        items = self.media_items(media)
+        frames = len({frame for item in items for frame in item.frames})
+        return MediaInfo(items[0].original.width, items[0].original.height, tokens, frames, self._cache.seconds(media))

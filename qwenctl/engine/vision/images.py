@@ -1,7 +1,8 @@
-"""Picture files as pixels: bytes that nobody vouches for come in, RGB goes out.
+"""Image files as pixels: untrusted bytes come in, RGB goes out.
 
-Pillow decodes, in the engine's process, where a crash is contained; only the formats that people have, and no picture
-so large that it is an attack. Turned as its EXIF data say, transparent parts white, of moving pictures the first.
+Pillow decodes them in the engine's process, where a crash is contained; only common formats are read, and no image
+large enough to be a decompression bomb. Images are turned upright by their EXIF data, transparent parts become white,
+and of an animation the first frame is used.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from qwenctl.engine.vision.resize import Size, check_size
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_ORIENTATION, _LIES_ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF
-# What Pillow raises for broken files, all of it documented nowhere.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
+# What Pillow raises for broken files; its documentation does not say.
 _BROKEN = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
            MemoryError, struct.error, zlib.error)  # fmt: skip
 
 
 def original_size(data: bytes) -> Size:
-    """The size of the picture in a file, turned upright. Raises BadPicture."""
-    with _opened(data) as image:
+    """The size of the image in a file, turned upright. Raises MediaError."""
+    with _open_image(data) as image:
         return _upright(image)
 
 
 def load_image(data: bytes, size: Size) -> Pixels:
-    """The picture in a file, made `size`. Raises BadPicture."""
-    with _opened(data) as image:
+    """The image in a file, resized to `size`, as [height, width, 3]. Raises MediaError."""
+    with _open_image(data) as image:
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -44,24 +45,24 @@ def load_image(data: bytes, size: Size) -> Pixels:
             raise MediaError(f"is damaged ({_reason(error)})", "download or create it again") from error
 
 
-def resize_image(picture: Pixels, size: Size) -> Pixels:
-    """Made `size`, by the filter that the models were trained with."""
-    if picture.shape[:2] == (size.height, size.width):
-        return np.ascontiguousarray(picture)
-    return np.array(Image.fromarray(picture).resize((size.width, size.height), Image.Resampling.BICUBIC))
+def resize_image(image: Pixels, size: Size) -> Pixels:
+    """Resize to `size`, with the bicubic filter that the models were trained with."""
+    if image.shape[:2] == (size.height, size.width):
+        return np.ascontiguousarray(image)
+    return np.array(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BICUBIC))
 
 
-def _opened(data: bytes) -> Image.Image:
-    """Its header read, no more; its size checked before memory is taken for it."""
+def _open_image(data: bytes) -> Image.Image:
+    """Open the image, read only its header, and check its size before memory is allocated for it. Raises MediaError."""
     try:
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's check only warns of what ours refuses
+        Image.MAX_IMAGE_PIXELS = None  # Pillow only warns where check_size raises
         image = Image.open(BytesIO(data), formats=_formats())
     except _BROKEN as error:
         if data[4:8] == b"ftyp" and not _reads_heif():
             raise MediaError("is a HEIC image, which needs pillow-heif", "pip install pillow-heif") from error
         raise MediaError("is not an image", f"{', '.join(_formats())} are supported") from error
     try:
-        check_size(Size(image.width, image.height))  # before EXIF is asked for: of a PNG, Pillow would decode all
+        check_size(Size(image.width, image.height))  # before reading EXIF, for which Pillow decodes a whole PNG
     except MediaError:
         image.close()
         raise
@@ -70,14 +71,14 @@ def _opened(data: bytes) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Which can be read here: AVIF depends on how Pillow was built, HEIC on another package."""
+    """The readable formats: AVIF depends on Pillow's build, HEIF on another package."""
     avif = ("AVIF",) if features.check("avif") else ()
     return (*_FORMATS, *avif, *(("HEIF",) if _reads_heif() else ()))
 
 
 @cache
 def _reads_heif() -> bool:
-    """Whether HEIC can be read: pillow-heif is installed."""
+    """Whether HEIC can be read, that is, pillow-heif is installed."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:
@@ -86,15 +87,17 @@ def _reads_heif() -> bool:
 
 
 def _upright(image: Image.Image) -> Size:
+    """The size of an image after its EXIF rotation."""
     try:
-        turned = image.getexif().get(_ORIENTATION) in _LIES_ON_ITS_SIDE
+        turned = image.getexif().get(_ORIENTATION) in _SIDEWAYS
     except _BROKEN:
         turned = False
     return Size(image.height, image.width) if turned else Size(image.width, image.height)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of gray
+    """Any image mode as RGB, transparent parts as white."""
+    if image.mode.startswith("I"):  # 16-bit gray, scaled here because Pillow's conversion may clip it
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         colors = image.convert("RGBA")
@@ -104,5 +107,5 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: BaseException) -> str:
-    """What a library says, on one short line."""
+    """A library's error message, on one short line."""
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,7 +1,7 @@
-"""What the model sees of pictures and clips: a `Media` of a message comes in, `MediaItem`s and their pixels go out.
+"""Media items, the units in which the model sees images and videos: `Media` come in, items and their pixels go out.
 
-A view is a picture, or two frames of a clip, with a place of its own in the prompt. Its tokens are no words: they have
-negative numbers made of what the file holds and how it is looked at, so that to compare tokens compares pictures too.
+An item is an image, or two frames of a video, with its own place in the prompt. Its tokens are negative ids that hash
+the file's content and the way it is resized, so that comparing tokens compares images, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwenctl.engine.request_errors import MediaError, RequestError
-from qwenctl.engine.vision.resize import FRAMES_OF_A_TOKEN, Size, frame_target_size, image_target_size
+from qwenctl.engine.vision.resize import FRAMES_PER_ITEM, Size, frame_target_size, image_target_size
 from qwenctl.engine.vision.video import Video, frame_pairs, probe_video, read_frames, select_frames
 from qwenctl.protocol.media import Media, VisionSettings
 from qwenctl.protocol.messages import RequestFailed
@@ -25,12 +25,15 @@ from qwenctl.protocol.messages import RequestFailed
 if TYPE_CHECKING:
     from qwenctl.engine.vision.images import Pixels
 
-_MOST_KNOWN = 1024  # pictures and clips
+_MAX_CACHED = 1024  # images and videos
 
 
 @dataclass(frozen=True)
 class MediaItem:
-    """A picture, or the two `frames` of a clip that are seen at `seconds`; made `size`, `original` in the file."""
+    """An image, or the two `frames` of a video around the time `seconds`.
+
+    The frames or the image have the size `original` in the file and `size` after resizing, both in pixels.
+    """
 
     media: Media
     original: Size
@@ -40,105 +43,112 @@ class MediaItem:
 
     @property
     def n_tokens(self) -> int:
-        """The tokens that it takes in a context."""
+        """The number of tokens that the item takes in a context."""
         return self.size.columns * self.size.rows
 
     @property
     def n_positions(self) -> int:
-        """By how much the position of what follows is higher: its tokens lie in two dimensions (M-RoPE)."""
+        """The M-RoPE positions that the item advances the text after it: the longer side of its grid of tokens."""
         return max(self.size.columns, self.size.rows)
 
     @property
     def cache_key(self) -> str:
-        """The same for the same pixels, and for no others."""
+        """A string that is equal exactly for equal pixels."""
         return f"{self.media.sha256} {self.frames} {self.size.width}x{self.size.height}"
 
-    def placeholder_ids(self, tower: str) -> list[int]:
-        """A number below zero for each of its tokens, as seen by the vision tower with the fingerprint `tower`."""
-        digest = hashlib.shake_256(f"{tower} {self.cache_key}".encode()).digest(4 * self.n_tokens)
+    def placeholder_ids(self, encoder: str) -> list[int]:
+        """A negative id for each token of the item, as encoded by the vision encoder with the fingerprint `encoder`."""
+        # 31 bits of hash for each token. Negative ids never collide with the vocabulary's, and equal ones mean equal
+        # embeddings.
+        digest = hashlib.shake_256(f"{encoder} {self.cache_key}".encode()).digest(4 * self.n_tokens)
         numbers: list[int] = (-1 - (np.frombuffer(digest, "<u4") >> 1).astype(np.int64)).tolist()
         return numbers
 
 
 class MediaCache:
-    """Looks at the media of messages. What has been looked at is known from then on."""
+    """Turns the media of messages into items, and caches what is known of each file."""
 
     def __init__(self, settings: VisionSettings) -> None:
         self._settings = settings
-        self._known: dict[tuple[str, str], tuple[MediaItem, ...]] = {}
-        self._clips: dict[str, Video] = {}
-        self._next: tuple[str, Iterator[Pixels]] | None = None  # the view that comes next in a clip being read
+        self._items: dict[tuple[str, str], tuple[MediaItem, ...]] = {}
+        self._videos: dict[str, Video] = {}
+        self._next: tuple[str, Iterator[Pixels]] | None = None  # key of an open video's next item; frames
 
     def items(self, media: Media) -> tuple[MediaItem, ...]:
-        """The views of `media`, in the order in which they are seen. Raises RequestFailure."""
+        """The items of `media`, in order. Raises RequestError."""
         key = (media.kind, media.sha256)
-        if key not in self._known:
-            with _failing(media):
-                self._known[key] = self._of_clip(media) if media.kind == "video" else (self._of_picture(media),)
-            if len(self._known) > _MOST_KNOWN:
-                kind, sha256 = next(iter(self._known))
-                del self._known[kind, sha256]
-                self._clips.pop(sha256, None)
-        return tuple(replace(view, media=media) for view in self._known[key])
+        if key not in self._items:
+            with _media_errors(media):
+                self._items[key] = (
+                    self._items_of_video(media) if media.kind == "video" else (self._item_of_image(media),)
+                )
+            if len(self._items) > _MAX_CACHED:
+                kind, sha256 = next(iter(self._items))
+                del self._items[kind, sha256]
+                self._videos.pop(sha256, None)
+        return tuple(replace(item, media=media) for item in self._items[key])
 
     def seconds(self, media: Media) -> float:
-        """How long a clip is that was looked at; 0 for a picture."""
-        clip = self._clips.get(media.sha256)
-        return clip.seconds if clip is not None and media.kind == "video" else 0.0
+        """The length of a video whose items are cached, in seconds; 0 for an image."""
+        video = self._videos.get(media.sha256)
+        return video.seconds if video is not None and media.kind == "video" else 0.0
 
-    def pixels(self, view: MediaItem) -> list[Pixels]:
-        """The picture, or the frames, of `view`. Raises RequestFailure."""
+    def pixels(self, item: MediaItem) -> list[Pixels]:
+        """The image, or the two frames, of `item`, resized. Raises RequestError."""
         from qwenctl.engine.vision.images import load_image, resize_image
 
-        with _failing(view.media):
-            if not view.frames:
-                return [load_image(_read(view.media), view.size)]
-            return [resize_image(frame, view.size) for frame in self._frames(view)]
+        with _media_errors(item.media):
+            if not item.frames:
+                return [load_image(_read(item.media), item.size)]
+            return [resize_image(frame, item.size) for frame in self._frames(item)]
 
-    def _of_picture(self, media: Media) -> MediaItem:
-        from qwenctl.engine.vision.images import (
-            original_size,  # with Pillow, which a chat without pictures does not load
-        )
+    def _item_of_image(self, media: Media) -> MediaItem:
+        # Imported here, because it imports Pillow, which a chat without images does not need.
+        from qwenctl.engine.vision.images import original_size
 
         size = original_size(_read(media))
-        least, most = self._settings.image_min_tokens, self._settings.image_max_tokens
-        return MediaItem(media, size, image_target_size(size, least, most))
+        min_tokens, max_tokens = self._settings.image_min_tokens, self._settings.image_max_tokens
+        return MediaItem(media, size, image_target_size(size, min_tokens, max_tokens))
 
-    def _of_clip(self, media: Media) -> tuple[MediaItem, ...]:
+    def _items_of_video(self, media: Media) -> tuple[MediaItem, ...]:
         path = Path(media.file)
         with path.open("rb") as file:
-            _check(media, hashlib.file_digest(file, "sha256").hexdigest())
-        clip = self._clips[media.sha256] = probe_video(path)
-        numbers = select_frames(clip, self._settings.video_fps, self._settings.video_max_frames)
-        size = frame_target_size(clip.size, max(len(numbers), FRAMES_OF_A_TOKEN), self._settings.image_max_tokens)
-        return tuple(MediaItem(media, clip.size, size, pair, sum(pair) / 2 / clip.fps) for pair in frame_pairs(numbers))
+            _check_hash(media, hashlib.file_digest(file, "sha256").hexdigest())
+        video = self._videos[media.sha256] = probe_video(path)
+        numbers = select_frames(video, self._settings.video_fps, self._settings.video_max_frames)
+        size = frame_target_size(video.size, max(len(numbers), FRAMES_PER_ITEM), self._settings.image_max_tokens)
+        return tuple(
+            MediaItem(media, video.size, size, pair, sum(pair) / 2 / video.fps) for pair in frame_pairs(numbers)
+        )
 
-    def _frames(self, view: MediaItem) -> list[Pixels]:
-        """The frames of `view`, from where the last ones were read if they come next."""
-        views = self.items(view.media)
-        path, clip, at = Path(view.media.file), self._clips[view.media.sha256], views.index(view)
-        if self._next is None or self._next[0] != view.cache_key:
-            numbers = [number for later in views[at:] for number in later.frames]
-            self._next = ("", read_frames(path, clip, numbers))
-        frames = list(islice(self._next[1], FRAMES_OF_A_TOKEN))
-        self._next = (views[at + 1].cache_key, self._next[1]) if at + 1 < len(views) else None
+    def _frames(self, item: MediaItem) -> list[Pixels]:
+        """The frames of an item. Items are usually read in order: then decoding continues where the last call ended."""
+        items = self.items(item.media)
+        path, video, index = Path(item.media.file), self._videos[item.media.sha256], items.index(item)
+        # Decoding cannot start in the middle of a video, so seek by decoding from the start, once, for this and all
+        # later items.
+        if self._next is None or self._next[0] != item.cache_key:
+            numbers = [number for later in items[index:] for number in later.frames]
+            self._next = ("", read_frames(path, video, numbers))
+        frames = list(islice(self._next[1], FRAMES_PER_ITEM))
+        self._next = (items[index + 1].cache_key, self._next[1]) if index + 1 < len(items) else None
         return frames
 
 
 def _read(media: Media) -> bytes:
     data = Path(media.file).read_bytes()
-    _check(media, hashlib.sha256(data).hexdigest())
+    _check_hash(media, hashlib.sha256(data).hexdigest())
     return data
 
 
-def _check(media: Media, sha256: str) -> None:
+def _check_hash(media: Media, sha256: str) -> None:
     if sha256 != media.sha256:
         raise MediaError("has changed since it was sent", "send it again")
 
 
 @contextmanager
-def _failing(media: Media) -> Iterator[None]:
-    """Every way in which a file can fail as a RequestFailure that names it."""
+def _media_errors(media: Media) -> Iterator[None]:
+    """Turn every way in which a media file can fail into a RequestError with its name."""
     try:
         yield
     except MediaError as error:

@@ -1,8 +1,8 @@
-"""Video files as frames: a path comes in, the chosen frames go out one by one, never more of them than are asked for.
+"""Video files as frames: a path comes in, the selected frames go out one by one, decoded only as they are needed.
 
-PyAV decodes, in the engine's process, where a crash is contained. A container that could name other files or servers
-is not read. Frames are chosen and their times told as the models were trained (transformers' video processor of
-models/qwen3_vl): evenly, from the first to the last, so many a second.
+PyAV decodes them in the engine's process, where a crash is contained. Container formats that can refer to other files
+or servers are not read. Frames are sampled, and their times computed, as the models were trained (transformers' video
+processor of models/qwen3_vl): evenly from the first frame to the last, at a given number per second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwenctl.engine.request_errors import MediaError
-from qwenctl.engine.vision.resize import FRAMES_OF_A_TOKEN, Size, check_size
+from qwenctl.engine.vision.resize import FRAMES_PER_ITEM, Size, check_size
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -26,79 +26,80 @@ if TYPE_CHECKING:
 
     from qwenctl.engine.vision.images import Pixels
 
-LEAST_FRAMES = 4  # of a clip that has so many
-_HEADS = ((b"\x1a\x45\xdf\xa3", 0, "matroska"), (b"ftyp", 4, "mp4"), (b"AVI ", 8, "avi"))
+MIN_FRAMES = 4  # if the video has as many
+# The first bytes of each container format, their offset, and FFmpeg's name of the format.
+_SIGNATURES = ((b"\x1a\x45\xdf\xa3", 0, "matroska"), (b"ftyp", 4, "mp4"), (b"AVI ", 8, "avi"))
 
 
 @dataclass(frozen=True)
 class Video:
-    """What a file says of its video: the size upright, the number of frames and how many a second."""
+    """What a file says of its video: the upright size, the number of frames, and the frames per second."""
 
     size: Size
     frames: int
     fps: float
-    has_frame_count: bool  # the file tells the number; otherwise it follows from the length
+    has_frame_count: bool  # the file states the number of frames; otherwise it is computed from the length
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The length in seconds."""
         return self.frames / self.fps
 
 
 def probe_video(path: Path) -> Video:
-    """What `path` holds; its first frame is decoded to see that it can be. Raises BadPicture or OSError."""
-    with _opened(path) as container:
+    """The properties of the video at `path`, whose first frame is decoded as a check. Raises MediaError or OSError."""
+    with _open_video(path) as container:
         stream = container.streams.video[0]
         first = next(container.decode(stream), None)
         if first is None:
             raise MediaError("has no frames", "download or create it again")
         rate = float(stream.average_rate or stream.guessed_rate or 24)
-        ends = (float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0) or (
+        seconds = (float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0) or (
             container.duration / 1e6 if container.duration else 0.0
         )
-        frames = stream.frames or max(1, math.floor(ends * rate + 0.5))
+        frames = stream.frames or max(1, math.floor(seconds * rate + 0.5))
         return Video(_size(first), frames, rate, bool(stream.frames))
 
 
-def select_frames(clip: Video, rate: float, most: int) -> list[int]:
-    """The numbers of the frames that are looked at: `rate` a second, at least 4 and at most `most`."""
-    wanted = min(max(int(clip.frames / clip.fps * rate), LEAST_FRAMES), most, clip.frames)
-    return [int(number) for number in np.linspace(0, clip.frames - 1, wanted).round()]
+def select_frames(video: Video, fps: float, max_frames: int) -> list[int]:
+    """The indices of the frames to show the model: `fps` per second, at least 4 and at most `max_frames`."""
+    count = min(max(int(video.frames / video.fps * fps), MIN_FRAMES), max_frames, video.frames)
+    return [int(number) for number in np.linspace(0, video.frames - 1, count).round()]
 
 
 def frame_pairs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Two frames for each token; of an odd number the last counts twice."""
-    whole = [*numbers, *numbers[-1:]] if len(numbers) % FRAMES_OF_A_TOKEN else list(numbers)
-    return list(zip(whole[::2], whole[1::2], strict=True))
+    """Pairs of frames, one for each item; an odd last frame is paired with itself."""
+    padded = [*numbers, *numbers[-1:]] if len(numbers) % FRAMES_PER_ITEM else list(numbers)
+    return list(zip(padded[::2], padded[1::2], strict=True))
 
 
-def read_frames(path: Path, clip: Video, numbers: Sequence[int]) -> Iterator[Pixels]:
-    """The frames with these rising numbers, one after the other. Raises BadPicture or OSError."""
-    wanted = iter(numbers)
-    number = next(wanted, None)
+def read_frames(path: Path, video: Video, numbers: Sequence[int]) -> Iterator[Pixels]:
+    """Yield the frames with these ascending indices, each as [height, width, 3]. Raises MediaError or OSError."""
+    remaining = iter(numbers)
+    number = next(remaining, None)
     last: Pixels | None = None
-    with _opened(path) as container:
-        for at, frame in enumerate(container.decode(container.streams.video[0])):
+    with _open_video(path) as container:
+        for index, frame in enumerate(container.decode(container.streams.video[0])):
             if number is None:
                 return
-            if at < number:
+            if index < number:
                 continue
             last = _pixels(frame)
-            while number == at:
+            while number == index:
                 yield last
-                number = next(wanted, None)
-    while number is not None and last is not None and not clip.has_frame_count:
-        yield last  # the length was a little less than it seemed
-        number = next(wanted, None)
+                number = next(remaining, None)
+    while number is not None and last is not None and not video.has_frame_count:
+        yield last  # the computed number of frames was slightly too high
+        number = next(remaining, None)
     if number is not None:
         raise MediaError(
-            f"is damaged: it ends before frame {number + 1:,} of {clip.frames:,}", "download or create it again"
+            f"is damaged: it ends before frame {number + 1:,} of {video.frames:,}", "download or create it again"
         )
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
-    """The file, opened as what its first bytes say and as nothing else, and every failure of FFmpeg as BadPicture."""
+def _open_video(path: Path) -> Iterator[InputContainer]:
+    """Open the file as the format that its first bytes show, and no other; turn FFmpeg's errors into MediaError."""
     if importlib.util.find_spec("av") is None:
         raise MediaError("is a video, which needs PyAV", "pip install av")
     import av
@@ -106,11 +107,13 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     with path.open("rb") as file:
         head = file.read(16)
         file.seek(0)
-        kind = next((kind for magic, at, kind in _HEADS if head[at : at + len(magic)] == magic), None)
-        if kind is None:
+        container_format = next(
+            (name for magic, offset, name in _SIGNATURES if head[offset : offset + len(magic)] == magic), None
+        )
+        if container_format is None:
             raise MediaError("is not a video", "MP4, MOV, MKV, WebM and AVI are supported")
         try:
-            with av.open(file, "r", format=kind, metadata_errors="replace") as container:
+            with av.open(file, "r", format=container_format, metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise MediaError("has no video, only audio", "give an image or a video")
                 container.streams.video[0].thread_type = "AUTO"
@@ -121,13 +124,14 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
 
 def _size(frame: VideoFrame) -> Size:
+    """The upright size of a frame. Raises MediaError if it is too large or too narrow."""
     size = Size(frame.height, frame.width) if frame.rotation % 180 else Size(frame.width, frame.height)
     check_size(size)
     return size
 
 
 def _pixels(frame: VideoFrame) -> Pixels:
-    """Upright: a telephone writes how it was held beside the frames."""
+    """A frame as RGB, turned upright by the rotation that phones store with it."""
     _size(frame)
-    picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90)).astype(np.uint8, copy=False)
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90)).astype(np.uint8, copy=False)
