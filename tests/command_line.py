@@ -38,7 +38,7 @@ def measured(*arguments: str) -> tuple[int, float]:
     return int(peak), float(seconds)
 
 
-def said(*arguments: str) -> tuple[str, str, int]:
+def output(*arguments: str) -> tuple[str, str, int]:
     """The error's line, its hint and the exit code; nothing else may have been printed."""
     done = run(*arguments)
     assert done.stdout == b""

@@ -92,6 +92,6 @@ def assert_whole(home: Path, repo: Repo, *paths: str) -> None:
     assert [path for path in (hub_cache(home) / ".locks").rglob("*") if path.is_file()] == []
 
 
-def kept(home: Path) -> int:
+def saved(home: Path) -> int:
     """Bytes of unfinished files that are on the disk."""
     return sum(path.stat().st_blocks * 512 for path in hub_cache(home).rglob("*.part"))

@@ -80,7 +80,7 @@ class Meter:
     def __init__(self, memory: int, enforced: int) -> None:
         self.memory, self.enforced = memory, enforced
         self.sizes: dict[int, int] = {}
-        self._kept: list[object] = []  # ggml holds nothing but addresses
+        self._saved: list[object] = []  # ggml holds nothing but addresses
 
     def watch(self, device: int, buffer_type: int) -> None:
         """Put functions that count in the place of those of a device and its buffers."""
@@ -102,7 +102,7 @@ class Meter:
 
         _beginning(device).third = ctypes.cast(get_memory, _P)
         types.second = ctypes.cast(counted, _P)
-        self._kept += [get_memory, counted]
+        self._saved += [get_memory, counted]
 
     def _count(self, buffer: int, size: int) -> None:
         functions = _beginning(buffer)
@@ -116,7 +116,7 @@ class Meter:
 
         functions.first = ctypes.cast(counted, _P)
         self.sizes[buffer] = size
-        self._kept.append(counted)
+        self._saved.append(counted)
 
 
 def _beginning(address: int) -> _Beginning:

@@ -20,11 +20,11 @@ from qwenctl.chat.interactive.state import ChatSetup
 from qwenctl.engine.interface import LoadedEngine
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import PrefillProgress, TextDelta
-from tests.test_chat_loop import DONE, LOADED, Said, ScriptedEngine
+from tests.test_chat_loop import DONE, LOADED, Emitted, ScriptedEngine
 
 
-def _answer(parts: list[tuple[str, str, float]]) -> list[Said | Exception | Callable[[], None]]:
-    events: list[Said | Exception | Callable[[], None]] = []
+def _answer(parts: list[tuple[str, str, float]]) -> list[Emitted | Exception | Callable[[], None]]:
+    events: list[Emitted | Exception | Callable[[], None]] = []
     for channel, text, seconds in parts:
         if seconds:
             events.append(lambda seconds=seconds: time.sleep(seconds))  # type: ignore[misc]

@@ -38,7 +38,7 @@ class Outcome:
 @contextmanager
 def settings(folder: str | bytes = "", user: str | bytes = "", **variables: str) -> Iterator[Path]:
     """Inside, the current folder is new, with `folder` as its qwenctl.toml and `user` as the user's file."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWENCTL_")}
+    saved = {name: value for name, value in os.environ.items() if not name.startswith("QWENCTL_")}
     with tempfile.TemporaryDirectory() as root:
         here, home = Path(root).resolve() / "here", Path(root).resolve() / "config"
         for path, text in ((here / "qwenctl.toml", folder), (home / "qwenctl" / "config.toml", user)):
@@ -46,7 +46,7 @@ def settings(folder: str | bytes = "", user: str | bytes = "", **variables: str)
             if text:
                 path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
         own = {f"XDG_{kind}_HOME": str(home.parent / kind.lower()) for kind in ("CONFIG", "DATA", "STATE", "CACHE")}
-        environment = {**kept, **own, **variables}
+        environment = {**saved, **own, **variables}
         with chdir(here), patch.dict(os.environ, environment, clear=True):
             yield here
 

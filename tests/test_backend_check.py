@@ -70,11 +70,11 @@ def test_check_kept_is_believed_until_the_backend_changes(cache: Path, monkeypat
 
 def test_check_kept_damaged_is_not_believed(cache: Path) -> None:
     check, _ = check_backend()
-    (kept,) = cache.glob("qwenctl/backend-*.json")
+    (saved,) = cache.glob("qwenctl/backend-*.json")
     for damaged in ("", "[]", "{}", '{"cpu": 1}', '{"cpu": {"subject": 1}, "extra": null}', "[" * 100_000):
-        kept.write_text(damaged)
+        saved.write_text(damaged)
         assert cached_check() is None
-    kept.write_text(json.dumps(as_json(check)))
+    saved.write_text(json.dumps(as_json(check)))
     assert cached_check() == check
 
 

@@ -144,9 +144,9 @@ def test_doctor_extra_buffers_broken_shows_the_table(cache: Path, library: Path)
 
 def test_doctor_measure_checks_again(cache: Path) -> None:
     check, _ = check_backend()
-    (kept,) = cache.glob("qwenctl/backend-*.json")
+    (saved,) = cache.glob("qwenctl/backend-*.json")
     wrong = replace(check, cpu=replace(check.cpu, cases=(CaseResult("one token at a time", 0.9),)))
-    kept.write_text(json.dumps(as_json(wrong)))
+    saved.write_text(json.dumps(as_json(wrong)))
     told = [json.loads(run("doctor", "--json", *more).stdout) for more in ((), ("--measure",))]
     found = [[one["message"] for one in each["findings"] if one["topic"] == "backend"] for each in told]
     assert found == [["llama.cpp computes wrong results on this machine: one token at a time: NMSE 0.9"], []]

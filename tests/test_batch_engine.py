@@ -25,7 +25,7 @@ def engine(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield engine
 
 
-def said(found: dict[int, RecordDone | RecordFailed]) -> dict[int, tuple[str, str, str]]:
+def output(found: dict[int, RecordDone | RecordFailed]) -> dict[int, tuple[str, str, str]]:
     return {
         number: (one.text, one.thinking, one.reason) for number, one in found.items() if isinstance(one, RecordDone)
     }
@@ -45,15 +45,15 @@ def mixed(count: int) -> list[SubmitRequest]:
 def alone(engine: Engine) -> dict[int, tuple[str, str, str]]:
     """What is said when each record is answered after the other."""
     found, _ = answers(engine, mixed(20), 1, shares=False)
-    assert len(said(found)) == 20
-    return said(found)
+    assert len(output(found)) == 20
+    return output(found)
 
 
 @pytest.mark.parametrize("parallel", [2, 5, 20])
 def test_an_answer_is_the_same_to_the_letter_however_many_run_beside_it(
     engine: Engine, alone: dict[int, tuple[str, str, str]], parallel: int
 ) -> None:
-    assert said(answers(engine, mixed(20), parallel)[0]) == alone
+    assert output(answers(engine, mixed(20), parallel)[0]) == alone
 
 
 def test_an_answer_is_the_same_in_another_order_and_among_others(
@@ -61,7 +61,7 @@ def test_an_answer_is_the_same_in_another_order_and_among_others(
 ) -> None:
     others = [add(100 + number, f"Count from {number} to 9.", max_tokens=40) for number in range(6)]
     found, _ = answers(engine, [*others, *reversed(mixed(20))], 7)
-    assert {number: text for number, text in said(found).items() if number < 100} == alone
+    assert {number: text for number, text in output(found).items() if number < 100} == alone
 
 
 def test_an_answer_is_that_of_a_chat(engine: Engine) -> None:
@@ -78,7 +78,7 @@ def test_what_prompts_have_in_common_is_evaluated_once_and_changes_nothing(engin
     ]
     apart, counted = answers(engine, records, 4, shares=False)
     shared, fewer = answers(engine, records, 4)
-    assert said(shared) == said(apart)
+    assert output(shared) == output(apart)
     assert counted.shared_tokens == 0
     assert fewer.prompt_tokens < counted.prompt_tokens / 3
     cached = [one.usage.cached_tokens for one in shared.values() if isinstance(one, RecordDone)]
@@ -99,7 +99,7 @@ def test_nested_beginnings_are_found_by_their_tokens(engine: Engine) -> None:
     ]
     apart, counted = answers(engine, records, 3, shares=False)
     shared, fewer = answers(engine, records, 3)
-    assert said(shared) == said(apart)
+    assert output(shared) == output(apart)
     assert fewer.prompt_tokens < counted.prompt_tokens / 3
 
 
@@ -125,7 +125,7 @@ def test_a_record_that_cannot_be_answered_fails_alone(engine: Engine) -> None:
     assert failed[1].hint == "-c 2048 makes room for it"
     assert "JSON schema" in failed[2].message
     assert failed[3].message.startswith("prompt has more than ")
-    assert said(found)[4][0] == QUESTIONS[2]["answer"]
+    assert output(found)[4][0] == QUESTIONS[2]["answer"]
 
 
 def test_each_record_has_its_own_limits(engine: Engine) -> None:

@@ -274,7 +274,7 @@ def test_names_of_files_stand_for_their_text(tmp_path: Path) -> None:
 
 
 def test_rows_of_csv_are_records() -> None:
-    form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), kept=("lang",))
+    form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), saved=("lang",))
     data = 'id,text,lang\n1,"a\nb ""c""",de\n2,x\n\n,y,fr\n4,\xe9\xff,it\n'.encode("latin-1")
     first, short, last, no_text = read(data, form)
     assert isinstance(first, Record)

@@ -93,14 +93,14 @@ def test_killed_when_some_are_done_it_skips_those(
     until(lambda: lines(output) >= 10)
     process.kill()
     process.communicate()
-    kept = lines(output)
+    saved = lines(output)
     with output.open("ab") as file:
         file.write(b'{"id": "torn')
     done = batch(source, "-o", output, "-m", toy_gguf, *OPTIONS, "-np", 3, "--json")
     assert done.returncode == 0
     assert output.read_bytes() == clean[0]
     figures = json.loads(done.stdout)
-    assert figures["known_before"] >= kept
+    assert figures["known_before"] >= saved
     assert figures["answered"] + figures["known_before"] == RECORDS
 
 

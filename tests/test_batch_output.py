@@ -223,14 +223,14 @@ def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
 def test_a_journal_stays_small_however_much_goes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_LEAST_BYTES", 2000)
     path = tmp_path / "journal"
-    kept = BatchJournal(path)
-    waiting = [kept.append(entry(number)) for number in range(3)]
+    saved = BatchJournal(path)
+    waiting = [saved.append(entry(number)) for number in range(3)]
     for number in range(3, 300):
-        waiting.append(kept.append(entry(number % 20)))
-        assert kept.take(waiting.pop(0)).key == f"r{(number - 3) % 20 if number > 5 else number - 3}"
-        kept.compact()
+        waiting.append(saved.append(entry(number % 20)))
+        assert saved.take(waiting.pop(0)).key == f"r{(number - 3) % 20 if number > 5 else number - 3}"
+        saved.compact()
         assert path.stat().st_size < 6000
-    kept.close(remove=False)
+    saved.close(remove=False)
     assert len(BatchJournal(path).earlier) >= 3
 
 

@@ -22,7 +22,7 @@ from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
 from qwenctl.placement.plan import MemoryPart, MemoryPlan, Plan
 from qwenctl.protocol.load import LoadParams, ModelInfo
-from tests.command_line import run, said
+from tests.command_line import output, run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -207,6 +207,6 @@ def test_json_has_llama_benchs_names(toy_gguf: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_said_before_anything_is_loaded(
     options: list[str], message: str, code: int, toy_gguf: Path
 ) -> None:
-    found = said("bench", str(toy_gguf), *options)
+    found = output("bench", str(toy_gguf), *options)
     assert found[0].startswith(message)
     assert found[2] == code

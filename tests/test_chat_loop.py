@@ -35,7 +35,7 @@ from qwenctl.protocol.messages import (
     Usage,
 )
 
-Said = PrefillProgress | TextDelta | GenerationFinished
+Emitted = PrefillProgress | TextDelta | GenerationFinished
 LOADED = ModelInfo("toy", "qwen35moe", "qwen35moe 12M Q8_0", 12_000_000, 12_000_000, 32_768, 262_144)
 DONE = GenerationFinished("stop", Usage(10, 0, 2, 3, 1_234), Timings(0.1, 0.25, 0.5))
 CRASH = QwenctlError("the model engine stopped (SIGABRT)", "qwenctl chat …", ExitCode.ENGINE_CRASHED)
@@ -44,7 +44,7 @@ CRASH = QwenctlError("the model engine stopped (SIGABRT)", "qwenctl chat …", E
 class ScriptedEngine:
     """Says one list of events an answer; an exception among them is raised, a function is called."""
 
-    def __init__(self, answers: Sequence[Sequence[Said | Exception | Callable[[], None]]]) -> None:
+    def __init__(self, answers: Sequence[Sequence[Emitted | Exception | Callable[[], None]]]) -> None:
         self.answers = list(answers)
         self.requests: list[Generate] = []
         self.prepared: list[tuple[Message, ...]] = []
@@ -54,7 +54,7 @@ class ScriptedEngine:
     def load(self, path: Path, settings: LoadParams) -> Iterator[LoadProgress | ModelInfo]:
         yield from (LoadProgress(0.5), LOADED)
 
-    def generate(self, request: Generate) -> Iterator[Said]:
+    def generate(self, request: Generate) -> Iterator[Emitted]:
         self.requests.append(request)
         for event in self.answers.pop(0):
             if isinstance(event, Exception):
@@ -132,7 +132,7 @@ class Chat:
         return "\n".join(self.lines)
 
 
-def answer(text: str, thinking: str = "") -> list[Said]:
+def answer(text: str, thinking: str = "") -> list[Emitted]:
     thought = [TextDelta(piece, "thinking") for piece in thinking.split()]
     said = [TextDelta(piece, "answer") for piece in text.splitlines(keepends=True)]
     return [PrefillProgress(5, 10), *thought, *said, DONE]

@@ -20,7 +20,7 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Message, TextDelta, ToolCall
 from qwenctl.tools.json_tools import JsonTools
 from qwenctl.tools.tool_set import MOST_ROUNDS
-from tests.test_chat_loop import CRASH, DONE, LOADED, Chat, Said, ScriptedEngine, answer
+from tests.test_chat_loop import CRASH, DONE, LOADED, Chat, Emitted, ScriptedEngine, answer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}
 FUNCTIONS = [
@@ -48,7 +48,7 @@ PARIS_CALL = ToolCall("get_weather", {"city": "Paris"})
 REFUSED = "error: the user did not allow this call"
 
 
-def calling(*calls: str, text: str = "", thinking: str = "") -> list[Said]:
+def calling(*calls: str, text: str = "", thinking: str = "") -> list[Emitted]:
     """An answer that calls functions: thinking and text, if any, then the calls."""
     before = [TextDelta(thinking, "thinking")] if thinking else []
     return [
@@ -62,7 +62,9 @@ def calling(*calls: str, text: str = "", thinking: str = "") -> list[Said]:
 class ToolChat:
     """A chat with functions; `typed` is what the person says when asked."""
 
-    def __init__(self, folder: Path, *answers: list[Said], typed: tuple[str | type[BaseException], ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *answers: list[Emitted], typed: tuple[str | type[BaseException], ...] = ()
+    ) -> None:
         (folder / "tools.json").write_text(json.dumps(FUNCTIONS))
         self.functions = JsonTools(folder / "tools.json", 30)
         self.engine = ScriptedEngine(answers)

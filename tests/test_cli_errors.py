@@ -13,7 +13,7 @@ import pytest
 from quantize import errors as quantize_errors
 from qwenctl.cli import main
 from qwenctl.errors import ExitCode, explain, from_quantize
-from tests.command_line import run, said
+from tests.command_line import output, run
 
 CACHE_TYPES = "'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'iq4_nl', 'q5_0', 'q5_1'"
 
@@ -45,7 +45,7 @@ CACHE_TYPES = "'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'iq4_nl', 'q5_0', '
     ],
 )
 def test_a_mistake_in_the_command_line(arguments: list[str], line: str, hint: str) -> None:
-    assert said(*arguments) == (line, hint, 2)
+    assert output(*arguments) == (line, hint, 2)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_mistake_in_the_command_line(arguments: list[str], line: str, hint: st
     ],
 )
 def test_a_value_that_cannot_be_is_refused_before_anything_starts(option: str, value: str, reason: str) -> None:
-    line, _, code = said("chat", option, value)
+    line, _, code = output("chat", option, value)
     assert (line.split(": ", 1)[1], code) == (reason, 2)
 
 

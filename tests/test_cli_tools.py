@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.terminal import Terminal
 from tests.test_chat_terminal import GREEDY, QWENCTL
 
@@ -70,7 +70,7 @@ def test_what_is_done_is_told_on_standard_error(toy_gguf: Path, folder: Path) ->
 
 
 def test_without_yes_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
-    line, hint, code = said(*chat(toy_gguf, "--tools", "tools.py", QUESTION))
+    line, hint, code = output(*chat(toy_gguf, "--tools", "tools.py", QUESTION))
     assert line == 'the model wants to call get_weather(city="Paris")'
     assert hint == "--yes runs the functions, --json prints the calls as data"
     assert code == 77
@@ -112,7 +112,7 @@ def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
 def test_what_cannot_be_used_is_one_line(
     toy_gguf: Path, folder: Path, options: list[str], line: str, code: int
 ) -> None:
-    found, hint, exit_code = said(*chat(toy_gguf, *options, QUESTION))
+    found, hint, exit_code = output(*chat(toy_gguf, *options, QUESTION))
     assert (found, exit_code) == (line, code)
     assert hint or code == 66
 
@@ -127,7 +127,7 @@ def test_a_file_in_the_folder_cannot_ask_for_functions(toy_gguf: Path, folder: P
     """Else to talk in somebody's folder would run somebody's code."""
     for setting in ('tools = "tools.py"', "yes = true"):
         (folder / "qwenctl.toml").write_text(f"[chat]\n{setting}\n")
-        line, _, code = said(*chat(toy_gguf, QUESTION))
+        line, _, code = output(*chat(toy_gguf, QUESTION))
         assert code == 78
         assert setting.split()[0] in line
     (folder / "qwenctl.toml").unlink()

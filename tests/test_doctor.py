@@ -19,7 +19,7 @@ from qwenctl.machine.devices import Build, GgmlDevice
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.llama_build import WITHOUT_AMX, build_command
 from qwenctl.machine.memory import Memory, Swap
-from tests.command_line import run, said
+from tests.command_line import output, run
 
 GB = 10**9
 INSTALL = (Path(__file__).parent.parent / "docs/install.md").read_text()
@@ -192,6 +192,6 @@ def test_a_cache_that_is_no_folder_is_found(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_server_that_cannot_be_reached_is_an_error(folder: Path) -> None:
-    message, hint, code = said("doctor", "--rpc", "127.0.0.1:1")
+    message, hint, code = output("doctor", "--rpc", "127.0.0.1:1")
     assert (code, "127.0.0.1:1" in message, "qwenctl worker" in hint) == (69, True, True)
     assert os.environ["HF_HOME"] == str(folder / "hf")

@@ -17,7 +17,7 @@ from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import Generate, GenerationFinished, Message, Sampling, TextDelta
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.loaded_model import loaded
 from tests.own_process import late
 
@@ -264,7 +264,7 @@ def test_drafts_that_never_fit_are_given_up(load: Callable[..., LoadedModel]) ->
 def test_a_model_without_a_head_drafts_from_the_text_alone(toy: Path, tmp_path: Path) -> None:
     path = tmp_path / "toy.gguf"
     convert(make_plan(toy, path, QuantizeOptions("Q8_0", vision=False, mtp=False)), threads=1)
-    error, hint, code = said("chat", "-m", str(path), "--draft", "mtp", "hi")
+    error, hint, code = output("chat", "-m", str(path), "--draft", "mtp", "hi")
     assert (error, code) == ("the model has no draft head (multi-token-prediction block)", 2)
     assert "--draft ngram" in hint
     done = run("chat", "-m", str(path), "--temp", "0", "-t", "1", "--draft-min", "2", "What is the capital of France?")
@@ -283,5 +283,5 @@ def test_the_command_line_tells_what_was_drafted(toy_gguf: Path) -> None:
 
 
 def test_a_least_above_the_most_is_refused(toy_gguf: Path) -> None:
-    error, _, code = said("chat", "-m", str(toy_gguf), "--draft-min", "5", "--draft-max", "2", "hi")
+    error, _, code = output("chat", "-m", str(toy_gguf), "--draft-min", "5", "--draft-max", "2", "hi")
     assert (error, code) == ("--draft-min 5 and --draft-max 2 cannot be used together", 2)

@@ -29,19 +29,19 @@ def answer(
     """The seconds of an answer, and the drafts of its last quarter, where drafts are right with probability `share`."""
     draws = random.Random(tokens)
     controller.start_answer(20 * PLAIN)
-    seconds, said, late, replayed = 20 * PLAIN, 0, 0, 0
-    while said < tokens:
+    seconds, output, late, replayed = 20 * PLAIN, 0, 0, 0
+    while output < tokens:
         _, length = controller.choose({source: most})
         accepted = next((at for at in range(length) if draws.random() >= share), length)
         took = PLAIN * (1 + slope * (length + replayed)) * noise()
         controller.record(DraftStep(source if length else "", length, accepted, took, replayed))
         replayed = 1 + accepted if accepted < length else 0
-        seconds, said = seconds + took, said + 1 + accepted
-        late += length if said > tokens * 3 // 4 else 0
+        seconds, output = seconds + took, output + 1 + accepted
+        late += length if output > tokens * 3 // 4 else 0
         idle = controller.cooldown_steps(source) if controller.knows_plain_time and not (length or replayed) else 0
-        for _ in range(min(idle, UNMEASURED_STEPS, max(0, tokens - said))):
+        for _ in range(min(idle, UNMEASURED_STEPS, max(0, tokens - output))):
             controller.record_plain()
-            seconds, said = seconds + PLAIN * noise(), said + 1
+            seconds, output = seconds + PLAIN * noise(), output + 1
     return seconds, late
 
 
@@ -115,12 +115,12 @@ def test_text_that_is_copied_is_soon_drafted_in_long_pieces() -> None:
     """With the cost that a copying mixture of experts was measured to have on a CPU."""
     controller = DraftController()
     controller.start_answer(20 * PLAIN)
-    seconds, said, lengths = 0.0, 0, []
-    while said < 400:
+    seconds, output, lengths = 0.0, 0, []
+    while output < 400:
         _, length = controller.choose({"ngram": 16})
         took = PLAIN * (1.4 + 0.45 * length if length else 1)
         controller.record(DraftStep("ngram", length, length, took))
-        seconds, said = seconds + took, said + 1 + length
+        seconds, output = seconds + took, output + 1 + length
         lengths.append(length)
     assert 16 in lengths
     assert seconds < 0.85 * 400 * PLAIN

@@ -53,7 +53,7 @@ def engine(toy_gguf: Path, unloaded: Engine) -> Engine:
     return unloaded
 
 
-def said(engine: Engine, request: Generate = FRANCE) -> str:
+def output(engine: Engine, request: Generate = FRANCE) -> str:
     return "".join(event.text for event in engine.generate(request) if isinstance(event, TextDelta))
 
 
@@ -116,7 +116,7 @@ def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
     assert isinstance(seen[-1], GenerationFinished)
     assert seen[-1].reason == "cancelled"
     assert read[-1].done < read[-1].total / 2
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
@@ -132,7 +132,7 @@ def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
 
 def test_to_stop_what_is_over_stops_nothing_later(engine: Engine) -> None:
     for _ in range(3):
-        assert said(engine) == "The capital of France is Paris."
+        assert output(engine) == "The capital of France is Paris."
         engine.cancel()
         engine._write(b'["Cancel", {}]\n')  # as if it had crossed with the last event
 
@@ -149,18 +149,18 @@ def test_to_stop_while_the_request_is_being_sent_is_not_lost(engine: Engine) -> 
         signal.signal(signal.SIGALRM, previous)
     assert isinstance(finished, GenerationFinished)
     assert finished.reason == "cancelled"
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 def test_an_answer_nobody_reads_to_its_end_does_not_disturb_the_next(engine: Engine) -> None:
     next(engine.generate(LONG))
     assert engine.stats().context_tokens == 65_536
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 def test_ctrl_c_of_the_terminal_does_not_end_the_engine(engine: Engine) -> None:
     os.kill(pid(engine), signal.SIGINT)
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 # ------------------------------------------------------------------ dying
@@ -171,8 +171,8 @@ def test_an_engine_that_dies_is_a_failure_with_its_signal(engine: Engine, number
     events = engine.generate(LONG)
     next(events)
     os.kill(pid(engine), number)
-    said = rf"the model engine stopped while it read the prompt \({number.name}"
-    with pytest.raises(QwenctlError, match=said) as caught:
+    output = rf"the model engine stopped while it read the prompt \({number.name}"
+    with pytest.raises(QwenctlError, match=output) as caught:
         list(events)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
     with pytest.raises(QwenctlError):
@@ -244,7 +244,7 @@ def test_request_of_a_wrong_type_is_refused_and_the_engine_lives(engine: Engine)
     with pytest.raises(QwenctlError, match=r"Expected `int`, got `str` - at `\$.max_tokens`") as caught:
         list(engine.generate(replace(FRANCE, max_tokens="many")))  # type: ignore[arg-type]
     assert caught.value.code == ExitCode.BUG
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_line_that_is_no_request_is_refused_and_the_engine_lives(engine: Engine,
     assert isinstance(answer, RequestFailed)
     assert answer.kind == "request"
     assert answer.message.startswith("not a message of the engine's protocol: ")
-    assert said(engine) == "The capital of France is Paris."
+    assert output(engine) == "The capital of France is Paris."
 
 
 def test_line_that_is_no_request_is_refused_after_what_came_before(engine: Engine) -> None:

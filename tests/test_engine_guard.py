@@ -45,10 +45,10 @@ def repetitive(draw: st.DrawFn) -> list[int]:
     tokens: list[int] = []
     for _ in range(draw(st.integers(1, 6))):
         span = draw(st.lists(st.integers(0, 2), min_size=1, max_size=24))
-        said = span * draw(st.integers(1, 60 // len(span) + 2))
+        output = span * draw(st.integers(1, 60 // len(span) + 2))
         if draw(st.booleans()):
-            said[draw(st.integers(0, len(said) - 1))] = 3
-        tokens += said + draw(st.lists(st.integers(0, 9), max_size=5))
+            output[draw(st.integers(0, len(output) - 1))] = 3
+        tokens += output + draw(st.lists(st.integers(0, 9), max_size=5))
     return tokens
 
 

@@ -42,13 +42,13 @@ def test_joined_or_not_it_is_the_same_text_in_the_same_order(
     outbox, lines = sender
     for event in [*events, DONE]:
         outbox.send(event)
-    said: list[object] = []
+    output: list[object] = []
     for found in received(lines):
-        said += [(found.channel, character) for character in found.text] if isinstance(found, TextDelta) else [found]
+        output += [(found.channel, character) for character in found.text] if isinstance(found, TextDelta) else [found]
     meant: list[object] = []
     for event in [*events, DONE]:
         meant += [(event.channel, character) for character in event.text] if isinstance(event, TextDelta) else [event]
-    assert said == meant
+    assert output == meant
 
 
 @given(st.lists(pieces, min_size=1))

@@ -84,13 +84,13 @@ def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
     first, first_end = answer(begin)
     turns, long = (begin, Message("assistant", first)), Message("user", "word " * 9000)
     assert prefill_ahead(toy_model, WarmPrefix(turns, think=False), lambda _: True)
-    said, whole = answer(*turns, long)
+    output, whole = answer(*turns, long)
     assert 3 <= len(kept) <= 10
     assert len(kept[-1].tokens) >= 0.7 * whole.usage.prompt_tokens
     last = kept[-1]
     assert toy_model.sequence.restore(last)
-    said_again, again = answer(*turns, long)
-    assert said_again == said
+    output_again, again = answer(*turns, long)
+    assert output_again == output
     assert again.usage.cached_tokens == len(last.tokens)
     assert toy_model.sequence.restore(last)
     other, gone_back = answer(*turns, Message("user", QUESTIONS[1]))

@@ -31,20 +31,20 @@ BYTES = {token: bytes([token]) for token in range(256)}
 def told(data: bytes, *, thinking: bool) -> list[TextDelta]:
     """What an answer of these bytes says; the byte 0xff stands for the end of the thinking."""
     text = StreamingDetokenizer(BYTES, END, thinking=thinking)
-    said = [token for byte in data for token in text.feed(END if byte == 0xFF else byte)]
+    output = [token for byte in data for token in text.feed(END if byte == 0xFF else byte)]
     assert sum(text.tokens.values()) == len(data)
-    return said + text.finish()
+    return output + text.finish()
 
 
-def joined(said: list[TextDelta], channel: str) -> str:
-    return "".join(token.text for token in said if token.channel == channel)
+def joined(output: list[TextDelta], channel: str) -> str:
+    return "".join(token.text for token in output if token.channel == channel)
 
 
 @given(st.text(), st.text())
 def test_thinking_and_answer_come_out_whole_and_apart(thought: str, answer: str) -> None:
-    said = told(f"\n{thought}\n".encode() + b"\xff\n\n" + answer.encode(), thinking=True)
-    assert joined(said, "thinking") == thought.strip()
-    assert joined(said, "answer") == answer.lstrip()
+    output = told(f"\n{thought}\n".encode() + b"\xff\n\n" + answer.encode(), thinking=True)
+    assert joined(output, "thinking") == thought.strip()
+    assert joined(output, "answer") == answer.lstrip()
 
 
 @given(st.text())
@@ -64,8 +64,8 @@ def test_every_piece_is_at_least_one_whole_character(answer: str) -> None:
 
 
 def test_a_thought_that_never_ends_is_no_answer() -> None:
-    said = told("hm … ".encode()[:-2], thinking=True)
-    assert (joined(said, "thinking"), joined(said, "answer")) == ("hm \N{REPLACEMENT CHARACTER}", "")
+    output = told("hm … ".encode()[:-2], thinking=True)
+    assert (joined(output, "thinking"), joined(output, "answer")) == ("hm \N{REPLACEMENT CHARACTER}", "")
 
 
 @pytest.mark.own_process

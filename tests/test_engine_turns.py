@@ -52,11 +52,11 @@ class Reply:
 def ask(engine: Engine, messages: tuple[Message, ...], *, think: bool = True) -> Reply:
     *events, finished = engine.generate(Generate(messages, think, GREEDY, 60))
     assert isinstance(finished, GenerationFinished)
-    said = {
+    output = {
         channel: "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == channel)
         for channel in ("answer", "thinking")
     }
-    return Reply(Message("assistant", said["answer"], said["thinking"]), finished.usage)
+    return Reply(Message("assistant", output["answer"], output["thinking"]), finished.usage)
 
 
 def with_turn(messages: tuple[Message, ...], question: str, reply: Reply) -> tuple[Message, ...]:
@@ -177,14 +177,14 @@ def test_whatever_is_done_the_answers_are_those_of_a_run_that_reads_everything(s
     def check(history: list[tuple[str, int]], think: bool) -> None:
         turns: list[tuple[str, Reply]] = []
         for action, number in history:
-            kept, question = _next(turns, action, QUESTIONS[number], number)
+            saved, question = _next(turns, action, QUESTIONS[number], number)
             messages: tuple[Message, ...] = (SYSTEM,)
-            for asked, reply in kept:
+            for asked, reply in saved:
                 messages = with_turn(messages, asked, reply)
             reply = ask(engine, (*messages, Message("user", question)), think=think)
             reference = ask(forgetful, (*messages, Message("user", question)), think=think)
             assert replace(reply, usage=reference.usage) == reference
-            turns = [*kept, (question, reply)]
+            turns = [*saved, (question, reply)]
             engine.warm_prefix(with_turn(messages, question, reply), think=think)
 
     check()

@@ -88,12 +88,12 @@ def test_records_with_pictures_do_not_change_each_other(seeing_gguf: Path, tmp_p
                 if isinstance(event, RecordDone | RecordFailed):
                     ended[event.number] = event
             found.append(ended)
-    said = [
+    output = [
         [(one.text, one.usage.prompt_tokens, one.usage.context_used) for _, one in sorted(each.items())]
         for each in found
     ]
-    assert said[0] == said[1] == said[2]
-    assert [color in text for color, (text, *_) in zip(("red", "black"), said[0], strict=False)] == [True, True]
+    assert output[0] == output[1] == output[2]
+    assert [color in text for color, (text, *_) in zip(("red", "black"), output[0], strict=False)] == [True, True]
     assert any(one.usage.cached_tokens for one in found[0].values())
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from qwenctl.files.media_files import MAX_BYTES
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.conftest import DATA
 from tests.pictures import BLACK, GREEDY, GREEN, QUESTIONS, RED, encoded, write_clip
 
@@ -113,12 +113,12 @@ def test_an_address_is_fetched_when_that_is_allowed_and_not_otherwise(seeing_ggu
     address = f"{server}/a/red.png"
     assert answered(seeing_gguf, "--allow-url", "-i", address, WHAT) == "A red triangle."
     asked = ("chat", "-m", str(seeing_gguf), "-i")
-    assert said(*asked, address, WHAT) == (f"{address} is not downloaded without --allow-url", "add --allow-url", 2)
-    line, _, code = said(*asked, f"{server}/none", "--allow-url", WHAT)
+    assert output(*asked, address, WHAT) == (f"{address} is not downloaded without --allow-url", "add --allow-url", 2)
+    line, _, code = output(*asked, f"{server}/none", "--allow-url", WHAT)
     assert (line.startswith(f"{server}/none cannot be downloaded: "), code) == (True, 69)
-    line, _, code = said(*asked, f"{server}/page", "--allow-url", WHAT)
+    line, _, code = output(*asked, f"{server}/page", "--allow-url", WHAT)
     assert (line, code) == ("page is neither an image nor a video", 65)
-    line, _, code = said(*asked, "http://127.0.0.1:1/x.png", "--allow-url", WHAT)
+    line, _, code = output(*asked, "http://127.0.0.1:1/x.png", "--allow-url", WHAT)
     assert code == 69
 
 
@@ -178,12 +178,12 @@ def test_what_cannot_be_seen(
 def test_a_model_without_its_mmproj_file(toy_gguf: Path, seeing_gguf: Path) -> None:
     asked = ("chat", "-m", str(toy_gguf), "-t", "1", "-c", "512", "-i", str(RED))
     hint = "put the model's mmproj file next to it, or use --mmproj FILE"
-    assert said(*asked, WHAT) == ("the model needs its mmproj file for images", hint, 66)
+    assert output(*asked, WHAT) == ("the model needs its mmproj file for images", hint, 66)
     [mmproj] = seeing_gguf.parent.glob("mmproj*")
     assert answered(toy_gguf, "--mmproj", str(mmproj), "-i", str(RED), WHAT) == "A red triangle."
-    line, _, code = said(*asked, "--mmproj", str(toy_gguf), WHAT)
+    line, _, code = output(*asked, "--mmproj", str(toy_gguf), WHAT)
     assert (line, code) == (f"{toy_gguf.name} is not an mmproj file of a Qwen3.5 model", 65)
-    assert said(*asked, "--mmproj", "none.gguf", WHAT)[::2] == ("no such file: none.gguf", 66)
+    assert output(*asked, "--mmproj", "none.gguf", WHAT)[::2] == ("no such file: none.gguf", 66)
 
 
 def test_a_model_for_text_only(seeing_gguf: Path, tmp_path: Path) -> None:
@@ -192,21 +192,21 @@ def test_a_model_for_text_only(seeing_gguf: Path, tmp_path: Path) -> None:
     path.write_bytes(seeing_gguf.read_bytes().replace(b"<|image_pad|>", b"<|other_pad|>"))
     asked = ("chat", "-m", str(path), "-t", "1", "-c", "512", "--mmproj", str(mmproj), "-i", str(RED))
     line = "the model is text-only: it has no image tokens"
-    assert said(*asked, WHAT) == (line, "", 65)
+    assert output(*asked, WHAT) == (line, "", 65)
 
 
 def test_options_that_contradict_each_other(seeing_gguf: Path) -> None:
     asked = ("chat", "-m", str(seeing_gguf), "-i", str(RED), WHAT)
     line = "--image-min-tokens 200 is more than --image-max-tokens 100"
-    assert said(*asked, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
-    assert said(*asked, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
+    assert output(*asked, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
+    assert output(*asked, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
     line = "invalid value for '--image-max-tokens': 99999 is out of range: it must be a whole number from 1 to 16,384"
-    assert said(*asked, "--image-max-tokens", "99999")[::2] == (line, 2)
+    assert output(*asked, "--image-max-tokens", "99999")[::2] == (line, 2)
 
 
 def test_a_picture_that_is_larger_than_the_context(seeing_gguf: Path, tmp_path: Path) -> None:
     Image.new("RGB", (1000, 1000), "red").save(tmp_path / "large.png")
-    line, hint, code = said(
+    line, hint, code = output(
         "chat", "-m", str(seeing_gguf), "-t", "1", "-c", "256", "-i", str(tmp_path / "large.png"), WHAT
     )
     assert line == "prompt has 987 tokens, context is 256"

@@ -23,7 +23,7 @@ from qwenctl.placement.planner import make_plan as plan_placement
 from qwenctl.placement.tensor_inventory import from_gguf
 from qwenctl.protocol.load import LoadParams
 from tests import checkpoints, qwen35_layout
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.libllama import squared_error
 from tests.loaded_model import loaded
 from tests.own_process import late
@@ -75,7 +75,7 @@ def test_the_engine_scales_as_is_needed(toy_gguf: Path, tmp_path: Path, tokens: 
 
 
 def test_more_than_the_model_can_be_given_is_refused(toy_gguf: Path) -> None:
-    error, hint, code = said("chat", "-m", str(toy_gguf), "-c", "1010001", "hi")
+    error, hint, code = output("chat", "-m", str(toy_gguf), "-c", "1010001", "hi")
     assert (error, hint) == ("a context of 1,010,001 tokens: the model can be given 1,010,000", "-c 1010000")
     assert code == 2
 
@@ -95,8 +95,8 @@ def test_the_memory_of_the_whole_context_is_what_was_planned(toy_gguf: Path, cac
 
 
 def test_the_memory_of_drafts_is_what_was_planned(toy_gguf: Path) -> None:
-    wishes = PlacementConstraints(context=8192, draft="auto", mtp=True)
-    planned = plan_placement(from_gguf(toy_gguf), Machine(64 << 30, 64 << 30, 40e9, 4, ()), wishes).memories[0]
+    constraints = PlacementConstraints(context=8192, draft="auto", mtp=True)
+    planned = plan_placement(from_gguf(toy_gguf), Machine(64 << 30, 64 << 30, 40e9, 4, ()), constraints).memories[0]
     done = run("chat", "-m", str(toy_gguf), "-c", "8192", "-t", "1", "--json", "-n", "1", "hi")
     [taken] = json.loads(done.stdout)["model"]["memory"]
     assert taken["context"] == pytest.approx(planned.of("KV cache", "state"), abs=20_000)
@@ -117,7 +117,7 @@ def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_context_that_has_no_room_is_refused_with_the_longest_that_has(wide_gguf: Path) -> None:
     given = ("-ctk", "f32", "-ctv", "f32", "-fa", "on")
-    error, hint, code = said("chat", "-m", str(wide_gguf), "-c", "1010000", *given, "hi")
+    error, hint, code = output("chat", "-m", str(wide_gguf), "-c", "1010000", *given, "hi")
     assert re.match(r"needs [\d.]+ [GT]B of RAM \(.*context and buffers", error)
     assert code == 71
     found = re.match(r"-c (\d+) fits", hint)

@@ -168,15 +168,15 @@ def test_a_server_that_does_not_answer_is_named() -> None:
 
 def test_speeds_are_measured_once_and_kept(cache: Path) -> None:
     first = to_plan_machine(inspect_machine())
-    (kept,) = cache.glob("machine-*.json")
-    content, since = kept.read_bytes(), kept.stat().st_mtime_ns
+    (saved,) = cache.glob("machine-*.json")
+    content, since = saved.read_bytes(), saved.stat().st_mtime_ns
     assert first.ram_bandwidth is not None
     assert 1e8 < first.ram_bandwidth < 1e13  # from a slow phone to a rack
     assert first.cores >= 1
     found = inspect_machine()
     if found.threads == first.cores:  # somebody else may have taken a core meanwhile
         assert found.ram_speed.bandwidth == first.ram_bandwidth
-        assert (kept.read_bytes(), kept.stat().st_mtime_ns) == (content, since)
+        assert (saved.read_bytes(), saved.stat().st_mtime_ns) == (content, since)
 
 
 def test_a_damaged_file_of_speeds_is_measured_again(cache: Path) -> None:
@@ -184,28 +184,28 @@ def test_a_damaged_file_of_speeds_is_measured_again(cache: Path) -> None:
     for text in ("[1", '{"speeds": {"x": {"bandwidth": "fast", "copy_rate": 1}}, "measured": ""}'):
         cache.mkdir(parents=True, exist_ok=True)
         (cache / "machine-x.json").write_text(text)
-        kept = read_speeds("x", devices, 1)
-        assert {device_key(device, 1) for device in devices} <= set(kept.speeds)
-        assert read_object(cache / "machine-x.json")["measured"] == kept.measured
-        assert read_speeds("x", devices, 1) == kept
+        saved = read_speeds("x", devices, 1)
+        assert {device_key(device, 1) for device in devices} <= set(saved.speeds)
+        assert read_object(cache / "machine-x.json")["measured"] == saved.measured
+        assert read_speeds("x", devices, 1) == saved
 
 
 def test_speeds_that_cannot_be_kept_are_measured_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     devices = read_devices()
-    kept = read_speeds("x", devices, 1)
-    assert kept.path is None
-    assert kept.speeds[device_key(devices[0], 1)].bandwidth
+    saved = read_speeds("x", devices, 1)
+    assert saved.path is None
+    assert saved.speeds[device_key(devices[0], 1)].bandwidth
 
 
 def test_a_device_that_cannot_be_measured_has_no_speed_and_is_not_tried_again(cache: Path) -> None:
     absent = GgmlDevice("CUDA0", "gone", "gpu", 1 << 34, 1 << 34, "CUDA")
     devices = [*read_devices(), absent]
-    kept = read_speeds("x", devices, 1)
-    assert kept.speeds[device_key(absent, 1)] == MemoryBandwidth()
-    assert kept.speeds[device_key(devices[0], 1)].bandwidth
-    assert read_speeds("x", devices, 1) == kept
+    saved = read_speeds("x", devices, 1)
+    assert saved.speeds[device_key(absent, 1)] == MemoryBandwidth()
+    assert saved.speeds[device_key(devices[0], 1)].bandwidth
+    assert read_speeds("x", devices, 1) == saved
 
 
 def test_a_driver_that_ends_the_process_takes_only_its_own_speed(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import said
+from tests.command_line import output
 
 NO_GGUF = "`qwenctl quantize CHECKPOINT_FOLDER` makes one from a checkpoint"
 DAMAGED = "the file is damaged or hostile: download it again, or make it with `qwenctl quantize`"
@@ -47,24 +47,24 @@ def gguf(path: Path, version: int = 3, **values: object) -> Path:
 )
 def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, line: str, hint: str) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
-    assert said("chat", "-m", str(tmp_path / "x.gguf")) == (line, hint, 65)
+    assert output("chat", "-m", str(tmp_path / "x.gguf")) == (line, hint, 65)
 
 
 def test_a_missing_file_names_what_is_there(tmp_path: Path) -> None:
     gguf(tmp_path / "toy-Q8_0.gguf")
     missing = tmp_path / "toy-Q8.gguf"
-    assert said("chat", "-m", str(missing)) == (f"no such file: {missing}", "available: toy-Q8_0.gguf", 66)
+    assert output("chat", "-m", str(missing)) == (f"no such file: {missing}", "available: toy-Q8_0.gguf", 66)
 
 
 def test_a_folder_is_to_be_quantized(tmp_path: Path) -> None:
     line = f"{tmp_path} is a folder, not a GGUF file"
-    assert said("chat", "-m", str(tmp_path)) == (line, f"qwenctl quantize {tmp_path}", 66)
+    assert output("chat", "-m", str(tmp_path)) == (line, f"qwenctl quantize {tmp_path}", 66)
 
 
 def test_a_file_cut_short(tmp_path: Path, toy_gguf: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(toy_gguf.read_bytes()[:-1000])
-    line, _, code = said("chat", "-m", str(cut))
+    line, _, code = output("chat", "-m", str(cut))
     assert code == 65
     assert line.startswith("cut.gguf ends at ")
 
@@ -114,7 +114,7 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
 )
 def test_a_header_that_cannot_be_run(tmp_path: Path, values: dict[str, object], line: str, hint: str) -> None:
     path = gguf(tmp_path / "x.gguf", **values)
-    assert said("chat", "-m", str(path)) == (line, hint, 65)
+    assert output("chat", "-m", str(path)) == (line, hint, 65)
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     first = gguf(tmp_path / "x-00001-of-00003.gguf", **dense, split__no=0)
     second = gguf(tmp_path / "x-00002-of-00003.gguf", split__no=1, split__count=3)
     line = "split 3 of 3 is missing next to x-00001-of-00003.gguf"
-    assert said("chat", "-m", str(first)) == (line, f"put x-00003-of-00003.gguf into {tmp_path}", 66)
-    assert said("chat", "-m", str(second)) == (
+    assert output("chat", "-m", str(first)) == (line, f"put x-00003-of-00003.gguf into {tmp_path}", 66)
+    assert output("chat", "-m", str(second)) == (
         "x-00002-of-00003.gguf is split 2 of 3",
         f"give the first part: -m {first}",
         2,
@@ -131,5 +131,5 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
 
 
 def test_a_name_with_escapes_is_shown_without_them(tmp_path: Path) -> None:
-    line, _, _ = said("chat", "-m", str(tmp_path / "evil\x1b[2J\nname.gguf"))
+    line, _, _ = output("chat", "-m", str(tmp_path / "evil\x1b[2J\nname.gguf"))
     assert line == f"no such file: {tmp_path}/evil name.gguf"

@@ -57,11 +57,11 @@ def hub(repos: dict[str, Repo]) -> Iterator[FakeHub]:
         yield hub
 
 
-NOBODY = "http://127.0.0.1:9"  # these commands ask nobody
+NO_HUB = "http://127.0.0.1:9"  # these commands ask nobody
 
 
 def rows(home: Path) -> list[dict[str, Any]]:
-    done = qwenctl(NOBODY, home, "ls", "--json")
+    done = qwenctl(NO_HUB, home, "ls", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -79,13 +79,13 @@ def test_what_was_pulled_is_listed(filled: Path, repos: dict[str, Repo]) -> None
     row = rows(filled)[1]
     assert row["path"] == str(snapshot(filled, repos[GGUF], GGUF) / "Toy-Q8_0.gguf")
     assert row["bytes"] == sum(repos[GGUF].files[name].size for name in ("Toy-Q8_0.gguf", "mmproj-F16.gguf"))
-    lines = qwenctl(NOBODY, filled, "ls").stdout.splitlines()
+    lines = qwenctl(NO_HUB, filled, "ls").stdout.splitlines()
     assert lines[0].split() == ["model", "size", "commit", "where"]
     assert lines[-1] == "2 models, 22.8 MB"
 
 
 def test_nothing_is_here_yet(tmp_path: Path) -> None:
-    done = qwenctl(NOBODY, tmp_path, "ls")
+    done = qwenctl(NO_HUB, tmp_path, "ls")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "no local models\n  hint: qwenctl pull qwen3.5-35b-a3b\n"
 
@@ -113,19 +113,19 @@ def test_what_another_tool_has_fetched_is_found(repos: dict[str, Repo], tmp_path
     shutil.copy(file.source, folder / "blobs" / file.sha256)
     (folder / "blobs" / ("0" * 64)).write_bytes(b"GGUF of another model")
     assert names(tmp_path) == ["x/y:Q8_0"]
-    assert qwenctl(NOBODY, tmp_path, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, tmp_path, "verify", "-q").returncode == 0
 
 
 def test_what_was_quantized_here_is_listed_beside_it(filled: Path, home: Path) -> None:
     made = home / "made.gguf"
-    assert qwenctl(NOBODY, home, "quantize", DATA / "toy", "--type", "Q4_K_M", "-o", made, "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "quantize", DATA / "toy", "--type", "Q4_K_M", "-o", made, "-q").returncode == 0
     assert names(home) == ["toy:Q4_K_M", *names(filled)]
     made.unlink()
     assert names(home) == names(filled)
 
 
 def test_a_model_is_shown(filled: Path, repos: dict[str, Repo]) -> None:
-    done = qwenctl(NOBODY, filled, "show", "qwen3.5-0.8b:q8_0", "--json")
+    done = qwenctl(NO_HUB, filled, "show", "qwen3.5-0.8b:q8_0", "--json")
     facts = json.loads(done.stdout)
     assert (facts["repository"], facts["commit"], facts["license"]) == (GGUF, repos[GGUF].commit, "apache-2.0")
     assert (facts["architecture"], facts["context_length"], facts["recipe"]) == ("qwen35moe", 262_144, "Q8_0")
@@ -134,19 +134,19 @@ def test_a_model_is_shown(filled: Path, repos: dict[str, Repo]) -> None:
     assert {file["hash"] for file in facts["files"]} == {
         repos[GGUF].files[name].sha256 for name in ("Toy-Q8_0.gguf", "mmproj-F16.gguf")
     }
-    text = qwenctl(NOBODY, filled, "show", f"{GGUF}:Q8_0").stdout
+    text = qwenctl(NO_HUB, filled, "show", f"{GGUF}:Q8_0").stdout
     assert f"Toy-Q8_0.gguf  12.2 MB  {repos[GGUF].files['Toy-Q8_0.gguf'].sha256}" in text
 
 
 @pytest.mark.parametrize(("argument", "name"), [("show", "qwen3.5-27b"), ("rm", "a/b:Q8_0"), ("verify", "nothing")])
 def test_a_model_that_is_not_here(argument: str, name: str, filled: Path) -> None:
-    line, hint, code = failure(qwenctl(NOBODY, filled, argument, name))
+    line, hint, code = failure(qwenctl(NO_HUB, filled, argument, name))
     assert (line, code) == (f"{name} is not on this machine", 66)
     assert hint == f"available: {GGUF}:Q4_0, {GGUF}:Q8_0"
 
 
 def test_a_name_that_means_two(filled: Path) -> None:
-    line, hint, code = failure(qwenctl(NOBODY, filled, "show", GGUF))
+    line, hint, code = failure(qwenctl(NO_HUB, filled, "show", GGUF))
     assert line == f"{GGUF} means 2 models: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"qwenctl show {GGUF}:Q8_0", 2)
 
@@ -155,13 +155,13 @@ def test_a_name_that_means_two(filled: Path) -> None:
 def test_of_two_commits_that_of_main_is_meant(other: str, home: Path, repos: dict[str, Repo]) -> None:
     new = snapshot(home, repos[GGUF], GGUF)
     shutil.copytree(new, new.with_name(other), symlinks=True)
-    done = qwenctl(NOBODY, home, "pull", f"{GGUF}:Q8_0", "--offline")
+    done = qwenctl(NO_HUB, home, "pull", f"{GGUF}:Q8_0", "--offline")
     assert done.stdout == f"{new}/Toy-Q8_0.gguf\n"
-    line, _, code = failure(qwenctl(NOBODY, home, "show", f"{GGUF}:Q8_0"))
+    line, _, code = failure(qwenctl(NO_HUB, home, "show", f"{GGUF}:Q8_0"))
     assert code == 2
     exact = line.split(": ", 1)[1].split(", ")
     assert exact == [f"{GGUF}@{commit[:12]}:Q8_0" for commit in (other, new.name)]
-    commits = [json.loads(qwenctl(NOBODY, home, "show", name, "--json").stdout)["commit"] for name in exact]
+    commits = [json.loads(qwenctl(NO_HUB, home, "show", name, "--json").stdout)["commit"] for name in exact]
     assert commits == [other, new.name]
 
 
@@ -170,18 +170,18 @@ def test_of_two_commits_that_of_main_is_meant(other: str, home: Path, repos: dic
 
 @pytest.mark.parametrize("name", ["qwen3.5-0.8b:q8_0", f"hf.co/{GGUF}:Q8_0", "Toy-Q8_0"])
 def test_chat_finds_it_by_name(name: str, filled: Path) -> None:
-    done = qwenctl(NOBODY, filled, "chat", "-hf", name, "--no-think", "--temp", "0", "What is the capital of France?")
+    done = qwenctl(NO_HUB, filled, "chat", "-hf", name, "--no-think", "--temp", "0", "What is the capital of France?")
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
 
 
 def test_chat_with_a_name_that_means_two(filled: Path) -> None:
-    line, hint, code = failure(qwenctl(NOBODY, filled, "chat", "-m", "qwen3.5-0.8b", "hi"))
+    line, hint, code = failure(qwenctl(NO_HUB, filled, "chat", "-m", "qwen3.5-0.8b", "hi"))
     assert line == f"2 local models match qwen3.5-0.8b: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"-m {GGUF}:Q4_0", 2)
 
 
 def test_chat_with_a_model_that_is_not_here(filled: Path) -> None:
-    line, hint, code = failure(qwenctl(NOBODY, filled, "chat", "-m", "qwen3.5-27b:Q4_K_M", "hi"))
+    line, hint, code = failure(qwenctl(NO_HUB, filled, "chat", "-m", "qwen3.5-27b:Q4_K_M", "hi"))
     assert (line, code) == ("qwen3.5-27b:Q4_K_M is not on this machine", 66)
     assert hint.startswith("qwenctl pull qwen3.5-27b:Q4_K_M")
 
@@ -199,7 +199,7 @@ def test_a_flipped_bit_is_found_and_mended(home: Path, hub: FakeHub) -> None:
     content = bytearray(path.read_bytes())
     content[5_000_000] ^= 4
     path.write_bytes(content)
-    done = qwenctl(NOBODY, home, "verify")
+    done = qwenctl(NO_HUB, home, "verify")
     assert f"damaged  {name}" in done.stdout
     error = done.stderr.split("qwenctl: error: ")[1]
     wrong, right = hashlib.sha256(content).hexdigest()[:12], repo.files[name].sha256[:12]
@@ -211,23 +211,23 @@ def test_a_flipped_bit_is_found_and_mended(home: Path, hub: FakeHub) -> None:
     assert done.returncode == 65
     assert qwenctl(hub, home, *mend.split()[1:]).returncode == 0
     assert hub.sent == repo.files[name].size
-    assert qwenctl(NOBODY, home, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
 
 
 def test_a_truncated_file_is_found_and_fetched_again(home: Path, hub: FakeHub) -> None:
     path = blob(home, hub.repos[GGUF], "Toy-Q8_0.gguf")
     os.truncate(path, 5_000_000)
     line = "Toy-Q8_0.gguf ends at 5.00 MB of 12.2 MB"
-    done = qwenctl(NOBODY, home, "verify", "-q")
+    done = qwenctl(NO_HUB, home, "verify", "-q")
     mend = f"qwenctl pull {GGUF}:Q8_0 --repair"
     assert failure(done) == (line, f"`{mend}` continues it", 65)
     assert qwenctl(hub, home, "pull", f"{GGUF}:Q8_0").returncode == 0  # the length is looked at by every pull
-    assert qwenctl(NOBODY, home, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
 
 
 def test_ctrl_c_stops_a_verification_in_the_middle_of_a_file(home: Path, repos: dict[str, Repo]) -> None:
     os.truncate(blob(home, repos[GGUF], "Toy-Q8_0.gguf"), 100_000_000_000)  # of holes; reading it takes minutes
-    with Terminal(command("verify"), home, **environment(NOBODY, home)) as terminal:
+    with Terminal(command("verify"), home, **environment(NO_HUB, home)) as terminal:
         terminal.wait_for("of 100 GB")
         before = children_seconds()
         terminal.send("\x03")
@@ -243,23 +243,23 @@ def children_seconds() -> float:
 
 def test_a_missing_file_is_found(home: Path, hub: FakeHub) -> None:
     (snapshot(home, hub.repos[GGUF], GGUF) / "mmproj-F16.gguf").unlink()
-    line, hint, code = failure(qwenctl(NOBODY, home, "verify", f"{GGUF}:Q8_0", "-q"))
+    line, hint, code = failure(qwenctl(NO_HUB, home, "verify", f"{GGUF}:Q8_0", "-q"))
     assert line.startswith("mmproj-F16.gguf is missing in ")
     assert (hint, code) == (f"qwenctl pull {GGUF}:Q8_0 --repair", 66)
     assert qwenctl(hub, home, *hint.split()[1:]).returncode == 0
     assert hub.sent == 0
-    assert qwenctl(NOBODY, home, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
 
 
 # ------------------------------------------------------------------ rm and clean
 
 
 def test_rm_takes_one_quant_and_leaves_what_the_other_needs(home: Path, hub: FakeHub) -> None:
-    done = qwenctl(NOBODY, home, "rm", f"{GGUF}:Q8_0", "--json")
+    done = qwenctl(NO_HUB, home, "rm", f"{GGUF}:Q8_0", "--json")
     assert json.loads(done.stdout)["freed_bytes"] == hub.repos[GGUF].files["Toy-Q8_0.gguf"].size
     assert names(home) == [f"{GGUF}:Q4_0"]
-    assert qwenctl(NOBODY, home, "verify", "-q").returncode == 0
-    assert qwenctl(NOBODY, home, "rm", GGUF).returncode == 0
+    assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "rm", GGUF).returncode == 0
     assert names(home) == []
     assert [path for path in hub_cache(home).rglob("*") if path.is_file()] == []
 
@@ -267,13 +267,13 @@ def test_rm_takes_one_quant_and_leaves_what_the_other_needs(home: Path, hub: Fak
 def test_rm_takes_what_was_made_here_with_its_vision_tower(home: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     made = tmp_path / "made" / "toy.gguf"
-    assert qwenctl(NOBODY, home, "quantize", DATA / "toy", "--type", "Q8_0", "-o", made, "-q").returncode == 0
-    assert qwenctl(NOBODY, home, "rm", "toy").returncode == 0
+    assert qwenctl(NO_HUB, home, "quantize", DATA / "toy", "--type", "Q8_0", "-o", made, "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "rm", "toy").returncode == 0
     assert list(made.parent.iterdir()) == []
 
 
 def test_rm_asks_on_a_terminal(home: Path, filled: Path) -> None:
-    with Terminal(command("rm", f"{GGUF}:Q8_0"), home, **environment(NOBODY, home)) as terminal:
+    with Terminal(command("rm", f"{GGUF}:Q8_0"), home, **environment(NO_HUB, home)) as terminal:
         terminal.wait_for(f"remove {GGUF}:Q8_0")
         terminal.send("n\r")
         assert terminal.exit_code() == 0
@@ -287,10 +287,10 @@ def test_clean_removes_parts_and_nothing_else(home: Path, filled: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"x")
     os.utime(old, (0, 0))
-    assert "removed" not in qwenctl(NOBODY, home, "clean", "--dry-run").stderr
-    done = qwenctl(NOBODY, home, "clean")
+    assert "removed" not in qwenctl(NO_HUB, home, "clean", "--dry-run").stderr
+    done = qwenctl(NO_HUB, home, "clean")
     assert done.stderr.startswith("removed 2 leftovers: ")
     assert new.exists()
     assert not old.exists()
     assert names(home) == names(filled)
-    assert qwenctl(NOBODY, home, "verify", "-q").returncode == 0
+    assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0

@@ -96,12 +96,12 @@ def run(folder: Path, text: str) -> tuple[dict[str, str], str]:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
     return run(tmp_path_factory.mktemp("forked"), FORKED)
 
 
-def test_each_fork_is_one_test(said: tuple[dict[str, str], str]) -> None:
-    outcomes, text = said
+def test_each_fork_is_one_test(output: tuple[dict[str, str], str]) -> None:
+    outcomes, text = output
     assert outcomes == {
         "test_passes": "PASSED",
         "test_crashes": "FAILED",
@@ -133,8 +133,8 @@ def test_each_fork_is_one_test(said: tuple[dict[str, str], str]) -> None:
         "test_fails_by_an_example(\nE           value=7,\n",
     ],
 )
-def test_what_happened_in_a_fork_is_told(said: tuple[dict[str, str], str], words: str) -> None:
-    assert words in said[1]
+def test_what_happened_in_a_fork_is_told(output: tuple[dict[str, str], str], words: str) -> None:
+    assert words in output[1]
 
 
 def test_libllama_in_pytests_own_process_fails_the_test_that_loads_it(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_libllama_in_pytests_own_process_fails_the_test_that_loads_it(tmp_path: 
         "@pytest.mark.own_process\n"
         "def test_after(): pass\n"
     )
-    outcomes, said = run(tmp_path, text)
+    outcomes, output = run(tmp_path, text)
     assert outcomes["test_before"] == "PASSED"
-    assert "ERROR at teardown of test_loads" in said
+    assert "ERROR at teardown of test_loads" in output
     assert outcomes["test_after"] != "PASSED"
 
 

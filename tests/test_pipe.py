@@ -69,7 +69,7 @@ def test_endless_input_is_refused_with_its_limit() -> None:
 
 
 def test_each_piece_is_passed_on_unchanged() -> None:
-    said: list[str] = []
+    output: list[str] = []
     thought: list[str] = []
     events = [
         PrefillProgress(1, 2),
@@ -78,8 +78,8 @@ def test_each_piece_is_passed_on_unchanged() -> None:
         TextDelta("b\n", "answer"),
         DONE,
     ]
-    answer = stream_answer(iter(events), StatusLine(None), said.append, thought.append)
-    assert (said, thought) == (["A\x1b[1m", "b\n"], ["hm"])
+    answer = stream_answer(iter(events), StatusLine(None), output.append, thought.append)
+    assert (output, thought) == (["A\x1b[1m", "b\n"], ["hm"])
     assert answer == CompletedAnswer("A\x1b[1mb\n", "hm", DONE)
 
 

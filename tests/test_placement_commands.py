@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import make_sparse
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.conftest import DATA
 from tests.fake_hub import FakeHub, serve_folder
 from tests.gguf_files import converted
@@ -88,7 +88,7 @@ def test_a_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> 
 def test_plan_whose_device_has_gone_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
-    message, hint, code = said("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
+    message, hint, code = output("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
     assert (message, code) == ("no device is named GPU0", 2)
     assert hint == "available: CPU; `qwenctl doctor` shows what is here, and a new plan uses it"
 
@@ -183,19 +183,19 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )  # fmt: skip
 def test_what_cannot_be_planned(large: Path, options: tuple[str, ...], line: str, hint: str, code: int) -> None:
-    assert said("plan", str(large), *options) == (line, hint, code)
+    assert output("plan", str(large), *options) == (line, hint, code)
 
 
 def test_what_is_no_plan_is_not_loaded(toy_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"version": 1}')
-    line, hint, code = said("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"))
+    line, hint, code = output("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"))
     assert (line[:27], hint, code) == ("plan.json is not a plan ('m", "qwenctl plan MODEL --json > plan.json", 65)
-    given = said("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
+    given = output("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
     assert given == ("--plan cannot be used with options that a plan sets", "leave one of them out", 2)
 
 
 def test_a_file_that_is_quantized_has_no_type_to_choose(toy_gguf: Path) -> None:
-    line, _, code = said("plan", str(toy_gguf), "--type", "Q2_K")
+    line, _, code = output("plan", str(toy_gguf), "--type", "Q2_K")
     assert (line, code) == ("toy-Q8_0.gguf is quantized already: --type is for checkpoints", 2)
 
 
@@ -219,5 +219,5 @@ def test_a_model_of_the_hub_is_planned_by_its_headers(toy: Path, toy_gguf: Path,
 
 
 def test_room_for_a_vision_tower_needs_one(toy_gguf: Path) -> None:
-    line, _, code = said("plan", str(toy_gguf), "--vision", *DESCRIBED)
+    line, _, code = output("plan", str(toy_gguf), "--vision", *DESCRIBED)
     assert (line, code) == ("no mmproj file found for toy-Q8_0", 2)

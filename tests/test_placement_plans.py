@@ -55,10 +55,10 @@ def described(gpus: str, ram: str) -> Machine:
 
 
 def planned(
-    model: TensorInventory, gpus: str, ram: str, wishes: PlacementConstraints | None = None
+    model: TensorInventory, gpus: str, ram: str, constraints: PlacementConstraints | None = None
 ) -> Plan | QwenctlError:
     try:
-        return make_plan(model, described(gpus, ram), wishes or PlacementConstraints())
+        return make_plan(model, described(gpus, ram), constraints or PlacementConstraints())
     except QwenctlError as error:
         return error
 
@@ -189,10 +189,14 @@ def test_the_mtp_block_has_experts_of_its_own_layer(checkpoints: dict[str, Path]
     assert [part.layers for memory in wanted.memories for part in memory.parts if part.layers] == ["0-59", "60"]
 
 
-@pytest.mark.parametrize("wishes", [PlacementConstraints(vision=True), PlacementConstraints(vision_bytes=912_020_960)])
-def test_the_vision_tower_takes_the_room_of_experts(checkpoints: dict[str, Path], wishes: PlacementConstraints) -> None:
+@pytest.mark.parametrize(
+    "constraints", [PlacementConstraints(vision=True), PlacementConstraints(vision_bytes=912_020_960)]
+)
+def test_the_vision_tower_takes_the_room_of_experts(
+    checkpoints: dict[str, Path], constraints: PlacementConstraints
+) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
-    without, seeing = planned(whole, "24G", "512G"), planned(whole, "24G", "512G", wishes)
+    without, seeing = planned(whole, "24G", "512G"), planned(whole, "24G", "512G", constraints)
     assert isinstance(without, Plan)
     assert isinstance(seeing, Plan)
     assert seeing.memories[1].of("vision") == int(1.35 * 912_020_960)

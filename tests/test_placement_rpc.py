@@ -33,7 +33,7 @@ from tests.qwen35_layout import Model
 from tests.rpc_server import rpc_server
 
 LAYERS = 8
-WISHES = PlacementConstraints(context=512, threads=1, fit_targets=(0,))
+CONSTRAINTS = PlacementConstraints(context=512, threads=1, fit_targets=(0,))
 MIB = 1 << 20
 # With QWENCTL_TEST_SPLITS=all every number of layers is tried.
 EVERY = os.environ.get("QWENCTL_TEST_SPLITS") == "all"
@@ -70,8 +70,8 @@ def machine(*endpoints: str) -> Machine:
     return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
 
 
-def planned(moe: Path, wishes: PlacementConstraints, *endpoints: str) -> Plan:
-    return plan_with_dry_load(from_gguf(moe), machine(*endpoints), replace(wishes, rpc=endpoints))
+def planned(moe: Path, constraints: PlacementConstraints, *endpoints: str) -> Plan:
+    return plan_with_dry_load(from_gguf(moe), machine(*endpoints), replace(constraints, rpc=endpoints))
 
 
 def held(plan: Plan) -> dict[str, int]:
@@ -80,7 +80,7 @@ def held(plan: Plan) -> dict[str, int]:
 
 @pytest.mark.parametrize("layers", SPLITS)
 def test_experts_may_lie_in_ram_or_on_a_device(moe: Path, logits: bytes, large: str, layers: int) -> None:
-    plan = planned(moe, replace(WISHES, cpu_experts=layers), large)
+    plan = planned(moe, replace(CONSTRAINTS, cpu_experts=layers), large)
     found, memory = placed_logits(moe, plan.settings)
     assert found == logits
     assert plan.exact
@@ -91,14 +91,14 @@ def test_experts_may_lie_in_ram_or_on_a_device(moe: Path, logits: bytes, large: 
 
 @pytest.mark.parametrize("layers", range(LAYERS + 2) if EVERY else [4])
 def test_whole_layers_may_lie_on_a_device(moe: Path, logits: bytes, large: str, layers: int) -> None:
-    plan = planned(moe, replace(WISHES, gpu_layers=layers), large)
+    plan = planned(moe, replace(CONSTRAINTS, gpu_layers=layers), large)
     found, memory = placed_logits(moe, plan.settings)
     assert (found, plan_deviations(plan, memory)) == (logits, [])
 
 
 def test_single_tensors_lie_where_an_override_says(moe: Path, logits: bytes, large: str) -> None:
-    wishes = replace(WISHES, overrides=((r"blk\.[02]\.ffn_up_exps", "CPU"), (r"blk\.1\.attn_qkv", "CPU")))
-    plan = planned(moe, wishes, large)
+    constraints = replace(CONSTRAINTS, overrides=((r"blk\.[02]\.ffn_up_exps", "CPU"), (r"blk\.1\.attn_qkv", "CPU")))
+    plan = planned(moe, constraints, large)
     found, memory = placed_logits(moe, plan.settings)
     assert (found, plan_deviations(plan, memory)) == (logits, [])
     assert plan.memories[0].of("routed experts", "linear attention") > 0
@@ -108,7 +108,7 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, logits: byte
     sizes = []
     for memory in (10, 12, 16, 20, 25, 30, 38, 45, 55, 70) if EVERY else (12, 45):
         with rpc_server(memory * MIB) as endpoint:
-            plan = planned(moe, WISHES, endpoint)
+            plan = planned(moe, CONSTRAINTS, endpoint)
             found, actual = placed_logits(moe, plan.settings)
         assert (found, plan_deviations(plan, actual)) == (logits, [])
         sizes.append(plan.memories[1].n_bytes)
@@ -117,17 +117,17 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, logits: byte
     assert sizes[0] < sizes[-1]
 
 
-@pytest.mark.parametrize("wishes", [WISHES, replace(WISHES, split=(1.0, 2.0), cpu_experts=3)])
-def test_two_devices_hold_it_together(moe: Path, logits: bytes, wishes: PlacementConstraints) -> None:
+@pytest.mark.parametrize("constraints", [CONSTRAINTS, replace(CONSTRAINTS, split=(1.0, 2.0), cpu_experts=3)])
+def test_two_devices_hold_it_together(moe: Path, logits: bytes, constraints: PlacementConstraints) -> None:
     with rpc_server(36 * MIB) as first, rpc_server(40 * MIB) as second:
-        plan = planned(moe, wishes, first, second)
+        plan = planned(moe, constraints, first, second)
         found, memory = placed_logits(moe, plan.settings)
     assert (found, plan_deviations(plan, memory)) == (logits, [])
     assert {one.name for one in memory if one.weights} == {CPU, "RPC0", "RPC1"}
 
 
 def test_more_or_less_than_planned_is_told(moe: Path, large: str) -> None:
-    plan = planned(moe, WISHES, large)
+    plan = planned(moe, CONSTRAINTS, large)
     _, memory = placed_logits(moe, plan.settings)
     wrong = [replace(one, weights=int(one.weights * 1.1)) if one.name == "RPC0" else one for one in memory]
     [line] = plan_deviations(plan, wrong)
@@ -135,25 +135,25 @@ def test_more_or_less_than_planned_is_told(moe: Path, large: str) -> None:
 
 
 def test_a_load_that_takes_more_than_planned_leaves_a_warning_in_the_log(moe: Path, large: str, tmp_path: Path) -> None:
-    plan = planned(moe, WISHES, large)
+    plan = planned(moe, CONSTRAINTS, large)
     ram, device = plan.memories
     others = tuple(part for part in device.parts if part.kind != "routed experts")
     wrong = replace(plan, memories=(ram, replace(device, parts=others)))
     for one, warnings in ((plan, 0), (wrong, 1)):
-        opened(moe, one, WISHES, tmp_path, []).engine.close()
+        opened(moe, one, CONSTRAINTS, tmp_path, []).engine.close()
         [log] = tmp_path.glob("engine-*.log")
         assert log.read_text().count("warning: RPC0 holds ") == warnings
         log.unlink()
 
 
-def opened(moe: Path, plan: Plan, wishes: PlacementConstraints, logs: Path, told: list[str]) -> LoadedEngine:
+def opened(moe: Path, plan: Plan, constraints: PlacementConstraints, logs: Path, told: list[str]) -> LoadedEngine:
     def follow(events: Iterator[object]) -> ModelInfo:
         loaded = list(events)[-1]
         assert isinstance(loaded, ModelInfo)
         return loaded
 
     def replan(limits: Mapping[str, int]) -> Plan:
-        return plan_with_dry_load(from_gguf(moe), plan.machine, replace(wishes, limits=tuple(limits.items())))
+        return plan_with_dry_load(from_gguf(moe), plan.machine, replace(constraints, limits=tuple(limits.items())))
 
     return open_by_plan(moe, plan, OpenRequest(lambda: Engine.start(logs), follow, replan, told.append))
 
@@ -164,11 +164,11 @@ def test_memory_that_another_program_took_makes_the_plan_smaller(
 ) -> None:
     with rpc_server(400 * MIB, enforced=left) as endpoint:
         told: list[str] = []
-        wishes = replace(WISHES, rpc=(endpoint,))
-        plan = planned(moe, WISHES, endpoint)
+        constraints = replace(CONSTRAINTS, rpc=(endpoint,))
+        plan = planned(moe, CONSTRAINTS, endpoint)
         with pytest.raises(RuntimeError, match="failed to allocate"):
             placed_logits(moe, plan.settings)
-        model = opened(moe, plan, wishes, tmp_path, told)
+        model = opened(moe, plan, constraints, tmp_path, told)
         model.engine.close()
         assert told
         assert all(
@@ -181,16 +181,16 @@ def test_memory_that_another_program_took_makes_the_plan_smaller(
 def test_the_device_that_lacks_memory_gets_less_and_not_another(moe: Path, tmp_path: Path) -> None:
     with rpc_server(36 * MIB) as first, rpc_server(400 * MIB, enforced=20 * MIB) as second:
         told: list[str] = []
-        wishes = replace(WISHES, rpc=(first, second), split=(1.0, 1.0))
-        opened(moe, planned(moe, wishes, first, second), wishes, tmp_path, told).engine.close()
+        constraints = replace(CONSTRAINTS, rpc=(first, second), split=(1.0, 1.0))
+        opened(moe, planned(moe, constraints, first, second), constraints, tmp_path, told).engine.close()
     assert told
     assert all(line.startswith("RPC1 did not have enough memory for the plan; ") for line in told)
 
 
 def test_what_was_fixed_by_hand_is_not_taken_back(moe: Path, tmp_path: Path) -> None:
     with rpc_server(400 * MIB, enforced=30 * MIB) as endpoint:
-        wishes = replace(WISHES, cpu_experts=0, rpc=(endpoint,))
-        plan = planned(moe, wishes, endpoint)
+        constraints = replace(CONSTRAINTS, cpu_experts=0, rpc=(endpoint,))
+        plan = planned(moe, constraints, endpoint)
         with pytest.raises(QwenctlError, match="failed to allocate") as failure:
-            opened(moe, plan, wishes, tmp_path, [])
+            opened(moe, plan, constraints, tmp_path, [])
     assert failure.value.code == ExitCode.NO_MEMORY

@@ -45,63 +45,63 @@ def home(tmp_path_factory: pytest.TempPathFactory, toy_gguf: Path) -> Path:
 
 
 @pytest.fixture
-def kept(home: Path, tmp_path: Path) -> Path:
+def saved(home: Path, tmp_path: Path) -> Path:
     """A copy of that home."""
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
-def test_a_kept_prefix_is_not_read_again_and_answers_as_its_text_does(kept: Path, toy_gguf: Path) -> None:
-    from_text = answer(kept, "-m", str(toy_gguf), "--prefix", str(kept / "book.txt"))
-    (kept / "book.txt").unlink()
-    from_state = answer(kept, "-m", str(toy_gguf), "--prefix", "book")
+def test_a_kept_prefix_is_not_read_again_and_answers_as_its_text_does(saved: Path, toy_gguf: Path) -> None:
+    from_text = answer(saved, "-m", str(toy_gguf), "--prefix", str(saved / "book.txt"))
+    (saved / "book.txt").unlink()
+    from_state = answer(saved, "-m", str(toy_gguf), "--prefix", "book")
     assert from_text["usage"]["cached_tokens"] == 0
     assert from_state["usage"]["cached_tokens"] > 300
     assert from_state["usage"]["prompt_tokens"] - from_state["usage"]["cached_tokens"] < 40
     assert from_state["answer"] == from_text["answer"]
 
 
-def test_a_chat_begins_with_a_kept_prefix(kept: Path, toy_gguf: Path) -> None:
-    with chat(kept, "-m", str(toy_gguf), "--prefix", "book", *BRIEF) as terminal:
+def test_a_chat_begins_with_a_kept_prefix(saved: Path, toy_gguf: Path) -> None:
+    with chat(saved, "-m", str(toy_gguf), "--prefix", "book", *BRIEF) as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send("What is the capital of France?\r")
         terminal.wait_for("context ")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
-    [row] = json.loads(run(kept, "sessions", "--json").stdout)
-    assert json.loads(run(kept, "sessions", "show", row["name"], "--json").stdout)["messages"][0]["content"] == TEXT
+    [row] = json.loads(run(saved, "sessions", "--json").stdout)
+    assert json.loads(run(saved, "sessions", "show", row["name"], "--json").stdout)["messages"][0]["content"] == TEXT
 
 
-def test_prefixes_are_listed_shown_and_deleted(kept: Path) -> None:
-    [row] = json.loads(run(kept, "prefixes", "--json").stdout)
+def test_prefixes_are_listed_shown_and_deleted(saved: Path) -> None:
+    [row] = json.loads(run(saved, "prefixes", "--json").stdout)
     assert (row["name"], row["messages"]) == ("book", 1)
     assert row["state_bytes"] > 10_000
-    assert run(kept, "prefixes").stdout.startswith(b"book  ")
-    assert run(kept, "prefixes", "show", "book").stdout.decode() == f"{TEXT}\n"
-    assert run(kept, "prefixes", "delete", "book").returncode == 0
-    assert run(kept, "prefixes").stdout == b""
-    assert run(kept, "sessions").stdout == b""
+    assert run(saved, "prefixes").stdout.startswith(b"book  ")
+    assert run(saved, "prefixes", "show", "book").stdout.decode() == f"{TEXT}\n"
+    assert run(saved, "prefixes", "delete", "book").returncode == 0
+    assert run(saved, "prefixes").stdout == b""
+    assert run(saved, "sessions").stdout == b""
 
 
-def test_only_its_owner_can_read_a_prefix(kept: Path) -> None:
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (kept / "qwenctl" / "prefixes").rglob("*")}
+def test_only_its_owner_can_read_a_prefix(saved: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (saved / "qwenctl" / "prefixes").rglob("*")}
     assert modes == {"book": 0o700, "conversation.json": 0o600, "lock": 0o600, "state": 0o600}
 
 
-def test_a_prefix_of_another_kind_of_cache_is_read_again_and_told(kept: Path, toy_gguf: Path) -> None:
+def test_a_prefix_of_another_kind_of_cache_is_read_again_and_told(saved: Path, toy_gguf: Path) -> None:
     other = ("-m", str(toy_gguf), "--prefix", "book", "-ctk", "q8_0")
-    done = run(kept, "chat", *BRIEF, *other, "What is the capital of France?")
+    done = run(saved, "chat", *BRIEF, *other, "What is the capital of France?")
     assert b"the prefix 'book' was evaluated again: it was made with another" in done.stderr
-    assert answer(kept, *other)["usage"]["cached_tokens"] > 300
+    assert answer(saved, *other)["usage"]["cached_tokens"] > 300
 
 
-def test_each_set_of_functions_has_a_state_of_its_own(kept: Path, toy_gguf: Path) -> None:
-    tools = kept / "tools.json"
+def test_each_set_of_functions_has_a_state_of_its_own(saved: Path, toy_gguf: Path) -> None:
+    tools = saved / "tools.json"
     tools.write_text('[{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}]')
     with_tools = ("-m", str(toy_gguf), "--prefix", "book", "--tools", str(tools))
-    assert answer(kept, *with_tools)["usage"]["cached_tokens"] > 300  # read, and kept beside the other
-    assert answer(kept, "-m", str(toy_gguf), "--prefix", "book")["usage"]["cached_tokens"] > 300
-    assert len(list((kept / "qwenctl" / "prefixes" / "book").glob("state*"))) == 2
+    assert answer(saved, *with_tools)["usage"]["cached_tokens"] > 300  # read, and kept beside the other
+    assert answer(saved, "-m", str(toy_gguf), "--prefix", "book")["usage"]["cached_tokens"] > 300
+    assert len(list((saved / "qwenctl" / "prefixes" / "book").glob("state*"))) == 2
 
 
 def test_a_folder_is_a_prefix_too(tmp_path: Path, toy_gguf: Path) -> None:
@@ -124,9 +124,9 @@ def test_a_folder_is_a_prefix_too(tmp_path: Path, toy_gguf: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_prefix_that_cannot_be_used_is_told(
-    kept: Path, toy_gguf: Path, options: tuple[str, ...], message: bytes, code: ExitCode
+    saved: Path, toy_gguf: Path, options: tuple[str, ...], message: bytes, code: ExitCode
 ) -> None:
-    done = run(kept, "chat", "-m", str(toy_gguf), *options, "hi")
+    done = run(saved, "chat", "-m", str(toy_gguf), *options, "hi")
     assert message in done.stderr
     assert done.returncode == code
     assert done.stderr.count(b"\n") <= 2
@@ -151,11 +151,11 @@ def kill_at(tokens: int, engine: Engine, events: Iterator[PrefillProgress | Pref
 def answered(engine: Engine) -> tuple[str, int]:
     """The greedy answer to a question about LONG, and how many tokens of it were there already."""
     asked = Conversation().with_system(LONG).with_user("What is the capital of France?").prompt_messages
-    *said, last = engine.generate(
+    *output, last = engine.generate(
         Generate(asked, enable_thinking=False, sampling=Sampling(temperature=0), max_tokens=20)
     )
     assert isinstance(last, GenerationFinished)
-    return "".join(event.text for event in said if isinstance(event, TextDelta)), last.usage.cached_tokens
+    return "".join(event.text for event in output if isinstance(event, TextDelta)), last.usage.cached_tokens
 
 
 @pytest.mark.slow
@@ -179,26 +179,26 @@ def test_a_long_reading_goes_on_where_it_was_stopped_or_killed(toy_gguf: Path, t
         done = reading(engine, file, until=10**9)
         assert done == PrefixReady(stopped.total, stopped.total)
         assert engine.restore(file).tokens == stopped.total
-        said, cached = answered(engine)
+        output, cached = answered(engine)
         assert cached == stopped.total
     with Engine.start(tmp_path) as engine:
         list(engine.load(toy_gguf, settings))
-        assert answered(engine) == (said, 0)  # as if it had been read in one go
+        assert answered(engine) == (output, 0)  # as if it had been read in one go
 
 
-def test_a_batch_begins_with_a_kept_prefix_and_reads_it_once(kept: Path, toy_gguf: Path) -> None:
-    asked = kept / "in.txt"
+def test_a_batch_begins_with_a_kept_prefix_and_reads_it_once(saved: Path, toy_gguf: Path) -> None:
+    asked = saved / "in.txt"
     asked.write_text("What is the capital of France?\nWho are you?\n")
     options = ("batch", "--lines", str(asked), "-m", str(toy_gguf), *BRIEF, "-np", "2", "--json")
     runs = [
-        run(kept, *options, "--prefix", prefix, "-o", str(kept / name))
-        for prefix, name in (("book", "1.jsonl"), ("book", "2.jsonl"), (str(kept / "book.txt"), "3.jsonl"))
+        run(saved, *options, "--prefix", prefix, "-o", str(saved / name))
+        for prefix, name in (("book", "1.jsonl"), ("book", "2.jsonl"), (str(saved / "book.txt"), "3.jsonl"))
     ]
     assert [done.returncode for done in runs] == [0, 0, 0], runs
-    first, second, from_text = ((kept / name).read_text() for name in ("1.jsonl", "2.jsonl", "3.jsonl"))
+    first, second, from_text = ((saved / name).read_text() for name in ("1.jsonl", "2.jsonl", "3.jsonl"))
     assert first == second == from_text
     read = [json.loads(done.stdout)["prompt_tokens"] for done in runs]
     assert read[0] > 300
     assert read[1] < 80
-    different = run(kept, *options, "--prefix", "book", "--system", "Be brief.")
+    different = run(saved, *options, "--prefix", "book", "--system", "Be brief.")
     assert b"--prefix and --system cannot be used together" in different.stdout

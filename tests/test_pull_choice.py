@@ -14,7 +14,7 @@ from tests import checkpoints
 from tests.conftest import DATA
 from tests.fake_hub import FakeHub, Repo, ServedFile, serve_folder
 from tests.gguf_files import converted
-from tests.pulling import REPO, command, environment, failure, hub_cache, kept, qwenctl, snapshot, write_random
+from tests.pulling import REPO, command, environment, failure, hub_cache, qwenctl, saved, snapshot, write_random
 from tests.qwen35_layout import PUBLISHED
 from tests.terminal import Terminal
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], line: str, 
     found, hint, code = failure(qwenctl(hub, tmp_path, "pull", *arguments))
     assert (found, code) == (line, 2)
     assert hint
-    assert kept(tmp_path) == 0
+    assert saved(tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_no_is_an_answer(answer: str, hub: FakeHub, tmp_path: Path) -> None:
         terminal.wait_for("pull it?")
         terminal.send(answer)
         assert terminal.exit_code() == 0
-    assert kept(tmp_path) == 0
+    assert saved(tmp_path) == 0
     assert hub.sent == 1 << 16  # the start of one header
 
 

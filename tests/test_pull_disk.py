@@ -20,9 +20,9 @@ from tests.pulling import (
     environment,
     failure,
     hub_cache,
-    kept,
     one_file_repo,
     qwenctl,
+    saved,
 )
 
 SIZE = 20_000_000
@@ -159,5 +159,5 @@ def test_another_folder_can_be_chosen(hub: FakeHub, repo: Repo, tmp_path: Path) 
     done = qwenctl(hub, tmp_path, "pull", MODEL, "--to", tmp_path / "hf" / "hub")
     assert done.returncode == 0, done.stderr
     assert_whole(tmp_path, repo, NAME)
-    assert kept(tmp_path) == 0
+    assert saved(tmp_path) == 0
     assert os.path.realpath(done.stdout.strip()).endswith(repo.files[NAME].sha256)

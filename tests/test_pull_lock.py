@@ -22,7 +22,7 @@ from tests.pulling import REPO, assert_whole, failure, hub_cache, qwenctl, snaps
 
 MODEL, NAMES = f"{REPO}:Q4_K_M", ["Toy-Q4_K_M.gguf", "mmproj-F16.gguf"]
 SOURCE, TOKEN = "Qwen/Toy", "hf_abcdefghijklmnopqrstuvwxyz"
-NOBODY = "http://127.0.0.1:9"
+NO_HUB = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -158,16 +158,16 @@ def test_offline_a_model_that_is_here_is_found(hub: FakeHub, repo: Repo, tmp_pat
     assert made.returncode == 0
     for more in ({"arguments": ["--offline"]}, {"HF_HUB_OFFLINE": "1"}):
         arguments = more.pop("arguments", [])
-        done = qwenctl(NOBODY, tmp_path, "pull", f"{SOURCE}:Q8_0", *arguments, **more)
+        done = qwenctl(NO_HUB, tmp_path, "pull", f"{SOURCE}:Q8_0", *arguments, **more)
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'toy.gguf'}\n"), done.stderr
-    line, hint, code = failure(qwenctl(NOBODY, tmp_path, "pull", "a/b:Q8_0", "--offline"))
+    line, hint, code = failure(qwenctl(NO_HUB, tmp_path, "pull", "a/b:Q8_0", "--offline"))
     assert (line, code) == ("a/b:Q8_0 is not on this machine", 66)
     assert hint == f"available: {SOURCE}:Q8_0"
 
 
 def test_without_a_network_it_says_how_many_models_are_here(hub: FakeHub, tmp_path: Path) -> None:
     qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q8_0", "-o", tmp_path / "toy.gguf", "-q")
-    line, hint, code = failure(qwenctl(NOBODY, tmp_path, "pull", MODEL))
+    line, hint, code = failure(qwenctl(NO_HUB, tmp_path, "pull", MODEL))
     assert (line, code) == ("cannot reach 127.0.0.1:9 (connection refused)", 69)
     assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 1 model here"
 
@@ -176,10 +176,10 @@ def test_offline_a_revision_must_be_the_one_that_is_here(hub: FakeHub, tmp_path:
     source = hub.repos[SOURCE]
     assert qwenctl(hub, tmp_path, "pull", SOURCE, "--source", "-q").returncode == 0
     for revision in ("main", source.commit):
-        done = qwenctl(NOBODY, tmp_path, "pull", SOURCE, "--source", "--offline", "--revision", revision)
+        done = qwenctl(NO_HUB, tmp_path, "pull", SOURCE, "--source", "--offline", "--revision", revision)
         assert (done.returncode, done.stdout) == (0, f"{snapshot(tmp_path, source, SOURCE)}\n"), done.stderr
     for more in (("--revision", "0" * 40), ("--quantize", "q8_0")):
-        line, _, code = failure(qwenctl(NOBODY, tmp_path, "pull", SOURCE, "--offline", *more))
+        line, _, code = failure(qwenctl(NO_HUB, tmp_path, "pull", SOURCE, "--offline", *more))
         assert (line, code) == (f"{SOURCE} is not on this machine", 66)
 
 
@@ -189,12 +189,12 @@ def test_offline_a_lock_is_held_against_what_is_here(hub: FakeHub, repo: Repo, t
     qwenctl(hub, tmp_path, "pull", MODEL)
     lock.write_bytes(locked(tmp_path, repo).read_bytes())
     path = snapshot(tmp_path, repo) / NAMES[0]
-    assert qwenctl(NOBODY, tmp_path, *pull).stdout == f"{path}\n"
-    line, hint, code = failure(qwenctl(NOBODY, tmp_path / "another", *pull))
+    assert qwenctl(NO_HUB, tmp_path, *pull).stdout == f"{path}\n"
+    line, hint, code = failure(qwenctl(NO_HUB, tmp_path / "another", *pull))
     assert line.startswith(f"{NAMES[0]} of {REPO}@{repo.commit[:12]} is not in ")
     assert (hint, code) == ("pull it without --offline", 66)
     path.resolve().write_bytes(b"x" * 2_000_000)
-    line, _, code = failure(qwenctl(NOBODY, tmp_path, *pull))
+    line, _, code = failure(qwenctl(NO_HUB, tmp_path, *pull))
     assert (line, code) == (
         f"{REPO}@{repo.commit[:12]} does not match the lock file: {NAMES[0]} has different content",
         65,
@@ -204,7 +204,7 @@ def test_offline_a_lock_is_held_against_what_is_here(hub: FakeHub, repo: Repo, t
 def test_offline_what_was_made_is_held_against_its_lock(hub: FakeHub, tmp_path: Path) -> None:
     made = qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q4_0", "--no-vision", "-o", tmp_path, "-q")
     assert made.returncode == 0
-    done = qwenctl(NOBODY, tmp_path, "pull", "--locked", tmp_path / "qwenctl.lock.json", "--offline", "-o", tmp_path)
+    done = qwenctl(NO_HUB, tmp_path, "pull", "--locked", tmp_path / "qwenctl.lock.json", "--offline", "-o", tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'Toy-Q4_0.gguf'}\n")
 
 
@@ -223,7 +223,7 @@ def test_a_folder_that_was_chosen_is_found_again(hub: FakeHub, tmp_path: Path) -
     toy = serve_folder(DATA / "toy")
     hub.repos[SOURCE] = toy
     assert qwenctl(hub, tmp_path, "pull", SOURCE, "--source", "--to", tmp_path / "disk").returncode == 0
-    rows = json.loads(qwenctl(NOBODY, tmp_path, "ls", "--json").stdout)
+    rows = json.loads(qwenctl(NO_HUB, tmp_path, "ls", "--json").stdout)
     assert [row["name"] for row in rows] == [f"{SOURCE}:checkpoint"]
     assert not hub_cache(tmp_path).exists()
 

@@ -156,8 +156,8 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
     _, stderr = process.communicate(timeout=60)
     assert hub.sent < 0.8 * sum(file.size for file in source[1].files.values())
     assert process.returncode == code
-    kept = r"qwenctl: error: stopped; \S+ [kM]B of 14\.0 MB are saved in toy\.gguf\.part"
-    assert re.search(rf"^{kept}\n  hint: the same command resumes from there\n\Z", stderr, re.MULTILINE)
+    saved = r"qwenctl: error: stopped; \S+ [kM]B of 14\.0 MB are saved in toy\.gguf\.part"
+    assert re.search(rf"^{saved}\n  hint: the same command resumes from there\n\Z", stderr, re.MULTILINE)
     hub.rate = 0
     assert run(hub, tmp_path).returncode == 0
     assert_made(tmp_path, clean)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fake_hub import FakeHub, Repo
 from tests.fake_hub_faults import Fault
-from tests.pulling import REPO, assert_whole, failure, hub_cache, kept, one_file_repo, qwenctl
+from tests.pulling import REPO, assert_whole, failure, hub_cache, one_file_repo, qwenctl, saved
 
 SIZE = 20_000_000
 MODEL, NAME = f"{REPO}:Q4_K_M", "Toy-Q4_K_M.gguf"
@@ -100,9 +100,9 @@ def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as no_ids:
+        no_ids.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{no_ids.getsockname()[1]}"
         line, _, code = refused(f"http://{host}", tmp_path)
     assert (line, code) == (f"cannot reach {host} (connection refused)", 69)
 
@@ -185,7 +185,7 @@ def test_bytes_that_are_wrong_twice(hub: FakeHub, repo: Repo, tmp_path: Path) ->
     line, hint, code = refused(hub, tmp_path)
     assert re.fullmatch(wrong_bytes(repo), line)
     assert (hint, code) == ("it arrived damaged twice: test RAM and disk, then run again", 65)
-    assert kept(tmp_path) == 0
+    assert saved(tmp_path) == 0
     assert list(hub_cache(tmp_path).rglob(repo.files[NAME].sha256)) == []
 
 

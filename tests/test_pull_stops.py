@@ -23,8 +23,8 @@ from tests.pulling import (
     environment,
     failure,
     hub_cache,
-    kept,
     qwenctl,
+    saved,
     write_random,
 )
 
@@ -58,7 +58,7 @@ def pulling(hub: FakeHub, home: Path, *more: str) -> Iterator[subprocess.Popen[s
     ) as process:  # fmt: skip
         try:
             end = time.monotonic() + 60
-            while kept(home) < 2_000_000:
+            while saved(home) < 2_000_000:
                 assert process.poll() is None
                 assert time.monotonic() < end
                 time.sleep(0.01)

@@ -257,8 +257,8 @@ def test_weights_that_no_block_can_hold(value: float, problem: str, hint: str, t
         arrays["lm_head.weight"][5, 7] = value
 
     source = saved(tmp_path, spoil)
-    said_so = said("quantize", str(source), "-o", str(tmp_path / "out.gguf"), "--type", "Q8_0", "--quiet")
-    assert said_so == (f"output.weight contains values that are {problem}", hint, 65)
+    told_so = said("quantize", str(source), "-o", str(tmp_path / "out.gguf"), "--type", "Q8_0", "--quiet")
+    assert told_so == (f"output.weight contains values that are {problem}", hint, 65)
     assert not (tmp_path / "out.gguf").exists()
 
 

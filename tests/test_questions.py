@@ -36,9 +36,11 @@ def test_every_answer_is_right(model: Path, tmp_path: Path, think: bool) -> None
         list(engine.load(model, LoadParams(context_tokens=512)))
         for question, answer in TEXT_QUESTIONS:
             events = engine.generate(Generate((Message("user", question),), think, GREEDY))
-            said = "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == "answer")
-            if said.strip() != answer:
-                wrong[question] = said
+            output = "".join(
+                event.text for event in events if isinstance(event, TextDelta) and event.channel == "answer"
+            )
+            if output.strip() != answer:
+                wrong[question] = output
     assert wrong == {}
     assert len(TEXT_QUESTIONS) == 245
 

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from quantize.errors import BadOption
 from quantize.formatting import format_bytes, format_memory, parse_bytes
 from qwenctl import cli
-from tests.command_line import said
+from tests.command_line import output
 
 PREFIXES = "KMGT"
 UNITS = {prefix + "B": 1000**power for power, prefix in enumerate(PREFIXES, 1)}
@@ -138,4 +138,4 @@ def test_any_other_text_is_refused_in_one_way(text: str) -> None:
     ],
 )
 def test_a_wrong_size_is_one_line_that_names_the_option(arguments: tuple[str, ...], option: str) -> None:
-    assert said(*arguments) == (f"invalid value for '{option}': 'much' is not a size", EXAMPLE, 2)
+    assert output(*arguments) == (f"invalid value for '{option}': 'much' is not a size", EXAMPLE, 2)

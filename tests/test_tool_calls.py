@@ -71,16 +71,18 @@ def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
     functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
     turn = {"role": "assistant", "content": text, "reasoning_content": thinking or "", "tool_calls": functions}
     rendered = TEMPLATE.render(messages=[{"role": "user", "content": "Hi"}, turn])
-    said = rendered.split("<|im_start|>assistant\n<think>\n", 1)[1].removesuffix("<|im_end|>\n")
-    return said if thinking is not None else said.replace("</think>\n\n", "", 1)
+    output = rendered.split("<|im_start|>assistant\n<think>\n", 1)[1].removesuffix("<|im_end|>\n")
+    return output if thinking is not None else output.replace("</think>\n\n", "", 1)
 
 
-def heard(model: LoadedModel, said: str) -> dict[Channel, str]:
+def heard(model: LoadedModel, output: str) -> dict[Channel, str]:
     """The text of each channel when the model says `said`."""
     text = StreamingDetokenizer(
         model.token_bytes, model.think_end_token, thinking=True, tool_call_start=model.tool_call_start_token
     )
-    events = [event for token in model.tokenizer.tokenize_template(said) for event in text.feed(token)] + text.finish()
+    events = [
+        event for token in model.tokenizer.tokenize_template(output) for event in text.feed(token)
+    ] + text.finish()
     channels: tuple[Channel, ...] = ("thinking", "answer", "call")
     return {one: "".join(event.text for event in events if event.channel == one) for one in channels}
 
@@ -110,11 +112,11 @@ def test_what_a_model_writes_as_its_template_does_need_not_be_read_again(
     toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str
 ) -> None:
     tools, calls = made
-    said = unicodedata.normalize("NFC", as_written(text, calls, thinking))
+    output = unicodedata.normalize("NFC", as_written(text, calls, thinking))
     asked = [Message("user", "Hi")]
     called = [*asked, Message("assistant", text, thinking, tuple(calls)), Message("tool", "x")]
     begin = toy_model.template.prompt(asked, think=True, tools=tools).tokens + toy_model.tokenizer.tokenize_template(
-        said
+        output
     )
     assert toy_model.template.prompt(called, think=True, tools=tools).tokens[: len(begin)] == begin
 
@@ -135,17 +137,17 @@ PARIS = f"<function=get_weather>\n{CITY}</function>\n"
 
 def test_what_is_left_out_of_the_form_is_forgiven() -> None:
     wanted = [ToolCall("get_weather", {"city": "Paris"})]
-    for said in (
+    for output in (
         calling(PARIS),
         calling(PARIS).removesuffix("</tool_call>"),
         calling(PARIS).replace("\n", ""),
         calling(PARIS).replace("\n", "\n  ").replace("  Paris\n  ", "Paris\n"),
     ):
-        assert [one.call for one in find_calls(said, TOOLS).calls] == wanted
+        assert [one.call for one in find_calls(output, TOOLS).calls] == wanted
 
 
 @pytest.mark.parametrize(
-    ("said", "names", "broken", "problem"),
+    ("output", "names", "broken", "problem"),
     [
         ("<tool_call>", [], 1, "the call has no <function=NAME>"),
         ("<tool_call>\nget_weather(Paris)\n</tool_call>", [], 1, "the call has no <function=NAME>"),
@@ -171,8 +173,8 @@ def test_what_is_left_out_of_the_form_is_forgiven() -> None:
         ),
     ],
 )
-def test_what_is_no_call_is_told_to_the_model(said: str, names: list[str], broken: int, problem: str) -> None:
-    found = find_calls(said, TOOLS)
+def test_what_is_no_call_is_told_to_the_model(output: str, names: list[str], broken: int, problem: str) -> None:
+    found = find_calls(output, TOOLS)
     assert [one.call.name for one in found.calls] == names
     assert found.broken.count("<tool_call>") == broken
     assert found.problem.startswith(problem)
@@ -231,8 +233,8 @@ ANY_SCHEMA = st.recursive(
 
 @settings(max_examples=500)
 @given(ANYTHING, ANY_SCHEMA)
-def test_nothing_that_a_model_says_is_an_exception(said: str, schema: Any) -> None:
-    found = find_calls("<tool_call>" + said, (tool("now", {"x": schema}),))
+def test_nothing_that_a_model_says_is_an_exception(output: str, schema: Any) -> None:
+    found = find_calls("<tool_call>" + output, (tool("now", {"x": schema}),))
     assert found.calls or found.problem
     for one in found.calls:
         assert json.loads(json.dumps(one.call.arguments, allow_nan=False)) == one.call.arguments
@@ -248,8 +250,8 @@ def test_json_that_other_programs_cannot_read_is_text(text: str) -> None:
 
 
 def test_a_call_of_a_megabyte_is_read_at_once() -> None:
-    said = calling(f"<function=f>\n<parameter=x>\n{'</parameter> <tool_call>' * 40_000}\n</parameter>\n</function>\n")
-    assert len(find_calls(said, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
+    output = calling(f"<function=f>\n<parameter=x>\n{'</parameter> <tool_call>' * 40_000}\n</parameter>\n</function>\n")
+    assert len(find_calls(output, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
     find_calls("<tool_call><function=f><parameter=x>" * 20_000, ())
 
 

@@ -29,11 +29,11 @@ ENVIRONMENT.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=Fal
 TEMPLATE = ENVIRONMENT.from_string((TOY / "chat_template.jinja").read_text())
 
 TEXT = st.text().filter(lambda text: not any(special in text for special in SPECIAL))
-SAID = TEXT.filter(lambda text: text.strip())
+OUTPUT = TEXT.filter(lambda text: text.strip())
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
 JSON = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
 CALLS = st.lists(st.builds(ToolCall, TEXT, st.dictionaries(TEXT, JSON, max_size=3)), min_size=1, max_size=3)
-ROUNDS = st.lists(st.tuples(TEXT, TEXT, CALLS, st.lists(SAID, min_size=1, max_size=3)), min_size=1, max_size=3)
+ROUNDS = st.lists(st.tuples(TEXT, TEXT, CALLS, st.lists(OUTPUT, min_size=1, max_size=3)), min_size=1, max_size=3)
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -71,7 +71,7 @@ def reference_tokens(messages: list[Message], tools: Tools, *, think: bool) -> l
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(SAID, ROUNDS), min_size=1, max_size=2), TEXT, TEXT, JSON, st.booleans())
+@given(st.lists(st.tuples(OUTPUT, ROUNDS), min_size=1, max_size=2), TEXT, TEXT, JSON, st.booleans())
 def test_calls_and_results_give_the_tokens_of_the_reference(
     toy_model: LoadedModel, turns: list[tuple[str, Any]], system: str, description: str, value: Any, think: bool
 ) -> None:

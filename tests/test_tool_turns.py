@@ -37,11 +37,11 @@ def say(engine: Engine, messages: list[Message], *, think: bool, grammar: str = 
     request = Generate(tuple(messages), think, GREEDY, 60, grammar=grammar, tools=(WEATHER,))
     *events, finished = engine.generate(request)
     assert isinstance(finished, GenerationFinished)
-    said = [
+    output = [
         "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == channel)
         for channel in ("answer", "thinking", "call")
     ]
-    message, found = answer_with_calls(*said, finished.reason, (WEATHER,))
+    message, found = answer_with_calls(*output, finished.reason, (WEATHER,))
     assert not found.problem
     return message, finished.usage
 
@@ -50,7 +50,7 @@ def say(engine: Engine, messages: list[Message], *, think: bool, grammar: str = 
 def test_a_round_reads_only_the_last_call_and_its_result(start: Start, think: bool) -> None:
     engine, forgetful = start(), start(snapshot_bytes=0)
     messages = [SYSTEM, Message("user", QUESTIONS[0])]
-    said = 0  # in the toy's own tokens, which are not those of the template
+    output = 0  # in the toy's own tokens, which are not those of the template
     for number, result in enumerate(RESULTS):
         message, usage = say(engine, messages, think=think, grammar=CALLS)
         reference, whole = say(forgetful, messages, think=think, grammar=CALLS)
@@ -58,12 +58,12 @@ def test_a_round_reads_only_the_last_call_and_its_result(start: Start, think: bo
         assert message.tool_calls
         assert whole.cached_tokens == 0
         if number:
-            assert usage.prompt_tokens - usage.cached_tokens < said + 60 < usage.prompt_tokens
-        said = usage.thinking_tokens + usage.answer_tokens
+            assert usage.prompt_tokens - usage.cached_tokens < output + 60 < usage.prompt_tokens
+        output = usage.thinking_tokens + usage.answer_tokens
         messages += [message, Message("tool", result)]
     message, usage = say(engine, messages, think=think)
     assert message == say(forgetful, messages, think=think)[0]
-    assert usage.prompt_tokens - usage.cached_tokens < said + 60
+    assert usage.prompt_tokens - usage.cached_tokens < output + 60
     # The next question leaves out the thinking of all rounds, so that they are read again, but not the functions.
     asked = [*messages, message, Message("user", QUESTIONS[1])]
     message, usage = say(engine, asked, think=think)
@@ -114,8 +114,8 @@ def test_a_call_written_otherwise_than_the_template_does_costs_its_answer_alone(
     messages += [Message("assistant", message.content, message.thinking, (call,)), Message("tool", RESULTS[0])]
     reply, again = say(engine, messages, think=True)
     assert reply == say(forgetful, messages, think=True)[0]
-    said = usage.thinking_tokens + usage.answer_tokens
-    assert again.prompt_tokens - again.cached_tokens < said + 60 < again.prompt_tokens
+    output = usage.thinking_tokens + usage.answer_tokens
+    assert again.prompt_tokens - again.cached_tokens < output + 60 < again.prompt_tokens
 
 
 def test_letters_that_spell_a_call_are_text(start: Start) -> None:

@@ -18,11 +18,11 @@ from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import tuned_folder
 from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.protocol.load import LoadParams
-from qwenctl.tune import store as kept
+from qwenctl.tune import store
 from qwenctl.tune.candidates import TuningBaseline, candidate_groups
 from qwenctl.tune.search import Tuning, search, verdict
 from qwenctl.tune.store import TuningResult
-from tests.command_line import run, said
+from tests.command_line import output, run
 from tests.rpc_server import rpc_server
 
 GROUND = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
@@ -84,7 +84,7 @@ def test_nothing_impossible_is_tried(cores: int, threads: int, in_ram: int, prom
 
 def test_what_a_person_has_fixed_is_left_alone() -> None:
     fixed = PlacementConstraints(threads=2, micro_batch=64, cpu_experts=10, cache_k="q4_0")
-    assert names(replace(GROUND, wishes=fixed, try_kv_types=True)) == []
+    assert names(replace(GROUND, constraints=fixed, try_kv_types=True)) == []
     assert names(replace(GROUND, cpu_experts=None))[2:] == ["micro-batch 256", "micro-batch 1,024", "micro-batch 2,048"]
 
 
@@ -95,9 +95,9 @@ def tune(measure: Callable[[PlacementConstraints], float], limit_s: float = 60) 
     return search(PlacementConstraints(), candidate_groups(GROUND), measure, limit_s, lambda _: None)
 
 
-def cost(wishes: PlacementConstraints) -> float:
+def cost(constraints: PlacementConstraints) -> float:
     """A machine on which 4 threads and a micro-batch of 2,048 are fastest, together twice as fast as the plan."""
-    threads, tokens = wishes.threads or 8, wishes.micro_batch or 512
+    threads, tokens = constraints.threads or 8, constraints.micro_batch or 512
     return (1.0 if threads == 4 else 1.5) * (1.0 if tokens == 2048 else 4 / 3)
 
 
@@ -110,16 +110,16 @@ def test_the_best_of_each_kind_is_found() -> None:
 
 
 def test_the_plan_stays_where_it_is_the_fastest() -> None:
-    tuning = tune(lambda wishes: 1.0 if wishes == PlacementConstraints() else 1.2)
+    tuning = tune(lambda constraints: 1.0 if constraints == PlacementConstraints() else 1.2)
     assert (tuning.changes, tuning.rounds, len(tuning.trials)) == ({}, 0, 9)
 
 
 def test_what_only_seemed_faster_loses_in_the_rounds() -> None:
     seen: dict[PlacementConstraints, int] = {}
 
-    def measure(wishes: PlacementConstraints) -> float:
-        seen[wishes] = seen.get(wishes, 0) + 1
-        return 0.5 if wishes.threads == 4 and seen[wishes] == 1 else 1.0
+    def measure(constraints: PlacementConstraints) -> float:
+        seen[constraints] = seen.get(constraints, 0) + 1
+        return 0.5 if constraints.threads == 4 and seen[constraints] == 1 else 1.0
 
     tuning = tune(measure)
     assert (tuning.changes, tuning.names) == ({}, ())
@@ -144,10 +144,10 @@ def test_pure_noise_seldom_wins() -> None:
 
 
 def test_a_candidate_that_does_not_load_is_passed_over() -> None:
-    def measure(wishes: PlacementConstraints) -> float:
-        if wishes.cpu_experts == 29:
+    def measure(constraints: PlacementConstraints) -> float:
+        if constraints.cpu_experts == 29:
             raise QwenctlError("no room")
-        return 0.8 if wishes.cpu_experts == 31 else 1.0
+        return 0.8 if constraints.cpu_experts == 31 else 1.0
 
     tuning = tune(measure)
     assert tuning.changes == {"cpu_experts": 31}
@@ -189,18 +189,18 @@ def model(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_a_result_is_found_again_for_its_model_alone(model: Path, tmp_path: Path) -> None:
-    assert kept.find(model) is None
-    kept.keep(model, FOUND)
-    assert kept.find(model) == FOUND
+    assert store.find(model) is None
+    store.keep(model, FOUND)
+    assert store.find(model) == FOUND
     other = tmp_path / "other.gguf"
     other.write_bytes(model.read_bytes()[:-1])
-    assert kept.find(other) is None
+    assert store.find(other) is None
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(model.read_bytes())
-    assert kept.find(copy) == FOUND
-    assert kept.forget(model)
-    assert kept.find(model) is None
-    assert not kept.forget(model)
+    assert store.find(copy) == FOUND
+    assert store.forget(model)
+    assert store.find(model) is None
+    assert not store.forget(model)
 
 
 @pytest.mark.parametrize(
@@ -208,30 +208,30 @@ def test_a_result_is_found_again_for_its_model_alone(model: Path, tmp_path: Path
              '{"changes": {"threads": "8"}, "gain": 1, "alike": {}, "measured": ""}', '{"changes": {}}'],
 )  # fmt: skip
 def test_a_damaged_result_is_none(text: str, model: Path) -> None:
-    kept.keep(model, FOUND).write_text(text)
-    assert kept.find(model) is None
+    store.keep(model, FOUND).write_text(text)
+    assert store.find(model) is None
 
 
 def test_a_result_changes_nothing_that_was_asked_for() -> None:
     asked = PlacementConstraints(threads=3, context=4096)
-    assert kept.apply_tuning(asked, None) == asked
-    assert kept.apply_tuning(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
+    assert store.apply_tuning(asked, None) == asked
+    assert store.apply_tuning(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
     chat = replace(asked, mtp=True, draft="auto", vision_bytes=1 << 30)  # as a chat asks
-    assert kept.apply_tuning(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
+    assert store.apply_tuning(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
     # Experts take memory: under another context they may have no room, and other devices are another matter.
-    assert kept.apply_tuning(PlacementConstraints(), FOUND) == PlacementConstraints(threads=1, micro_batch=64)
+    assert store.apply_tuning(PlacementConstraints(), FOUND) == PlacementConstraints(threads=1, micro_batch=64)
     elsewhere = PlacementConstraints(context=4096, rpc=("127.0.0.1:50052",))
-    assert kept.apply_tuning(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)
+    assert store.apply_tuning(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)
     settings = LoadParams()
-    assert kept.with_tuned_threads(settings, FOUND) == replace(settings, threads=1)
-    assert kept.with_tuned_threads(replace(settings, threads=2), FOUND).threads == 2
-    assert kept.with_tuned_threads(settings, None) == settings
-    assert kept.fixed_constraints(elsewhere) == {"context": 4096, "rpc": ["127.0.0.1:50052"]}
+    assert store.with_tuned_threads(settings, FOUND) == replace(settings, threads=1)
+    assert store.with_tuned_threads(replace(settings, threads=2), FOUND).threads == 2
+    assert store.with_tuned_threads(settings, None) == settings
+    assert store.fixed_constraints(elsewhere) == {"context": 4096, "rpc": ["127.0.0.1:50052"]}
 
 
 def test_later_loads_use_it_until_it_is_forgotten(model: Path) -> None:
     bench = ["bench", str(model), "-p", "8", "-n", "1", "-r", "1", "--json"]
-    kept.keep(model, FOUND)
+    store.keep(model, FOUND)
     told = json.loads(run(*bench).stdout)
     assert (told["n_threads"], told["n_ubatch"]) == (1, 64)
     assert json.loads(run(*bench, "-ub", "32").stdout)["n_ubatch"] == 32
@@ -251,7 +251,7 @@ def test_a_model_is_tuned_from_the_command_line(model: Path) -> None:
 
 def test_a_plan_leaves_nothing_to_tune(model: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
-    assert said("tune", str(model), "--plan", str(tmp_path / "plan.json"))[0] == "--plan leaves nothing to tune"
+    assert output("tune", str(model), "--plan", str(tmp_path / "plan.json"))[0] == "--plan leaves nothing to tune"
 
 
 def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
         return fields
 
     before = told()
-    kept.keep(model, FOUND)
+    store.keep(model, FOUND)
     after = told()
     assert (before["settings"]["micro_batch_tokens"], after["settings"]["micro_batch_tokens"]) == (512, 64)
     assert set(after["reasons"]) - set(before["reasons"]) == {"uses the faster settings found by `qwenctl tune`"}
@@ -270,8 +270,9 @@ def test_experts_lie_where_the_plan_puts_them_if_what_was_tuned_has_no_room(mode
     with rpc_server(20 << 20) as endpoint:
         options = ["-c", "512", "-t", "1", "--rpc", endpoint, "--fit-target", "12"]
         asked = PlacementConstraints(context=512, threads=1, fit_targets=(12 << 20,), rpc=(endpoint,))
-        kept.keep(
-            model, TuningResult({"cpu_experts": 0, "micro_batch": 64}, 1.5, kept.fixed_constraints(asked), "2026-11-24")
+        store.keep(
+            model,
+            TuningResult({"cpu_experts": 0, "micro_batch": 64}, 1.5, store.fixed_constraints(asked), "2026-11-24"),
         )
         told = json.loads(run("plan", str(model), *options, "--json").stdout)
         done = run("bench", str(model), *options, *"-p 0 -n 1 -r 1 --json".split())

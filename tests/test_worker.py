@@ -18,7 +18,7 @@ import pytest
 
 from qwenctl.machine.devices import read_build
 from qwenctl.machine.rpc_worker import RpcEndpoint, connection_instructions
-from tests.command_line import run, said
+from tests.command_line import output, run
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def test_a_server_that_crashes_is_a_failure_with_its_log() -> None:
 def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message, hint, code = said("worker", "--port", str(port))
+        message, hint, code = output("worker", "--port", str(port))
     assert message == f"port {port} of 127.0.0.1 is in use: is a worker already running?"
     assert (hint, code) == ("--port 0 picks a free port", 75)
 
@@ -113,7 +113,7 @@ def test_a_port_in_use_is_named() -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused(options: list[str], message: str, hint: str, code: int) -> None:
-    found = said("worker", "--port", "0", *options)
+    found = output("worker", "--port", "0", *options)
     assert (found[0], found[2]) == (message, code)
     assert found[1].startswith(hint)
 

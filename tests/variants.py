@@ -78,8 +78,8 @@ def weights_digest(folder: Path) -> str:
 
 def digests(found: Mapping[str, Any], path: Path) -> list[str]:
     """What is kept of a GGUF file with the tensors `found`: two sha256. The content of `ssm_a` is kept by `decays`."""
-    kept = {name: tensor[:2] if name.endswith("ssm_a") else tensor for name, tensor in found.items()}
-    return [_digest(kept), _digest(told(path))]
+    saved = {name: tensor[:2] if name.endswith("ssm_a") else tensor for name, tensor in found.items()}
+    return [_digest(saved), _digest(told(path))]
 
 
 def told(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The few elements of SVG that our pictures are drawn with.
+"""The few elements of SVG that charts are drawn with.
 
-Numbers and words come in, elements go out as text, and at last the document. What is drawn is not known here.
+Numbers and text come in, elements go out as text, and at last the document. All lengths are in pixels, with the origin
+at the top left. What is drawn is not known here.
 """
 
 from __future__ import annotations

@@ -47,14 +47,14 @@ def answer_once(
     """
     if session is not None:
         model.engine.restore(session.state_file)
-    said, answered = _answered(model, asked, limits, session, listener, caller)
+    output, answered = _answered(model, asked, limits, session, listener, caller)
     if session is not None:
         session.keep(answered, path, model.loaded)
         model.engine.warm_prefix(
             answered.prompt_messages, think=answered.think, tools=answered.tools, keep=session.state_file
         )
         model.engine.flush()
-    return said
+    return output
 
 
 def make_tool_runner(functions: ToolSet, listener: AnswerSink, *, allowed: bool) -> ToolRunner:
@@ -87,14 +87,16 @@ def _answered(
     for _ in range(MOST_ROUNDS):
         held.clear()
         events = model.engine.generate(request(talk, model.loaded, limits, session))
-        said = pipe.stream_answer(events, listener.status, write, listener.thinking)
-        message, found = answer_with_calls(said.text, said.thinking, said.calls, said.finished.reason, talk.tools)
+        output = pipe.stream_answer(events, listener.status, write, listener.thinking)
+        message, found = answer_with_calls(
+            output.text, output.thinking, output.calls, output.finished.reason, talk.tools
+        )
         talk = talk.with_turn(message)
         if caller is None or not (found.calls or found.problem):
-            said = replace(said, text=message.content, tool_calls=message.tool_calls)
-            rest = said.text if talk.tools else ""
-            listener.answer(rest if said.text.endswith("\n") else f"{rest}\n")
-            return said, talk
+            output = replace(output, text=message.content, tool_calls=message.tool_calls)
+            rest = output.text if talk.tools else ""
+            listener.answer(rest if output.text.endswith("\n") else f"{rest}\n")
+            return output, talk
         listener.thinking(message.content)
         talk = talk.with_results(caller(found))
     raise QwenctlError(f"no answer after {MOST_ROUNDS} rounds of calls", "--verbose shows them", ExitCode.BAD_DATA)

@@ -64,6 +64,6 @@ def _must_ask(setup: ChatSetup, functions: ToolSet, state: ChatState, one: Parse
 def _permission(setup: ChatSetup) -> str:
     """What the person says: yes, no or always."""
     while True:
-        said = setup.ask(_QUESTION).strip().lower()
-        if said in _CHOICES or said in _CHOICES.values():
-            return _CHOICES.get(said, said)
+        output = setup.ask(_QUESTION).strip().lower()
+        if output in _CHOICES or output in _CHOICES.values():
+            return _CHOICES.get(output, output)

@@ -126,7 +126,7 @@ def _measured(
     status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
     with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, loaded):
         name = meter.name if meter else ""
-        setup = BenchSetup(loaded, settings, _backend(settings), asked.wishes.cpu_experts, price, name)
+        setup = BenchSetup(loaded, settings, _backend(settings), asked.constraints.cpu_experts, price, name)
         try:
             yield setup, run(engine, cases, repetitions, meter, status.show)
         finally:
@@ -167,7 +167,7 @@ def _sized(asked: LoadRequest, cases: Sequence[BenchCase]) -> LoadRequest:
     if asked.plan is not None:
         return asked
     needed = max(case.depth + case.tokens for case in cases)
-    return replace(asked, wishes=replace(asked.wishes, context=asked.wishes.context or needed))
+    return replace(asked, constraints=replace(asked.constraints, context=asked.constraints.context or needed))
 
 
 def _backend(settings: LoadParams) -> str:
@@ -188,11 +188,11 @@ def _swept(
     from qwenctl.views.loading import follow_loading
 
     generates = [case for case in cases if case.generate]
-    is_fixed = asked.plan is not None or asked.wishes.cpu_experts is not None
+    is_fixed = asked.plan is not None or asked.constraints.cpu_experts is not None
     plan = resolve(path, _sized(asked, generates[:1]), tuned=False).plan if generates and not is_fixed else None
     status = StatusLine(sys.stderr)
     for layers, on_cpu in sweep_points(plan, _SWEPT) if plan is not None else ():
-        fixed = replace(asked, wishes=replace(asked.wishes, cpu_experts=on_cpu))
+        fixed = replace(asked, constraints=replace(asked.constraints, cpu_experts=on_cpu))
         settings = _settings(path, fixed, generates[:1])
         with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, _):
             for result in run(engine, generates[:1], repetitions, None, status.show):

@@ -74,7 +74,7 @@ def plan_command(
     from qwenctl.charts.plan import svg as picture
     from qwenctl.placement.plan import to_json
 
-    asked = replace(asked, wishes=replace(asked.wishes, vision=vision, mtp=mtp))
+    asked = replace(asked, constraints=replace(asked.constraints, vision=vision, mtp=mtp))
     plan = _plan(model, type_name, gpu_memory or (), ram, asked, quiet=json)
     if svg is not None:
         svg.write_text(picture(plan), "utf-8")
@@ -99,16 +99,16 @@ def _plan(
 
     if asked.plan is not None:
         return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
-    if (gpu_memory or ram) and asked.wishes.rpc:
+    if (gpu_memory or ram) and asked.constraints.rpc:
         raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
-    check_servers(asked.wishes.rpc)
+    check_servers(asked.constraints.rpc)
     inventory = _inventory(model, type_name, quiet=quiet)
-    if asked.wishes.vision and not inventory.vision_bytes:
+    if asked.constraints.vision and not inventory.vision_bytes:
         inventory = _with_tower(inventory)
     if gpu_memory or ram:
-        return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), asked.wishes)
+        return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), asked.constraints)
     tuned = resolve(Path(inventory.path), asked).request if inventory.path else asked
-    plan = plan_with_dry_load(inventory, read_usable_hardware(asked.wishes), tuned.wishes)
+    plan = plan_with_dry_load(inventory, read_usable_hardware(asked.constraints), tuned.constraints)
     if tuned != asked:
         plan = replace(plan, reasons=("uses the faster settings found by `qwenctl tune`", *plan.reasons))
     return plan
@@ -170,10 +170,10 @@ def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     def tell(line: str) -> None:
         print_status(line, quiet=quiet)
 
-    wish, pull, name = PullRequest(type_name, vision=False), PullOptions(), parse_name(model)
-    target = resolve_target(name, wish, lambda repository: fetch_listing(repository, name.revision, pull, tell))
+    request, pull, name = PullRequest(type_name, vision=False), PullOptions(), parse_name(model)
+    target = resolve_target(name, request, lambda repository: fetch_listing(repository, name.revision, pull, tell))
     if target.needs_choice:
-        target = select_quant(target, _USUAL_TYPE, wish)
+        target = select_quant(target, _USUAL_TYPE, request)
     with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
         if target.recipe:
             skeleton = fetch_headers_only(target.listing, Path(folder), pull.download_options, tell, lambda _: None)

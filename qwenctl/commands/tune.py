@@ -69,29 +69,31 @@ def tune_command(
     from then on unless an option says otherwise.
     """
     from qwenctl.loading.model_files import resolve_model
-    from qwenctl.tune import store as kept
+    from qwenctl.tune import store
     from qwenctl.tune.candidates import candidate_groups
     from qwenctl.tune.search import search
 
     path = resolve_model(model)
     if forget:
         print_status(
-            f"removed the saved settings of {path.name}" if kept.forget(path) else f"no saved settings for {path.name}",
+            f"removed the saved settings of {path.name}"
+            if store.forget(path)
+            else f"no saved settings for {path.name}",
             quiet=False,
         )
         return
     if asked.plan is not None:
         raise QwenctlError("--plan leaves nothing to tune", f"qwenctl tune {path}")
     # A chat drafts with the MTP block: its room is not for experts.
-    asked = replace(asked, wishes=replace(asked.wishes, mtp=True))
+    asked = replace(asked, constraints=replace(asked.constraints, mtp=True))
     ground = _ground(path, asked, n_prompt, tries_cache=kv)
     status = StatusLine(sys.stderr)
 
-    def measure(wishes: PlacementConstraints) -> float:
-        return _seconds(path, _settings(path, replace(asked, wishes=wishes))[0], ground.prompt, n_gen)
+    def measure(constraints: PlacementConstraints) -> float:
+        return _seconds(path, _settings(path, replace(asked, constraints=constraints))[0], ground.prompt, n_gen)
 
     try:
-        tuning = search(asked.wishes, candidate_groups(ground), measure, time_limit, status.show)
+        tuning = search(asked.constraints, candidate_groups(ground), measure, time_limit, status.show)
     finally:
         status.clear()
     place = _keep(path, asked, tuning)
@@ -122,7 +124,7 @@ def _ground(path: Path, asked: LoadRequest, prompt: int, *, tries_cache: bool) -
     has_devices = plan is not None and bool(plan.machine.devices) and bool(every)
     usual = _OFFLOADED_PROMPT if has_devices and in_ram else 512
     return TuningBaseline(
-        asked.wishes, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
+        asked.constraints, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
         tries_cache,
     )  # fmt: skip
 
@@ -144,14 +146,15 @@ def _keep(path: Path, asked: LoadRequest, tuning: Tuning) -> Path | None:
     """Keep what was found; where the plan stays as it is, nothing is kept, nor what was found another time."""
     from datetime import UTC, datetime
 
-    from qwenctl.tune import store as kept
+    from qwenctl.tune import store
 
     if not tuning.changes:
-        kept.forget(path)
+        store.forget(path)
         return None
     measured = datetime.now(UTC).isoformat(timespec="seconds")
-    return kept.keep(
-        path, kept.TuningResult(tuning.changes, tuning.verdict.gain, kept.fixed_constraints(asked.wishes), measured)
+    return store.keep(
+        path,
+        store.TuningResult(tuning.changes, tuning.verdict.gain, store.fixed_constraints(asked.constraints), measured),
     )
 
 

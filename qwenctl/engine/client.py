@@ -30,7 +30,7 @@ from qwenctl.protocol.codec import decode, encode
 from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
 from qwenctl.protocol.messages import Cancel, RequestFailed, TextDelta
 
-_KEPT_LOGS = 8
+_MAX_LOGS = 8
 _END_WITHIN_S = 2.0
 _FAILURE_CODES = {
     "model": ExitCode.BAD_DATA,
@@ -218,5 +218,5 @@ def _remove_old_logs(logs: Path) -> None:
     """All but the newest; one that another process removes at the same time is no matter."""
     with contextlib.suppress(OSError):
         old = sorted(logs.glob("engine-*.log"), key=lambda log: log.stat().st_mtime)
-        for log in old[: 1 - _KEPT_LOGS]:
+        for log in old[: 1 - _MAX_LOGS]:
             log.unlink(missing_ok=True)

@@ -56,11 +56,11 @@ class EngineSpec:
         """The model's content, the room of a record and the types of the KV cache. Raises QwenctlError."""
         from qwenctl.models.gguf_check import model_fingerprint
 
-        wishes = self.load.wishes
+        constraints = self.load.constraints
         return {
             "model": model_fingerprint(resolve_model(self.model)),
-            "room": wishes.context,
-            "cache": f"{wishes.cache_k} {wishes.cache_v}",
+            "room": constraints.context,
+            "cache": f"{constraints.cache_k} {constraints.cache_v}",
         }
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> EngineBackend:
@@ -82,14 +82,14 @@ class EngineSpec:
                 opened.engine.close()
                 raise
 
-        is_kept = source.prefix is not None and self.prefix_state is not None
+        is_saved = source.prefix is not None and self.prefix_state is not None
         opening = StartBatch(
             settings=planned.settings,
             parallel=self.parallel,
             max_parallel=planned.most,
             share_prefixes=self.share_prefixes,
-            prefix_messages=(Message("system", source.prefix or ""),) if is_kept else (),
-            keep=str(self.prefix_state) if is_kept else "",
+            prefix_messages=(Message("system", source.prefix or ""),) if is_saved else (),
+            keep=str(self.prefix_state) if is_saved else "",
         )
         folder = temp_dir_path()
         return EngineBackend(
@@ -106,7 +106,7 @@ class EngineSpec:
 
 def _load_params(load: LoadRequest) -> LoadParams:
     """How the model of a batch is loaded where nothing is planned: a batch is no larger than a micro-batch."""
-    params = load_params(load.wishes)
+    params = load_params(load.constraints)
     return replace(params, batch_tokens=params.micro_batch_tokens)
 
 

@@ -29,21 +29,21 @@ def start_engine(notify: Notify = warn) -> Engine:
     return Engine.start(log_folder(), backend)
 
 
-def read_usable_hardware(wishes: PlacementConstraints, notify: Notify = warn) -> Machine:
+def read_usable_hardware(constraints: PlacementConstraints, notify: Notify = warn) -> Machine:
     """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
     from qwenctl.backend_check.check import failed_devices, require_backend
     from qwenctl.machine.inspect import inspect_machine, to_plan_machine
 
-    found = inspect_machine(wishes.rpc)
+    found = inspect_machine(constraints.rpc)
     if found.build.error:
         return to_plan_machine(found)
     with _shown() as show:
         backend = require_backend(found.build.devices, report=notify, show=show)
     machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
-    for name in sorted(failed & set(wishes.devices)):
+    for name in sorted(failed & set(constraints.devices)):
         notify(f"{name} is used because --device names it, although it computes wrong results (see `qwenctl doctor`)")
-    return without_devices(machine, failed - set(wishes.devices))
+    return without_devices(machine, failed - set(constraints.devices))
 
 
 @contextmanager

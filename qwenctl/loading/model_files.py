@@ -42,4 +42,4 @@ def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) ->
 def reserve_mmproj(asked: LoadRequest, mmproj: str) -> LoadRequest:
     """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
     n_bytes = Path(mmproj).stat().st_size if mmproj else 0
-    return replace(asked, wishes=replace(asked.wishes, vision_bytes=n_bytes)) if n_bytes else asked
+    return replace(asked, constraints=replace(asked.constraints, vision_bytes=n_bytes)) if n_bytes else asked

@@ -58,7 +58,7 @@ def plan_batch(path: Path, asked: LoadRequest, settings: LoadParams, most: int, 
     if asked.plan is not None:
         plan = load_plan_file(asked.plan, path)
         return replace(wanted, settings=_placed(settings, plan), plan=plan)
-    machine = detect_machine(path, asked.wishes)
+    machine = detect_machine(path, asked.constraints)
     while machine is not None:
         plan = _planned(wanted, machine, most, {})
         cache = sum(one.of("KV cache", "state") for one in plan.memories if one.name != CPU)
@@ -74,13 +74,13 @@ def _planned(batch: BatchPlan, machine: Machine, most: int, limits: Mapping[str,
     from qwenctl.placement.planner import make_plan
     from qwenctl.placement.tensor_inventory import from_gguf
 
-    given = batch.asked.wishes
+    given = batch.asked.constraints
     room, micro_batch = batch.settings.context_tokens or RECORD_TOKENS, batch.settings.micro_batch_tokens
-    wishes = replace(
+    constraints = replace(
         given, context=room, sequences=most, snapshot_bytes=0, limits=tuple(limits.items()),
         batch=given.micro_batch, micro_batch=given.micro_batch or micro_batch,
     )  # fmt: skip
-    return make_plan(from_gguf(batch.path), machine, wishes)
+    return make_plan(from_gguf(batch.path), machine, constraints)
 
 
 def _placed(settings: LoadParams, plan: Plan) -> LoadParams:

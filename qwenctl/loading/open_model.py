@@ -55,7 +55,7 @@ def open_model(
     if request.plan is not None:
         constraints = constraints_of(plan.settings)
     else:  # a smaller plan is free to put experts elsewhere than a tuning has found best
-        constraints = replace(resolved.request.wishes, cpu_experts=request.wishes.cpu_experts)
+        constraints = replace(resolved.request.constraints, cpu_experts=request.constraints.cpu_experts)
 
     def replan(limits: Mapping[str, int]) -> Plan:
         from qwenctl.placement.tensor_inventory import from_gguf
@@ -76,27 +76,27 @@ def resolve(path: Path, request: LoadRequest, notify: Notify = warn, *, tuned: b
 
     if request.plan is not None or not tuned:
         return _resolve(path, request, notify)
-    wishes = apply_tuning(request.wishes, find(path))
+    constraints = apply_tuning(request.constraints, find(path))
     try:
-        return _resolve(path, replace(request, wishes=wishes), notify)
+        return _resolve(path, replace(request, constraints=constraints), notify)
     except QwenctlError:
-        if wishes.cpu_experts == request.wishes.cpu_experts:
+        if constraints.cpu_experts == request.constraints.cpu_experts:
             raise
-    wishes = replace(wishes, cpu_experts=request.wishes.cpu_experts)
-    return _resolve(path, replace(request, wishes=wishes), notify)
+    constraints = replace(constraints, cpu_experts=request.constraints.cpu_experts)
+    return _resolve(path, replace(request, constraints=constraints), notify)
 
 
 def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
     if request.plan is not None:
         plan = load_plan_file(request.plan, path)
         return ResolvedLoad(request, plan.settings, plan)
-    machine = detect_machine(path, request.wishes, notify)
+    machine = detect_machine(path, request.constraints, notify)
     if machine is None:
-        return ResolvedLoad(request, load_params(request.wishes))
+        return ResolvedLoad(request, load_params(request.constraints))
     from qwenctl.placement.tensor_inventory import from_gguf
     from qwenctl.placement.trial_load import plan_with_dry_load
 
-    plan = plan_with_dry_load(from_gguf(path), machine, request.wishes)
+    plan = plan_with_dry_load(from_gguf(path), machine, request.constraints)
     return ResolvedLoad(request, plan.settings, plan)
 
 
@@ -116,19 +116,19 @@ def load_plan_file(file: Path, path: Path) -> Plan:
     return plan
 
 
-def detect_machine(path: Path, wishes: PlacementConstraints, notify: Notify = warn) -> Machine | None:
+def detect_machine(path: Path, constraints: PlacementConstraints, notify: Notify = warn) -> Machine | None:
     """The machine to plan for; None where there is nothing to plan. Raises QwenctlError."""
     from qwenctl.machine.devices import check_servers
     from qwenctl.machine.llama_build import has_gpu_build
 
-    validate_constraints(wishes)
-    if not (has_gpu_build() or wishes.constrains_devices or _is_too_large(path, wishes)):
+    validate_constraints(constraints)
+    if not (has_gpu_build() or constraints.constrains_devices or _is_too_large(path, constraints)):
         return None
-    check_servers(wishes.rpc)
-    return read_usable_hardware(wishes, notify)
+    check_servers(constraints.rpc)
+    return read_usable_hardware(constraints, notify)
 
 
-def _is_too_large(path: Path, wishes: PlacementConstraints) -> bool:
+def _is_too_large(path: Path, constraints: PlacementConstraints) -> bool:
     """Whether the files take more than the RAM, or with a long context more than is free; then a plan says so."""
     from qwenctl.machine import read_memory
     from qwenctl.models.context_memory import DEFAULT_TOKENS, context_memory_from_file
@@ -136,8 +136,8 @@ def _is_too_large(path: Path, wishes: PlacementConstraints) -> bool:
 
     memory = read_memory()
     n_bytes = sum(file.stat().st_size for file in split_files(path) if file.exists())
-    if wishes.context > DEFAULT_TOKENS and (context := context_memory_from_file(path)) is not None:
-        tokens = wishes.context * context.bytes_per_token(wishes.cache_k, wishes.cache_v)
+    if constraints.context > DEFAULT_TOKENS and (context := context_memory_from_file(path)) is not None:
+        tokens = constraints.context * context.bytes_per_token(constraints.cache_k, constraints.cache_v)
         return n_bytes + tokens > memory.available_bytes
     return n_bytes > memory.total_bytes
 

@@ -104,5 +104,5 @@ def _contradiction(first: str, second: str) -> QwenctlError:
 class LoadRequest:
     """How to load a model: constraints for a new plan, or the file of an existing one."""
 
-    wishes: PlacementConstraints = field(default_factory=PlacementConstraints)
+    constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     plan: Path | None = None

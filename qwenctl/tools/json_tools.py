@@ -74,15 +74,15 @@ class JsonTools:
 
 def _answer(process: subprocess.Popen[bytes], timeout_s: float) -> str:
     streams = [cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)]
-    until, said = time.monotonic() + timeout_s, [b"", b""]
+    until, output = time.monotonic() + timeout_s, [b"", b""]
     try:
         for number, data in read_chunks(streams, until):
-            joined = said[number] + data
-            said[number] = joined[-_MOST_BYTES:] if number else joined[:_MOST_BYTES]  # of errors the end counts
+            joined = output[number] + data
+            output[number] = joined[-_MOST_BYTES:] if number else joined[:_MOST_BYTES]  # of errors the end counts
         code = process.wait(max(0.0, until - time.monotonic()))
     except (TimeoutError, subprocess.TimeoutExpired):
         return error_result(f"no answer within {timeout_s:g} seconds")
-    out, errors = (data.decode("utf-8", "replace").strip("\r\n") for data in said)
+    out, errors = (data.decode("utf-8", "replace").strip("\r\n") for data in output)
     if code:
         return error_result("\n".join(part for part in (exit_description(code), errors, out) if part))
     return shortened(out) or NO_OUTPUT

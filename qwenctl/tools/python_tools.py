@@ -21,7 +21,7 @@ from qwenctl.tools.tool_set import error_result
 
 _START_S = 60.0
 _LAST_WORDS_S = 0.5
-_KEPT_BYTES = 4096
+_MAX_BYTES_SAVED = 4096
 
 
 class PythonTools:
@@ -87,7 +87,7 @@ class PythonTools:
                 stdin.write(json.dumps(request).encode() + b"\n")
                 stdin.flush()
             for number, data in read_chunks(streams, time.monotonic() + timeout_s):
-                line, errors = (line, (errors + data)[-_KEPT_BYTES:]) if number else (line + data, errors)
+                line, errors = (line, (errors + data)[-_MAX_BYTES_SAVED:]) if number else (line + data, errors)
                 if line.endswith(b"\n"):
                     return cast("dict[str, Any]", json.loads(line))
                 if number == 0 and not data:

@@ -43,7 +43,7 @@ def main() -> None:
         functions = _functions(_imported(path))
         schemas = [_schema(name, function) for name, function in functions.items()]
     except BaseException as error:  # noqa: BLE001 - whatever a file raises that is imported, SystemExit too
-        _send(answers, {"error": _said(error, path)})
+        _send(answers, {"error": _output(error, path)})
         return
     _send(answers, {"schemas": schemas})
     while True:
@@ -114,7 +114,7 @@ def _result(function: Callable[..., Any], arguments: dict[str, Any], path: Path)
             value = asyncio.run(value)
         return shortened(replace_surrogates(_text(value))) or NO_OUTPUT
     except BaseException as error:  # noqa: BLE001 - whatever a function raises is its result
-        return error_result(replace_surrogates(_said(error, path)))
+        return error_result(replace_surrogates(_output(error, path)))
 
 
 def _text(value: Any) -> str:
@@ -126,7 +126,7 @@ def _text(value: Any) -> str:
         return repr(value)
 
 
-def _said(error: BaseException, path: Path) -> str:
+def _output(error: BaseException, path: Path) -> str:
     """An exception on one line, with the last line of the file that it came through."""
     if isinstance(error, pydantic.ValidationError):
         return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))

@@ -25,7 +25,7 @@ class TuningBaseline:
     `cpu_experts` counts the layers with experts in RAM by that plan, of `expert_layers`; None without GPUs.
     """
 
-    wishes: PlacementConstraints
+    constraints: PlacementConstraints
     settings: LoadParams
     cores: int
     prompt: int
@@ -52,7 +52,7 @@ def candidate_groups(ground: TuningBaseline) -> Iterator[tuple[Candidate, ...]]:
 
 def _threads(ground: TuningBaseline) -> Iterator[Candidate]:
     """Never more than there are physical cores: threads wait for each other at every step of a graph."""
-    if ground.wishes.threads:
+    if ground.constraints.threads:
         return
     now = ground.settings.threads
     for threads in sorted({ground.cores, now + 1, now - 1, now // 2} - {now}, reverse=True):
@@ -62,7 +62,7 @@ def _threads(ground: TuningBaseline) -> Iterator[Candidate]:
 
 def _experts(ground: TuningBaseline) -> Iterator[Candidate]:
     now = ground.cpu_experts
-    if now is None or ground.wishes.cpu_experts is not None or ground.wishes.overrides:
+    if now is None or ground.constraints.cpu_experts is not None or ground.constraints.overrides:
         return
     for layers in (now + step for step in _EXPERT_STEPS):
         if 0 <= layers <= ground.expert_layers:
@@ -72,7 +72,7 @@ def _experts(ground: TuningBaseline) -> Iterator[Candidate]:
 def _micro_batches(ground: TuningBaseline) -> Iterator[Candidate]:
     """Those that make a difference for a prompt of the measured length."""
     now = ground.settings.micro_batch_tokens
-    if ground.wishes.micro_batch:
+    if ground.constraints.micro_batch:
         return
     for tokens in _MICRO_BATCHES:
         if tokens != now and (tokens < ground.prompt or now < ground.prompt) and tokens < 2 * ground.prompt:
@@ -80,5 +80,5 @@ def _micro_batches(ground: TuningBaseline) -> Iterator[Candidate]:
 
 
 def _caches(ground: TuningBaseline) -> Iterator[Candidate]:
-    if ground.try_kv_types and ground.wishes.cache_k == ground.wishes.cache_v == _EXACT_CACHE:
+    if ground.try_kv_types and ground.constraints.cache_k == ground.constraints.cache_v == _EXACT_CACHE:
         yield Candidate(f"KV cache {_SMALL_CACHE}", (("cache_k", _SMALL_CACHE), ("cache_v", _SMALL_CACHE)))

@@ -84,12 +84,12 @@ class _Clock:
         """Whether so many rounds fit, and `others` measurements before them. What takes long loses anyway."""
         return time.monotonic() + rounds * (self.planned + self.shortest) + others * self.shortest <= self.end
 
-    def measured(self, name: str, measure: Measure, wishes: PlacementConstraints, tell: Tell) -> float | None:
+    def measured(self, name: str, measure: Measure, constraints: PlacementConstraints, tell: Tell) -> float | None:
         """The seconds of a turn; None where the model cannot be loaded so."""
         tell(name)
         start = time.monotonic()
         try:
-            seconds = measure(wishes)
+            seconds = measure(constraints)
         except QwenctlError as error:
             self.trials.append(Trial(name, None, error.message))
             return None
@@ -116,13 +116,13 @@ def search(
         raise QwenctlError(f"the model cannot be loaded as planned: {clock.trials[0].why_not}", "qwenctl doctor")
     best, best_seconds, names, is_complete = base, first, tuple[str, ...](), True
     for changes in dimensions:
-        for change, wishes in _worth_a_try(best, changes):
+        for change, constraints in _worth_a_try(best, changes):
             if not clock.has_time_for(LEAST_ROUNDS, others=1):
                 is_complete = False
                 break
-            seconds = clock.measured(change.name, measure, wishes, tell)
+            seconds = clock.measured(change.name, measure, constraints, tell)
             if seconds is not None and seconds * _WORTH_A_LOOK < best_seconds:
-                best, best_seconds, chosen = wishes, seconds, change.name
+                best, best_seconds, chosen = constraints, seconds, change.name
                 names = (*(name for name in names if name not in {one.name for one in changes}), chosen)
     if best == base:
         return Tuning({}, (), Comparison(1.0, is_faster=False), 0, tuple(clock.trials), is_complete)
@@ -149,8 +149,8 @@ def _rounds(
         if not clock.has_time_for(1):
             return
         pair = {}
-        for name, wishes in (("as planned", base), ("tuned", best))[:: 1 if number % 2 == 0 else -1]:
-            seconds = clock.measured(f"{name}, round {number + 1}", measure, wishes, tell)
+        for name, constraints in (("as planned", base), ("tuned", best))[:: 1 if number % 2 == 0 else -1]:
+            seconds = clock.measured(f"{name}, round {number + 1}", measure, constraints, tell)
             if seconds is None:
                 return
             pair[name] = seconds

@@ -55,9 +55,9 @@ def model_key(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def fixed_constraints(wishes: PlacementConstraints) -> dict[str, Any]:
+def fixed_constraints(constraints: PlacementConstraints) -> dict[str, Any]:
     """What is asked for beside the fields that a tuning may choose, as JSON gives it back."""
-    fields = {name: value for name, value in asdict(wishes).items() if name not in (*_ANYWHERE, *_ALIKE, *_BESIDE)}
+    fields = {name: value for name, value in asdict(constraints).items() if name not in (*_ANYWHERE, *_ALIKE, *_BESIDE)}
     return {name: _listed(value) for name, value in fields.items() if value != getattr(_UNFIXED, name)}
 
 
@@ -90,13 +90,13 @@ def find(path: Path) -> TuningResult | None:
         return None
 
 
-def apply_tuning(wishes: PlacementConstraints, tuned: TuningResult | None) -> PlacementConstraints:
+def apply_tuning(constraints: PlacementConstraints, tuned: TuningResult | None) -> PlacementConstraints:
     """`wishes` with what a tuning has found for those that are left open."""
     if tuned is None:
-        return wishes
-    names = [*_ANYWHERE, *(_ALIKE if fixed_constraints(wishes) == dict(tuned.alike) else ())]
-    left_open = [name for name in names if getattr(wishes, name) == getattr(_UNFIXED, name)]
-    return replace(wishes, **{name: tuned.changes[name] for name in left_open if name in tuned.changes})
+        return constraints
+    names = [*_ANYWHERE, *(_ALIKE if fixed_constraints(constraints) == dict(tuned.alike) else ())]
+    left_open = [name for name in names if getattr(constraints, name) == getattr(_UNFIXED, name)]
+    return replace(constraints, **{name: tuned.changes[name] for name in left_open if name in tuned.changes})
 
 
 def with_tuned_threads(settings: LoadParams, tuned: TuningResult | None) -> LoadParams:

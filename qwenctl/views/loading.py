@@ -1,4 +1,8 @@
-"""What is shown while a model loads and while a prompt is read."""
+"""What is shown while a model loads and while a prefix is read.
+
+The events of the engine come in; the last of them goes out when it is there. A status line shows the progress, and is
+cleared at the end, however that comes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,10 @@ from qwenctl.views.answer import reading
 
 
 def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLine) -> ModelInfo:
-    """Follow the loading of a model to its end."""
+    """Follow the loading of a model to its end, and show the share of it that is done.
+
+    Raises QwenctlError if the events end without a model.
+    """
     try:
         for event in events:
             if isinstance(event, ModelInfo):
@@ -24,7 +31,10 @@ def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLin
 
 
 def follow_prefill(events: Iterable[PrefillProgress | PrefixReady], status: StatusLine) -> PrefixReady:
-    """Follow the reading of a prefix to its end."""
+    """Follow the prefill of a prefix to its end, and show tokens and speed.
+
+    Raises QwenctlError if the events end before that.
+    """
     try:
         for event in events:
             if isinstance(event, PrefixReady):

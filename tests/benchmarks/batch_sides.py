@@ -65,11 +65,11 @@ def _speed(settings: Settings, records: bytes, answerer: BatchBackend, cpu: Call
         path.unlink()
     begin = cpu()
     with source.open("rb") as stream:
-        kept = FileOutput(output, {}, "input", force=False, retries=False)
-        BatchRunner(RunSettings("qwenctl", "", 0, {}), kept, answerer, _unheard).run(
+        saved = FileOutput(output, {}, "input", force=False, retries=False)
+        BatchRunner(RunSettings("qwenctl", "", 0, {}), saved, answerer, _unheard).run(
             read_items(stream, "in", InputFormat("jsonl", _WANTED))
         )
-        kept.close(is_complete=True)
+        saved.close(is_complete=True)
     seconds = cpu() - begin
     usages = [json.loads(line)["usage"] for line in output.read_text().splitlines()]
     assert len(usages) == _RECORDS

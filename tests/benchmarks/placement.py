@@ -36,11 +36,11 @@ from tests.rpc_server import rpc_server
 
 _CASES = (("35B", "Q4_K_M", (12,)), ("35B", "Q8_0", (24,)), ("122B", "Q2_K", (24, 24)), ("397B", "Q4_K_M", (24,)),
           ("397B", "Q4_K_M", (32, 16)))  # fmt: skip
-_WISHES = PlacementConstraints(context=32_768, threads=1, micro_batch=512, fit_targets=(GIB,))
+_CONSTRAINTS = PlacementConstraints(context=32_768, threads=1, micro_batch=512, fit_targets=(GIB,))
 _OVERRIDE = r"blk\.3\.ffn_up_exps"
 _GIVEN_UP = (
-    ("-ngl 30", replace(_WISHES, gpu_layers=30)),
-    (f"-ot {_OVERRIDE}=CPU", replace(_WISHES, overrides=((_OVERRIDE, CPU),))),
+    ("-ngl 30", replace(_CONSTRAINTS, gpu_layers=30)),
+    (f"-ot {_OVERRIDE}=CPU", replace(_CONSTRAINTS, overrides=((_OVERRIDE, CPU),))),
 )
 _TOO_MANY = "--n-cpu-moe 10"
 _ARGUMENT = re.compile(r"-(c|ngl|ts|ot) (?:\"([^\"]*)\"|(\S+))")
@@ -59,21 +59,21 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 
 def _case(settings: Settings, name: str, model: TensorInventory, endpoints: Sequence[str]) -> Iterator[Figure]:
-    machine, wishes = _machine(endpoints), replace(_WISHES, rpc=tuple(endpoints))
+    machine, constraints = _machine(endpoints), replace(_CONSTRAINTS, rpc=tuple(endpoints))
     planning, ours, whole, theirs, fitting = [], [], [], [], []
     arguments: dict[str, str] = {}
     for _ in settings.rounds():
         start = time.perf_counter()
-        make_plan(model, machine, wishes)
+        make_plan(model, machine, constraints)
         planning.append(time.perf_counter() - start)
-        plan = plan_with_dry_load(from_gguf(Path(model.path)), machine, wishes)
+        plan = plan_with_dry_load(from_gguf(Path(model.path)), machine, constraints)
         whole.append(time.perf_counter() - start - planning[-1])
         ours.append(plan.forecast.decode)
         if settings.peer is not None:
             start = time.perf_counter()
             arguments = _fit(settings.peer.programs, Path(model.path), endpoints)
             fitting.append(time.perf_counter() - start)
-            theirs.append(_speed(model, machine, wishes, arguments))
+            theirs.append(_speed(model, machine, constraints, arguments))
     yield Figure(f"{name}: seconds of a plan", planning, at_most(0.5), "")
     if theirs:
         fits_at_once = "ot" not in arguments  # then the peer tries one load, and not one for each guess
@@ -87,16 +87,16 @@ def _where_it_gives_up(settings: Settings, programs: Path) -> Iterator[Figure]:
     path = _header_only(settings.folder, "35B", "Q4_K_M")
     with rpc_server(12 * GIB) as endpoint:
         machine = _machine([endpoint])
-        for given, wishes in _GIVEN_UP:
-            plan = plan_with_dry_load(from_gguf(path), machine, replace(wishes, rpc=(endpoint,)))
+        for given, constraints in _GIVEN_UP:
+            plan = plan_with_dry_load(from_gguf(path), machine, replace(constraints, rpc=(endpoint,)))
             gives_up = _run(programs, path, [endpoint], *given.split()).returncode != 0
             told = f"{plan.forecast.decode:.1f} tokens/s to nothing"
             yield _yes(f"{given} and automatic fit: ours plans, the peer gives up", plan.exact and gives_up, told)
-        refusal = _refusal(from_gguf(path), machine, replace(_WISHES, cpu_experts=10))
+        refusal = _refusal(from_gguf(path), machine, replace(_CONSTRAINTS, cpu_experts=10))
         gives_up = _run(programs, path, [endpoint], *_TOO_MANY.split()).returncode != 0
         what = f"{_TOO_MANY}: ours says what fits, the peer gives up"
         yield _yes(what, gives_up and " fits" in refusal.hint, refusal.hint)
-        refusal = _refusal(from_gguf(path), replace(machine, ram_total=8 * GIB, ram_available=7 * GIB), _WISHES)
+        refusal = _refusal(from_gguf(path), replace(machine, ram_total=8 * GIB, ram_available=7 * GIB), _CONSTRAINTS)
         takes_it = _run(programs, path, [endpoint]).returncode == 0
         what = "8 GiB of RAM: ours says what is missing, the peer fits the GPU alone"
         yield _yes(what, takes_it and "of RAM" in refusal.message, refusal.message)
@@ -106,9 +106,9 @@ def _yes(what: str, is_so: bool, told: str) -> Figure:
     return Figure(f"35B Q4_K_M, 12 GiB, {what}", [float(is_so)], at_least(1), "llama-fit-params", told)
 
 
-def _refusal(model: TensorInventory, machine: Machine, wishes: PlacementConstraints) -> QwenctlError:
+def _refusal(model: TensorInventory, machine: Machine, constraints: PlacementConstraints) -> QwenctlError:
     try:
-        make_plan(model, machine, wishes)
+        make_plan(model, machine, constraints)
     except QwenctlError as error:
         return error
     return QwenctlError("")
@@ -146,9 +146,11 @@ def _run(programs: Path, path: Path, endpoints: Sequence[str], *more: str) -> su
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-def _speed(model: TensorInventory, machine: Machine, wishes: PlacementConstraints, arguments: dict[str, str]) -> float:
+def _speed(
+    model: TensorInventory, machine: Machine, constraints: PlacementConstraints, arguments: dict[str, str]
+) -> float:
     """Tokens a second of the peer's placement."""
-    problem = build_problem(model, machine, wishes, ContextParams(32_768, 1, "f16", "f16", 512), {})
+    problem = build_problem(model, machine, constraints, ContextParams(32_768, 1, "f16", "f16", 512), {})
     rows = len(problem.layer_slots)
     given = int(arguments["ngl"])
     count = rows if given < 0 else min(rows, given)

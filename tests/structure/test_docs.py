@@ -19,6 +19,7 @@ import typer
 
 from docs.generate.command_line import make_context, walk
 from docs.generate.pages import MAN_FOLDER, generated_pages, stale_pages
+from quantize.formatting import parse_bytes
 from quantize.plan import QuantizeOptions
 from qwenctl import __version__, cli
 from qwenctl.commands.options.common import with_optional_values
@@ -294,7 +295,8 @@ def test_speeds_in_the_readme_are_what_plan_computes(tmp_path: Path) -> None:
         for model in {model for model, _, _ in rows}
     }
     for (model, gpu, ram), speeds in rows.items():
-        found = make_plan(inventories[model], machine_from_sizes(gpu, ram), PlacementConstraints()).forecast
+        machine = machine_from_sizes([parse_bytes(size) for size in gpu.split(",")], parse_bytes(ram))
+        found = make_plan(inventories[model], machine, PlacementConstraints()).forecast
         assert (round(found.decode), round(found.prefill)) == speeds, (model, gpu, ram)
 
 

@@ -21,10 +21,10 @@ from qwenctl.protocol.placement import CPU
 NAME = "Vulkan0"
 MIB = 1 << 20
 PATIENCE = 3000  # seconds for one thing, where shaders must be compiled for it
-WISHES = PlacementConstraints(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
-ON_THE_CPU = replace(WISHES, devices=(NO_DEVICE,), fit_targets=())
-ALL_ON_THE_DEVICE = replace(WISHES, cpu_experts=0)
-EXPERTS_IN_RAM = replace(WISHES, cpu_experts=ALL_EXPERTS)
+CONSTRAINTS = PlacementConstraints(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
+ON_THE_CPU = replace(CONSTRAINTS, devices=(NO_DEVICE,), fit_targets=())
+ALL_ON_THE_DEVICE = replace(CONSTRAINTS, cpu_experts=0)
+EXPERTS_IN_RAM = replace(CONSTRAINTS, cpu_experts=ALL_EXPERTS)
 
 
 @contextmanager
@@ -52,9 +52,9 @@ def machine() -> Machine:
     return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
 
 
-def planned(path: Path, wishes: PlacementConstraints) -> Plan:
+def planned(path: Path, constraints: PlacementConstraints) -> Plan:
     """The plan for a model, with its buffers tried."""
-    plan = plan_with_dry_load(from_gguf(path), machine(), wishes)
+    plan = plan_with_dry_load(from_gguf(path), machine(), constraints)
     assert plan.exact
     return plan
 

@@ -41,10 +41,10 @@ OPTIONS = ("--temp", "0", "--presence-penalty", "0", "-t", "1", "-c", "2048")
 
 
 @contextmanager
-def engine_with(path: Path, wishes: PlacementConstraints, logs: Path) -> Iterator[Engine]:
+def engine_with(path: Path, constraints: PlacementConstraints, logs: Path) -> Iterator[Engine]:
     """An engine that has loaded the model as planned, and looks at pictures by the mmproj file beside it."""
     with Engine.start(logs) as engine:
-        list(engine.load(path, planned(path, wishes).settings))
+        list(engine.load(path, planned(path, constraints).settings))
         for mmproj in path.parent.glob("mmproj*"):
             engine.configure_vision(VisionSettings(str(mmproj)))
         yield engine
@@ -102,8 +102,8 @@ def _text(event: object) -> str:
 @pytest.mark.parametrize("draft", ["mtp", "ngram"])
 def test_drafts_change_no_answer(engine: Engine, seeing_gguf: Path, tmp_path: Path, draft: str) -> None:
     asked = (ASKED, "Count from 3 to 8.", "Spell flamingo.")
-    wishes = replace(EXPERTS_IN_RAM, draft=draft, draft_min=1, draft_max=1, mtp=draft == "mtp")  # type: ignore[arg-type]
-    with engine_with(seeing_gguf, wishes, tmp_path) as drafting:
+    constraints = replace(EXPERTS_IN_RAM, draft=draft, draft_min=1, draft_max=1, mtp=draft == "mtp")  # type: ignore[arg-type]
+    with engine_with(seeing_gguf, constraints, tmp_path) as drafting:
         assert [answer(drafting, text) for text in asked] == [answer(engine, text) for text in asked]
         stats = drafting.stats()
         print(f"\n{draft}: {stats.accepted_tokens} of {stats.drafted_tokens} drafted tokens accepted")
@@ -115,11 +115,11 @@ def test_drafts_change_no_answer(engine: Engine, seeing_gguf: Path, tmp_path: Pa
     [(ON_THE_CPU, EXPERTS_IN_RAM), (EXPERTS_IN_RAM, ON_THE_CPU), (EXPERTS_IN_RAM, ALL_ON_THE_DEVICE)],
 )
 def test_a_state_is_gone_on_with_in_another_placement(
-    toy_gguf: Path, tmp_path: Path, kept_by: PlacementConstraints, gone_on_by: PlacementConstraints
+    toy_gguf: Path, tmp_path: Path, saved_by: PlacementConstraints, gone_on_by: PlacementConstraints
 ) -> None:
     keep = tmp_path / "state"
     with ExitStack() as running:
-        one, other = (running.enter_context(engine_with(toy_gguf, each, tmp_path)) for each in (kept_by, gone_on_by))
+        one, other = (running.enter_context(engine_with(toy_gguf, each, tmp_path)) for each in (saved_by, gone_on_by))
         messages: tuple[Message, ...] = ()
         for question in QUESTIONS[:2]:
             messages = with_turn(messages, question, ask(one, (*messages, Message("user", question)), think=False))

@@ -24,10 +24,10 @@ from tests.vulkan.device import (
 ERROR, TOTAL = 1e-3, 1 << 30
 
 
-def computed(path: Path, wishes: PlacementConstraints) -> Logits:
+def computed(path: Path, constraints: PlacementConstraints) -> Logits:
     """The logits after a prompt of some tokens, and after a token more."""
     with device_memory(TOTAL) as folder:
-        plan = planned(path, wishes)
+        plan = planned(path, constraints)
         found, memory = placed_logits(path, plan.settings, timeout_s=PATIENCE)
         more = most_bytes(folder) - sum(one.n_bytes for one in plan.memories[1:])
     assert plan_deviations(plan, memory) == []
@@ -41,9 +41,9 @@ def on_the_cpu(toy_gguf: Path) -> Logits:
     return computed(toy_gguf, ON_THE_CPU)
 
 
-@pytest.mark.parametrize("wishes", [ALL_ON_THE_DEVICE, EXPERTS_IN_RAM])
-def test_logits_are_those_of_the_cpu(toy_gguf: Path, on_the_cpu: Logits, wishes: PlacementConstraints) -> None:
-    found = computed(toy_gguf, wishes)
+@pytest.mark.parametrize("constraints", [ALL_ON_THE_DEVICE, EXPERTS_IN_RAM])
+def test_logits_are_those_of_the_cpu(toy_gguf: Path, on_the_cpu: Logits, constraints: PlacementConstraints) -> None:
+    found = computed(toy_gguf, constraints)
     errors = [squared_error(mine, wanted) for mine, wanted in zip(found, on_the_cpu, strict=True)]
     print(f"\nmean squared error of the prompt and of a token: {errors[0]:.1e}, {errors[1]:.1e}")
     assert max(errors) < ERROR

@@ -19,10 +19,10 @@ from qwenctl.protocol.placement import CPU, MemoryUse
 from tests.test_placement_rpc import opened
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,
+    CONSTRAINTS,
     EXPERTS_IN_RAM,
     MIB,
     NAME,
-    WISHES,
     device_memory,
     experts_held,
     most_bytes,
@@ -42,10 +42,10 @@ def loaded(path: Path, plan: Plan, logs: Path) -> dict[str, MemoryUse]:
     return {one.name: one for one in last.memory}
 
 
-@pytest.mark.parametrize("wishes", [ALL_ON_THE_DEVICE, replace(WISHES, cpu_experts=3), EXPERTS_IN_RAM])
-def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, wishes: PlacementConstraints) -> None:
+@pytest.mark.parametrize("constraints", [ALL_ON_THE_DEVICE, replace(CONSTRAINTS, cpu_experts=3), EXPERTS_IN_RAM])
+def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, constraints: PlacementConstraints) -> None:
     with device_memory(1 << 30) as folder:
-        plan = planned(moe, wishes)
+        plan = planned(moe, constraints)
         memory = loaded(moe, plan, tmp_path)
         most = most_bytes(folder)
     ram, device = plan.memories
@@ -55,7 +55,7 @@ def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, wishes: P
     assert abs(memory[NAME].n_bytes - device.n_bytes) <= ROUNDING
     assert abs(most - device.n_bytes) <= PAGES
     in_ram, on_device = experts_held(plan)
-    assert in_ram * (8 - min(wishes.cpu_experts or 0, 8)) == on_device * min(wishes.cpu_experts or 0, 8)
+    assert in_ram * (8 - min(constraints.cpu_experts or 0, 8)) == on_device * min(constraints.cpu_experts or 0, 8)
 
 
 def test_the_speed_of_the_device_is_measured() -> None:
@@ -71,7 +71,7 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, tmp_path: Pa
     sizes = []
     for memory in (44 * MIB, 60 * MIB):
         with device_memory(memory) as folder:
-            plan = planned(moe, WISHES)
+            plan = planned(moe, CONSTRAINTS)
             loaded(moe, plan, tmp_path)
             sizes.append(most_bytes(folder))
             print(f"{memory:,}: {plan.memories[1].n_bytes:,} {experts_held(plan)} driver {sizes[-1]:,}")
@@ -84,7 +84,7 @@ def test_two_devices_hold_it_together(moe: Path, tmp_path: Path, monkeypatch: py
     """The same software device twice, each with a memory of its own."""
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
     with device_memory(60 * MIB) as folder:
-        plan = planned(moe, replace(WISHES, split=(1.0, 1.0)))
+        plan = planned(moe, replace(CONSTRAINTS, split=(1.0, 1.0)))
         memory = loaded(moe, plan, tmp_path)
         assert most_bytes(folder) <= 60 * MIB
     assert {one.name for one in memory.values() if one.weights} == {CPU, NAME, "Vulkan1"}
@@ -93,8 +93,8 @@ def test_two_devices_hold_it_together(moe: Path, tmp_path: Path, monkeypatch: py
 def test_memory_that_another_program_took_makes_the_plan_smaller(moe: Path, tmp_path: Path) -> None:
     left, told = 40 * MIB, list[str]()
     with device_memory(1 << 30, enforced=left) as folder:
-        plan = planned(moe, WISHES)
-        model = opened(moe, plan, WISHES, tmp_path, told)
+        plan = planned(moe, CONSTRAINTS)
+        model = opened(moe, plan, CONSTRAINTS, tmp_path, told)
         model.engine.close()
         assert most_bytes(folder) <= left
     assert told

@@ -37,7 +37,7 @@ class InputFormat:
     wanted: GenerationParams
     prompt: Template | None = None
     system: Template | None = None
-    kept: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
     end: bytes = b"\n"
 
 
@@ -69,7 +69,7 @@ def _json(piece: InputLine, form: InputFormat) -> Record:
     system = form.system
     named = system.names if system is not None else frozenset()
     own = {key: value for key, value in fields.items() if key not in named or key == "id"}
-    record = parse_record(own, text, piece.line, form.wanted, form.kept)
+    record = parse_record(own, text, piece.line, form.wanted, form.saved)
     if system is None or any(message.role == "system" for message in record.messages):
         return record
     messages = (*_system(system, fields), *record.messages)
@@ -137,7 +137,7 @@ def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str
         twice = next(field for field in names if names.count(field) > 1)
         raise QwenctlError(f"{name}:1: two columns are named {twice!r}", "", ExitCode.BAD_DATA)
     wanted = (form.prompt.names if form.prompt else frozenset()) | (form.system.names if form.system else frozenset())
-    missing = sorted(wanted.union(form.kept) - set(names))
+    missing = sorted(wanted.union(form.saved) - set(names))
     if missing and names:
         raise QwenctlError(f"{name}:1: no column is named {missing[0]!r}", f"available: {', '.join(names)}")
     return names
@@ -166,8 +166,8 @@ def _filled(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -
         raise BadLine(1, f"no field {str(error)!r} for the template; available: {there}") from error
     if not text.strip():
         raise BadLine(1, "the prompt is empty")
-    kept = {name: fields[name] for name in form.kept if name in fields}
-    return Record(key, line, (*system, Message("user", text)), form.wanted, kept)
+    saved = {name: fields[name] for name in form.saved if name in fields}
+    return Record(key, line, (*system, Message("user", text)), form.wanted, saved)
 
 
 def _system(template: Template | None, fields: Mapping[str, Any]) -> tuple[Message, ...]:

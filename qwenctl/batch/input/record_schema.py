@@ -119,13 +119,13 @@ class _OpenAI(StrictModel):
 
 
 def parse_record(
-    fields: Mapping[str, Any], text: str, line: int, wanted: GenerationParams, kept: Sequence[str]
+    fields: Mapping[str, Any], text: str, line: int, wanted: GenerationParams, saved: Sequence[str]
 ) -> Record:
     """The record on line `line`, whose parsed `text` is `fields`; `wanted` is what holds where it says nothing.
 
     The fields `kept` are copied through and may be any. Raises BadLine.
     """
-    carried = {name: fields[name] for name in kept if name in fields}
+    carried = {name: fields[name] for name in saved if name in fields}
     known = {
         name: value for name, value in fields.items() if name not in carried or name in _QwenctlRecord.model_fields
     }

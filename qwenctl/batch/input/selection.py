@@ -76,10 +76,10 @@ def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Ite
 def _reservoir_sample(items: Iterator[Item], count: int, seed: int) -> list[Item]:
     """`count` of all items, each set as likely as any other (reservoir sampling), in their order."""
     draw = random.Random(seed)  # noqa: S311 - the same records on each run
-    kept: list[tuple[int, Item]] = []
+    saved: list[tuple[int, Item]] = []
     for number, item in enumerate(items):
-        if len(kept) < count:
-            kept.append((number, item))
+        if len(saved) < count:
+            saved.append((number, item))
         elif (place := draw.randrange(number + 1)) < count:
-            kept[place] = number, item
-    return [item for _, item in sorted(kept, key=lambda pair: pair[0])]
+            saved[place] = number, item
+    return [item for _, item in sorted(saved, key=lambda pair: pair[0])]

@@ -73,7 +73,7 @@ class BatchJournal:
             if self._file.size:
                 self._file.truncate(0)
         elif self._file.size > _LEAST_BYTES + _GROWTH * sum(place.size for place in self._live.values()):
-            self._write_anew()
+            self._rewrite()
 
     def sync(self) -> None:
         """Wait until all is on the disk."""
@@ -90,7 +90,7 @@ class BatchJournal:
         self._live[self._numbers] = place
         return self._numbers
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
         path = self._file.path
         unfinished = path.with_name(f"{path.name}.part")
         unfinished.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
 
 def reconcile(stats: AppendLog, output: AppendLog) -> None:
     """Cut off what stands in only one of the two files. Raises QwenctlError for a line that was changed."""
-    kept_output = kept_stats = 0
+    saved_output = saved_stats = 0
     written = enumerate(output.lines(), 1)
     for begin, line in stats.lines():
         fields = _parsed(line)
@@ -83,10 +83,10 @@ def reconcile(stats: AppendLog, output: AppendLog) -> None:
                     "--overwrite starts over, or choose another -o",
                     ExitCode.BAD_DATA,
                 )
-            kept_output = at + len(answer)
-        kept_stats = begin + len(line)
-    output.truncate(kept_output)
-    stats.truncate(kept_stats)
+            saved_output = at + len(answer)
+        saved_stats = begin + len(line)
+    output.truncate(saved_output)
+    stats.truncate(saved_stats)
 
 
 def done_lines(stats: AppendLog) -> Iterator[CompletedLine]:

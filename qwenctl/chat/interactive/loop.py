@@ -159,8 +159,8 @@ def _after_failure(setup: ChatSetup, state: ChatState, view: AnswerView, failure
     if crashed:
         setup.screen.note("  the conversation is saved; the next message loads the model again (/regen asks again)")
     if view.text or view.thinking or view.calls:
-        kept = state.conversation.with_answer(view.text + view.calls, view.thinking)
+        saved = state.conversation.with_answer(view.text + view.calls, view.thinking)
     else:
-        kept = state.conversation if crashed else state.conversation.without_last_turn()
-    state = replace(state, conversation=kept, engine_alive=not crashed)
+        saved = state.conversation if crashed else state.conversation.without_last_turn()
+    state = replace(state, conversation=saved, engine_alive=not crashed)
     return state if crashed else keeping.discard_question(setup, state)

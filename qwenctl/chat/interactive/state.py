@@ -20,7 +20,7 @@ from qwenctl.protocol.messages import GenerationFinished, Sampling
 from qwenctl.tools.tool_set import ToolSet
 
 
-def _nobody(_question: str) -> str:
+def _refuse_to_ask(_question: str) -> str:
     raise EOFError
 
 
@@ -40,7 +40,7 @@ class ChatSetup:
     screen: Screen
     conversation: Conversation
     limits: AnswerLimits = field(default_factory=AnswerLimits)
-    ask: Callable[[str], str] = _nobody
+    ask: Callable[[str], str] = _refuse_to_ask
     functions: ToolSet | None = None
     auto_approve_tools: bool = False
     resolve_media: Callable[[str], Media] = refuse_media

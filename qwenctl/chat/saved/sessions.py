@@ -151,10 +151,10 @@ class OpenSession:
 
     def _keep_media(self, media: Media) -> None:
         """Copy a picture to the others, by its hash; a clip that is larger than any picture stays where it lies."""
-        source, kept = Path(media.file), self._folder / _MEDIA / media.sha256
-        if not kept.exists() and source.is_file() and source.stat().st_size <= MAX_BYTES:
-            kept.parent.mkdir(0o700, exist_ok=True)
-            write_private(kept, source.read_bytes())
+        source, saved = Path(media.file), self._folder / _MEDIA / media.sha256
+        if not saved.exists() and source.is_file() and source.stat().st_size <= MAX_BYTES:
+            saved.parent.mkdir(0o700, exist_ok=True)
+            write_private(saved, source.read_bytes())
 
     def close(self) -> None:
         """Let others open it; a session in which nothing was kept leaves nothing behind."""

@@ -31,9 +31,8 @@ def batch_command(
     prompt: own.Prompt = None, system: own.System = None, prefix: options.PrefixOption = None,
     keep: own.KeepFields = None, style: own.Format = "qwenctl", select: own.Select = None,
     order: own.OrderOption = "input", parallel: own.Parallel = 0, share_prefix: own.Share = True,
-    limit: own.Limit = None, sample: own.Sample = None, dry_run: own.DryRun = False,
-    force_resume: own.ForceResume = False, resume: own.OldResume = "auto",
-    retry_errors: own.RetryErrors = False, overwrite: own.Overwrite = False,
+    limit: own.Limit = None, sample: own.Sample = None, dry_run: own.DryRun = False, overwrite: own.Overwrite = False,
+    force_resume: own.ForceResume = False, resume: own.OldResume = "auto", retry_errors: own.RetryErrors = False,
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
     asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
@@ -64,8 +63,7 @@ def batch_command(
         grammar=options.text_or_file(grammar, "::="), json_schema=options.text_or_file(json_schema, "{"),
         sampling=_given(
             temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n,
-        ),
+            frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n),
     )
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
@@ -73,17 +71,16 @@ def batch_command(
         prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
     )
     answers = batch.OutputSpec(
-        path=output, order=order, style=style, select=select or "",
-        resume="force" if force_resume else resume, retry_errors=retry_errors,
-        overwrite=overwrite, recorded_as=_given(grammar=grammar, json_schema=json_schema),
+        path=output, order=order, style=style, select=select or "", retry_errors=retry_errors, overwrite=overwrite,
+        resume="force" if force_resume else resume, recorded_as=_given(grammar=grammar, json_schema=json_schema),
     )
     backend: batch.BackendSpec
     if endpoint:
         from qwenctl.batch.backends.openai_client import EndpointSpec
 
         backend = EndpointSpec(
-            urls=tuple(endpoint), model=str(model or ""), parallel=parallel,
-            timeout_s=timeout, patience_s=patience, api_key=api_key,
+            urls=tuple(endpoint), model=str(model or ""), parallel=parallel, timeout_s=timeout, patience_s=patience,
+            api_key=api_key,
         )
     else:
         from qwenctl.loading.batch_engine import EngineSpec
@@ -97,10 +94,10 @@ def batch_command(
     if dry_run:
         estimate = batch.estimate(input=records, output=answers, backend=backend, params=params)
         reporting.show_estimate(estimate, as_json=json)
-    else:
-        with reporting.progress(quiet=quiet) as report:
-            stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
-        reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
+        return
+    with reporting.progress(quiet=quiet) as report:
+        stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
+    reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
 # fmt: on
 
 

@@ -20,7 +20,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be remo
 
 
 def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: options.Json = False) -> None:
-    """Remove parts of downloads that nobody went on with. Asks first on a terminal; whole models are never touched."""
+    """Remove what stopped downloads left behind.
+
+    Asks first on a terminal. Complete models are never removed.
+    """
     from qwenctl.hub.local.hf_cache import default_cache_root
     from qwenctl.hub.local.registry import registered_buffers, registered_roots
     from qwenctl.hub.local.stale_downloads import find_stale_downloads, stale_buffers

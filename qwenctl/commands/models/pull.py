@@ -104,12 +104,12 @@ def pull_command(
             raise QwenctlError("--locked and a model name cannot be used together", hint)
         pull_locked(locked, to, job, pull, offline=offline)
         return
-    asked, wish = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
-    _check_wish(asked, wish)
+    asked, request = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
+    _check_request(asked, request)
     if offline:
-        show_local(replace(asked, quant=asked.quant or wish.label, revision=revision or asked.revision), job)
+        show_local(replace(asked, quant=asked.quant or request.label, revision=revision or asked.revision), job)
         return
-    target = _target(asked, wish, revision, to or default_cache_root(), job, pull)
+    target = _target(asked, request, revision, to or default_cache_root(), job, pull)
     if target is None:
         return
     if output and not target.recipe:
@@ -132,19 +132,23 @@ def _one_name(name: str, hf_name: str) -> str:
     return name or hf_name
 
 
-def _check_wish(asked: ModelName, wish: PullRequest) -> None:
+def _check_request(asked: ModelName, request: PullRequest) -> None:
     """Raise QwenctlError if the command line asks for two things at once."""
     from qwenctl.hub.repository.model_name import quant_key
 
-    asks = {f"--quantize {wish.recipe}": wish.recipe, "--source": wish.source and wish.label, asked.quant: asked.quant}
-    said = {words: quant_key(value) for words, value in asks.items() if value}
-    if len(set(said.values())) > 1:
-        hint = f"qwenctl pull {asked.base} {next(iter(said))}"
-        raise QwenctlError(f"{' and '.join(said)} cannot be used together", hint)
+    by_option = {
+        f"--quantize {request.recipe}": request.recipe,
+        "--source": request.source and request.label,
+        asked.quant: asked.quant,
+    }
+    quants = {option: quant_key(value) for option, value in by_option.items() if value}
+    if len(set(quants.values())) > 1:
+        hint = f"qwenctl pull {asked.base} {next(iter(quants))}"
+        raise QwenctlError(f"{' and '.join(quants)} cannot be used together", hint)
 
 
 def _target(
-    asked: ModelName, wish: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
+    asked: ModelName, request: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
 ) -> ResolvedTarget | None:
     """What the name comes to; None if the person at the terminal does not want it."""
     from qwenctl.hub.select.target import resolve_target, select_quant
@@ -152,13 +156,13 @@ def _target(
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
         target = resolve_target(
-            asked, wish, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.notify)
+            asked, request, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.notify)
         )
         if not target.needs_choice:
             return target
         found = survey(target.listing, pull, job, folder, shown.notify)
     label = _chosen(target, found, job)
-    return select_quant(target, label, wish) if label else None
+    return select_quant(target, label, request) if label else None
 
 
 def _chosen(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -> str:

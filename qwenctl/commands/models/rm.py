@@ -11,7 +11,10 @@ from qwenctl.commands.quantize.result import print_json, print_status
 
 
 def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = False) -> None:
-    """Remove a model; without a quantization in its name, all of that repository. Asks first on a terminal."""
+    """Remove a local model.
+
+    Without a quantization in NAME, all models of the repository are removed. Asks first on a terminal.
+    """
     from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.local.removal import remove_models
 

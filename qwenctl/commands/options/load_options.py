@@ -87,7 +87,7 @@ def _declared(
     plan: PlanFile = None,
 ) -> LoadRequest:
     """The options as they are declared, and what becomes of them."""
-    wishes = PlacementConstraints(
+    constraints = PlacementConstraints(
         context=ctx_size,
         cache_k=cache_type_k,
         cache_v=cache_type_v,
@@ -106,9 +106,9 @@ def _declared(
         rpc=tuple(_list(rpc)),
         paging=paging,
     )
-    if plan is not None and wishes != PlacementConstraints():
+    if plan is not None and constraints != PlacementConstraints():
         raise QwenctlError("--plan cannot be used with options that a plan sets", "leave one of them out")
-    return LoadRequest(wishes, plan)
+    return LoadRequest(constraints, plan)
 
 
 def with_drafts(
@@ -118,7 +118,9 @@ def with_drafts(
     if most and fewest > most:
         raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} cannot be used together")
     mtp = draft in ("auto", "mtp")
-    return replace(asked, wishes=replace(asked.wishes, mtp=mtp, draft=draft, draft_max=most, draft_min=fewest))
+    return replace(
+        asked, constraints=replace(asked.constraints, mtp=mtp, draft=draft, draft_max=most, draft_min=fewest)
+    )
 
 
 def with_load_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -53,17 +53,17 @@ def complete_sessions(incomplete: str) -> list[str]:
     """Names of kept conversations, the latest first."""
     from qwenctl.files.paths import sessions_folder
 
-    return _kept_names(sessions_folder, incomplete)
+    return _saved_names(sessions_folder, incomplete)
 
 
 def complete_prefixes(incomplete: str) -> list[str]:
     """Names of kept prefixes, the latest first."""
     from qwenctl.files.paths import prefixes_folder
 
-    return _kept_names(prefixes_folder, incomplete)
+    return _saved_names(prefixes_folder, incomplete)
 
 
-def _kept_names(folder: Callable[[], Path], incomplete: str) -> list[str]:
+def _saved_names(folder: Callable[[], Path], incomplete: str) -> list[str]:
     from qwenctl.chat.saved.sessions import SessionStore
     from qwenctl.errors import QwenctlError
 
