@@ -9,7 +9,7 @@ TOY := build/toy-Q8_0.gguf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-vulkan lint format docs bench lock clean
+.PHONY: help setup run test test-fast test-vulkan lint format docs bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ $(TOY): $(wildcard tests/data/toy/*) $(wildcard quantize/*.py) | setup
 
 test: lint ## Everything that CI runs: lint and all tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-fast: setup ## Tests of units and of the structure, in less than a minute
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/structure $(ARGS)
 
 test-vulkan: ## Test experts in RAM and the rest on llama.cpp's Vulkan backend, without a GPU
 	@bash tests/vulkan/run.sh $(ARGS)

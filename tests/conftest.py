@@ -14,8 +14,9 @@ import pytest
 from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.protocol.load import LoadParams
-from tests.loaded_model import loaded
-from tests.own_process import Late, pytest_pyfunc_call, pytest_runtest_teardown
+from tests.support.loaded_model import loaded
+from tests.support.own_process import Late, pytest_pyfunc_call, pytest_runtest_teardown
+from tests.support.paths import TESTS, TOY
 
 __all__ = ["pytest_pyfunc_call", "pytest_runtest_teardown"]  # hooks
 
@@ -27,7 +28,16 @@ hypothesis.settings.load_profile("steady")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DATA = Path(__file__).parent / "data"
+
+FOLDERS = ("unit", "engine", "cli", "subprocess", "golden", "faults", "structure")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the folders that it lies in: `-m engine`, `-m "cli and not subprocess"`."""
+    for item in items:
+        for folder in item.path.relative_to(TESTS).parts[:-1]:
+            if folder in FOLDERS:
+                item.add_marker(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +57,7 @@ def _no_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy() -> Path:
     """The folder of the toy checkpoint."""
-    return DATA / "toy"
+    return TOY
 
 
 @pytest.fixture(scope="session")

@@ -221,10 +221,10 @@ def _add_linear_attention(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: 
 
 def _add_imatrix(writer: gguf.GGUFWriter, imatrix: Imatrix) -> None:
     """Add the keys that llama-quantize writes about the importance matrix."""
-    writer.add_string("quantize.recipe.imatrix.file", imatrix.path.name)
-    writer.add_string("quantize.recipe.imatrix.dataset", imatrix.datasets[0] if imatrix.datasets else "")
-    writer.add_uint32("quantize.recipe.imatrix.entries_count", len(imatrix.entries))
-    writer.add_uint32("quantize.recipe.imatrix.chunks_count", imatrix.chunks)
+    writer.add_string("quantize.imatrix.file", imatrix.path.name)
+    writer.add_string("quantize.imatrix.dataset", imatrix.datasets[0] if imatrix.datasets else "")
+    writer.add_uint32("quantize.imatrix.entries_count", len(imatrix.entries))
+    writer.add_uint32("quantize.imatrix.chunks_count", imatrix.chunks)
 
 
 def _size_label(tensors: Iterable[OutputTensor]) -> str:

@@ -134,9 +134,22 @@ class Engine(InferenceEngine):
         import psutil
 
         with contextlib.suppress(psutil.Error):
-            times = psutil.Process(self._process.pid).cpu_times()
+            times = psutil.Process(self.pid).cpu_times()
             return float(times.user + times.system)
         return 0.0
+
+    @property
+    def pid(self) -> int:
+        """The id of the engine's process."""
+        return self._process.pid
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End the engine's process by a signal, and wait until it is gone; nothing if it has ended.
+
+        What is asked of it afterwards fails as after a crash.
+        """
+        self._process.send_signal(number)
+        self._process.wait()
 
     def write_log(self, line: str) -> None:
         """Write a line into the engine's log."""
@@ -145,8 +158,7 @@ class Engine(InferenceEngine):
 
     def close(self) -> None:
         """End the engine, whatever it is doing; may be called twice."""
-        self._process.kill()
-        self._process.wait()
+        self.kill()
         for stream in (self._requests, self._events):
             with contextlib.suppress(OSError):
                 stream.close()

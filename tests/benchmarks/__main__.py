@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.benchmarks.figures import table
 from tests.benchmarks.measure import busy_seconds, own_seconds
 from tests.benchmarks.settings import Settings
-from tests.peer import add_peer_options, peer_of
+from tests.support.peer import add_peer_options, peer_of
 
 BENCHMARKS = (
     "quantize",

@@ -52,7 +52,7 @@ def ours(
         assert isinstance(loaded, ModelInfo)
         opening = StartBatch(LoadParams(context_tokens=room, threads=settings.threads), parallel, share_prefixes=shares)
         answerer = EngineBackend(EngineBackendConfig(lambda: (engine, loaded), opening, 0, print))
-        return _speed(settings, records, answerer, lambda: _cpu(engine._process.pid) + own_seconds())
+        return _speed(settings, records, answerer, lambda: _cpu(engine.pid) + own_seconds())
     finally:
         engine.close()
 

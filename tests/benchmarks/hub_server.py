@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fake_hub import FakeHub, Repo, ServedFile, serve_folder
+from tests.support.fake_hub import FakeHub, Repo, ServedFile, serve_folder
 
 
 @contextmanager

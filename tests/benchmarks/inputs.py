@@ -32,8 +32,8 @@ def make_toy_gguf(folder: Path) -> Path:
 
 def _random_1gb(folder: Path) -> None:
     """A mixture of experts with random weights: 64 experts in each of 4 layers and in the MTP block, 1.1 GB of BF16."""
-    from tests import checkpoints
-    from tests.qwen35_layout import Model
+    from tests.support import checkpoints
+    from tests.support.qwen35_layout import Model
 
     model = Model(
         hidden=1024, layers=4, attention_heads=8, kv_heads=2, head_dim=256, key_heads=16, value_heads=32,
@@ -44,8 +44,8 @@ def _random_1gb(folder: Path) -> None:
 
 def _sparse(folder: Path, layers: int) -> None:
     """Zeros that take no room on the disk: the 35B with half of its experts, 0.8 GB of BF16 a layer."""
-    from tests import checkpoints
-    from tests.qwen35_layout import PUBLISHED
+    from tests.support import checkpoints
+    from tests.support.qwen35_layout import PUBLISHED
 
     model = replace(PUBLISHED["35B"], layers=layers, experts=128, vocabulary=1984, mtp=False, vision=None)
     checkpoints.make_sparse(folder, model)
@@ -53,8 +53,8 @@ def _sparse(folder: Path, layers: int) -> None:
 
 def _four_layers(folder: Path) -> None:
     """Zeros in the shape of four layers of the 35B, with a quarter of its experts."""
-    from tests import checkpoints
-    from tests.qwen35_layout import PUBLISHED
+    from tests.support import checkpoints
+    from tests.support.qwen35_layout import PUBLISHED
 
     model = replace(PUBLISHED["35B"], layers=4, experts=64, vocabulary=1984, mtp=False, vision=None)
     checkpoints.make_sparse(folder, model)
@@ -62,8 +62,8 @@ def _four_layers(folder: Path) -> None:
 
 def _published_397b(folder: Path) -> None:
     """Holes in the shapes of the largest published checkpoint, with a vocabulary of its size."""
-    from tests import checkpoints
-    from tests.qwen35_layout import PUBLISHED
+    from tests.support import checkpoints
+    from tests.support.qwen35_layout import PUBLISHED
 
     checkpoints.make_sparse(folder, PUBLISHED["397B"], shards=94, tokens=248_077)
 

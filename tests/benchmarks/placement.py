@@ -30,9 +30,9 @@ from qwenctl.placement.trial_load import plan_with_dry_load
 from qwenctl.protocol.placement import CPU
 from tests.benchmarks.figures import Figure, at_least, at_most, ratio
 from tests.benchmarks.settings import Settings
-from tests.checkpoints import make_sparse
-from tests.qwen35_layout import PUBLISHED
-from tests.rpc_server import rpc_server
+from tests.support.checkpoints import make_sparse
+from tests.support.qwen35_layout import PUBLISHED
+from tests.support.rpc_server import rpc_server
 
 _CASES = (("35B", "Q4_K_M", (12,)), ("35B", "Q8_0", (24,)), ("122B", "Q2_K", (24, 24)), ("397B", "Q4_K_M", (24,)),
           ("397B", "Q4_K_M", (32, 16)))  # fmt: skip

@@ -16,7 +16,7 @@ from tests.benchmarks.figures import Figure, at_most, ratio
 from tests.benchmarks.inputs import QWENCTL, make_input
 from tests.benchmarks.measure import MIB, Cost, cost_of
 from tests.benchmarks.settings import Settings
-from tests.peer import Peer
+from tests.support.peer import Peer
 
 TYPES = ("Q4_K_M", "Q8_0")
 _TWO_STEPS = "convert_hf_to_gguf.py + llama-quantize"

@@ -1,6 +1,6 @@
 """Are the tensors of two GGUF files the same? `python -m tests.benchmarks.same_tensors FIRST SECOND`.
 
-`ssm_a` aside, whose exponential differs by one unit in the last place between torch and us (`tests/variants.py`).
+`ssm_a` aside, whose exponential differs by one unit in the last place between torch and us (`support/variants.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.gguf_files import tensors
+from tests.support.gguf_files import tensors
 
 if __name__ == "__main__":
     first, second = (tensors(Path(path)) for path in sys.argv[1:])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.measure import busy_share
-from tests.peer import Peer
+from tests.support.peer import Peer
 
 _IDLE_SHARE = 0.05
 

@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from tests.checkpoints import n_bytes, random_arrays, write_safetensors, write_tokenizer
-from tests.qwen35_layout import PUBLISHED, Layout, Model, Spec, config, specs
+from tests.support.checkpoints import n_bytes, random_arrays, write_safetensors, write_tokenizer
+from tests.support.paths import TOY
+from tests.support.qwen35_layout import PUBLISHED, Layout, Model, Spec, config, specs
 
 _FULL_EVERY = 4  # of four layers one has full attention: a model has a multiple of them
 _BLOCK = 1 << 24
@@ -53,7 +54,7 @@ def make(folder: Path, model: Model, tokens: int = _TOKENS) -> None:
     (folder / "config.json").write_text(json.dumps(config(model, Layout())))
     write_tokenizer(folder, tokens)
     for name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copy(Path(__file__).parent.parent / "data" / "toy" / name, folder)
+        shutil.copy(TOY / name, folder)
     weight_map, total = {}, 0
     shards = list(_shards(specs(model, Layout())))
     for number, wanted in enumerate(shards):

@@ -28,11 +28,11 @@ from qwenctl.machine.profile import machine_from_sizes
 from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.tensor_inventory import from_checkpoint
-from tests.checkpoints import make_sparse
-from tests.qwen35_layout import PUBLISHED
-from tests.source_tree import PACKAGES
+from tests.support.checkpoints import make_sparse
+from tests.support.paths import ROOT
+from tests.support.qwen35_layout import PUBLISHED
+from tests.support.source_tree import PACKAGES
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [*(ROOT / name for name in ROOT_PAGES), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import PACKAGES, functions, length, public_definitions, read_modules
+from tests.support.paths import ROOT
+from tests.support.source_tree import PACKAGES, functions, length, public_definitions, read_modules
 
-ROOT = Path(__file__).resolve().parents[2]
 FILE_LINES, SHORTEST_FILE_LINES, FOLDER_MODULES = 400, 40, 15
 FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 12
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import PACKAGES
+from tests.support.source_tree import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (*PACKAGES, "tests")

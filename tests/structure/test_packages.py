@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import imports, read_modules
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+from tests.support.source_tree import imports, read_modules
 
 # The packages from the bottom up, each with those that it may import; `qwenctl` itself, the version, is for all.
 MAY_IMPORT = {

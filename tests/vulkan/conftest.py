@@ -10,8 +10,8 @@ import pytest
 from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
 from qwenctl.machine import read_devices
-from tests.checkpoints import make
-from tests.qwen35_layout import Model
+from tests.support.checkpoints import make
+from tests.support.qwen35_layout import Model
 from tests.vulkan.device import NAME
 
 collect_ignore_glob = [] if os.environ.get("TEST_VULKAN") else ["test_*.py"]

@@ -19,10 +19,10 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.protocol.batch import RecordDone
 from qwenctl.protocol.media import VisionSettings
 from qwenctl.protocol.messages import Message
-from tests.batching import add, answers
-from tests.command_line import run
-from tests.pictures import BLACK, RED, media
-from tests.test_engine_turns import QUESTIONS, ask, with_turn
+from tests.support.batching import add, answers
+from tests.support.command_line import run
+from tests.support.pictures import BLACK, RED, media
+from tests.support.turns import QUESTIONS, ask, with_turn
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,
     EXPERTS_IN_RAM,

@@ -9,8 +9,8 @@ import pytest
 
 from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.plan import plan_deviations
-from tests.libllama import Logits, squared_error
-from tests.placed_logits import placed_logits
+from tests.support.libllama import Logits, squared_error
+from tests.support.placed_logits import placed_logits
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,
     EXPERTS_IN_RAM,

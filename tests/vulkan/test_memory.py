@@ -16,7 +16,7 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.plan import Plan, plan_deviations
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.placement import CPU, MemoryUse
-from tests.test_placement_rpc import opened
+from tests.support.opened_plan import opened
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,
     CONSTRAINTS,

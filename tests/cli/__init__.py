@@ -1,0 +1,1 @@
+"""The program through its command line: messages, exit codes, output."""

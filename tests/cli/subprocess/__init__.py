@@ -1,0 +1,1 @@
+"""The program as a process: terminals, pipes, signals, shells."""

@@ -1,0 +1,244 @@
+"""Functions through the real command line: the toy does not know them, so a grammar makes it call, once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.chat_sessions import GREEDY, QWENCTL
+from tests.support.cli_runner import outcome, run
+from tests.support.terminal import Terminal
+
+# The toy spells words in capitals: after this question it begins with C, and after the result, a question, with The.
+QUESTION, RESULT, ANSWER = "Spell cow.", "What is the capital of France?", "The capital of Finland."
+GRAMMAR = (
+    'start: "C" <tool_call> "\\n<function=get_weather>\\n<parameter=city>\\nParis\\n</parameter>\\n</function>\\n" '
+    '</tool_call> | "The capital of " /[A-Z][a-z]{1,9}/ "."'
+)
+SOURCE = f'''
+def get_weather(city: str) -> str:
+    """The weather in a city."""
+    with open("called", "a") as file:
+        file.write(city + "\\n")
+    return "{RESULT}"
+'''
+CALL = {"name": "get_weather", "arguments": {"city": "Paris"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the program runs: with functions in Python and in JSON, and the grammar."""
+    monkeypatch.chdir(tmp_path)
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    described = {"name": "get_weather", "description": "The weather in a city.", "parameters": city}
+    (tmp_path / "tools.py").write_text(SOURCE)
+    (tmp_path / "tools.json").write_text(json.dumps([{**described, "command": ["echo", RESULT]}]))
+    (tmp_path / "by_hand.json").write_text(json.dumps([{"type": "function", "function": described}]))
+    (tmp_path / "call.lark").write_text(GRAMMAR)
+    return tmp_path
+
+
+def chat(model: Path, *options: str) -> list[str]:
+    return ["chat", "-m", str(model), *GREEDY, "--no-think", "--grammar", "call.lark", *options]
+
+
+def pipe(model: Path, *options: str, question: str = QUESTION) -> subprocess.CompletedProcess[bytes]:
+    return run(*chat(model, *options), stdin=question.encode())
+
+
+# ------------------------------------------------------------------ in a pipe
+
+
+@pytest.mark.parametrize("tools", ["tools.py", "tools.json"])
+def test_with_yes_functions_are_run_and_only_the_answer_is_printed(toy_gguf: Path, folder: Path, tools: str) -> None:
+    done = pipe(toy_gguf, "--tools", tools, "--yes")
+    assert (done.stdout.decode(), done.stderr, done.returncode) == (f"{ANSWER}\n", b"", 0)
+    assert tools == "tools.json" or (folder / "called").read_text() == "Paris\n"
+    assert not [child for child in psutil.Process().children() if "python_worker" in " ".join(child.cmdline())]
+
+
+def test_what_is_done_is_told_on_standard_error(toy_gguf: Path, folder: Path) -> None:
+    done = pipe(toy_gguf, "--tools", "tools.py", "--yes", "--verbose")
+    assert done.stdout.decode() == f"{ANSWER}\n"
+    assert f'C\n→ get_weather(city="Paris")\n{RESULT}\n' in done.stderr.decode()
+
+
+def test_without_yes_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
+    line, hint, code = outcome(*chat(toy_gguf, "--tools", "tools.py", QUESTION))
+    assert line == 'the model wants to call get_weather(city="Paris")'
+    assert hint == "--yes runs the functions, --json prints the calls as data"
+    assert code == 77
+    assert not (folder / "called").exists()
+
+
+@pytest.mark.parametrize("options", [["tools.py"], ["by_hand.json"], ["tools.py", "--yes"]])
+def test_as_json_calls_are_data(toy_gguf: Path, folder: Path, options: list[str]) -> None:
+    options = ["--tools", *options]
+    done = pipe(toy_gguf, "--json", *options)
+    found = json.loads(done.stdout)
+    assert (found["answer"], found["tool_calls"], found["finish_reason"]) == ("C", [CALL], "tool_calls")
+    assert found["usage"]["answer_tokens"] > 10
+    assert not (folder / "called").exists()
+    answered = json.loads(pipe(toy_gguf, "--json", *options, question=RESULT).stdout)
+    assert (answered["tool_calls"], answered["finish_reason"]) == ([], "stop")
+
+
+def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
+    found = json.loads(pipe(toy_gguf, "--json").stdout)
+    assert (found["tool_calls"], found["finish_reason"]) == ([], "stop")
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "code"),
+    [
+        (["--tools", "nothing.py"], "nothing.py: no such file or directory", 66),
+        (["--tools", "nothing.json"], "nothing.json: no such file or directory", 66),
+        (["--tools", "call.lark"], "call.lark: not JSON: Expecting value: line 1 column 1 (char 0)", 65),
+        (["--tools", "by_hand.json"], "there is no way to answer for get_weather in a pipe", 2),
+        (["--tools", "tools.py", "--json-schema", "{}"], "--tools and --json-schema cannot be used together", 2),
+        (
+            ["--tool-timeout", "0"],
+            "invalid value for '--tool-timeout': 0 is out of range: it must be a whole number of at least 1",
+            2,
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    toy_gguf: Path, folder: Path, options: list[str], line: str, code: int
+) -> None:
+    found, hint, exit_code = outcome(*chat(toy_gguf, *options, QUESTION))
+    assert (found, exit_code) == (line, code)
+    assert hint or code == 66
+
+
+def test_a_function_that_takes_too_long_is_a_result(toy_gguf: Path, folder: Path) -> None:
+    (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(60); return"))
+    done = pipe(toy_gguf, "--tools", "tools.py", "--yes", "--tool-timeout", "1", "--verbose", "-n", "40")
+    assert b"error: no answer within 1 seconds" in done.stderr
+
+
+def test_a_file_in_the_folder_cannot_ask_for_functions(toy_gguf: Path, folder: Path) -> None:
+    """Else to talk in somebody's folder would run somebody's code."""
+    for setting in ('tools = "tools.py"', "yes = true"):
+        (folder / "qwenctl.toml").write_text(f"[chat]\n{setting}\n")
+        line, _, code = outcome(*chat(toy_gguf, QUESTION))
+        assert code == 78
+        assert setting.split()[0] in line
+    (folder / "qwenctl.toml").unlink()
+    done = run(*chat(toy_gguf, "--json", QUESTION), QWENCTL_CHAT_TOOLS="tools.py", QWENCTL_TOOLS="tools.py")
+    assert json.loads(done.stdout)["tool_calls"] == []
+
+
+# ------------------------------------------------------------------ on a terminal
+
+
+def test_a_call_is_asked_about_run_and_answered(toy_gguf: Path, folder: Path) -> None:
+    command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py")]
+    with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
+        terminal.wait_for("Ctrl-D quits")
+        terminal.send("/tools\r")
+        terminal.wait_for("get_weather(city) The weather in a city.")
+        terminal.send(QUESTION + "\ry\r")  # what is typed before the question is no answer to it
+        terminal.wait_for("run it? [y]es [n]o [a]lways:")
+        assert '→ get_weather(city="Paris")' in terminal.text
+        assert not (folder / "called").exists()
+        terminal.send("n\r")
+        terminal.wait_for("did not allow this call")
+        terminal.wait_for("context ")
+        terminal.send("/regen\r")
+        terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
+        terminal.send("y\r")
+        terminal.wait_for(ANSWER)
+        terminal.wait_for("context ", count=2)
+        assert (folder / "called").read_text() == "Paris\n"
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0
+    history = (folder / "qwenctl" / "history").read_text()
+    assert QUESTION in history
+    assert "\n+y\n" not in history
+
+
+def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder: Path) -> None:
+    slow = SOURCE.replace("return", "import time; time.sleep(2); return")
+    (folder / "tools.py").write_text(slow + slow.replace("get_weather", "second").replace('"called"', '"second"'))
+    second = GRAMMAR.replace("get_weather", "second").split("<tool_call>", 1)[1].split("|")[0]
+    (folder / "call.lark").write_text(GRAMMAR.replace("|", f'"\\n" <tool_call> {second} |', 1))
+    with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--no-save")], folder) as terminal:
+        terminal.wait_for("Ctrl-D quits")
+        terminal.send(QUESTION + "\r")
+        terminal.wait_for("run it? [y]es [n]o [a]lways:")
+        terminal.send("y\r")
+        terminal.wait_for("running get_weather")
+        terminal.send("y\r")
+        terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
+        time.sleep(0.5)  # would be enough to take the y for an answer
+        assert "running second" not in terminal.text
+        terminal.send("n\r")
+        terminal.wait_for("did not allow this call")
+        terminal.wait_for("context ")
+        assert not (folder / "second").exists()
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0
+
+
+def test_no_function_outlives_a_chat_that_is_killed(toy_gguf: Path, folder: Path) -> None:
+    (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
+    with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes", "--no-save")], folder) as terminal:
+        terminal.wait_for("Ctrl-D quits")
+        terminal.send(QUESTION + "\r")
+        terminal.wait_for("running get_weather")
+        children = psutil.Process(terminal.child.pid).children(recursive=True)
+        assert len(children) == 2
+        terminal.child.kill(signal.SIGKILL)
+        assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+def test_ctrl_c_stops_a_call_and_the_chat_goes_on(toy_gguf: Path, folder: Path) -> None:
+    (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
+    with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--no-save")], folder) as terminal:
+        terminal.wait_for("Ctrl-D quits")
+        terminal.send(QUESTION + "\r")
+        terminal.wait_for("run it? [y]es [n]o [a]lways:")
+        terminal.send("\x03")
+        terminal.wait_for("the user stopped this call")
+        terminal.send("/regen\r")
+        terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
+        terminal.send("y\r")
+        terminal.wait_for("running get_weather")
+        terminal.send("\x03")
+        terminal.wait_for("the user stopped this call", count=2)
+        terminal.send("/undo\r")
+        terminal.wait_for("removed: Spell cow.")
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0
+    assert not [child for child in psutil.Process().children() if "python_worker" in " ".join(child.cmdline())]
+
+
+def test_a_chat_with_calls_is_gone_on_with(toy_gguf: Path, folder: Path) -> None:
+    command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes")]
+    with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
+        terminal.wait_for("Ctrl-D quits")
+        terminal.send(QUESTION + "\r")
+        terminal.wait_for(ANSWER)
+        terminal.wait_for("context ")
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0
+    with Terminal([*command, "--resume"], folder, XDG_DATA_HOME=str(folder)) as terminal:
+        terminal.wait_for("nothing to evaluate again")
+        assert '→ get_weather(city="Paris")' in terminal.text
+        assert f"  {RESULT}" in terminal.text
+        terminal.send(RESULT + "\r")
+        terminal.wait_for("context ")
+        terminal.send("/stats\r")
+        terminal.wait_for("of them cached")
+        last = next(line for line in terminal.text.splitlines() if "last prompt" in line)
+        total, cached = (int(word.replace(",", "")) for word in last.split() if word[0].isdigit())
+        assert total - cached < 40 < total
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0

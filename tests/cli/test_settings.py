@@ -1,0 +1,253 @@
+"""Where the value of an option comes from: command line, environment, the folder's file, the user's file, default."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from qwenctl import cli
+from qwenctl.settings.origins import toml_text
+from qwenctl.settings.rules import FORBIDDEN_IN_LOCAL_FILE, Command, Setting, collect_options
+from tests.support.paths import ROOT, TOY
+from tests.support.settings_folder import call, settings, shown
+
+# From the first to the last. Each but the default may be there or not.
+SOURCES = ("flag", "variable", "shared variable", "folder", "folder, shared", "user", "user, shared", "default")
+# A command's option, and a value of it for each source.
+OPTIONS: dict[tuple[str, str], list[Any]] = {
+    ("chat", "ctx-size"): [1024, 2048, 3072, 4096, 5120, 6144, 7168, 0],
+    ("chat", "temp"): [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, None],
+    ("chat", "gpu-layers"): [1, 2, 3, 4, 5, 6, 7, -1],
+    ("chat", "cache-type-k"): ["f32", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "f16"],
+    ("chat", "model"): ["a", "b", "c/d.gguf", "e", "é", "g g", 'h"h', None],
+    ("quantize", "type"): ["Q8_0", "Q5_K_M", "BF16", "F16", "Q6_K", "Q4_K_S", "Q3_K_M", "Q4_K_M"],
+    ("quantize", "threads"): [1, 2, 3, 4, 5, 6, 7, 0],
+    ("quantize", "tensor-type"): [[f"ffn={number}"] for number in range(7)] + [None],
+}
+
+
+def sources_of(command: str, key: str, values: dict[str, Any]) -> tuple[list[str], dict[str, str], str, str]:
+    """The flags, the variables and both files that give `values` to an option, by source."""
+
+    def lines(source: str) -> str:
+        shared, own = values.get(f"{source}, shared"), values.get(source)
+        top = f"{key} = {json.dumps(shared, ensure_ascii=False)}\n" if shared is not None else ""
+        name = key.replace("-", "_")
+        return top + (f"[{command}]\n{name} = {json.dumps(own, ensure_ascii=False)}\n" if own is not None else "")
+
+    def text(value: Any) -> str:
+        return str(value[0] if isinstance(value, list) else value)
+
+    name = key.upper().replace("-", "_")
+    variables = {"variable": f"QWENCTL_{command.upper()}_{name}", "shared variable": f"QWENCTL_{name}"}
+    environment = {variable: text(values[source]) for source, variable in variables.items() if source in values}
+    flags = [f"--{key}", text(values["flag"])] if "flag" in values else []
+    return flags, environment, lines("folder"), lines("user")
+
+
+def origin_of(source: str, command: str, key: str, there: set[str], here: Path) -> str:
+    name = key.upper().replace("-", "_")
+    file, _, shared = source.partition(", ")
+    line = 1 if shared else 3 if f"{file}, shared" in there else 2
+    return {
+        "flag": "command line",
+        "variable": f"QWENCTL_{command.upper()}_{name}",
+        "shared variable": f"QWENCTL_{name}",
+        "folder": f"qwenctl.toml:{line}",
+        "user": f"{here.parent}/config/qwenctl/config.toml:{line}",
+        "default": "default",
+    }[file]
+
+
+@examples(max_examples=300)
+@given(st.sampled_from(list(OPTIONS)), st.sets(st.sampled_from(SOURCES[:-1])))
+def test_the_first_source_that_is_there_wins(option: tuple[str, str], there: set[str]) -> None:
+    command, key = option
+    values = dict(zip(SOURCES, OPTIONS[option], strict=True))
+    flags, variables, folder, user = sources_of(command, key, {name: values[name] for name in there})
+    first = next(source for source in SOURCES if source in there or source == "default")
+    with settings(folder, user, **variables) as here:
+        value, origin = shown("--", command, *flags, "--json")[f"{command}.{key}"]
+    assert value == values[first]
+    assert origin == origin_of(first, command, key, there, here)
+
+
+@examples(max_examples=40)
+@given(st.sets(st.sampled_from(SOURCES[:-1])))
+def test_the_command_gets_what_config_shows(there: set[str]) -> None:
+    given_values = {key: dict(zip(SOURCES, OPTIONS["quantize", key], strict=True)) for key in ("type", "threads")}
+    flags, variables, folder, user = sources_of(
+        "quantize", "type", {name: value for name, value in given_values["type"].items() if name in there}
+    )
+    first = next(source for source in SOURCES if source in there or source == "default")
+    with settings(folder, user, **variables, QWENCTL_THREADS="3"):
+        done = call("quantize", str(TOY), "--dry-run", "--json", *flags)
+    plan = json.loads(done.stdout)
+    assert (plan["type"], plan["threads"], done.code) == (given_values["type"][first], 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("QWENCTL_CHAT_THINK", "off", False),
+        ("QWENCTL_THINK", "No", False),
+        ("QWENCTL_THINK", "1", True),
+        ("QWENCTL_THINK", "enabled", True),
+        ("QWENCTL_N_GPU_LAYERS", "all", -1),
+        ("QWENCTL_CHAT_SYSTEM_PROMPT", "  two  spaces ", "  two  spaces "),
+        ("QWENCTL_QUANTIZE_TENSOR_TYPE", "a=q6_k  b=q8_0", ["a=q6_k", "b=q8_0"]),
+        ("QWENCTL_QUANTIZE_SPLIT_MAX_SIZE", "48GiB", 48 * 2**30),
+    ],
+)
+def test_a_variable_is_read_as_its_option_is(variable: str, text: str, value: object) -> None:
+    with settings(**{variable: text}):
+        found = [one for one in shown().values() if one[1] == variable]
+    assert found
+    assert [one for one in found if one != (value, variable)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("think = false", False),
+        ("n-gpu-layers = 'all'", -1),
+        ("n_gpu_layers = 0x10", 16),
+        ("temp = 1", 1.0),
+        ("ctx-size = '4096'", 4096),
+        ("system-prompt = '''\ntwo\nlines'''", "two\nlines"),
+        ("tensor-type = 'a=q6_k'", ["a=q6_k"]),
+        ("tensor-type = ['a=q6_k', 'b=q8_0']", ["a=q6_k", "b=q8_0"]),
+        ("split-max-size = 48_000_000", 48_000_000),
+        ("split-max-size = '48M'", 48 << 20),
+        ("color = 'never'", "never"),
+    ],
+)
+def test_a_key_is_read_as_its_option_is(line: str, value: object) -> None:
+    with settings(f"# a comment\n\n{line}\n"):
+        found = [one for one in shown().values() if one[1] == "qwenctl.toml:3"]
+    assert found
+    assert [one for one in found if one != (value, "qwenctl.toml:3")] == []
+
+
+def test_the_home_folder_may_be_written_as_in_a_shell() -> None:
+    with settings("[quantize]\nimatrix = '~/a.gguf'", HOME="/home/someone", QWENCTL_OUTPUT="~/b.gguf"):
+        found = shown("quantize")
+    assert found["quantize.imatrix"][0] == "/home/someone/a.gguf"
+    assert found["quantize.output"][0] == "/home/someone/b.gguf"
+
+
+def test_a_key_at_the_top_holds_for_every_command_that_has_it() -> None:
+    with settings("threads = 5"):
+        found = shown("threads")
+    having = {f"{command.name}.threads": 5 for command in COMMANDS if command.find("threads")}
+    assert {name: value for name, (value, _) in found.items()} == having
+    assert {"quantize.threads", "chat.threads"} <= having.keys()
+
+
+def test_a_command_of_a_command_has_a_table_and_variables_too() -> None:
+    with settings("[sessions.export]\nformat = 'json'"):
+        assert shown("sessions.export.format")["sessions.export.format"] == ("json", "qwenctl.toml:2")
+    with settings(QWENCTL_SESSIONS_EXPORT_FORMAT="json"):
+        assert shown("format")["sessions.export.format"] == ("json", "QWENCTL_SESSIONS_EXPORT_FORMAT")
+
+
+def test_a_flag_takes_back_what_a_setting_says() -> None:
+    with settings("think = false\n"):
+        assert shown("--", "chat", "--think")["chat.think"] == (True, "command line")
+
+
+def test_an_empty_variable_is_none() -> None:
+    with settings("temp = 0.5", QWENCTL_TEMP=""):
+        assert shown("temp")["chat.temp"] == (0.5, "qwenctl.toml:1")
+
+
+def test_json_asked_for_by_a_setting_holds_for_errors_too() -> None:
+    with settings(QWENCTL_JSON="1"):
+        done = call("chat", "-m", "none.gguf")
+    assert (json.loads(done.stdout)["error"]["code"], done.stderr, done.code) == ("no_input", "", 66)
+
+
+def test_help_shows_the_defaults_of_the_program() -> None:
+    with settings("ctx-size = 12345"):
+        assert "12345" not in call("chat", "--help").stdout
+
+
+COMMANDS = collect_options(typer.main.get_command(cli.app))
+GUARDED = [
+    (command, setting)
+    for command in COMMANDS
+    for setting in command.settings
+    if setting.name in FORBIDDEN_IN_LOCAL_FILE
+]
+
+
+@pytest.mark.parametrize(("command", "setting"), GUARDED, ids=lambda one: one.name)
+def test_the_current_folder_may_not_say_yes(command: Command, setting: Setting) -> None:
+    """Whoever made the folder could have files replaced that way."""
+    with settings(f"[{command.name}]\n{setting.name} = true"):
+        line, hint, code = call("chat").error
+    assert (line, code) == (f"qwenctl.toml:2 '{setting.name}' is not allowed in a file in the current folder", 78)
+    assert hint == f"use --{setting.name}, or set it in the user's file (see `qwenctl config path`)"
+    value, text = {"switch": (True, "true"), "list": (["a"], "['a']")}.get(setting.kind, ("a", "'a'"))
+    with settings(user=f"[{command.name}]\n{setting.name} = {text}"):
+        assert shown(setting.name)[f"{command.name}.{setting.name}"][0] == value
+
+
+def test_there_is_something_that_the_current_folder_may_not_say() -> None:
+    assert GUARDED
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.unsettable], ids=lambda one: one.name)
+def test_what_is_for_the_command_line_alone_is_no_setting(command: Command) -> None:
+    for name in command.unsettable:
+        table = f"[{command.name}]\n{name} = true"
+        for files in ({"folder": table}, {"user": table}):
+            with settings(**files):
+                line, hint, code = call("chat").error
+            assert (line.split(" ", 1)[1], code) == (f"'{name}' can only be given on the command line", 78)
+            assert hint == f"give --{name} when it is wanted"
+        variable = f"QWENCTL_{command.name}_{name}".upper().replace("-", "_")
+        with settings(**{variable: "1"}):
+            assert f"{command.name}.{name}" not in shown()
+            assert call("config", "show").stdout.endswith(f"# not read: {variable}\n")
+
+
+@examples(max_examples=100)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "system-prompt": st.text(st.characters(exclude_categories=["Cs"])),
+            "temp": st.floats(0, 100),
+            "seed": st.integers(0, 2**32 - 1),
+            "think": st.booleans(),
+            "model": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+        },
+    )
+)
+def test_what_config_shows_is_toml_that_says_the_same(values: dict[str, Any]) -> None:
+    table = "".join(f"{key} = {toml_text(value)}\n" for key, value in values.items())
+    with settings(f"[chat]\n{table}"):
+        text, before = call("config", "show", "chat").stdout, shown("chat")
+    found = tomllib.loads(text)["chat"]
+    assert {key: found[key] for key in values} == values
+    with settings(text):
+        assert {name: value for name, (value, _) in shown("chat").items()} == {
+            name: value for name, (value, _) in before.items()
+        }
+
+
+def test_guide_names_the_sources_in_their_order() -> None:
+    section = (ROOT / "docs/guides/settings.md").read_text()
+    places = [section.index(word) for word in ("command line", "QWENCTL_CHAT_TEMP", "./qwenctl.toml", "config.toml")]
+    assert places == sorted(places)
+    assert re.search(r"QWENCTL_TEMP\b", section)

@@ -1,0 +1,141 @@
+"""Sizes that a user writes and reads: one rule for every option, and texts that can be read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.core import TyperGroup
+
+from quantize.errors import BadOption
+from quantize.formatting import format_bytes, format_memory, parse_bytes
+from qwenctl import cli
+from tests.support.cli_runner import outcome
+
+PREFIXES = "KMGT"
+UNITS = {prefix + "B": 1000**power for power, prefix in enumerate(PREFIXES, 1)}
+UNITS |= {prefix + suffix: 1024**power for power, prefix in enumerate(PREFIXES, 1) for suffix in ("", "i", "iB")}
+UNITS |= {"": 1, "B": 1}
+EXAMPLE = "24G or 24GiB is 24 * 1024^3 bytes, 24GB is 24 * 1000^3; units: K, M, G, T"
+TEXTS = st.builds("{}{}{}".format, st.integers(1, 9999), st.sampled_from(["", " "]), st.sampled_from(sorted(UNITS)))
+
+
+def size_options(group: TyperGroup | Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every option of every command that takes sizes, with the words that call the command."""
+    found = []
+    for name, command in group.commands.items():
+        found += [((*path, name), one) for one in command.params if "SIZE" in str(one.metavar)]
+        found += size_options(command, (*path, name)) if isinstance(command, TyperGroup) else []
+    return found
+
+
+ROOT = typer.main.get_command(cli.app)
+OPTIONS = size_options(ROOT)
+
+
+def value_of(path: tuple[str, ...], option: Any, text: str) -> int:
+    """What the command gets for `text`."""
+    value = option.process_value(typer.Context(ROOT, info_name=path[-1]), text)
+    (size,) = value if isinstance(value, tuple) else (value,)
+    assert isinstance(size, int)
+    return size
+
+
+@given(st.integers(1, 9999), st.sampled_from(sorted(UNITS)), st.booleans(), st.sampled_from(["", " "]))
+def test_a_unit_means_what_coreutils_says(number: int, unit: str, lower: bool, blank: str) -> None:
+    text = f"{number}{blank}{unit.lower() if lower else unit}"
+    assert parse_bytes(text) == number * UNITS[unit]
+
+
+@given(st.integers(0, 10**9), st.integers(0, 999), st.sampled_from(sorted(UNITS)))
+def test_decimals_are_exact_and_rounded_down(whole: int, thousandths: int, unit: str) -> None:
+    expected = (whole * 1000 + thousandths) * UNITS[unit] // 1000
+    if 0 < expected < 2**63:
+        assert parse_bytes(f"{whole}.{thousandths:03}{unit}") == expected
+
+
+@given(st.integers(1, 10**14), st.sampled_from([format_bytes, format_memory]))
+def test_a_shown_size_can_be_read_back(n_bytes: int, shown: Any) -> None:
+    text = shown(n_bytes).replace(",", "")
+    assert parse_bytes(text) == pytest.approx(n_bytes, rel=0.006)
+    assert shown(parse_bytes(text)).replace(",", "") == text
+
+
+@given(st.integers(1, 10**14), st.integers(1, 10**14), st.sampled_from([format_bytes, format_memory]))
+def test_more_bytes_are_never_shown_as_fewer(one: int, other: int, shown: Any) -> None:
+    less, more = sorted((one, other))
+    assert parse_bytes(shown(less).replace(",", "")) <= parse_bytes(shown(more).replace(",", ""))
+
+
+@given(st.sampled_from(sorted(UNITS)), st.integers(1, 9999), st.integers(1, 9999))
+def test_a_larger_number_is_a_larger_size(unit: str, one: int, other: int) -> None:
+    less, more = sorted((one, other))
+    assert parse_bytes(f"{less}{unit}") <= parse_bytes(f"{more}{unit}")
+
+
+def test_memory_is_shown_in_binary_units_and_files_in_decimal_ones() -> None:
+    sizes = (0, 1023, 1024, 24 << 30, 1_000 << 20, 1_536 << 30)
+    assert [format_memory(size) for size in sizes] == [
+        "0 B", "1023 B", "1.00 KiB", "24.0 GiB", "1000 MiB", "1,536 GiB",
+    ]  # fmt: skip
+    assert [format_bytes(size) for size in sizes[:4]] == ["0 B", "1.02 kB", "1.02 kB", "25.8 GB"]
+
+
+def test_every_command_that_takes_sizes_is_tested() -> None:
+    names = {option.opts[-1] for _, option in OPTIONS}
+    assert names == {"--fit-target", "--snapshot-ram", "--gpu-memory", "--ram", "--spool", "--split-max-size"}
+
+
+@given(TEXTS.filter(lambda text: not text.strip().isdecimal()))
+def test_every_option_parses_a_size_alike(text: str) -> None:
+    assert {value_of(path, option, text) for path, option in OPTIONS} == {parse_bytes(text)}
+
+
+@given(st.integers(1, 2**20))
+def test_a_bare_number_is_bytes_but_for_the_option_that_llama_cpp_has_in_mib(number: int) -> None:
+    for path, option in OPTIONS:
+        unit = 1 << 20 if option.opts[-1] == "--fit-target" else 1
+        assert value_of(path, option, str(number)) == number * unit
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1G", "1e9", "1,5G", "1.G", ".5G", "24X", "24GBB", "24 G B", "٣G", "inf", "0x10", "2i", "1" * 41]
+)
+def test_what_is_not_a_size(text: str) -> None:
+    with pytest.raises(BadOption) as refused:
+        parse_bytes(text)
+    assert (refused.value.message, refused.value.hint) == (f"'{text}' is not a size", EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("0", "too small"), ("0.4B", "too small"), ("9" * 19, "too large"), ("9999999T", "too large")]
+)
+def test_a_size_that_nothing_has(text: str, reason: str) -> None:
+    with pytest.raises(BadOption, match=f"^'{text}' is {reason} a size$"):
+        parse_bytes(text)
+
+
+@given(st.text(max_size=50))
+def test_any_other_text_is_refused_in_one_way(text: str) -> None:
+    try:
+        size = parse_bytes(text)
+    except BadOption:
+        return
+    assert 0 < size < 2**63
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("chat", "-m", "x", "--snapshot-ram", "much"), "--snapshot-ram"),
+        (("chat", "-m", "x", "--fit-target", "2G,much"), "--fit-target"),
+        (("plan", "x", "--ram", "much"), "--ram"),
+        (("plan", "x", "--gpu-memory", "24G,much"), "--gpu-memory"),
+        (("pull", "x", "--spool", "much"), "--spool"),
+    ],
+)
+def test_a_wrong_size_is_one_line_that_names_the_option(arguments: tuple[str, ...], option: str) -> None:
+    assert outcome(*arguments) == (f"invalid value for '{option}': 'much' is not a size", EXAMPLE, 2)

@@ -1,0 +1,17 @@
+"""What the tests of engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.engines import Start, engines
+
+
+@pytest.fixture
+def start(toy_gguf: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts engines with the toy in them; they end with the test."""
+    with engines(toy_gguf, tmp_path, context_tokens=2048) as started:
+        yield started

@@ -1,0 +1,186 @@
+"""A conversation becomes the tokens that the reference makes of it, and no text in it becomes a control token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine.request_errors import RequestError
+from qwenctl.protocol.messages import Message
+from tests.support.own_process import late
+from tests.support.paths import TOY
+from tests.support.prompt_reference import REFERENCE, SPECIAL
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import LoadedModel
+
+pytestmark = pytest.mark.own_process
+ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
+resource_limits = late("qwenctl.engine.prompt.chat_template:resource_limits")
+
+TEMPLATE = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(  # noqa: S701 - not HTML
+    (TOY / "chat_template.jinja").read_text()
+)
+TEXT = st.text().filter(lambda text: text.strip() and not any(special in text for special in SPECIAL))
+TURNS = st.lists(st.tuples(TEXT, TEXT, st.text()), max_size=3)
+
+
+def conversation(turns: list[tuple[str, str, str]], system: str, question: str) -> list[Message]:
+    messages = [Message("system", system)] if system else []
+    for asked, answered, thought in turns:
+        messages += [Message("user", asked), Message("assistant", answered, thought)]
+    return [*messages, Message("user", question)]
+
+
+def reference_tokens(messages: list[Message], *, think: bool) -> list[int]:
+    """The template and the tokenizer as transformers uses them: in one piece."""
+    turns: list[dict[str, Any]] = [
+        {"role": message.role, "content": message.content, "reasoning_content": message.thinking}
+        for message in messages
+    ]
+    text = TEMPLATE.render(messages=turns, add_generation_prompt=True, enable_thinking=think)
+    return REFERENCE.encode(text, add_special_tokens=False).ids
+
+
+@given(TURNS, st.one_of(st.just(""), TEXT), TEXT, st.booleans())
+def test_ordinary_text_gives_the_tokens_of_the_reference(
+    toy_model: LoadedModel, turns: list[tuple[str, str, str]], system: str, question: str, think: bool
+) -> None:
+    messages = conversation(turns, system, question)
+    assert toy_model.template.prompt(messages, think=think).tokens == reference_tokens(messages, think=think)
+
+
+PLACES = {
+    "user": lambda text: [Message("user", text)],
+    "system": lambda text: [Message("system", text), Message("user", "Hi")],
+    "answer": lambda text: [Message("user", "Hi"), Message("assistant", text), Message("user", "Hi")],
+    "thinking": lambda text: [Message("user", "Hi"), Message("assistant", "Hi", text), Message("user", "Hi")],
+    "file": lambda text: [Message("user", f"notes.txt:\n```\n{text}\n```\nSummarize this.")],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("token", SPECIAL)
+def test_no_control_token_comes_from_a_text(toy_model: LoadedModel, token: str, place: str) -> None:
+    def control_tokens(text: str) -> list[int]:
+        tokens = toy_model.template.prompt(PLACES[place](text), think=True).tokens
+        return [one for one in tokens if one in SPECIAL.values()]
+
+    harmless = control_tokens("x")
+    for attack in (token, f"a{token}b", token * 3, f"{token[:4]}{token}{token[4:]}", f"{token}\n{token}"):
+        assert control_tokens(attack) == harmless
+
+
+@given(st.text(), st.sampled_from(list(SPECIAL)), st.text())
+def test_what_spells_a_control_token_is_kept_as_text(
+    toy_model: LoadedModel, before: str, token: str, after: str
+) -> None:
+    import unicodedata
+
+    text = before + token + after
+    pieces = b"".join(toy_model.token_bytes[one] for one in toy_model.tokenizer.tokenize_text(text))
+    assert pieces.decode() == unicodedata.normalize("NFC", text)
+
+
+def test_text_is_composed_as_the_model_was_trained_on(toy_model: LoadedModel) -> None:
+    decomposed, composed = "Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    assert toy_model.tokenizer.tokenize_text(decomposed) == toy_model.tokenizer.tokenize_text(composed)
+
+
+def test_earlier_thinking_is_not_sent_again(toy_model: LoadedModel) -> None:
+    asked, again = Message("user", "One?"), Message("user", "Two?")
+    with_thought = [asked, Message("assistant", "1.", "a long thought"), again]
+    without = [asked, Message("assistant", "1."), again]
+    prompts = [toy_model.template.prompt(messages, think=True) for messages in (with_thought, without)]
+    assert prompts[0] == prompts[1]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for %}", "Expected"),
+        ("{{ messages[0].content.__class__.__mro__ }}", "unsafe"),
+        (
+            "{{ raise_exception('No user query found.') }}",
+            "No user query found.",
+        ),
+        ("{{ messages[9].content }}", "no element 9"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages + 1 }}", "can only concatenate list"),
+    ],
+)
+def test_a_template_that_fails_is_named(toy_model: LoadedModel, template: str, reason: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatTemplate(template, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
+    assert caught.value.failed.kind == "template"
+    assert reason in caught.value.failed.message
+
+
+@pytest.mark.parametrize(
+    ("bomb", "limit"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "2 s"),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", ""),
+        ("{% set x = 'a' * 2000000000 %}{{ x }}", "512 MiB"),
+        (  # by a hundred at a time: to fill the memory by doubling takes a slow machine longer than 2 s
+            "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x"
+            + " ~ ns.x" * 99
+            + " %}{% endfor %}",
+            "512 MiB",
+        ),
+        ("{{ 9 ** (9 ** 9) }}", "a power of 387420489"),
+        ("{{ '%999999999d' % 1 }}", "512 MiB"),
+        ("{{ range(100001) | list }}", ""),
+        ("{{ 'x' | center(2000000000) }}", "512 MiB"),
+    ],
+)
+def test_a_template_that_never_ends_or_eats_the_memory_is_stopped(
+    toy_model: LoadedModel, bomb: str, limit: str
+) -> None:
+    with pytest.raises(RequestError, match=rf"the model's chat template fails: .*{limit}"):
+        ChatTemplate(bomb, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
+    assert toy_model.template.prompt([Message("user", "Hi")], think=True).tokens
+
+
+def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
+    texts = ["a"]
+
+    def grow() -> None:
+        while True:
+            texts.append(texts[-1] * 2)
+
+    with pytest.raises(MemoryError), resource_limits(600, 64 << 20):
+        grow()
+    assert 1 << 22 <= len(texts[-1]) < 1 << 26
+    assert len(texts[-1] * 16) >= 1 << 26  # without the limit there is room again
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('touch escaped') }}",
+        "{{ self._TemplateReference__context.eval_ctx }}",
+        "{{ messages.append(1) }}",
+        "{{ '{0.__class__}'.format(messages) }}",
+        "{% set x = lipsum.__globals__ %}{{ x }}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(
+    toy_model: LoadedModel, escape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    template = ChatTemplate(escape, toy_model.tokenizer)
+    try:
+        text = b"".join(
+            toy_model.token_bytes[token] for token in template.prompt([Message("user", "Hi")], think=True).tokens
+        )
+    except RequestError:
+        text = b""
+    assert b"class" not in text
+    assert not list(tmp_path.iterdir())

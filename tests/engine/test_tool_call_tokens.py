@@ -1,0 +1,115 @@
+"""Calls as the template writes them become tokens, and the tokens become the same calls."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenctl.engine.sampling.detokenizer import StreamingDetokenizer
+from qwenctl.protocol.messages import Channel, Message, ToolCall, Tools
+from qwenctl.tools.calls import answer_with_calls
+from qwenctl.tools.schema import parse_json
+from tests.support.prompt_reference import TEMPLATE
+from tests.support.tool_calls import tool
+
+if TYPE_CHECKING:
+    from qwenctl.engine.model import LoadedModel
+
+# What the form cannot tell from its own tags.
+TEXT = st.text().filter(lambda text: not any(tag in text for tag in ("</parameter>", "</function>", "<tool_call>")))
+NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
+NUMBER = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBER | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+VALUES: dict[str, tuple[dict[str, Any], st.SearchStrategy[Any]]] = {
+    "string": ({"type": "string"}, TEXT),
+    "integer": ({"type": "integer"}, st.integers()),
+    "number": ({"type": "number"}, NUMBER),
+    "boolean": ({"type": "boolean"}, st.booleans()),
+    "null": ({"type": "null"}, st.none()),
+    "array": ({"type": "array"}, st.lists(JSON, max_size=4)),
+    "object": ({"type": "object"}, st.dictionaries(st.text(), JSON, max_size=4)),
+    "number or null": ({"anyOf": [{"type": "number"}, {"type": "null"}]}, st.none() | NUMBER),
+    "text or number": ({"type": ["string", "number"]}, NUMBER | TEXT.filter(lambda text: not is_number(text))),
+    "choice": ({"enum": ["a", "b\n"]}, st.sampled_from(["a", "b\n"])),
+    "elsewhere": ({"$ref": "#/$defs/Point"}, st.dictionaries(st.text(), JSON, max_size=4)),
+    "anything": ({}, st.lists(JSON, max_size=4) | st.booleans() | NUMBER),
+}
+
+
+def is_number(text: str) -> bool:
+    try:
+        return isinstance(parse_json(text), int | float)
+    except ValueError:
+        return False
+
+
+@st.composite
+def tools_and_calls(draw: st.DrawFn) -> tuple[Tools, list[ToolCall]]:
+    tools, calls = [], []
+    for name in draw(st.lists(NAME, min_size=1, max_size=4, unique=True)):
+        kinds = draw(st.dictionaries(NAME, st.sampled_from(list(VALUES)), max_size=4))
+        tools.append(tool(name, {key: VALUES[kind][0] for key, kind in kinds.items()}))
+        calls.append(ToolCall(name, {key: draw(VALUES[kind][1]) for key, kind in kinds.items()}))
+    return tuple(tools), calls
+
+
+def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
+    """What a model says that writes as its template does, from its thinking on; None leaves that open."""
+    functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
+    turn = {"role": "assistant", "content": text, "reasoning_content": thinking or "", "tool_calls": functions}
+    rendered = TEMPLATE.render(messages=[{"role": "user", "content": "Hi"}, turn])
+    output = rendered.split("<|im_start|>assistant\n<think>\n", 1)[1].removesuffix("<|im_end|>\n")
+    return output if thinking is not None else output.replace("</think>\n\n", "", 1)
+
+
+def heard(model: LoadedModel, output: str) -> dict[Channel, str]:
+    """The text of each channel when the model says `said`."""
+    text = StreamingDetokenizer(
+        model.token_bytes, model.think_end_token, thinking=True, tool_call_start=model.tool_call_start_token
+    )
+    events = [
+        event for token in model.tokenizer.tokenize_template(output) for event in text.feed(token)
+    ] + text.finish()
+    channels: tuple[Channel, ...] = ("thinking", "answer", "call")
+    return {one: "".join(event.text for event in events if event.channel == one) for one in channels}
+
+
+@pytest.mark.own_process
+@settings(max_examples=300)
+@given(tools_and_calls(), TEXT, TEXT, st.booleans())
+def test_calls_come_back_as_the_template_writes_them(
+    toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str, is_open: bool
+) -> None:
+    tools, calls = made
+    told = heard(toy_model, as_written("" if is_open else text, calls, None if is_open else thinking))
+    message, found = answer_with_calls(told["answer"], told["thinking"], told["call"], "stop", tools)
+    assert [one.call for one in found.calls] == calls
+    assert repr([one.call for one in found.calls]) == repr(calls)  # True is not 1
+    assert [one.problem for one in found.calls] == [""] * len(calls)
+    assert (found.broken, found.problem) == ("", "")
+    assert message.tool_calls == tuple(calls)
+    if not is_open:
+        assert (message.content.strip(), message.thinking.strip()) == (text.strip(), thinking.strip())
+
+
+@pytest.mark.own_process
+@settings(max_examples=200)
+@given(tools_and_calls(), TEXT, TEXT.filter(str.strip))
+def test_what_a_model_writes_as_its_template_does_need_not_be_read_again(
+    toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str
+) -> None:
+    tools, calls = made
+    output = unicodedata.normalize("NFC", as_written(text, calls, thinking))
+    asked = [Message("user", "Hi")]
+    called = [*asked, Message("assistant", text, thinking, tuple(calls)), Message("tool", "x")]
+    begin = toy_model.template.prompt(asked, think=True, tools=tools).tokens + toy_model.tokenizer.tokenize_template(
+        output
+    )
+    assert toy_model.template.prompt(called, think=True, tools=tools).tokens[: len(begin)] == begin

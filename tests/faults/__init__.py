@@ -1,0 +1,1 @@
+"""What goes wrong: killed processes, full disks, broken networks, planted faults."""

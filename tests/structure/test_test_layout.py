@@ -1,0 +1,179 @@
+"""How the tests are laid out: which folders there are, who imports whom, and which modules no unit test meets.
+
+Each check is shown to fail on a bad tree.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.source_tree import Module, imports, read_modules
+
+FOLDERS = {"unit", "engine", "cli", "golden", "faults", "structure", "support", "gpu", "vulkan", "benchmarks", "data"}
+# What is run by hand: its modules import one another, and its tests import them.
+TOOLS = ("gpu", "vulkan", "benchmarks")
+# Modules that no unit test imports, itself or by what it imports, and why. A package stands for all below it.
+_LIBLLAMA = "works with libllama: tests/engine"
+_COMMAND = "is reached through the command line: tests/cli"
+NOT_IN_UNIT_TESTS = {
+    "quantize.convert": "workers and their files: tests/golden, tests/faults",
+    "quantize.input_files": _COMMAND,
+    "quantize.journal": "what a killed conversion leaves: tests/faults",
+    "quantize.output": "what a killed conversion leaves: tests/faults",
+    "quantize.summary": _COMMAND,
+    "qwenctl.__main__": "entry of `python -m qwenctl`",
+    "qwenctl.backend_check": "runs libllama in children: tests/faults",
+    "qwenctl.batch.backends.openai_client": "talks to servers: tests/cli",
+    "qwenctl.bench.table": _COMMAND,
+    "qwenctl.charts": _COMMAND,
+    "qwenctl.chat.one_shot": _COMMAND,
+    "qwenctl.chat.saved.prefixes": _COMMAND,
+    "qwenctl.cli": _COMMAND,
+    "qwenctl.commands": _COMMAND,
+    "qwenctl.doctor": "looks at this machine: tests/cli",
+    "qwenctl.engine.batching": _LIBLLAMA,
+    "qwenctl.engine.benchmark": _LIBLLAMA,
+    "qwenctl.engine.dry_load": _LIBLLAMA,
+    "qwenctl.engine.generation": _LIBLLAMA,
+    "qwenctl.engine.kv": _LIBLLAMA,
+    "qwenctl.engine.llama": _LIBLLAMA,
+    "qwenctl.engine.model": _LIBLLAMA,
+    "qwenctl.engine.prompt": _LIBLLAMA,
+    "qwenctl.engine.sampling.grammar": _LIBLLAMA,
+    "qwenctl.engine.sampling.sampler": _LIBLLAMA,
+    "qwenctl.engine.speculative": _LIBLLAMA,
+    "qwenctl.engine.vision": _LIBLLAMA,
+    "qwenctl.engine.worker": _LIBLLAMA,
+    "qwenctl.files.locks": "what other processes hold: tests/faults",
+    "qwenctl.hub": "the Hugging Face cache and a Hub on loopback: tests/cli, tests/faults",
+    "qwenctl.loading": "starts engines: tests/engine",
+    "qwenctl.machine.bandwidth_probe": "a child process: tests/engine",
+    "qwenctl.machine.inspect": "asks libllama in a child: tests/engine",
+    "qwenctl.machine.rpc_server": "a child process: tests/cli/subprocess",
+    "qwenctl.machine.rpc_worker": "starts a child: tests/cli/subprocess",
+    "qwenctl.placement.trial_load": "loads in a child: tests/engine",
+    "qwenctl.settings": "where values come from is asked of commands: tests/cli",
+    "qwenctl.tools": "functions run in children: tests/faults",
+    "qwenctl.views": _COMMAND,
+}
+
+
+def read_tests(root: Path) -> dict[str, Module]:
+    """Every module below `tests`, by name."""
+    found = {}
+    for path in sorted((root / "tests").rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = Module(name, path, ast.parse(path.read_text(), str(path)))
+    return found
+
+
+def unknown_folders(root: Path) -> list[str]:
+    paths = [path.relative_to(root / "tests") for path in (root / "tests").rglob("test_*.py")]
+    return sorted(str(path) for path in paths if path.parts[0] not in FOLDERS or len(path.parts) == 1)
+
+
+def unit_tests_out_of_place(root: Path) -> list[str]:
+    """Folders of unit tests that mirror no package."""
+    folders = {
+        path.parent.relative_to(root / "tests" / "unit") for path in (root / "tests" / "unit").rglob("test_*.py")
+    }
+    return sorted(str(folder) for folder in folders if not (root / folder / "__init__.py").is_file())
+
+
+def imports_of_other_tests(root: Path) -> list[str]:
+    """What a module of tests imports from tests and not from their support, or of its own folder of tools."""
+    modules = read_tests(root)
+    return sorted(
+        f"{name} imports {target}"
+        for name, module in modules.items()
+        for target in imports(module, modules)
+        if target.startswith("tests.") and not _may_import(name, target)
+    )
+
+
+def _may_import(name: str, target: str) -> bool:
+    if target == "tests.support" or target.startswith("tests.support."):
+        return True
+    folder = target.split(".")[1]
+    is_test = target.rpartition(".")[2].startswith(("test_", "conftest"))
+    return folder in TOOLS and name.split(".")[1] == folder and not is_test
+
+
+def support_that_is_a_test(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / "tests" / "support").rglob("test_*.py"))
+
+
+def unmet_modules(root: Path, listed: Mapping[str, str] = NOT_IN_UNIT_TESTS) -> list[str]:
+    """Modules that no unit test imports, itself or by what it imports, and that stand in no list."""
+    modules, tests = read_modules(root), read_tests(root)
+    every = {**modules, **tests}
+    waiting = [name for name in tests if name.startswith("tests.unit.")]
+    met = set(waiting)
+    while waiting:
+        found = {target for target in imports(every[waiting.pop()], every) if target in every} - met
+        met |= found
+        waiting += found
+    known = {name for name in modules for package in listed if f"{name}.".startswith(f"{package}.")}
+    packages = {name for name, module in modules.items() if module.path.name == "__init__.py"}
+    return sorted(set(modules) - met - known - packages)
+
+
+Check = Callable[[Path], list[str]]
+BAD_TREES: list[tuple[Check, dict[str, str]]] = [
+    (unknown_folders, {"tests/test_a.py": ""}),
+    (unknown_folders, {"tests/other/test_a.py": ""}),
+    (unit_tests_out_of_place, {"tests/unit/qwenctl/other/test_a.py": ""}),
+    (imports_of_other_tests, {"tests/unit/test_a.py": "", "tests/unit/test_b.py": "from tests.unit.test_a import x"}),
+    (imports_of_other_tests, {"tests/unit/test_a.py": "from tests.conftest import x", "tests/conftest.py": ""}),
+    (imports_of_other_tests, {"tests/support/a.py": "def f():\n    import tests.cli.b", "tests/cli/b.py": ""}),
+    (imports_of_other_tests, {"tests/gpu/test_a.py": "", "tests/gpu/b.py": "from tests.gpu import test_a"}),
+    (imports_of_other_tests, {"tests/cli/test_a.py": "from tests.gpu import b", "tests/gpu/b.py": ""}),
+    (support_that_is_a_test, {"tests/support/test_a.py": ""}),
+    (unmet_modules, {"qwenctl/a.py": "", "tests/cli/test_a.py": "import qwenctl.a"}),
+]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [unknown_folders, unit_tests_out_of_place, imports_of_other_tests, support_that_is_a_test, unmet_modules],
+)
+def test_the_tests_pass(check: Check) -> None:
+    assert check(ROOT) == []
+
+
+@pytest.mark.parametrize(("check", "files"), BAD_TREES)
+def test_a_bad_tree_is_seen(check: Check, files: dict[str, str], tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert check(tmp_path) != []
+
+
+def test_a_good_tree_passes(tmp_path: Path) -> None:
+    files = {
+        "qwenctl/__init__.py": "",
+        "qwenctl/a.py": "from qwenctl import b",
+        "qwenctl/b.py": "",
+        "tests/support/a.py": "import qwenctl.a",
+        "tests/gpu/b.py": "from tests.support import a",
+        "tests/gpu/test_b.py": "from tests.gpu import b",
+        "tests/unit/qwenctl/test_a.py": "from tests.support import a",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for check, _ in BAD_TREES:
+        assert check(tmp_path) == [], check.__name__
+
+
+def test_what_is_listed_is_there_and_is_not_met() -> None:
+    modules = read_modules(ROOT)
+    assert [name for name in NOT_IN_UNIT_TESTS if name not in modules] == []
+    unmet = unmet_modules(ROOT, {})
+    for name in NOT_IN_UNIT_TESTS:
+        assert any(f"{module}.".startswith(f"{name}.") for module in unmet), f"{name} is met by now"

@@ -1,0 +1,61 @@
+"""The logits of a model that is loaded as a `Load` message says, and the memory that it took: a child process.
+
+`placed_logits(path, settings)` gives both. In a process of its own, for a device of another machine is never forgotten
+by ggml, and is used by every later load of the same process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from qwenctl.protocol.codec import decode, encode
+from qwenctl.protocol.load import Load, LoadParams
+from qwenctl.protocol.placement import MemoryUse
+from tests.support.paths import ROOT
+
+PROMPT = "What is the capital of France? And what is two and two?"
+
+
+def placed_logits(path: Path, settings: LoadParams, timeout_s: float = 120) -> tuple[bytes, tuple[MemoryUse, ...]]:
+    """The logits after a prompt and a token more, as bytes, and what each memory holds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.placed_logits"],
+        input=encode(Load(str(path), settings)),
+        capture_output=True,
+        cwd=ROOT,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode("utf-8", "replace")[-2000:])
+    told = json.loads(done.stdout)
+    return bytes.fromhex(told["logits"]), tuple(MemoryUse(**one) for one in told["memory"])
+
+
+def main() -> None:
+    """Load, evaluate, print."""
+    import llama_cpp.llama_cpp as llama
+
+    from qwenctl.engine.llama.cancellation import CancelFlag
+    from qwenctl.engine.llama.log import LlamaLog
+    from qwenctl.engine.model import load_model
+
+    request, log = decode(sys.stdin.buffer.readline(), Load), LlamaLog()
+    model = load_model(request, CancelFlag(), log, lambda _: None)
+    size = 4 * model.vocabulary_size
+    logits = b""
+    for tokens in (model.tokenizer.tokenize_text(PROMPT), [5]):
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        if llama.llama_decode(model.context, llama.llama_batch_get_one(array, len(tokens))):
+            raise RuntimeError("llama_decode failed")
+        logits += ctypes.string_at(llama.llama_get_logits_ith(model.context, -1), size)
+    memory = [vars(one) for one in model.loaded.memory]
+    sys.stdout.write(json.dumps({"logits": logits.hex(), "memory": memory}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Units of the packages, folder by folder: no test here starts a process or loads libllama."""

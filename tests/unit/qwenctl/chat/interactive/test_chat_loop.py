@@ -1,0 +1,147 @@
+"""The loop of a chat and its screen, with an engine that says what the test tells it to."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.messages import (
+    GenerationFinished,
+    Message,
+    TextDelta,
+    Usage,
+)
+from tests.support.scripted_engine import CRASH, DONE, Chat, ScriptedEngine, answer
+
+
+def test_an_answer_is_shown_with_its_figures_and_kept_for_the_next_question() -> None:
+    engine = ScriptedEngine([answer("**Bold** [x](http://a.example)\n"), answer("Yes.")])
+    chat = Chat(engine)
+    assert chat.run("Really?", "Sure?") == ExitCode.OK
+    assert "Bold x" in chat.text
+    assert "10.0 tokens/s · first token 0.25 s · prompt 100/s · context 1,234/32,768" in chat.text
+    assert engine.requests[1].messages == (
+        Message("user", "Really?"),
+        Message("assistant", "**Bold** [x](http://a.example)\n"),
+        Message("user", "Sure?"),
+    )
+    assert engine.prepared[0] == engine.requests[1].messages[:-1]
+    assert engine.closed
+    assert "\x1b]8" not in chat.output.getvalue()
+
+
+def test_thinking_is_folded_to_one_line_and_can_be_shown() -> None:
+    chat = Chat(ScriptedEngine([answer("Four.", "secret thought"), answer("x")]))
+    chat.run("2+2?")
+    assert "2 tokens (/thinking shows it)" in chat.text
+    assert "secretthought" not in chat.text
+    again = Chat(ScriptedEngine([answer("Four.", "secret thought")]))
+    again.run("2+2?", "/thinking")
+    assert "secretthought" in again.text
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10)])
+def test_a_thousand_lines_are_each_on_the_terminal_once(width: int, height: int) -> None:
+    text = "".join(f"this is line{i}\n" + "\n" * (i % 3 == 0) for i in range(500))
+    text += "```python\n" + "".join(f"code_{i} = {i}\n" for i in range(500)) + "```\nend.\n"
+    chat = Chat(ScriptedEngine([answer(text)]), width=width, height=height)
+    chat.run("Go on.")
+    words = chat.text.split()
+    assert [words.count(f"line{i}") for i in range(500)] == [1] * 500
+    assert [words.count(f"code_{i}") for i in range(500)] == [1] * 500
+    assert len(chat.output.getvalue()) < 40 * len(text)
+
+
+def test_a_list_taller_than_the_terminal_is_printed_once() -> None:
+    text = "".join(f"{i}. item{i}\n" for i in range(1, 101))
+    events = answer(text)
+    slow = [part for event in events for part in (event, lambda: time.sleep(0.004))]
+    chat = Chat(ScriptedEngine([slow]), width=60, height=12)
+    chat.run("List.")
+    words = chat.text.split()
+    assert [words.count(f"item{i}") for i in range(1, 101)] == [1] * 100
+
+
+def test_escapes_of_the_model_do_not_reach_the_terminal() -> None:
+    evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2Jsafe [/red] :smile: \x9b31m\n"
+    chat = Chat(ScriptedEngine([answer(evil, "\x1b]0;evil\x07")]))
+    chat.run("Hi", "/thinking")
+    assert "safe [/red] :smile:" in chat.text
+    assert not any(code in chat.output.getvalue() for code in ("\x1b]52", "\x1b[2J", "\x9b", "\x1b]0"))
+
+
+@pytest.mark.parametrize(
+    ("finished", "line"),
+    [
+        (GenerationFinished("length", DONE.usage, DONE.timings), "[cut at 7 tokens (-n)]"),
+        (
+            GenerationFinished("context", Usage(1, 0, 0, 1, 32_768)),
+            "[cut: the context of 32,768 tokens is full (-c sets its size)]",
+        ),
+        (GenerationFinished("cancelled", DONE.usage, DONE.timings), "[stopped]"),
+    ],
+)
+def test_an_answer_that_did_not_end_by_itself_says_why(finished: GenerationFinished, line: str) -> None:
+    chat = Chat(ScriptedEngine([[TextDelta("Half", "answer"), finished]]))
+    chat.run("Hi", max_tokens=7)
+    assert line in chat.text
+
+
+def test_a_context_nearly_full_is_said() -> None:
+    nearly = GenerationFinished("stop", Usage(1, 0, 0, 1, 30_000))
+    chat = Chat(ScriptedEngine([[TextDelta("Hi", "answer"), nearly]]))
+    chat.run("Hi")
+    assert "the context is nearly full" in chat.text
+
+
+def test_a_crash_keeps_the_conversation_and_the_next_line_opens_a_new_engine() -> None:
+    first = ScriptedEngine([[TextDelta("Half an", "answer"), CRASH]])
+    second = ScriptedEngine([answer("Whole.")])
+    chat = Chat(first, second)
+    assert chat.run("Tell me.", "Go on.") == ExitCode.OK
+    assert "error: the model engine stopped (SIGABRT)" in chat.text
+    assert "the conversation is saved" in chat.text
+    assert "Half an" in chat.text
+    assert "Whole." in chat.text
+    assert [message.content for message in second.requests[0].messages] == ["Tell me.", "Half an", "Go on."]
+    assert first.closed
+    assert second.closed
+
+
+def test_after_a_crash_before_the_first_word_the_question_can_be_asked_again() -> None:
+    second = ScriptedEngine([answer("Whole.")])
+    chat = Chat(ScriptedEngine([[CRASH]]), second)
+    chat.run("Tell me.", "/stats", "/regen")
+    assert second.requests[0].messages == (Message("user", "Tell me."),)
+
+
+def test_a_question_that_is_too_long_is_taken_back() -> None:
+    too_long = QwenctlError("prompt has 41,210 tokens, context is 32,768", "-c 65536", ExitCode.BAD_DATA)
+    engine = ScriptedEngine([[too_long], answer("Yes.")])
+    chat = Chat(engine)
+    chat.run("Long.", "Short?")
+    assert "error: prompt has 41,210 tokens, context is 32,768" in chat.text
+    assert "hint: -c 65536" in chat.text
+    assert engine.requests[1].messages == (Message("user", "Short?"),)
+
+
+def test_commands_work_in_the_loop() -> None:
+    engine = ScriptedEngine([answer("A."), answer("B.")])
+    chat = Chat(engine)
+    chat.run("/think off", "/set temp 0.25", "/system Be brief.", "Hi", "/stats", "/hlep", "/regen", "/quit", "never")
+    assert engine.requests[0].enable_thinking is False
+    assert engine.requests[0].sampling.temperature == 0.25
+    assert (
+        engine.requests[1].messages
+        == engine.requests[0].messages
+        == (
+            Message("system", "Be brief."),
+            Message("user", "Hi"),
+        )
+    )
+    assert "memory 47.7 MiB" in chat.text
+    assert re.search(r"last answer: .* tokens/s", chat.text)
+    assert "did you mean /help?" in chat.text

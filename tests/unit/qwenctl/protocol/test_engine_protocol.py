@@ -1,0 +1,152 @@
+"""The messages of the engine come out of the pipe as they went in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenctl.engine import client
+from qwenctl.protocol import codec
+from qwenctl.protocol import messages as protocol
+from qwenctl.protocol.base import EngineInput, Event, Notification, Reply, Request
+from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
+from qwenctl.protocol.codec import decode, encode
+from qwenctl.protocol.load import Load
+from qwenctl.protocol.messages import Cancel, Close, Generate, RequestFailed, TextDelta, ToolCall
+from tests.support.own_process import late, real
+
+HANDLERS = late("qwenctl.engine.worker:HANDLERS")
+
+MESSAGES = list(codec._KINDS.values())
+REQUESTS = [kind for kind in MESSAGES if issubclass(kind, Request)]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
+st.register_type_strategy(ToolCall, st.builds(ToolCall, st.text(), OBJECTS))
+
+
+def made_of(kind: Any) -> st.SearchStrategy[EngineInput | Event]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    tools = {"tools": st.lists(OBJECTS, max_size=2).map(tuple)} if "tools" in names else {}
+    return st.builds(kind, **{**dict.fromkeys(names, ...), **tools})
+
+
+def side(message: EngineInput | Event) -> Any:
+    """Who may send it."""
+    return EngineInput if isinstance(message, EngineInput) else Event
+
+
+@given(st.one_of(map(made_of, MESSAGES)))
+def test_every_message_comes_out_as_it_went_in(message: EngineInput | Event) -> None:
+    line = encode(message)
+    assert line.endswith(b"\n")
+    assert b"\n" not in line[:-1]
+    assert repr(decode(line, side(message))) == repr(message)  # where not-a-number equals itself
+
+
+def test_a_path_that_is_not_utf_8_comes_out_as_it_went_in() -> None:
+    message = Load(b"/models/\xff.gguf".decode("utf-8", "surrogateescape"))
+    assert decode(encode(message), Load) == message
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_anything_else_is_refused_with_one_kind_of_error(line: bytes) -> None:
+    with pytest.raises(ValueError, match="not a message of the engine's protocol"):
+        decode(line, EngineInput)
+
+
+@given(JSON | st.tuples(st.sampled_from([kind.__name__ for kind in MESSAGES]) | st.text(), JSON | OBJECTS))
+def test_any_other_json_is_refused_with_the_same_error_or_is_whole(value: object) -> None:
+    try:
+        message = decode(json.dumps(value).encode(), Event)
+    except ValueError as error:
+        assert str(error).startswith("not a message of the engine's protocol: ")  # noqa: PT017 - some are messages
+    else:
+        assert repr(decode(encode(message), Event)) == repr(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('["Ask", {}]', "no EngineInput is called 'Ask'"),
+        ('[["Count"], {}]', "unhashable type"),
+        ('["Stats", {}, 1]', "too many values"),
+        ('["TokenCount", {"tokens": 1}]', "no EngineInput is called 'TokenCount'"),
+        ('["Count", {}]', "Object missing required field `text`"),
+        ('["Count", {"text": 1}]', "Expected `str`, got `int` - at `$.text`"),
+        ('["Count", {"text": "a", "txt": "b"}]', "Count has no field 'txt'"),
+        (
+            '["Load", {"path": "a", "settings": {"threads": "2"}}]',
+            "Expected `int`, got `str` - at `$.settings.threads`",
+        ),
+        ('["Load", {"path": "a", "settings": {"placement": {"device": []}}}]', "Placement has no field 'device'"),
+        ('["Generate", {"messages": [{"role": "user", "content": "a", "at": 1}]}]', "Message has no field 'at'"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_told(line: str, reason: str) -> None:
+    with pytest.raises(ValueError, match="not a message of the engine's protocol") as caught:
+        decode(line.encode(), EngineInput)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_every_message_is_frozen(kind: Any) -> None:
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen
+
+
+def test_all_messages_are_known() -> None:
+    bases = {EngineInput, Event, Notification, Reply, Request, BatchEvent, BatchRequest}
+    found, new = set[type](), {EngineInput, Event}
+    while new:
+        found |= new
+        new = {sub for kind in new for sub in kind.__subclasses__()} - found
+    assert {kind for kind in found - bases if kind.__module__.startswith("qwenctl.")} == set(MESSAGES)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_request_is_answered_by_events_of_which_one_is_the_last(kind: type[Request[Any]]) -> None:
+    assert [event for event in kind.event_types() if issubclass(event, Reply)] == [kind.event_types()[-1]]
+    assert set(kind.event_types()) <= set(MESSAGES)
+
+
+def test_a_request_knows_its_events() -> None:
+    assert Generate.event_types() == (protocol.PrefillProgress, TextDelta, protocol.GenerationFinished)
+    assert protocol.CountPrompt.event_types() == (protocol.TokenCount,)
+
+
+@pytest.mark.own_process
+def test_the_worker_has_a_handler_for_every_message() -> None:
+    in_serve = {Load, Cancel, Close}
+    assert set(real(HANDLERS)) == {kind for kind in MESSAGES if issubclass(kind, EngineInput)} - in_serve
+
+
+@pytest.mark.own_process
+def test_a_handler_takes_its_message_and_gives_the_events_that_answer_it() -> None:
+    for kind, handler in real(HANDLERS).items():
+        hints = typing.get_type_hints(handler)
+        *_, taken = (hint for name, hint in hints.items() if name != "return")
+        assert kind in (get_args(taken) or (taken,))
+        [given_back] = get_args(hints["return"])
+        events = kind.event_types() if issubclass(kind, Request) else (typing.Never,)
+        assert (get_args(given_back) or (given_back,)) == events
+
+
+def test_a_record_of_a_batch_has_the_fields_of_a_request() -> None:
+    record = SubmitRequest(1, (protocol.Message("user", "Hi"),), think=False, max_tokens=3)
+    assert record.request == Generate(record.messages, enable_thinking=False, max_tokens=3)
+
+
+def test_every_kind_of_failure_has_an_exit_code() -> None:
+    kinds = next(field.type for field in dataclasses.fields(RequestFailed) if field.name == "kind")
+    assert set(get_args(eval(str(kinds), vars(protocol)))) == set(client._FAILURE_CODES)  # noqa: S307 - our own source
