@@ -62,7 +62,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         missing = sorted(expected_names - present.keys())
         if missing:
             raise BadCheckpoint(
-                f"{path.name} lacks {_list_names(missing)}, which {_INDEX_NAME} places there", _FETCH_AGAIN
+                f"{path.name} lacks {_list_names(missing)}, which {_INDEX_NAME} lists in it", _FETCH_AGAIN
             )
         # With an index, a shard contributes only the tensors that the index places in it.
         tensors.update({name: present[name] for name in expected_names} if expected_names else present)

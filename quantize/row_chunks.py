@@ -125,7 +125,7 @@ def quantize_chunk(
     # The scales of most types are F16, so values above its range can overflow. Only then is the slow check needed.
     if magnitude > _MAX_F16 and not is_finite(ggml_type, packed):
         hint = "--type BF16 can represent all values of the checkpoint"
-        raise BadCheckpoint(f"{tensor.name} holds values that are too large for {ggml_type.name}", hint)
+        raise BadCheckpoint(f"{tensor.name} contains values that are too large for {ggml_type.name}", hint)
     return packed, seconds
 
 

@@ -166,7 +166,7 @@ def _check_range(name: str, metadata: Mapping[str, object], key: str, maximum: i
     """Read an integer from 1 to `maximum`. Raises QwenctlError."""
     value = _read_integer(metadata, key, name, default=0)
     if not 1 <= value <= maximum:
-        raise _unsafe_error(f"{name}: {key.partition('.')[2]} is {value:,}; 1 to {maximum:,} is possible")
+        raise _unsafe_error(f"{name}: {key.partition('.')[2]} is {value:,}; it must be from 1 to {maximum:,}")
     return value
 
 

@@ -96,6 +96,6 @@ def parse_number(text: str, minimum: Number, maximum: Number, *, is_integer: boo
     if isinstance(number, float) and not math.isfinite(number):
         raise QwenctlError(f"{text!r} is not a finite number")
     if number < minimum or number > maximum:
-        limits = f"{minimum:,} or more" if number < minimum and is_integer else f"from {minimum:,} to {maximum:,}"
-        raise QwenctlError(f"{text} is out of range: a {noun} {limits} is needed")
+        limits = f"of at least {minimum:,}" if number < minimum and is_integer else f"from {minimum:,} to {maximum:,}"
+        raise QwenctlError(f"{text} is out of range: it must be a {noun} {limits}")
     return number

@@ -120,5 +120,5 @@ def plan_deviations(plan: Plan, actual: Sequence[MemoryUse]) -> list[str]:
                 for part, (plan_, was) in zip(("weights", "context", "buffers"), parts, strict=True)
             )
             label = "RAM" if use.name == CPU else use.name
-            deviations.append(f"{label} holds {use.n_bytes >> 20:,} MiB, planned were {expected >> 20:,} ({breakdown})")
+            deviations.append(f"{label} holds {use.n_bytes >> 20:,} MiB, {expected >> 20:,} were planned ({breakdown})")
     return deviations

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantize.errors import QuantizeError
 from quantize.gguf_header import read_header
-from quantize.plan import QuantizeOptions, compute_tensor_sizes
 from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
+
+if TYPE_CHECKING:
+    from quantize.plan import QuantizeOptions
 
 TOKEN_EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 
@@ -121,6 +124,8 @@ def from_gguf(path: Path) -> TensorInventory:
 
 def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
     """The inventory of the GGUF file that the checkpoint in `folder` would become. Raises QwenctlError."""
+    from quantize.plan import compute_tensor_sizes  # numpy and gguf take a while to load
+
     try:
         sizes = compute_tensor_sizes(folder, options)
     except QuantizeError as error:

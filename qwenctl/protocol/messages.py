@@ -23,7 +23,7 @@ class ToolCall:
     """A function that the model calls; the values of `arguments` are what JSON can hold."""
 
     name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _wrong_key(commands: Mapping[Keys, Command], keys: Keys, value: Any, forbidd
     if (*path, key) in commands:
         return f"'{shown}' is a command", f"[{'.'.join((*path, key))}] starts the table of its settings"
     if matches := found & forbidden:
-        hint = f"give --{min(matches)}, or put it into the user's file: `qwenctl config path` names it"
+        hint = f"use --{min(matches)}, or set it in the user's file (see `qwenctl config path`)"
         return f"'{shown}' is not allowed in a file in the current folder", hint
     if found:
         return "", ""

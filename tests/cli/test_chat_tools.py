@@ -135,7 +135,7 @@ def test_a_call_that_cannot_be_run_asks_nothing_and_is_told_to_the_model(tmp_pat
 def test_a_person_answers_for_a_function_without_a_command(tmp_path: Path) -> None:
     one = ToolChat(tmp_path, calling(call("weigh")), answer("Light."), typed=("3 kg",))
     one.run("How heavy?", auto_approve_tools=True)
-    assert one.questions == ["what does weigh give? "]
+    assert one.questions == ["result of weigh: "]
     assert one.results() == ["3 kg"]
 
 

@@ -122,7 +122,7 @@ def test_swap_counts_when_it_is_used() -> None:
         (disk(rotational=False), ReadSpeed(2e9, GB, True), None),
         (disk(networked=True), None, "models are on a networked file system (nfs4 at /m)"),
         (disk(rotational=True), None, "models are on a rotating disk (/m)"),
-        (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s to read to read"),
+        (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s to read"),
     ],
 )
 def test_slow_disks_are_found(holder: Disk, speed: ReadSpeed | None, message: str | None) -> None:

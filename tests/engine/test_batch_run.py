@@ -270,7 +270,7 @@ def test_without_a_model_the_input_is_looked_at_first(tmp_path: Path, output: Ou
     source = InputSpec(write_lines(tmp_path / "in.jsonl", short_records(1)))
     for given, message in (
         (InputSpec(tmp_path), f"{tmp_path} is a folder"),
-        (source, "no model: -m names a GGUF file"),
+        (source, "no model: -m takes a GGUF file"),
     ):
         with pytest.raises(QwenctlError) as caught:
             batch.run(input=given, output=output, backend=EngineSpec(None))

@@ -83,7 +83,7 @@ PLACES: dict[str, Any] = {
     "value": lambda text: (called("f", {"x": text}), (WEATHER,)),
     "nested value": lambda text: (called("f", {"x": [{"a": {"b": [text]}}], "y": {text: text}}), (WEATHER,)),
     "text before a call": lambda text: (
-        [Message("user", "Hi"), Message("assistant", text, text, (ToolCall("f"),)), Message("tool", "x")],
+        [Message("user", "Hi"), Message("assistant", text, text, (ToolCall("f", {}),)), Message("tool", "x")],
         (WEATHER,),
     ),
     "description": lambda text: ([Message("user", "Hi")], (WEATHER, {"function": {"description": text}})),

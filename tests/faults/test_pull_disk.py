@@ -66,7 +66,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(hub: FakeHub,
     done = shell(hub, tmp_path, 'mount -t tmpfs -o size=15m tmpfs "$1"; shift; exec "$@"')
     line, hint, code = failure(done)
     assert re.fullmatch(rf"needs 20\.4 MB, {tmp_path}/disk/hub has 15\.7 MB free \(4\.\d\d MB short\)", line)
-    assert (hint, code) == ("`--to DIR`, a smaller quant", 74)
+    assert (hint, code) == ("`--to DIR`, a smaller quantization", 74)
     assert hub.sent == 0
 
 

@@ -150,7 +150,7 @@ def _pull(
         plan = pull_files(listing, label, files, cache, pull, shown)
     if to:
         register_root(to)
-    took = f"{format_bytes(plan.needed_bytes)} of it fetched in {format_duration(time.monotonic() - start)}"
+    took = f"{format_bytes(plan.needed_bytes)} of it downloaded in {format_duration(time.monotonic() - start)}"
     print_status(
         f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'here already'}",
         quiet=job.quiet or job.json,

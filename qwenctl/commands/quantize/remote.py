@@ -85,7 +85,7 @@ def _start_line(remote: StreamingConversion, threads: int) -> str:
     most = remote.plan.n_bytes + remote.spool_bytes
     return (
         f"{start_line(remote.plan, threads)}, from {format_bytes(remote.source_bytes)} on the Hub; "
-        f"{format_bytes(most)} of disk at most, {format_bytes(remote.full_download_bytes)} in the usual way"
+        f"{format_bytes(most)} of disk at most, {format_bytes(remote.full_download_bytes)} the usual way"
     )
 
 

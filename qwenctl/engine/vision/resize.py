@@ -42,7 +42,7 @@ def check_size(size: Size) -> None:
     """Raises MediaError for an image so large that it may be an attack, or too narrow to be resized."""
     shown = f"{size.width:,} x {size.height:,} pixels"
     if size.width * size.height > _MAX_PIXELS:
-        raise MediaError(f"is too large ({shown}): {_MAX_PIXELS:,} are possible", "make it smaller first")
+        raise MediaError(f"is too large ({shown}): the limit is {_MAX_PIXELS:,}", "make it smaller first")
     if max(size.width, size.height) > _MAX_ASPECT_RATIO * min(size.width, size.height):
         raise MediaError(f"is too narrow ({shown})", "crop it")
 

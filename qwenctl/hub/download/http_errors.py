@@ -95,7 +95,9 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
     if isinstance(error, RevisionNotFoundError):
         return QwenctlError(f"no revision '{revision}' in {repository}", f"qwenctl ls {repository}", ExitCode.NO_INPUT)
     if isinstance(error, RemoteEntryNotFoundError):
-        return QwenctlError(f"a file of {repository} is gone from {hub_host()}", _endpoint_hint(), ExitCode.NO_INPUT)
+        return QwenctlError(
+            f"a file of {repository} no longer exists on {hub_host()}", _endpoint_hint(), ExitCode.NO_INPUT
+        )
     # With a token, 401 means that the token is bad; without one, that the repository is private or does not exist.
     if status == 401 and "Authorization" in error.response.request.headers:
         return QwenctlError(
@@ -134,7 +136,9 @@ def not_a_hub_error() -> QwenctlError:
     """The error for a response that is not from a Hub: a network's login page, or a broken mirror."""
     if "HF_ENDPOINT" not in os.environ:
         return QwenctlError(
-            f"answer from {hub_host()} is not a Hub (no X-Repo-Commit)", "log in to the network", ExitCode.NETWORK
+            f"the response from {hub_host()} is not from a Hub (no X-Repo-Commit)",
+            "log in to the network",
+            ExitCode.NETWORK,
         )
     return QwenctlError(
         "the response from HF_ENDPOINT is not from a Hub (no X-Repo-Commit)",

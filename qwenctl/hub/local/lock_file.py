@@ -100,11 +100,11 @@ def read_lock(path: Path) -> list[LockedModel]:
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise QwenctlError(
-            f"cannot read {path}: {reason}", f"a {LOCK_NAME} beside a model", ExitCode.NO_INPUT
+            f"cannot read {path}: {reason}", f"a {LOCK_NAME} next to a model", ExitCode.NO_INPUT
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QwenctlError(
-            f"{path} is not a lock file ({error})", f"a {LOCK_NAME} beside a model", ExitCode.BAD_DATA
+            f"{path} is not a lock file ({error})", f"a {LOCK_NAME} next to a model", ExitCode.BAD_DATA
         ) from error
 
 

@@ -99,7 +99,8 @@ def _nothing_fits_error(repository: str, fits: Sequence[Fit], machine: MachineMe
             ExitCode.IO,
         )
     return QwenctlError(
-        f"no quantization of {repository} fits: even {label} needs {needed}, {_describe_memory(machine)} is here",
+        f"no quantization of {repository} fits: even {label} needs {needed}, "
+        f"this machine has {_describe_memory(machine)}",
         f"qwenctl pull {repository}:{label} pulls it anyway: it would page from disk",
         ExitCode.NO_MEMORY,
     )

@@ -183,8 +183,7 @@ def open_shard_buffer(
     min_bytes = min_buffer_bytes(plan, shards)
     if min_bytes > limit:
         raise QwenctlError(
-            f"a spool of {format_bytes(limit)} is too small: "
-            f"shards that belong together have {format_bytes(min_bytes)}",
+            f"a spool of {format_bytes(limit)} is too small: shards needed together have {format_bytes(min_bytes)}",
             f"--spool {-(-min_bytes // 10**6)}M",
         )
     with ExitStack() as stack:

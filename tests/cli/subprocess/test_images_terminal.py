@@ -31,7 +31,7 @@ def test_a_chat_with_pictures(seeing_gguf: Path, tmp_path: Path) -> None:
         terminal.send("/regen\r")
         terminal.wait_for("A black square.", 2)
         terminal.send("/undo\r")
-        terminal.wait_for("taken back")
+        terminal.wait_for("removed: What is in the picture?")
         terminal.send("\x04")
         assert terminal.exit_code() == 0
     home = {"XDG_STATE_HOME": str(state)}

@@ -57,7 +57,7 @@ def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tm
 def test_several_that_could_be_meant_are_told(tmp_path: Path) -> None:
     tower(tmp_path / "mmproj-a.gguf", "A")
     tower(tmp_path / "mmproj-b.gguf", "B")
-    with pytest.raises(QwenctlError, match=r"several mmproj files go with toy\.gguf: name one") as caught:
+    with pytest.raises(QwenctlError, match=r"several mmproj files match toy\.gguf: choose one") as caught:
         find_mmproj(model(tmp_path / "toy.gguf"))
     assert caught.value.hint == f"--mmproj {tmp_path}/mmproj-a.gguf"
 

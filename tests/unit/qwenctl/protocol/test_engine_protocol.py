@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import typing
 from typing import Any, get_args
 
 import pytest
@@ -18,10 +17,7 @@ from qwenctl.protocol.base import EngineInput, Event, Notification, Reply, Reque
 from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
 from qwenctl.protocol.codec import decode, encode
 from qwenctl.protocol.load import Load
-from qwenctl.protocol.messages import Cancel, Close, Generate, RequestFailed, TextDelta, ToolCall
-from tests.support.own_process import late, real
-
-HANDLERS = late("qwenctl.engine.worker:HANDLERS")
+from qwenctl.protocol.messages import Generate, RequestFailed, TextDelta, ToolCall
 
 MESSAGES = list(codec._KINDS.values())
 REQUESTS = [kind for kind in MESSAGES if issubclass(kind, Request)]
@@ -123,23 +119,6 @@ def test_a_request_is_answered_by_events_of_which_one_is_the_last(kind: type[Req
 def test_a_request_knows_its_events() -> None:
     assert Generate.event_types() == (protocol.PrefillProgress, TextDelta, protocol.GenerationFinished)
     assert protocol.CountPrompt.event_types() == (protocol.TokenCount,)
-
-
-@pytest.mark.own_process
-def test_the_worker_has_a_handler_for_every_message() -> None:
-    in_serve = {Load, Cancel, Close}
-    assert set(real(HANDLERS)) == {kind for kind in MESSAGES if issubclass(kind, EngineInput)} - in_serve
-
-
-@pytest.mark.own_process
-def test_a_handler_takes_its_message_and_gives_the_events_that_answer_it() -> None:
-    for kind, handler in real(HANDLERS).items():
-        hints = typing.get_type_hints(handler)
-        *_, taken = (hint for name, hint in hints.items() if name != "return")
-        assert kind in (get_args(taken) or (taken,))
-        [given_back] = get_args(hints["return"])
-        events = kind.event_types() if issubclass(kind, Request) else (typing.Never,)
-        assert (get_args(given_back) or (given_back,)) == events
 
 
 def test_a_record_of_a_batch_has_the_fields_of_a_request() -> None:

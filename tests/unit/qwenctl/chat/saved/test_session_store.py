@@ -61,7 +61,7 @@ def test_a_name_tells_the_topic_and_is_never_taken_twice(store: SessionStore) ->
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "x" * 81, "a\nb", "end."])
 def test_a_name_cannot_leave_the_folder(store: SessionStore, name: str) -> None:
-    with pytest.raises(QwenctlError, match="cannot be the name of a session"):
+    with pytest.raises(QwenctlError, match="cannot be the name of a saved conversation"):
         store.open(name)
 
 
@@ -79,7 +79,7 @@ def test_one_session_is_open_once(store: SessionStore) -> None:
 def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_path: Path, data: bytes) -> None:
     kept(store, "first")
     (tmp_path / "sessions" / "first" / "conversation.json").write_bytes(data)
-    with pytest.raises(QwenctlError, match="the session 'first' is damaged") as caught:
+    with pytest.raises(QwenctlError, match="the saved conversation 'first' is damaged") as caught:
         store.load("first")
     assert caught.value.code == ExitCode.BAD_DATA
     store.delete("first")
@@ -88,6 +88,6 @@ def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_p
 
 def test_a_session_that_is_not_there_names_the_nearest(store: SessionStore) -> None:
     kept(store, "2026-11-24-france")
-    with pytest.raises(QwenctlError, match="no session is called 'france'") as caught:
+    with pytest.raises(QwenctlError, match="no saved conversation is named 'france'") as caught:
         store.load("france")
     assert caught.value.hint == "available: 2026-11-24-france"

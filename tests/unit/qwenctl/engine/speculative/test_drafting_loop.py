@@ -18,7 +18,7 @@ SLACK = 1.03
 
 
 class ScriptedSequence:
-    """Stands in for `KVSequence`, and its own listener for `MtpDrafter`: `text` is what the model says.
+    """Stands in for `KVSequence`, and its own observer for `MtpDrafter`: `text` is what the model says.
 
     A token more in a step makes it longer by `slope` of a plain one; a drafted token is right with `acceptance`.
     """
@@ -28,7 +28,7 @@ class ScriptedSequence:
     def __init__(self, text: Sequence[int], acceptance: float, slope: float) -> None:
         self.text, self.acceptance, self.slope = text, acceptance, slope
         self.draws = random.Random(len(text))
-        self.listener: object | None = None
+        self.observer: object | None = None
         self.is_ready = True
         self.clear()
 
