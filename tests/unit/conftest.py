@@ -1,4 +1,4 @@
-"""No unit test starts a process or loads libllama: whatever does is stopped by an audit hook, and the test fails."""
+"""Unit tests may not start a process or load libllama: an audit hook stops the attempt and the test fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "pty.spawn"}
-_forbidden: list[str] | None = None  # what was tried, while a unit test runs
+_forbidden: list[str] | None = None  # the attempts so far while a unit test runs, otherwise None
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
@@ -26,14 +26,14 @@ def _watch(event: str, arguments: tuple[object, ...]) -> None:
     raise AssertionError(f"not in a unit test: {tried}")
 
 
-sys.addaudithook(_watch)  # for good, as all of them are
+sys.addaudithook(_watch)  # audit hooks cannot be removed
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Watch a unit test and the fixtures that are made for it, those of its session too."""
+    """Watch a unit test and the fixtures that it sets up, session fixtures included."""
     global _forbidden
-    _forbidden = [] if FOLDER in item.path.parents else None  # pytest calls this for tests of other folders too
+    _forbidden = [] if FOLDER in item.path.parents else None  # pytest also calls this for tests in other folders
     try:
         return (yield)
     finally:
@@ -42,6 +42,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(autouse=True)
 def _no_process() -> Iterator[None]:
-    """What was tried fails the test even if its exception was caught."""
+    """Fail the test for a forbidden attempt even if the test caught its exception."""
     yield
     assert not _forbidden, f"not in a unit test: {_forbidden}"

@@ -1,4 +1,4 @@
-"""The reader of GGUF headers: it reads what gguf writes, and refuses the rest without harm."""
+"""The GGUF header reader: it reads files written by gguf and safely refuses anything else."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ shapes = st.dictionaries(
 )
 
 
-def written(values: dict[str, object], tensors: dict[str, list[int]]) -> bytes:
-    """A GGUF file as gguf's own writer makes it."""
+def gguf_bytes(values: dict[str, object], tensors: dict[str, list[int]]) -> bytes:
+    """The bytes of a GGUF file made by gguf's own writer."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.gguf"
         write(gguf.GGUFWriter(path, "test"), values, tensors)
@@ -52,15 +52,15 @@ def write(writer: gguf.GGUFWriter, values: dict[str, object], tensors: dict[str,
 
 
 @given(keys, shapes)
-def test_a_header_is_read_as_it_was_written(values: dict[str, object], tensors: dict[str, list[int]]) -> None:
-    header = read_bytes(written(values, tensors))
+def test_header_written_by_gguf_is_read_back_equal(values: dict[str, object], tensors: dict[str, list[int]]) -> None:
+    header = read_bytes(gguf_bytes(values, tensors))
     wanted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     assert header.metadata == {"general.architecture": "test", **wanted}
     found = {info.name: (list(info.shape[::-1]), info.n_bytes) for info in header.tensors}
     assert found == {name: (shape, 4 * int(np.prod(shape))) for name, shape in tensors.items()}
 
 
-SAMPLE = written(
+SAMPLE = gguf_bytes(
     {"text": "x" * 40, "number": 7, "texts": ["a", "bc"], "numbers": [1, 2, 3]}, {"one": [4, 8], "two": [3, 3, 3]}
 )
 VALUES = st.sampled_from([0, 1, 8, 9, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1])
@@ -75,7 +75,7 @@ mutations = st.one_of(
 @given(st.lists(mutations, min_size=1, max_size=4))
 @example([("word", 8, 2**63 - 1)])
 @example([("word", 16, 2**64 - 1)])
-def test_a_damaged_header_is_read_or_refused_but_nothing_else(changes: list[tuple[str, int, int]]) -> None:
+def test_damaged_header_is_read_within_bounds_or_refused(changes: list[tuple[str, int, int]]) -> None:
     data = bytearray(SAMPLE)
     for kind, place, value in changes:
         if kind == "cut":
@@ -92,7 +92,7 @@ def test_a_damaged_header_is_read_or_refused_but_nothing_else(changes: list[tupl
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_after_the_magic_are_read_or_refused(data: bytes) -> None:
+def test_random_bytes_after_magic_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(BadGGUF):
         read_bytes(b"GGUF" + struct.pack("<I", 3) + data)
 
@@ -107,16 +107,16 @@ def read_bytes(data: bytes) -> GGUFHeader:
     return read_header(Path("sample.gguf"))
 
 
-def test_a_special_file_is_refused_without_waiting_for_it() -> None:
+def test_fifo_device_folder_or_missing_file_is_refused_at_once() -> None:
     os.mkfifo("pipe")
     for path in ("pipe", "/dev/zero", ".", "none"):
         with pytest.raises(QuantizeError):
             read_header(Path(path))
 
 
-def test_the_start_of_a_header_tells_what_stands_before_a_long_vocabulary() -> None:
+def test_leading_metadata_ends_before_long_vocabulary() -> None:
     texts = [f"token {number}" for number in range(20_000)]
-    data = written({"general.name": "long", "tokens": texts, "after": 7}, {"one": [4, 8]})
+    data = gguf_bytes({"general.name": "long", "tokens": texts, "after": 7}, {"one": [4, 8]})
     whole = read_bytes(data).metadata
     assert (whole["tokens"], whole["after"]) == (tuple(texts), 7)
     assert read_leading_metadata(Path("sample.gguf"))["general.name"] == "long"
@@ -124,8 +124,8 @@ def test_the_start_of_a_header_tells_what_stands_before_a_long_vocabulary() -> N
 
 
 @given(texts=st.lists(st.text(max_size=9), min_size=1, max_size=30), cut=st.integers(1, 400))
-def test_texts_that_the_file_ends_within_are_refused(texts: list[str], cut: int) -> None:
-    data = written({"texts": texts}, {"one": [4, 8]})
+def test_string_array_cut_off_by_end_of_file_is_refused(texts: list[str], cut: int) -> None:
+    data = gguf_bytes({"texts": texts}, {"one": [4, 8]})
     assert read_bytes(data).metadata["texts"] == tuple(texts)
     with pytest.raises(BadGGUF):
         read_bytes(data[:-cut])

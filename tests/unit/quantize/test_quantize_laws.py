@@ -1,4 +1,4 @@
-"""Laws of the quantize library, on generated input."""
+"""Properties of the quantize library, checked on generated input."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from quantize.recipe.recipes import RECIPES, Override, RecipeContext, assign_typ
 from quantize.row_chunks import fp8_values, iter_chunks
 from quantize.tensors import OutputTensor, RowRange
 
-# ------------------------------------------------------------------ slabs
+# ------------------------------------------------------------------ chunks
 
 
 @st.composite
 def stacks(draw: st.DrawFn) -> OutputTensor:
-    """A stack of matrices whose rows come in runs of any length from any source."""
+    """A stack of matrices whose rows come in runs of random length from several sources."""
     matrices, rows, length = draw(st.integers(1, 5)), draw(st.integers(1, 30)), draw(st.sampled_from([1, 32, 256]))
     cuts = sorted(draw(st.sets(st.integers(1, matrices * rows - 1)))) if matrices * rows > 1 else []
     ends = [0, *cuts, matrices * rows]
@@ -41,17 +41,17 @@ def source_rows(runs: tuple[RowRange, ...]) -> list[tuple[str, int]]:
 
 
 @given(stacks(), st.integers(1, 40))
-def test_slabs_cover_every_row_once_and_in_order(tensor: OutputTensor, most: int) -> None:
-    slabs = list(iter_chunks(tensor, most))
-    assert [row for slab in slabs for row in source_rows(slab.ranges)] == source_rows(tensor.ranges)
-    assert [slab.first for slab in slabs] == list(np.cumsum([0, *(slab.rows for slab in slabs)]))[:-1]
-    for slab in slabs:
-        assert 1 <= slab.rows <= most
-        assert slab.rows == sum(run.count for run in slab.ranges)
-        assert slab.matrix == slab.first // tensor.matrix_rows == (slab.first + slab.rows - 1) // tensor.matrix_rows
+def test_chunks_cover_every_row_once_in_order(tensor: OutputTensor, most: int) -> None:
+    chunks = list(iter_chunks(tensor, most))
+    assert [row for chunk in chunks for row in source_rows(chunk.ranges)] == source_rows(tensor.ranges)
+    assert [chunk.first for chunk in chunks] == list(np.cumsum([0, *(chunk.rows for chunk in chunks)]))[:-1]
+    for chunk in chunks:
+        assert 1 <= chunk.rows <= most
+        assert chunk.rows == sum(run.count for run in chunk.ranges)
+        assert chunk.matrix == chunk.first // tensor.matrix_rows == (chunk.first + chunk.rows - 1) // tensor.matrix_rows
 
 
-def test_the_values_of_fp8_are_those_of_ml_dtypes() -> None:
+def test_fp8_values_match_ml_dtypes() -> None:
     wanted = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     assert np.array_equal(fp8_values(), wanted, equal_nan=True)
 
@@ -69,7 +69,7 @@ FACTS = RecipeContext(layers=4, experts=0, query_groups=4, has_imatrix=False)
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from(TYPES))))
-def test_the_last_matching_override_wins(recipe: str, pairs: list[tuple[str, str]]) -> None:
+def test_last_matching_override_wins(recipe: str, pairs: list[tuple[str, str]]) -> None:
     overrides = [parse_override(f"{pattern}={kind}") for pattern, kind in pairs]
     types = chosen(recipe, overrides)
     for name in SHAPES:
@@ -80,7 +80,7 @@ def test_the_last_matching_override_wins(recipe: str, pairs: list[tuple[str, str
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.sampled_from(TYPES))
-def test_an_override_leaves_the_mixes_without_a_count_alone(recipe: str, kind: str) -> None:
+def test_override_of_one_tensor_leaves_other_types_unchanged(recipe: str, kind: str) -> None:
     changed, plain = chosen(recipe, [parse_override(f"ffn_up={kind}")]), chosen(recipe, [])
     assert {name: changed[name] for name in SHAPES if "ffn_up" not in name} == {
         name: plain[name] for name in SHAPES if "ffn_up" not in name
@@ -92,7 +92,7 @@ def chosen(recipe: str, overrides: list[Override]) -> dict[str, str]:
 
 
 @given(st.text())
-def test_any_text_is_an_override_or_a_bad_option(text: str) -> None:
+def test_random_override_text_is_parsed_or_refused(text: str) -> None:
     try:
         override = parse_override(text)
     except BadOption:
@@ -101,7 +101,7 @@ def test_any_text_is_an_override_or_a_bad_option(text: str) -> None:
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.integers(1, 600))
-def test_a_row_that_no_block_divides_gets_a_type_that_fits(recipe: str, length: int) -> None:
+def test_row_not_divisible_by_block_size_gets_type_that_fits(recipe: str, length: int) -> None:
     shapes = {"blk.0.ffn_up.weight": (length, 4), "token_embd.weight": (length, 4), "output.weight": (length, 4)}
     for kind in assign_types(find_recipe(recipe), shapes, FACTS, []).values():
         assert kind.row_bytes(length) > 0
@@ -111,7 +111,7 @@ def test_a_row_that_no_block_divides_gets_a_type_that_fits(recipe: str, length: 
 
 
 @given(st.integers(0, 10**15))
-def test_a_size_is_within_half_a_percent_of_what_its_text_says(n_bytes: int) -> None:
+def test_formatted_size_is_close_to_byte_count(n_bytes: int) -> None:
     number, unit = format_bytes(n_bytes).replace(",", "").split()
     scale = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
     assert float(number) * scale == pytest.approx(n_bytes, rel=0.006)

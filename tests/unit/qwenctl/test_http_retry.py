@@ -1,4 +1,4 @@
-"""Pauses between attempts grow and end at a limit; what a server asks to wait is read as a number or as a date."""
+"""Pauses between HTTP attempts: backoff up to a limit, and Retry-After as a number or a date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenctl.http_retry import backoff_seconds, retry_after_seconds
 
 
 @given(st.integers(0, 10_000))
-def test_pause_doubles_up_to_a_limit(attempt: int) -> None:
+def test_backoff_doubles_up_to_limit(attempt: int) -> None:
     middle = min(20.0, 0.2 * 2.0 ** min(attempt, 20))
     assert 0.8 * middle <= backoff_seconds(attempt) <= 1.2 * middle
 
@@ -24,21 +24,21 @@ def test_pause_doubles_up_to_a_limit(attempt: int) -> None:
     [("0", 0), ("2", 2), (" 0.5 ", 0.5), ("400", 400), ("-5", None), ("inf", None), ("nan", None), ("soon", None),
      ("", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0), ("Thu, 99 Jan 1970 00:00:00 GMT", None)],
 )  # fmt: skip
-def test_retry_after_is_read(text: str, seconds: float | None) -> None:
+def test_retry_after_header_is_parsed(text: str, seconds: float | None) -> None:
     assert retry_after_seconds(httpx2.Headers({"retry-after": text})) == seconds
 
 
-def test_retry_after_date_is_seconds_from_now() -> None:
+def test_retry_after_date_becomes_seconds_from_now() -> None:
     found = retry_after_seconds({"Retry-After": formatdate(time.time() + 90, usegmt=True)})
     assert found is not None
     assert 60 < found <= 90
 
 
-def test_no_retry_after_is_no_wait() -> None:
+def test_missing_retry_after_gives_none() -> None:
     assert retry_after_seconds({}) is None
 
 
 @given(st.text())
-def test_no_text_is_too_much(text: str) -> None:
+def test_random_retry_after_text_gives_none_or_nonnegative_seconds(text: str) -> None:
     found = retry_after_seconds({"Retry-After": text})
     assert found is None or found >= 0

@@ -1,4 +1,4 @@
-"""What is kept as JSON keeps its keys: files that an earlier version wrote are read, and written again the same."""
+"""Saved JSON files (sessions and plans) of earlier versions are read, and rewritten unchanged."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ PLANNED = Plan(
 )
 
 
-def kept(folder: Path, text: str) -> SessionStore:
-    """A store with the session "old", whose file has this text."""
+def store_with_session(folder: Path, text: str) -> SessionStore:
+    """A store whose session "old" has this text as its file."""
     (folder / "old").mkdir(parents=True)
     (folder / "old" / "conversation.json").write_text(text, "utf-8")
     return SessionStore(folder)
@@ -67,16 +67,16 @@ def changed(text: str, *path: str | int, to: object) -> str:
     return json.dumps(fields)
 
 
-def test_kept_session_is_read(tmp_path: Path) -> None:
-    session = kept(tmp_path, SESSION).load("old")
+def test_saved_session_is_read(tmp_path: Path) -> None:
+    session = store_with_session(tmp_path, SESSION).load("old")
     assert session.conversation == TALK
     assert [type(value) for value in session.conversation.sampling.values()] == [float, int, type(None)]
     assert (session.model, session.fingerprint, session.template_sha256) == ("/m/toy.gguf", "f", "t")
     assert (session.created, session.updated) == ("2026-11-01T10:20:30+00:00", "2026-11-02T10:20:30+00:00")
 
 
-def test_kept_session_is_written_the_same_again(tmp_path: Path) -> None:
-    store = kept(tmp_path, SESSION)
+def test_saved_session_is_rewritten_unchanged(tmp_path: Path) -> None:
+    store = store_with_session(tmp_path, SESSION)
     loaded = ModelInfo("toy", "qwen35moe", "", 1, 1, 1, 1, fingerprint="f", template_sha256="t")
     opened = store.open("old")
     opened.keep(store.load("old").conversation, Path("/m/toy.gguf"), loaded)
@@ -85,13 +85,13 @@ def test_kept_session_is_written_the_same_again(tmp_path: Path) -> None:
     assert written == SESSION.replace("2026-11-02T10:20:30+00:00", store.load("old").updated)
 
 
-def test_session_without_what_came_later_is_read(tmp_path: Path) -> None:
+def test_session_without_newer_fields_is_read(tmp_path: Path) -> None:
     text = changed(SESSION, "messages", to=[{"role": "user", "content": "Hi", "thinking": ""}])
-    assert kept(tmp_path, text).load("old").conversation.messages == (Message("user", "Hi"),)
+    assert store_with_session(tmp_path, text).load("old").conversation.messages == (Message("user", "Hi"),)
 
 
-def test_session_with_a_field_of_its_own_is_read(tmp_path: Path) -> None:
-    assert kept(tmp_path, changed(SESSION, "note", to="mine")).load("old").conversation == TALK
+def test_session_with_unknown_field_is_read(tmp_path: Path) -> None:
+    assert store_with_session(tmp_path, changed(SESSION, "note", to="mine")).load("old").conversation == TALK
 
 
 @pytest.mark.parametrize(
@@ -106,21 +106,21 @@ def test_session_with_a_field_of_its_own_is_read(tmp_path: Path) -> None:
         (("messages", 2, "tool_calls", 0, "arguments"), [], "Expected `object`"),
     ],
 )
-def test_damaged_session_is_told_with_its_reason(
+def test_damaged_session_error_names_reason(
     tmp_path: Path, path: tuple[str | int, ...], value: object, reason: str
 ) -> None:
-    store = kept(tmp_path, changed(SESSION, *path, to=value))
+    store = store_with_session(tmp_path, changed(SESSION, *path, to=value))
     with pytest.raises(QwenctlError, match=f"'old' is damaged: .*{reason}") as caught:
         store.load("old")
     assert caught.value.code == ExitCode.BAD_DATA
 
 
-def test_kept_plan_is_read_and_written_the_same_again() -> None:
+def test_saved_plan_is_read_and_rewritten_unchanged() -> None:
     assert from_json(PLAN, "plan.json") == PLANNED
     assert to_json(PLANNED) == PLAN
 
 
-def test_plan_without_settings_that_came_later_is_read() -> None:
+def test_plan_without_newer_settings_is_read() -> None:
     fields = json.loads(PLAN)
     for name in ("draft_min", "adapts_threads", "extra_buffers"):
         del fields["settings"][name]
@@ -140,13 +140,13 @@ def test_plan_without_settings_that_came_later_is_read() -> None:
         (("reasons",), "It fits.", "Expected `array`"),
     ],
 )
-def test_what_is_no_plan_is_told_with_its_reason(path: tuple[str | int, ...], value: object, reason: str) -> None:
+def test_invalid_plan_error_names_reason(path: tuple[str | int, ...], value: object, reason: str) -> None:
     with pytest.raises(QwenctlError, match=f"plan.json is not a plan .*{reason}") as caught:
         from_json(changed(PLAN, *path, to=value), "plan.json")
     assert caught.value.code == ExitCode.BAD_DATA
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"version"', "{}", '{"version": 1}'])
-def test_what_is_no_json_of_a_plan_is_refused(text: str) -> None:
+def test_plan_from_unrelated_json_is_refused(text: str) -> None:
     with pytest.raises(QwenctlError, match="is not a plan"):
         from_json(text, "plan.json")

@@ -1,4 +1,4 @@
-"""What comes in as records: every mistake is told with its line and column, and the rest is read."""
+"""Reading batch records: each mistake is reported with its line and column, and the other records are read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def body(**fields: object) -> bytes:
     return json.dumps({"custom_id": "a", "body": {"messages": [{"role": "user", "content": "x"}], **fields}}).encode()
 
 
-# What stands in the line, the column of the mistake, and words of what is said of it.
+# The line, the column of its mistake, and words of the reported reason.
 MALFORMED: list[tuple[bytes, int, str]] = [
     (b"{", 2, "invalid JSON"),
     (b"}", 1, "invalid JSON"),
@@ -118,7 +118,7 @@ MALFORMED: list[tuple[bytes, int, str]] = [
 
 
 @pytest.mark.parametrize(("line", "column", "words"), MALFORMED)
-def test_a_malformed_line_is_told_with_its_column_and_the_rest_is_read(line: bytes, column: int, words: str) -> None:
+def test_malformed_line_is_reported_with_column_and_rest_is_read(line: bytes, column: int, words: str) -> None:
     before, bad, after = read(GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
     assert isinstance(before, Record)
     assert isinstance(after, Record)
@@ -127,7 +127,7 @@ def test_a_malformed_line_is_told_with_its_column_and_the_rest_is_read(line: byt
     assert bad.where == f"in:2:{column}"
 
 
-def test_at_least_sixty_kinds_of_mistakes_are_looked_at() -> None:
+def test_malformed_lines_cover_at_least_sixty_mistakes() -> None:
     assert len({line for line, _, _ in MALFORMED}) >= 60
 
 
@@ -141,18 +141,18 @@ def test_at_least_sixty_kinds_of_mistakes_are_looked_at() -> None:
         b"  " + GOOD + b" \t",
     ],
 )
-def test_what_editors_make_of_a_line_is_no_matter(data: bytes) -> None:
+def test_byte_order_mark_crlf_and_blank_lines_are_ignored(data: bytes) -> None:
     [record] = read(data)
     assert isinstance(record, Record)
     assert (record.key, record.messages) == ("good", (Message("user", "hi"),))
 
 
-def test_lines_are_counted_with_the_blank_ones() -> None:
+def test_line_numbers_count_blank_lines() -> None:
     first, second = read(b'\n{"prompt": "a"}\n\n\n{"prompt": "b"}')
     assert [first.line, second.line, first.key, second.key] == [2, 5, "2", "5"]
 
 
-def test_a_line_that_would_fill_the_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_over_size_limit_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwenctl.batch.input.splitter.MOST_BYTES", 1000)
     long = b'{"prompt": "' + b"x" * (3 << 20) + b'"}'
     bad, good = read(long + b"\n" + GOOD)
@@ -171,14 +171,14 @@ def test_a_line_that_would_fill_the_memory_fails_alone(monkeypatch: pytest.Monke
         (b"PAR1", "is a Parquet file", ""),
     ],
 )
-def test_what_is_no_text_is_refused_as_a_whole(data: bytes, words: str, hint: str) -> None:
+def test_compressed_or_binary_input_is_refused_as_a_whole(data: bytes, words: str, hint: str) -> None:
     with pytest.raises(QwenctlError, match=words) as caught:
         read(data)
     assert caught.value.code == ExitCode.BAD_DATA
     assert hint in caught.value.hint
 
 
-def test_both_forms_mean_the_same() -> None:
+def test_short_and_openai_records_are_equal() -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     short = {
         "id": "a", "system": "s", "prompt": "x", "temperature": 0.5, "max_tokens": 9, "think": False, "tools": tools,
@@ -202,7 +202,7 @@ def test_both_forms_mean_the_same() -> None:
     assert one == other
 
 
-def test_calls_and_results_of_an_earlier_turn_are_understood() -> None:
+def test_tool_calls_and_results_of_earlier_turns_are_parsed() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     turns.append({"role": "tool", "tool_call_id": "1", "content": "2"})
@@ -211,7 +211,7 @@ def test_calls_and_results_of_an_earlier_turn_are_understood() -> None:
     assert record.messages[1:] == (Message("assistant", "", "", (ToolCall("f", {"a": 1}),)), Message("tool", "2"))
 
 
-def test_a_schema_of_a_record_stands_for_that_of_all() -> None:
+def test_record_schema_replaces_grammar_of_batch() -> None:
     form = InputFormat("jsonl", GenerationParams(grammar="root ::= x"))
     line = {"prompt": "a", "json_schema": {"type": "integer"}}
     [record] = read(json.dumps(line).encode(), form)
@@ -219,7 +219,7 @@ def test_a_schema_of_a_record_stands_for_that_of_all() -> None:
     assert (record.wanted.grammar, record.wanted.json_schema) == ("", '{"type": "integer"}')
 
 
-def test_with_a_template_the_fields_are_data_whatever_they_are_called() -> None:
+def test_template_uses_record_fields_of_any_name_as_data() -> None:
     form = InputFormat(
         "jsonl", GenerationParams(), template("{seed} {{as is}} {n}: {messages}"), template("Be {mood}."), ("n",)
     )
@@ -230,7 +230,7 @@ def test_with_a_template_the_fields_are_data_whatever_they_are_called() -> None:
     assert (record.key, record.passthrough) == ("7", {"n": 2})
 
 
-def test_a_record_without_a_field_of_the_template_fails_alone() -> None:
+def test_record_without_template_field_fails_alone() -> None:
     bad, good = read(b'{"a": 1}\n{"b": "x"}', InputFormat("jsonl", GenerationParams(), template("{b}")))
     assert isinstance(bad, InvalidRecord)
     assert bad.reason == "no field 'b' for the template; available: a"
@@ -238,12 +238,12 @@ def test_a_record_without_a_field_of_the_template_fails_alone() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:>5}", "{a.__class__}"])
-def test_a_template_has_nothing_but_names(text: str) -> None:
+def test_template_with_more_than_names_is_refused(text: str) -> None:
     with pytest.raises(QwenctlError, match="--prompt is not a template"):
         template(text)
 
 
-def test_lines_of_text_are_prompts() -> None:
+def test_text_lines_become_prompts() -> None:
     found = read("What is 2 + 3?\r\n\nfünf\n".encode(), InputFormat("lines", GenerationParams()))
     assert [(one.key, one.messages[0].content) for one in found if isinstance(one, Record)] == [
         ("1", "What is 2 + 3?"),
@@ -253,13 +253,13 @@ def test_lines_of_text_are_prompts() -> None:
     assert isinstance(bad, InvalidRecord)
 
 
-def test_text_between_nuls_may_have_lines() -> None:
+def test_nul_separated_text_may_span_lines() -> None:
     found = read(b"a\nb\0c\0", InputFormat("lines", GenerationParams(), template("<{text}>"), end=b"\0"))
     assert [one.messages[0].content for one in found if isinstance(one, Record)] == ["<a\nb>", "<c>"]
     assert [one.line for one in found] == [1, 2]
 
 
-def test_names_of_files_stand_for_their_text(tmp_path: Path) -> None:
+def test_file_names_are_replaced_by_file_contents(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("\ufeffA")
     (tmp_path / "b.md").write_bytes(b"\xff\xfe\x00")
     names = f"{tmp_path}/a.md\n{tmp_path}/b.md\n{tmp_path}/c.md\n".encode()
@@ -273,7 +273,7 @@ def test_names_of_files_stand_for_their_text(tmp_path: Path) -> None:
     assert "no such file" in missing.reason
 
 
-def test_rows_of_csv_are_records() -> None:
+def test_csv_rows_become_records() -> None:
     form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), saved=("lang",))
     data = 'id,text,lang\n1,"a\nb ""c""",de\n2,x\n\n,y,fr\n4,\xe9\xff,it\n'.encode("latin-1")
     first, short, last, no_text = read(data, form)
@@ -290,6 +290,6 @@ def test_rows_of_csv_are_records() -> None:
 @pytest.mark.parametrize(
     ("data", "words"), [(b"a,b\n1,2\n", "no column is named 'text'"), (b"text,text\n1,2\n", "two columns")]
 )
-def test_csv_with_the_wrong_columns_is_refused_as_a_whole(data: bytes, words: str) -> None:
+def test_csv_with_wrong_columns_is_refused_as_a_whole(data: bytes, words: str) -> None:
     with pytest.raises(QwenctlError, match=words):
         read(data, InputFormat("csv", GenerationParams(), template("{text}")))

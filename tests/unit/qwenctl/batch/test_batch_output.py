@@ -1,4 +1,4 @@
-"""What is written survives every end: the same bytes, in the same order, whatever was finished when, and how often."""
+"""Batch output survives crashes and restarts: the same bytes in the same order, however often the batch resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwenctl.batch.records import RecordError
 from qwenctl.errors import ExitCode, QwenctlError
 
 SETTINGS = {"model": "m", "--temp": 0.5}
-FAILS = 3  # every record with a number that this divides
+FAILS = 3  # every record whose number is divisible by this fails
 
 
 def open_output(path: Path, order: Order = "input", **changes: Any) -> FileOutput:
@@ -44,13 +44,13 @@ def settle(output: FileOutput, number: int) -> None:
 
 
 def abandon(output: FileOutput) -> None:
-    """What kill -9 does: nothing is closed in order; what was written is there."""
+    """Like kill -9: nothing is closed properly, but everything written stays."""
     for file in (output._output, output._stats, output._errors, output._journal._file):
         file.close()
 
 
 def todo(output: FileOutput, count: int) -> list[int]:
-    """The records that are not settled from before."""
+    """The records that earlier runs have not settled."""
     return [number for number in range(count) if output.already_done(number, f"r{number}", f"hash{number}") is None]
 
 
@@ -69,8 +69,8 @@ def folder() -> Iterator[Path]:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> None:
-    """Records are finished in any order, and the process dies after any of them, and again; lines are torn."""
+def test_output_after_repeated_crashes_equals_single_run(data: st.DataObject) -> None:
+    """Records finish in any order, the process dies after any of them, several times, and leaves torn lines."""
     count, kills = data.draw(st.integers(1, 14)), data.draw(st.integers(0, 4))
     with folder() as path:
         for _ in range(kills):
@@ -94,8 +94,8 @@ def test_after_any_ends_the_output_is_that_of_one_run(data: st.DataObject) -> No
 
 @settings(max_examples=30)
 @given(st.permutations(range(9)), st.integers(0, 9), st.integers(0, 40))
-def test_what_a_power_cut_leaves_is_gone_on_with(order: list[int], finished: int, lost: int) -> None:
-    """Of the two files either may lack its last bytes: what only one has is made again."""
+def test_output_after_power_cut_is_resumed(order: list[int], finished: int, lost: int) -> None:
+    """Either of the two files may lack its last bytes: a record in only one of them is answered again."""
     with folder() as path:
         for torn in (path, sidecar_path(path, "stats")):
             output = open_output(path, retries=True)
@@ -117,7 +117,7 @@ def header(path: Path) -> bytes:
     return sidecar_path(path, "stats").read_bytes().split(b"\n")[0] + b"\n"
 
 
-def test_in_the_order_of_their_end_no_record_is_lost_or_twice(tmp_path: Path) -> None:
+def test_output_in_completion_order_has_each_record_once(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     for numbers in ([4, 1], [7, 2], [5]):
         output = open_output(path, "done")
@@ -131,7 +131,7 @@ def test_in_the_order_of_their_end_no_record_is_lost_or_twice(tmp_path: Path) ->
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["r4", "r1", "r7", "r2", "r5"]
 
 
-def test_failed_records_are_tried_again_when_asked_and_come_in_their_place(tmp_path: Path) -> None:
+def test_failed_records_are_retried_on_request_and_keep_their_place(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     output = open_output(path)
     for number in todo(output, 9):
@@ -166,33 +166,33 @@ def half_done(tmp_path: Path) -> Path:
     return path
 
 
-def test_other_settings_are_refused_until_they_are_meant(half_done: Path) -> None:
+def test_resume_with_other_settings_is_refused_without_force(half_done: Path) -> None:
     before = half_done.read_bytes()
     message, hint, code = refusal(lambda: open_output(half_done, settings={**SETTINGS, "--temp": 0.7}))
     assert message == f"{half_done} was written with --temp 0.5, now it is 0.7"
     assert (hint, code) == ("--force-resume resumes anyway, --overwrite starts over", ExitCode.USAGE)
     assert half_done.read_bytes() == before
-    for force in (True, False):  # once they were meant, they are those of the output
+    for force in (True, False):  # after a forced resume, the new settings belong to the output
         again = open_output(half_done, settings={"model": "n"}, force=force)
         assert todo(again, 5) == [3]
         abandon(again)
 
 
-def test_a_record_that_has_changed_is_refused(half_done: Path) -> None:
+def test_resume_with_changed_record_is_refused(half_done: Path) -> None:
     output = open_output(half_done)
     output.already_done(0, "r0", "hash0")
     message, _, _ = refusal(lambda: output.already_done(1, "r1", "another"))
     assert message == f"the record r1 has changed since {half_done} was started"
 
 
-def test_a_line_that_somebody_has_changed_is_refused(half_done: Path) -> None:
+def test_resume_with_changed_output_line_is_refused(half_done: Path) -> None:
     half_done.write_bytes(half_done.read_bytes().replace(b"r2", b"r9"))
     assert (
         refusal(lambda: open_output(half_done))[0] == f"{half_done}:2: this line was changed after the batch wrote it"
     )
 
 
-def test_a_file_that_no_batch_has_written_is_left_alone(tmp_path: Path) -> None:
+def test_file_not_written_by_batch_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious.jsonl"
     path.write_text('{"mine": 1}\n')
     message, hint, code = refusal(lambda: open_output(path))
@@ -203,8 +203,8 @@ def test_a_file_that_no_batch_has_written_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [sidecar_path(path, "stats")] or not list(tmp_path.iterdir())
 
 
-def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
-    """The input has grown in its middle since the last run."""
+def test_records_inserted_into_input_are_inserted_into_output(tmp_path: Path) -> None:
+    """A record was inserted into the middle of the input since the last run."""
     path = tmp_path / "out.jsonl"
     output = open_output(path)
     for place, number in enumerate((1, 2, 4)):
@@ -220,7 +220,7 @@ def test_records_that_come_in_between_are_put_between(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == [entry(number).line for number in (1, 5, 2, 4)]
 
 
-def test_a_journal_stays_small_however_much_goes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_is_compacted_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_LEAST_BYTES", 2000)
     path = tmp_path / "journal"
     saved = BatchJournal(path)
@@ -234,26 +234,26 @@ def test_a_journal_stays_small_however_much_goes_through_it(tmp_path: Path, monk
     assert len(BatchJournal(path).earlier) >= 3
 
 
-def test_a_stream_gets_lines_in_order_and_failures_are_told(capfd: pytest.CaptureFixture[str]) -> None:
-    told: list[str] = []
-    output = StreamOutput("input", told.append)
+def test_stream_output_is_in_order_and_failures_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    reported: list[str] = []
+    output = StreamOutput("input", reported.append)
     output.write_answer(2, entry(2))
     output.write_error(0, "r0", "", "in:1:5", RecordError("input", "bad"))
     assert capfd.readouterr().out == ""
     output.write_answer(1, entry(1))
     assert capfd.readouterr().out == f"{entry(1).line}\n{entry(2).line}\n"
-    assert told == ["in:1:5: bad"]
+    assert reported == ["in:1:5: bad"]
 
 
 @given(st.lists(st.text(max_size=3), max_size=200))
-def test_ids_are_known_again(texts: list[str]) -> None:
+def test_id_set_recognizes_repeated_ids(texts: list[str]) -> None:
     ids, seen = IdSet(), set[str]()
     for text in texts:
         assert ids.add(text) == (text not in seen)
         seen.add(text)
 
 
-def test_many_ids_take_little_room() -> None:
+def test_id_set_with_many_ids_takes_little_memory() -> None:
     ids = IdSet()
     assert all(ids.add(str(number)) for number in range(20_000))
     assert not any(ids.add(str(number)) for number in range(0, 20_000, 7))

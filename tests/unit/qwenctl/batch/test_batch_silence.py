@@ -1,4 +1,4 @@
-"""An engine that hangs is noticed by what it does not do, and only by its own silence."""
+"""A hung engine is detected by its silence, counted for each engine separately."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qwenctl.protocol.load import LoadParams, ModelInfo
 from qwenctl.protocol.messages import Message
 
 
-class Silent:
-    """An engine that does nothing, and says nothing but once: when it has been listened to in vain so many times."""
+class SilentEngine:
+    """An idle engine that returns nothing for `times` polls, then `then` once, then nothing again."""
 
     def __init__(self, times: int, then: BatchEvent | QwenctlError) -> None:
         self._times, self._then = times, then
@@ -37,21 +37,21 @@ class Silent:
 
 
 @pytest.mark.parametrize(("silent", "hangs"), [(3, False), (9, True)])
-def test_the_silence_of_an_engine_that_crashed_is_not_that_of_the_next(silent: int, hangs: bool) -> None:
+def test_silence_of_crashed_engine_does_not_count_for_next_engine(silent: int, hangs: bool) -> None:
     loaded = ModelInfo("toy", "qwen35moe", "toy", 1, 1, 256, 256)
     crash = QwenctlError("gone", "", ExitCode.ENGINE_CRASHED)
-    engines = iter([Silent(0, BatchStarted(1, 256)), Silent(silent, BatchStarted(1, 256))])
+    engines = iter([SilentEngine(0, BatchStarted(1, 256)), SilentEngine(silent, BatchStarted(1, 256))])
     setup = EngineBackendConfig(
         lambda: (next(engines), loaded), StartBatch(LoadParams(), 1), 0, lambda _: None, longest_silence_s=6
     )
-    answerer = EngineBackend(setup)
-    answerer.submit(0, Record("0", 0, (Message("user", "hi"),), GenerationParams()))
-    answerer.collect(1)
-    answerer._engine = Silent(4, crash)
+    backend = EngineBackend(setup)
+    backend.submit(0, Record("0", 0, (Message("user", "hi"),), GenerationParams()))
+    backend.collect(1)
+    backend._engine = SilentEngine(4, crash)
     for _ in range(5):
-        answerer.collect(1)
+        backend.collect(1)
     if hangs:
         with pytest.raises(QwenctlError, match="hangs"):
-            answerer.collect(1)
+            backend.collect(1)
     else:
-        answerer.collect(1)
+        backend.collect(1)

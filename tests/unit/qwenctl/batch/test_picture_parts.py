@@ -1,4 +1,4 @@
-"""Pictures in records: their order on the way to a server, and parts that cannot be."""
+"""Images in batch records: their order in a server request, and invalid message parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwenctl.batch.records import GenerationParams
 from tests.support.pictures import RED, uri
 
 
-def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
+def test_message_parts_keep_order_in_server_request(tmp_path: Path) -> None:
     parts = [
         {"type": "text", "text": "First "}, {"type": "image_url", "image_url": {"url": str(RED)}},
         {"type": "text", "text": "then"}, {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}},
@@ -36,7 +36,7 @@ def test_parts_keep_their_order_on_the_way_to_a_server(tmp_path: Path) -> None:
         ("system", {"type": "image_url", "image_url": {"url": "a.png"}}, "images are allowed only in user messages"),
     ],
 )
-def test_parts_that_cannot_be(role: str, part: dict[str, Any], why: str) -> None:
+def test_invalid_message_part_is_refused(role: str, part: dict[str, Any], why: str) -> None:
     fields = {"messages": [{"role": role, "content": [part]}]}
     with pytest.raises(BadLine) as caught:
         parse_record(fields, json.dumps(fields), 1, GenerationParams(), ())

@@ -1,4 +1,4 @@
-"""`qwenctl bench`: llama-bench's table and names, what is measured, energy and its price, pictures."""
+"""`qwenctl bench`: llama-bench's case names and counts, measurements, energy and its price, and charts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from qwenctl.protocol.load import LoadParams
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-# ------------------------------------------------------------------ what is measured
+# ------------------------------------------------------------------ cases and results
 
 
-def test_cases_come_in_llama_benchs_order_with_its_names() -> None:
+def test_bench_cases_follow_order_and_names_of_llama_bench() -> None:
     names = [case.name for case in all_cases((512, 1024), (128,), (0, 4096))]
     assert names == ["pp512", "pp1024", "tg128", "pp512 @ d4096", "pp1024 @ d4096", "tg128 @ d4096"]
     assert [case.name for case in all_cases((0,), (16, 16), (0,))] == ["tg16"]
@@ -35,36 +35,36 @@ def test_cases_come_in_llama_benchs_order_with_its_names() -> None:
     [("512", (512,)), ("1, 2,2", (1, 2)), ("0-8192+4096", (0, 4096, 8192)), ("128-1024*2", (128, 256, 512, 1024)),
      ("3-5", (3, 4, 5)), ("5-5", (5,))],
 )  # fmt: skip
-def test_lists_and_ranges_are_llama_benchs(text: str, counts: tuple[int, ...]) -> None:
+def test_counts_are_parsed_from_llama_bench_lists_and_ranges(text: str, counts: tuple[int, ...]) -> None:
     assert parse_counts(text) == counts
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "-1", "5-3", "1-9+0", "0-9*2", "2-9*1", "1,,2", "99999999", "0-9999999", "1.5"]
 )
-def test_what_is_no_list_is_refused(text: str) -> None:
+def test_invalid_counts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"neither a number|end|too large"):
         parse_counts(text)
 
 
 @given(st.text(alphabet="0123456789-+*, ", max_size=20))
-def test_a_list_never_takes_long_to_read(text: str) -> None:
+def test_random_counts_text_gives_few_counts_or_error(text: str) -> None:
     with suppress(ValueError):
         assert len(parse_counts(text)) < 10_000
 
 
-def test_the_mean_is_of_speeds_and_the_deviation_that_of_a_sample() -> None:
+def test_result_has_mean_of_speeds_and_sample_deviation() -> None:
     result = Result(BenchCase(100, 0, 0), (1.0, 2.0, 4.0))
     assert result.speeds == (100, 50, 25)
     assert result.mean == pytest.approx(58.333, abs=0.001)
-    assert result.deviation == pytest.approx(38.188, abs=0.001)  # by n - 1
+    assert result.deviation == pytest.approx(38.188, abs=0.001)  # divided by n - 1
     assert Result(BenchCase(100, 0, 0), (1.0,)).deviation == 0
 
 
 # ------------------------------------------------------------------ energy
 
 
-def test_joules_are_those_of_the_processors_packages(tmp_path: Path) -> None:
+def test_rapl_meter_sums_joules_of_cpu_packages(tmp_path: Path) -> None:
     for zone, used in (("intel-rapl:0", 5_000_000), ("intel-rapl:0:0", 4_000_000), ("intel-rapl:1", 900)):
         (tmp_path / zone).mkdir()
         (tmp_path / zone / "energy_uj").write_text(f"{used}\n")
@@ -73,35 +73,35 @@ def test_joules_are_those_of_the_processors_packages(tmp_path: Path) -> None:
     assert meter
     assert meter.name.startswith("RAPL")
     before = meter.read()
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n")  # it began again at 6 J
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n")  # the counter wrapped around at 6 J
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("500900\n")
     assert meter.since({name: before[name] for name in ("intel-rapl:0", "intel-rapl:1")}) == pytest.approx(2.5)
 
 
-def test_the_price_is_that_of_the_energy() -> None:
-    assert price_of_million(3.6, 0.3) == pytest.approx(0.3)  # 3.6 J a token are 1 kWh a million
+def test_price_of_million_tokens_follows_energy() -> None:
+    assert price_of_million(3.6, 0.3) == pytest.approx(0.3)  # 3.6 J per token is 1 kWh per million tokens
     meter = constant_power_meter(100)
     assert meter.since({"watts": meter.read()["watts"] - 250}) == pytest.approx(250, abs=5)
     assert Result(BenchCase(0, 10, 0), (1.0, 1.0), (20.0, 40.0)).joules_a_token == 3.0
 
 
-# ------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------ charts
 
 
 @given(st.floats(min_value=0, max_value=1e9))
-def test_ticks_are_few_and_reach_the_highest(highest: float) -> None:
+def test_chart_ticks_are_few_and_reach_highest_value(highest: float) -> None:
     found = ticks(highest)
     assert found[0] == 0
     assert found[-1] >= highest * (1 - 1e-9)
     assert 2 <= len(found) <= 11
 
 
-def test_what_is_counted_has_no_halves() -> None:
+def test_chart_ticks_of_counts_are_whole_numbers() -> None:
     assert ticks(2, least_step=1) == [0, 1, 2]
     assert ticks(40, least_step=1) == [0, 10, 20, 30, 40]
 
 
-def test_a_picture_holds_every_point_and_no_markup_of_its_texts() -> None:
+def test_chart_has_every_point_and_escapes_its_labels() -> None:
     chart = Chart("<b>&", "x", "y", (Curve("tg", (Point(0, 10, 1), Point(4096, 5, 20))), Curve("empty", ())))
     root = ElementTree.fromstring(svg([chart, chart]))  # noqa: S314 - it is our own
     assert len(root.findall(f".//{SVG}circle")) == 4
@@ -116,7 +116,7 @@ def plan(ram: str, gpu: str) -> Plan:
     return Plan("m", Machine(1, 1), LoadParams(), tuple(memories), Forecast(1, 1, 1, 1, "CPU", "CPU"), ())
 
 
-def test_a_sweep_goes_from_no_experts_on_gpus_to_as_many_as_have_room() -> None:
+def test_expert_sweep_goes_from_no_experts_on_gpu_to_full_gpu() -> None:
     mixed = plan("0-27, 30", "28-39")
     assert expert_layers(mixed.memories[1]) == set(range(28, 40))
     assert sweep_points(mixed, 5) == [(0, 40), (3, 37), (6, 34), (8, 32), (11, 29)]

@@ -1,4 +1,4 @@
-"""Pictures in a chat: sent with a question, kept with the conversation, gone on with, asked about again, given away."""
+"""Images and videos in a chat: sent with a question, saved with the conversation, edited, and exported."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "sessions")
 
 
-def kept(store: SessionStore, talk: Conversation) -> Conversation:
+def save_and_load(store: SessionStore, talk: Conversation) -> Conversation:
     opened = store.open("seen")
     opened.keep(talk, Path("toy.gguf"), LOADED)
     opened.close()
     return store.load("seen").conversation
 
 
-def test_pictures_are_kept_with_their_conversation(store: SessionStore, tmp_path: Path) -> None:
-    """Whole, by their hashes, for their owner only; whatever becomes of the file that was sent."""
+def test_images_are_saved_with_conversation(store: SessionStore, tmp_path: Path) -> None:
+    """Copied under their hashes, readable by the owner only, and independent of the original file."""
     sent = tmp_path / "photo.png"
     sent.write_bytes(RED.read_bytes())
     talk = Conversation().with_user(WHAT, (media(sent), media(BLACK))).with_answer("A triangle and a square.", "")
     sent.unlink()
     sent.write_bytes(RED.read_bytes())
-    found = kept(store, talk)
+    found = save_and_load(store, talk)
     sent.write_bytes(b"something else")
     assert [(one.name, one.sha256, Path(one.file).read_bytes()) for one in found.media] == [
         ("photo.png", talk.media[0].sha256, RED.read_bytes()), (BLACK.name, talk.media[1].sha256, BLACK.read_bytes()),
@@ -51,30 +51,30 @@ def test_pictures_are_kept_with_their_conversation(store: SessionStore, tmp_path
     folder = tmp_path / "sessions" / "seen" / "media"
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())]
     assert modes == [0o700, 0o600, 0o600]
-    assert kept(store, found).media == found.media
+    assert save_and_load(store, found).media == found.media
     store.delete("seen")
     assert not folder.exists()
 
 
-def test_a_long_clip_stays_where_it_lies(store: SessionStore, tmp_path: Path) -> None:
+def test_long_video_is_referenced_and_not_copied(store: SessionStore, tmp_path: Path) -> None:
     clip = tmp_path / "long.mp4"
     with clip.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     talk = Conversation().with_user(WHAT, (media(clip, "video"),))
-    assert kept(store, talk).media == talk.media
+    assert save_and_load(store, talk).media == talk.media
 
 
-def test_no_hash_leads_out_of_the_folder(store: SessionStore, tmp_path: Path) -> None:
-    kept(store, Conversation().with_user(WHAT, (media(RED),)))
+def test_image_hash_with_path_is_refused(store: SessionStore, tmp_path: Path) -> None:
+    save_and_load(store, Conversation().with_user(WHAT, (media(RED),)))
     file = tmp_path / "sessions" / "seen" / "conversation.json"
     file.write_text(file.read_text().replace(media(RED).sha256, "../../../secret"))
     with pytest.raises(QwenctlError, match="the saved conversation 'seen' is damaged: an image has no hash"):
         store.load("seen")
 
 
-def test_a_conversation_is_given_away_with_its_pictures(store: SessionStore, tmp_path: Path) -> None:
+def test_exported_conversation_contains_images(store: SessionStore, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", [RED])
-    talk = kept(
+    talk = save_and_load(
         store, Conversation().with_user(WHAT, (media(RED), media(clip, "video"))).with_answer("A triangle.", "")
     )
     picture, video = json.loads(export_text(talk, "json"))["messages"][0]["media"]
@@ -84,14 +84,14 @@ def test_a_conversation_is_given_away_with_its_pictures(store: SessionStore, tmp
     assert str(tmp_path) not in export_text(talk, "json") + export_text(talk, "markdown")
 
 
-def test_a_question_that_is_changed_keeps_its_pictures() -> None:
+def test_edited_question_keeps_images() -> None:
     talk = Conversation().with_user(WHAT, (media(RED),)).with_answer("A triangle.", "")
     outcome = run_command("/edit", talk, Sampling())
     assert (outcome.argument, outcome.media, outcome.conversation.messages) == (WHAT, (media(RED),), ())
     assert run_command("/regen", talk, Sampling()).conversation.media == (media(RED),)
 
 
-def test_what_was_sent_stays_what_it_was(tmp_path: Path) -> None:
+def test_sent_image_is_copied_and_survives_file_change(tmp_path: Path) -> None:
     sent, folder = tmp_path / "photo.png", tmp_path / "copies"
     sent.write_bytes(RED.read_bytes())
     taken = MediaSource(folder).resolve(str(sent))
@@ -101,13 +101,13 @@ def test_what_was_sent_stays_what_it_was(tmp_path: Path) -> None:
 
 
 class BlindEngine(ScriptedEngine):
-    """Crashes on every picture."""
+    """Crashes on every image."""
 
     def inspect_media(self, media: Media) -> MediaInfo:
         raise CRASH
 
 
-def test_a_picture_that_crashes_the_engine_takes_nothing_else_with_it(tmp_path: Path) -> None:
+def test_image_that_crashes_engine_leaves_conversation_intact(tmp_path: Path) -> None:
     chat = Chat(BlindEngine([answer("One.")]), BlindEngine([answer("Two.")]))
     assert chat.run("First?", f"/image {RED}", "Second?", resolve_media=MediaSource(tmp_path).resolve) == ExitCode.OK
     assert chat.opened == 2

@@ -1,4 +1,4 @@
-"""One prompt in, one answer out."""
+"""`qwenctl chat` in a pipe: one prompt in, one answer out."""
 
 from __future__ import annotations
 
@@ -38,37 +38,37 @@ def prompt_of(words: list[str], data: bytes | None) -> tuple[str, list[str]]:
         ([], b"  indented\n", "  indented"),
     ],
 )
-def test_the_prompt_is_standard_input_then_the_words(words: list[str], data: bytes | None, prompt: str) -> None:
+def test_prompt_joins_standard_input_and_arguments(words: list[str], data: bytes | None, prompt: str) -> None:
     assert prompt_of(words, data) == (prompt, [])
 
 
 @pytest.mark.parametrize(("data", "line"), [(None, "no prompt"), (b"", "no prompt: standard input is empty")])
-def test_no_prompt_at_all_is_a_mistake_with_an_example(data: bytes | None, line: str) -> None:
+def test_missing_prompt_is_usage_error_with_example(data: bytes | None, line: str) -> None:
     with pytest.raises(QwenctlError) as caught:
         prompt_of([], data)
     assert (caught.value.message, caught.value.code) == (line, ExitCode.USAGE)
     assert caught.value.hint == 'qwenctl chat -m MODEL.gguf "What is the capital of France?"'
 
 
-def test_bytes_that_are_not_utf8_are_replaced_with_one_warning() -> None:
+def test_stdin_bytes_not_utf8_are_replaced_with_one_warning() -> None:
     warnings: list[str] = []
     data = "ok \N{REPLACEMENT CHARACTER} ".encode() + b"\xff\xfe caf\xe9"
     assert decode(data, warnings.append) == "ok \ufffd \ufffd\ufffd caf\ufffd"
     assert warnings == ["stdin byte 7 is not UTF-8; 3 characters replaced"]
 
 
-def test_an_argument_that_is_not_utf8_can_still_be_sent() -> None:
+def test_argument_not_utf8_gets_replacement_characters() -> None:
     assert replace_surrogates(b"caf\xe9 \xc3\xa9".decode("utf-8", "surrogateescape")) == "caf\ufffd \u00e9"
 
 
-def test_endless_input_is_refused_with_its_limit() -> None:
+def test_endless_input_is_refused_at_size_limit() -> None:
     with Path("/dev/zero").open("rb") as zeros, pytest.raises(QwenctlError, match="larger than 64 MiB") as caught:
         read_prompt([], zeros, print)
     assert caught.value.code == ExitCode.BAD_DATA
     assert MAX_PROMPT_BYTES == 64 * 2**20
 
 
-def test_each_piece_is_passed_on_unchanged() -> None:
+def test_answer_pieces_are_passed_on_unchanged() -> None:
     output: list[str] = []
     thought: list[str] = []
     events = [
@@ -83,13 +83,13 @@ def test_each_piece_is_passed_on_unchanged() -> None:
     assert answer == CompletedAnswer("A\x1b[1mb\n", "hm", DONE)
 
 
-def test_an_engine_that_falls_silent_is_a_failure() -> None:
+def test_stream_without_final_event_is_reported_as_engine_crash() -> None:
     with pytest.raises(QwenctlError) as caught:
         stream_answer(iter([TextDelta("A", "answer")]), StatusLine(None), print, print)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
 
 
-def test_json_has_every_field() -> None:
+def test_json_answer_has_every_field() -> None:
     found = json.loads(as_json(CompletedAnswer("Paris 日本\n", "hm", DONE), LOADED))
     assert found["answer"] == "Paris 日本\n"
     assert found["thinking"] == "hm"
@@ -115,5 +115,5 @@ def test_json_has_every_field() -> None:
         ),
     ],
 )
-def test_an_answer_cut_short_is_said(answer: CompletedAnswer, line: str) -> None:
+def test_truncated_answer_has_warning(answer: CompletedAnswer, line: str) -> None:
     assert truncation_warning(answer, 5) == line

@@ -1,4 +1,4 @@
-"""The engine's sending thread: all of the text, in order, soon, and in few pieces where it comes fast."""
+"""The engine's event writer: it sends all text in order, without delay, and fast text in few pieces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pieces = st.builds(TextDelta, st.text(min_size=1, max_size=3), channels, st.inte
 
 
 @pytest.fixture(scope="module")
-def sender() -> Iterator[tuple[EventWriter, IO[bytes]]]:
+def event_writer() -> Iterator[tuple[EventWriter, IO[bytes]]]:
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as lines:
         yield EventWriter(write_end), lines
@@ -36,46 +36,48 @@ def received(lines: IO[bytes]) -> list[object]:
 
 
 @given(st.lists(st.one_of(pieces, st.builds(TokenCount, st.integers(0, 9))), max_size=30))
-def test_joined_or_not_it_is_the_same_text_in_the_same_order(
-    sender: tuple[EventWriter, IO[bytes]], events: list[TextDelta | TokenCount]
+def test_event_writer_joining_pieces_keeps_text_and_order(
+    event_writer: tuple[EventWriter, IO[bytes]], events: list[TextDelta | TokenCount]
 ) -> None:
-    outbox, lines = sender
+    writer, lines = event_writer
     for event in [*events, DONE]:
-        outbox.send(event)
+        writer.send(event)
     output: list[object] = []
     for found in received(lines):
         output += [(found.channel, character) for character in found.text] if isinstance(found, TextDelta) else [found]
-    meant: list[object] = []
+    expected: list[object] = []
     for event in [*events, DONE]:
-        meant += [(event.channel, character) for character in event.text] if isinstance(event, TextDelta) else [event]
-    assert output == meant
+        expected += (
+            [(event.channel, character) for character in event.text] if isinstance(event, TextDelta) else [event]
+        )
+    assert output == expected
 
 
 @given(st.lists(pieces, min_size=1))
-def test_tokens_are_counted_whether_joined_or_not(
-    sender: tuple[EventWriter, IO[bytes]], tokens: list[TextDelta]
+def test_event_writer_joining_pieces_keeps_token_count(
+    event_writer: tuple[EventWriter, IO[bytes]], tokens: list[TextDelta]
 ) -> None:
-    outbox, lines = sender
+    writer, lines = event_writer
     for event in [*tokens, DONE]:
-        outbox.send(event)
+        writer.send(event)
     found = [event.tokens for event in received(lines) if isinstance(event, TextDelta)]
     assert sum(found) == sum(token.tokens for token in tokens)
 
 
-def test_text_that_comes_fast_is_sent_in_few_pieces(sender: tuple[EventWriter, IO[bytes]]) -> None:
-    outbox, lines = sender
+def test_event_writer_sends_fast_text_in_few_pieces(event_writer: tuple[EventWriter, IO[bytes]]) -> None:
+    writer, lines = event_writer
     for _ in range(10_000):
-        outbox.send(TextDelta("a", "answer"))
-    outbox.send(DONE)
+        writer.send(TextDelta("a", "answer"))
+    writer.send(DONE)
     found = [event for event in received(lines) if isinstance(event, TextDelta)]
     assert sum(len(token.text) for token in found) == 10_000
     assert len(found) < 1000
 
 
-def test_a_piece_is_sent_though_nothing_follows(sender: tuple[EventWriter, IO[bytes]]) -> None:
-    outbox, lines = sender
+def test_event_writer_sends_piece_without_waiting_for_next(event_writer: tuple[EventWriter, IO[bytes]]) -> None:
+    writer, lines = event_writer
     for text in "ab":
-        outbox.send(TextDelta(text, "answer"))
+        writer.send(TextDelta(text, "answer"))
         assert decode(lines.readline(), Event) == TextDelta(text, "answer")
-    outbox.send(DONE)
+    writer.send(DONE)
     assert received(lines) == [DONE]

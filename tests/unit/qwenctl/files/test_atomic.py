@@ -10,7 +10,7 @@ import pytest
 from qwenctl.files.atomic import read_object, write_object
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_failed_write_leaves_old_file_unchanged(tmp_path: Path) -> None:
     write_object(tmp_path / "a", {"x": 1})
     with pytest.raises(TypeError):
         write_object(tmp_path / "a", {"x": object()})

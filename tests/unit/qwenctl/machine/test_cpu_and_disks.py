@@ -1,4 +1,4 @@
-"""Processors, disks and memory as the system's files tell them."""
+"""CPU, disk, and memory facts, as read from the system's files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenctl.machine.disks import read_disk, read_disks, read_speed
 from qwenctl.machine.memory import read_swap
 
 
-def test_the_processors_are_those_of_this_machine() -> None:
+def test_cpu_matches_this_machine() -> None:
     cpu = read_cpu()
     assert cpu.physical_cores == psutil.cpu_count(logical=False)
     assert 1 <= cpu.usable_cores <= cpu.physical_cores
@@ -23,7 +23,7 @@ def test_the_processors_are_those_of_this_machine() -> None:
         assert "sse2" in cpu.flags
 
 
-def test_processors_and_nodes_are_read_from_the_systems_files(tmp_path: Path) -> None:
+def test_cpu_model_flags_and_numa_nodes_are_read_from_system_files(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(
         "processor\t: 0\nmodel name\t: Epyc 9\nflags\t\t: fpu avx2 f16c\n\nprocessor\t: 1\n"
     )
@@ -38,7 +38,9 @@ def test_processors_and_nodes_are_read_from_the_systems_files(tmp_path: Path) ->
     [("0::/a/b", {"cpu.max": "100000 100000"}),
      ("3:cpu,cpuacct:/a", {"cpu.cfs_quota_us": "100000", "cpu.cfs_period_us": "100000"})],
 )  # fmt: skip
-def test_a_container_of_one_processor_has_one_core(group: str, files: dict[str, str], tmp_path: Path) -> None:
+def test_container_limited_to_one_processor_has_one_usable_core(
+    group: str, files: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "cgroup").write_text(f"{group}\n")
     folder = tmp_path / "fs" / ("a" if "::" in group else "cpu/a")
     folder.mkdir(parents=True)
@@ -48,7 +50,7 @@ def test_a_container_of_one_processor_has_one_core(group: str, files: dict[str, 
     assert usable_cores(tmp_path / "fs", tmp_path / "cgroup") == 1
 
 
-def test_slow_cores_do_not_count(tmp_path: Path) -> None:
+def test_hybrid_cpu_counts_only_performance_cores(tmp_path: Path) -> None:
     (tmp_path / "cpu_core").mkdir()
     (tmp_path / "cpu_core" / "cpus").write_text("0-1\n")
     for thread in (0, 1):
@@ -58,13 +60,13 @@ def test_slow_cores_do_not_count(tmp_path: Path) -> None:
     assert usable_cores(performance=tmp_path / "cpu_core" / "cpus") == 1  # two threads of one core
 
 
-def test_the_features_of_the_build_are_read_from_its_line() -> None:
+def test_cpu_features_are_parsed_from_system_info_line() -> None:
     info = "CUDA : ARCHS = 890 | USE_GRAPHS = 1 | CPU : SSE3 = 1 | AVX512 = 0 | SVE_CNT = 16 | REPACK = 1 | "
     assert cpu_features(info) == ["SSE3", "SVE_CNT", "REPACK"]
     assert cpu_features("nothing") == []
 
 
-def test_a_disk_is_known_by_the_mount_that_a_folder_is_on(tmp_path: Path) -> None:
+def test_disk_is_found_by_mount_of_folder(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     (root / "mounts").write_text(MOUNTS.format(root=root))
     disk = root / "sys" / "sdb" / "sdb1"
@@ -85,7 +87,7 @@ def test_a_disk_is_known_by_the_mount_that_a_folder_is_on(tmp_path: Path) -> Non
     assert len(read_disks([root, root / "sys", root / "local disk"], root / "mounts", root / "sys")) == 2
 
 
-def test_a_file_is_read_from_its_start_to_its_end(tmp_path: Path) -> None:
+def test_read_speed_reads_whole_file_or_up_to_limit(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * ((9 << 20) + 5))
     speed = read_speed(tmp_path / "a")
     assert speed.n_bytes == (9 << 20) + 5
@@ -93,7 +95,7 @@ def test_a_file_is_read_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert read_speed(tmp_path / "a", max_bytes=1 << 20).n_bytes == 8 << 20
 
 
-def test_swap_is_that_of_the_system() -> None:
+def test_swap_used_is_within_total() -> None:
     assert 0 <= read_swap().used_bytes <= read_swap().total_bytes
 
 

@@ -1,4 +1,4 @@
-"""The vision tower is found where it is put: beside the model, of the same name, in the folder above a split model."""
+"""Finding the mmproj file of a model: beside it, by name and width, or in the parent folder of a split model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def model(path: Path, name: str = "Toy", width: int = 256) -> Path:
     writer = gguf.GGUFWriter(path, "qwen35moe")
     writer.add_name(name)
     writer.add_embedding_length(width)
-    return written(writer, path)
+    return write_header(writer, path)
 
 
 def tower(path: Path, name: str = "Toy", width: int = 256, projector: str = "qwen3vl_merger") -> Path:
@@ -25,10 +25,10 @@ def tower(path: Path, name: str = "Toy", width: int = 256, projector: str = "qwe
     writer.add_name(name)
     writer.add_string("clip.projector_type", projector)
     writer.add_uint32("clip.vision.projection_dim", width)
-    return written(writer, path)
+    return write_header(writer, path)
 
 
-def written(writer: gguf.GGUFWriter, path: Path) -> Path:
+def write_header(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -36,13 +36,13 @@ def written(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
-def test_the_one_beside_the_model_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
+def test_mmproj_beside_model_is_found_under_any_name(tmp_path: Path) -> None:
     assert find_mmproj(model(tmp_path / "toy.gguf")) is None
     found = tower(tmp_path / "toy.mmproj-Q8_0.gguf", "another name")
     assert find_mmproj(tmp_path / "toy.gguf") == found
 
 
-def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tmp_path: Path) -> None:
+def test_mmproj_with_same_name_and_width_is_preferred_and_f16_first(tmp_path: Path) -> None:
     tower(tmp_path / "mmproj-a-F16.gguf", "Other")
     tower(tmp_path / "mmproj-b-F16.gguf", "Toy", width=512)
     tower(tmp_path / "mmproj-c-F16.gguf", "Toy", projector="gemma3")
@@ -54,7 +54,7 @@ def test_of_several_the_one_of_the_same_name_and_width_is_taken_and_f16_first(tm
     assert find_mmproj(tmp_path / "toy.gguf") == best
 
 
-def test_several_that_could_be_meant_are_told(tmp_path: Path) -> None:
+def test_ambiguous_mmproj_files_are_refused_with_hint(tmp_path: Path) -> None:
     tower(tmp_path / "mmproj-a.gguf", "A")
     tower(tmp_path / "mmproj-b.gguf", "B")
     with pytest.raises(QwenctlError, match=r"several mmproj files match toy\.gguf: choose one") as caught:
@@ -62,7 +62,7 @@ def test_several_that_could_be_meant_are_told(tmp_path: Path) -> None:
     assert caught.value.hint == f"--mmproj {tmp_path}/mmproj-a.gguf"
 
 
-def test_a_split_model_has_it_in_the_folder_above(tmp_path: Path) -> None:
+def test_mmproj_of_split_model_is_found_in_parent_folder(tmp_path: Path) -> None:
     split = model(tmp_path / "Q4_K_M" / "toy-00001-of-00002.gguf")
     whole = model(tmp_path / "Q8_0" / "toy.gguf")
     found = tower(tmp_path / "mmproj-F16.gguf", "Toy of another spelling")
@@ -74,7 +74,7 @@ def test_a_split_model_has_it_in_the_folder_above(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("projector", "line"), [("gemma3", "x.gguf is not an mmproj file of a Qwen3.5 model"), ("qwen3vl_merger", "")]
 )
-def test_a_file_that_is_named_is_looked_at(tmp_path: Path, projector: str, line: str) -> None:
+def test_mmproj_named_by_user_is_checked(tmp_path: Path, projector: str, line: str) -> None:
     path = tower(tmp_path / "x.gguf", projector=projector)
     if not line:
         assert check_mmproj(path) == path

@@ -1,4 +1,4 @@
-"""Laws of the parts of a plan, for any sizes: how a device is filled, and how the engine is told."""
+"""Properties of the parts of a plan for any sizes: expert packing, layer splits, and override patterns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def layers_of(sizes: list[tuple[int, ...]]) -> list[Layer]:
     return [tuple((f"blk.{n}.{at}", size) for at, size in enumerate(row)) for n, row in enumerate(sizes)]
 
 
-def filled(layers: list[Layer], room: int) -> int:
+def packed_bytes(layers: list[Layer], room: int) -> int:
     sizes = {name: n_bytes for layer in layers for name, n_bytes in layer}
     names = pack_experts(layers, room)
     assert len(names) == len(set(names))
@@ -30,9 +30,9 @@ def filled(layers: list[Layer], room: int) -> int:
 
 
 @given(SIZES, st.integers(0, 12_000))
-def test_a_device_is_filled_as_far_as_whole_layers_and_part_of_one_can(sizes: list[tuple[int, ...]], room: int) -> None:
+def test_expert_packing_fills_most_of_device(sizes: list[tuple[int, ...]], room: int) -> None:
     layers = layers_of(sizes)
-    taken = filled(layers, room)
+    taken = packed_bytes(layers, room)
     assert taken <= room
     sums = {0}
     for count in range(len(sizes) + 1):
@@ -44,13 +44,13 @@ def test_a_device_is_filled_as_far_as_whole_layers_and_part_of_one_can(sizes: li
 
 
 @given(SIZES, st.integers(0, 12_000), st.integers(0, 2000))
-def test_more_room_never_takes_less(sizes: list[tuple[int, ...]], room: int, more: int) -> None:
+def test_expert_packing_with_more_room_packs_no_less(sizes: list[tuple[int, ...]], room: int, more: int) -> None:
     layers = layers_of(sizes)
-    assert filled(layers, room) <= filled(layers, room + more)
+    assert packed_bytes(layers, room) <= packed_bytes(layers, room + more)
 
 
 @given(st.dictionaries(st.tuples(st.integers(0, 20), st.sampled_from(PARTS)), MEMORIES))
-def test_each_tensor_is_matched_by_the_pattern_of_its_memory_and_by_no_other(
+def test_override_patterns_match_each_tensor_exactly_once(
     placed: dict[tuple[int, str], str],
 ) -> None:
     where = {f"blk.{layer}.{part}": memory for (layer, part), memory in placed.items()}
@@ -63,12 +63,12 @@ def test_each_tensor_is_matched_by_the_pattern_of_its_memory_and_by_no_other(
 
 
 @given(st.integers(0, 80), st.lists(st.floats(0, 100), min_size=1, max_size=4))
-def test_rows_are_all_divided(count: int, weights: list[float]) -> None:
+def test_layer_split_assigns_every_layer(count: int, weights: list[float]) -> None:
     assert sum(split_layers(count, weights)) == count
 
 
 @given(st.sets(st.integers(0, 70)))
-def test_ranges_name_each_number_once(numbers: set[int]) -> None:
+def test_formatted_ranges_name_each_number_once(numbers: set[int]) -> None:
     named = []
     for run in filter(None, format_ranges(numbers).split(", ")):
         first, _, last = run.partition("-")

@@ -1,6 +1,6 @@
-"""Plans for the published models on machines that are only described: fitting, fast, never slower with more.
+"""Plans for the published models on hypothetical machines: they fit, are fast, and never slower with more memory.
 
-Models are checkpoints without weights, of the published shapes, with the types that they would be quantized to.
+The models are checkpoints of the published shapes without weights, with the types that quantization would give them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RAMS = ("64G", "128G", "256G", "768G")
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of checkpoints whose weights are holes."""
+    """Checkpoint folders whose weight files are sparse."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {name: make_sparse(folder / name, PUBLISHED[name]) for name in (*MODELS, "27B", "4B")}
 
@@ -50,7 +50,7 @@ def inventory(folder: Path, type_name: str) -> TensorInventory:
 
 
 def described(gpus: str, ram: str) -> Machine:
-    """The machine with these sizes, written as on the command line."""
+    """The machine with these memory sizes, in the notation of the command line."""
     return machine_from_sizes(parse_sizes()(gpus) or (), parse_bytes(ram))
 
 
@@ -64,7 +64,7 @@ def planned(
 
 
 @pytest.mark.parametrize("model", ["397B"])
-def test_a_header_says_the_same_as_the_checkpoint_that_it_is_made_of(
+def test_inventory_of_gguf_equals_inventory_of_checkpoint(
     checkpoints: dict[str, Path], model: str, tmp_path: Path
 ) -> None:
     [file] = make_conversion(
@@ -80,7 +80,7 @@ def test_a_header_says_the_same_as_the_checkpoint_that_it_is_made_of(
 
 @pytest.mark.parametrize("type_name", TYPES)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_plan_fits_or_says_how_much_is_missing(checkpoints: dict[str, Path], model: str, type_name: str) -> None:
+def test_every_plan_fits_or_reports_missing_memory(checkpoints: dict[str, Path], model: str, type_name: str) -> None:
     whole = inventory(checkpoints[model], type_name)
     for gpus in GPUS:
         for ram in RAMS:
@@ -101,7 +101,7 @@ def test_every_plan_fits_or_says_how_much_is_missing(checkpoints: dict[str, Path
 @pytest.mark.parametrize(
     ("model", "type_name"), [("397B", "Q4_K_M"), ("397B", "Q2_K"), ("122B", "Q8_0"), ("35B", "BF16")]
 )
-def test_more_memory_is_never_slower(checkpoints: dict[str, Path], model: str, type_name: str) -> None:
+def test_plan_with_more_memory_is_never_slower(checkpoints: dict[str, Path], model: str, type_name: str) -> None:
     whole = inventory(checkpoints[model], type_name)
     ladders = [[(f"{size}G", "768G") for size in (4, 6, 8, 10, 12, 14, 15)]]
     ladders.append([(f"{size}G", "768G") for size in (16, 18, 20, 22)])
@@ -118,7 +118,9 @@ def test_more_memory_is_never_slower(checkpoints: dict[str, Path], model: str, t
 
 @pytest.mark.parametrize("gpus", ["12G", "16G", "24G", "96G", "24G,24G", "24G,12G", "12G,24G", "8G,16G,8G"])
 @pytest.mark.parametrize(("model", "type_name"), [("397B", "Q4_K_M"), ("122B", "Q2_K"), ("35B", "Q8_0")])
-def test_no_division_of_layers_is_faster(checkpoints: dict[str, Path], model: str, type_name: str, gpus: str) -> None:
+def test_plan_is_as_fast_as_best_layer_split(
+    checkpoints: dict[str, Path], model: str, type_name: str, gpus: str
+) -> None:
     whole = inventory(checkpoints[model], type_name)
     plan = planned(whole, gpus, "768G")
     assert isinstance(plan, Plan)
@@ -129,8 +131,8 @@ def test_no_division_of_layers_is_faster(checkpoints: dict[str, Path], model: st
 
 
 def fastest_division(sums: PrefixSums) -> float:
-    """Seconds of a token, of all divisions of layers between devices and of whole layers of experts between each and
-    the RAM: the first of a device's layers have theirs in RAM, or the last.
+    """The fewest seconds per token over all splits of layers between devices, and of whole layers of experts between
+    each device and RAM; experts in RAM belong to the first or the last layers of a device.
     """
     rows, problem = len(sums.problem.layer_slots), sums.problem
     devices, best = len(problem.devices), float("inf")
@@ -159,13 +161,13 @@ def partitions(count: int, parts: int) -> Iterator[tuple[int, ...]]:
 
 
 def most_layers(sums: PrefixSums, begin: int, end: int, room: int) -> int:
-    """The most bytes of whole layers' experts, from either end of the layers, that have room."""
+    """The most bytes of experts that fit into `room`, in whole layers from either end of the range."""
     last = [sums.experts[end] - sums.experts[at] for at in range(begin, end + 1)]
     first = [sums.experts[at] - sums.experts[begin] for at in range(begin, end + 1)]
     return max(n_bytes for n_bytes in (*last, *first) if n_bytes <= room)
 
 
-def test_all_that_is_read_for_every_token_comes_before_experts(checkpoints: dict[str, Path]) -> None:
+def test_plan_puts_tensors_read_for_every_token_on_gpu_before_experts(checkpoints: dict[str, Path]) -> None:
     plan = planned(inventory(checkpoints["397B"], "Q4_K_M"), "24G", "256G")
     assert isinstance(plan, Plan)
     ram, gpu = plan.memories
@@ -177,7 +179,7 @@ def test_all_that_is_read_for_every_token_comes_before_experts(checkpoints: dict
     assert plan.settings.load_mode == "none"
 
 
-def test_the_mtp_block_has_experts_of_its_own_layer(checkpoints: dict[str, Path]) -> None:
+def test_plan_with_mtp_lists_experts_of_its_own_layer(checkpoints: dict[str, Path]) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
     without, wanted = (
         planned(whole, "24G", "512G"),
@@ -192,7 +194,7 @@ def test_the_mtp_block_has_experts_of_its_own_layer(checkpoints: dict[str, Path]
 @pytest.mark.parametrize(
     "constraints", [PlacementConstraints(vision=True), PlacementConstraints(vision_bytes=912_020_960)]
 )
-def test_the_vision_tower_takes_the_room_of_experts(
+def test_plan_with_vision_tower_has_fewer_experts_on_gpu(
     checkpoints: dict[str, Path], constraints: PlacementConstraints
 ) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
@@ -204,7 +206,7 @@ def test_the_vision_tower_takes_the_room_of_experts(
     assert seeing.memories[1].n_bytes <= seeing.memories[1].free_bytes
 
 
-def test_a_dense_model_is_divided_by_layers(checkpoints: dict[str, Path]) -> None:
+def test_dense_model_is_split_by_layers(checkpoints: dict[str, Path]) -> None:
     plan = planned(inventory(checkpoints["27B"], "Q8_0"), "24G", "64G")
     assert isinstance(plan, Plan)
     assert 0 < plan.settings.gpu_layers < 66
@@ -214,14 +216,14 @@ def test_a_dense_model_is_divided_by_layers(checkpoints: dict[str, Path]) -> Non
     assert larger.settings.gpu_layers == 66
 
 
-def test_embeddings_that_are_the_output_lie_on_the_device_too(checkpoints: dict[str, Path]) -> None:
+def test_tied_embeddings_are_placed_in_ram_and_on_gpu(checkpoints: dict[str, Path]) -> None:
     plan = planned(inventory(checkpoints["4B"], "Q8_0"), "24G", "64G")
     assert isinstance(plan, Plan)
     ram, gpu = plan.memories
     assert ram.of("embeddings") == gpu.of("embeddings") == 248_320 * 2560 * 34 // 32
 
 
-def test_paging_is_only_planned_when_asked_and_costs_speed(checkpoints: dict[str, Path]) -> None:
+def test_plan_with_paging_reads_from_disk_and_is_slower(checkpoints: dict[str, Path]) -> None:
     whole = inventory(checkpoints["397B"], "Q4_K_M")
     paged, fitting = planned(whole, "24G", "128G", PlacementConstraints(paging=True)), planned(whole, "24G", "256G")
     assert isinstance(paged, Plan)
@@ -233,7 +235,7 @@ def test_paging_is_only_planned_when_asked_and_costs_speed(checkpoints: dict[str
     assert any("read from disk" in reason for reason in paged.reasons)
 
 
-def test_a_plan_and_a_machine_come_out_of_json_as_they_went_in(checkpoints: dict[str, Path]) -> None:
+def test_plan_and_machine_round_trip_through_json(checkpoints: dict[str, Path]) -> None:
     plan = planned(inventory(checkpoints["122B"], "Q4_K_M"), "24G,16G", "128G")
     assert isinstance(plan, Plan)
     assert from_json(to_json(plan), "plan.json") == plan

@@ -1,4 +1,4 @@
-"""The messages of the engine come out of the pipe as they went in."""
+"""Engine messages come out of the pipe as they went in, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
 st.register_type_strategy(ToolCall, st.builds(ToolCall, st.text(), OBJECTS))
 
 
-def made_of(kind: Any) -> st.SearchStrategy[EngineInput | Event]:
+def instances_of(kind: Any) -> st.SearchStrategy[EngineInput | Event]:
     names = {field.name for field in dataclasses.fields(kind)}
     tools = {"tools": st.lists(OBJECTS, max_size=2).map(tuple)} if "tools" in names else {}
     return st.builds(kind, **{**dict.fromkeys(names, ...), **tools})
 
 
-def side(message: EngineInput | Event) -> Any:
-    """Who may send it."""
+def base_of(message: EngineInput | Event) -> Any:
+    """The union type to decode it as: an input of the engine, or one of its events."""
     return EngineInput if isinstance(message, EngineInput) else Event
 
 
-@given(st.one_of(map(made_of, MESSAGES)))
-def test_every_message_comes_out_as_it_went_in(message: EngineInput | Event) -> None:
+@given(st.one_of(map(instances_of, MESSAGES)))
+def test_message_round_trips_through_codec(message: EngineInput | Event) -> None:
     line = encode(message)
     assert line.endswith(b"\n")
     assert b"\n" not in line[:-1]
-    assert repr(decode(line, side(message))) == repr(message)  # where not-a-number equals itself
+    assert repr(decode(line, base_of(message))) == repr(message)  # by repr, because NaN does not equal itself
 
 
-def test_a_path_that_is_not_utf_8_comes_out_as_it_went_in() -> None:
+def test_non_utf8_path_round_trips_through_codec() -> None:
     message = Load(b"/models/\xff.gguf".decode("utf-8", "surrogateescape"))
     assert decode(encode(message), Load) == message
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_anything_else_is_refused_with_one_kind_of_error(line: bytes) -> None:
+def test_random_bytes_are_refused_with_value_error(line: bytes) -> None:
     with pytest.raises(ValueError, match="not a message of the engine's protocol"):
         decode(line, EngineInput)
 
 
 @given(JSON | st.tuples(st.sampled_from([kind.__name__ for kind in MESSAGES]) | st.text(), JSON | OBJECTS))
-def test_any_other_json_is_refused_with_the_same_error_or_is_whole(value: object) -> None:
+def test_random_json_is_decoded_whole_or_refused(value: object) -> None:
     try:
         message = decode(json.dumps(value).encode(), Event)
     except ValueError as error:
@@ -89,19 +89,19 @@ def test_any_other_json_is_refused_with_the_same_error_or_is_whole(value: object
         ('["Generate", {"messages": [{"role": "user", "content": "a", "at": 1}]}]', "Message has no field 'at'"),
     ],
 )
-def test_what_is_wrong_with_a_message_is_told(line: str, reason: str) -> None:
+def test_bad_message_error_names_reason(line: str, reason: str) -> None:
     with pytest.raises(ValueError, match="not a message of the engine's protocol") as caught:
         decode(line.encode(), EngineInput)
     assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-def test_every_message_is_frozen(kind: Any) -> None:
+def test_every_message_type_is_frozen_dataclass(kind: Any) -> None:
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen
 
 
-def test_all_messages_are_known() -> None:
+def test_codec_knows_every_message_type() -> None:
     bases = {EngineInput, Event, Notification, Reply, Request, BatchEvent, BatchRequest}
     found, new = set[type](), {EngineInput, Event}
     while new:
@@ -111,21 +111,21 @@ def test_all_messages_are_known() -> None:
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_a_request_is_answered_by_events_of_which_one_is_the_last(kind: type[Request[Any]]) -> None:
+def test_request_event_types_end_with_only_reply(kind: type[Request[Any]]) -> None:
     assert [event for event in kind.event_types() if issubclass(event, Reply)] == [kind.event_types()[-1]]
     assert set(kind.event_types()) <= set(MESSAGES)
 
 
-def test_a_request_knows_its_events() -> None:
+def test_request_declares_its_event_types() -> None:
     assert Generate.event_types() == (protocol.PrefillProgress, TextDelta, protocol.GenerationFinished)
     assert protocol.CountPrompt.event_types() == (protocol.TokenCount,)
 
 
-def test_a_record_of_a_batch_has_the_fields_of_a_request() -> None:
+def test_submit_request_converts_to_generate_request() -> None:
     record = SubmitRequest(1, (protocol.Message("user", "Hi"),), think=False, max_tokens=3)
     assert record.request == Generate(record.messages, enable_thinking=False, max_tokens=3)
 
 
-def test_every_kind_of_failure_has_an_exit_code() -> None:
+def test_every_failure_kind_has_exit_code() -> None:
     kinds = next(field.type for field in dataclasses.fields(RequestFailed) if field.name == "kind")
     assert set(get_args(eval(str(kinds), vars(protocol)))) == set(client._FAILURE_CODES)  # noqa: S307 - our own source

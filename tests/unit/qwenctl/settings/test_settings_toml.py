@@ -1,4 +1,4 @@
-"""Lines of keys in TOML, against texts whose lines are known, and against tomllib."""
+"""Line numbers of TOML keys, checked against generated documents and tomllib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwenctl.settings.toml import deepest_key, key_lines, read_toml
 
 BARE = st.text("abcXYZ019_-", min_size=1, max_size=4)
 QUOTED = st.sampled_from(['"a.b"', "'[x]'", '"= #"', '"\\u00e9\\""', "''", '"\\\\"'])
-# Values that look like keys, tables, comments and ends of strings, over one line or several.
+# Values that look like keys, tables, comments, or ends of strings, on one line or several.
 VALUES = st.sampled_from(
     [
         "1", "-1.5e3", "true", "2026-01-01T00:00:00Z", '"a = 1 # [b]"', "'c:\\'", '"\\\\"', '"\\""',
@@ -29,7 +29,7 @@ NOISE = st.sampled_from(["", "# a = 1", "   ", "\t# [table]", "#'''"])
 
 @st.composite
 def documents(draw: st.DrawFn) -> tuple[str, dict[tuple[str, ...], int]]:
-    """A text, and the line of each key that stands in it outside of inline tables."""
+    """A TOML document, and the line of each key in it outside of inline tables."""
     lines, found, tables = [], {}, [()]
     for number in range(draw(st.integers(0, 12))):
         lines.append(draw(NOISE))
@@ -48,13 +48,13 @@ def documents(draw: st.DrawFn) -> tuple[str, dict[tuple[str, ...], int]]:
 
 
 def _line(lines: list[str]) -> int:
-    """The number of the last line of what `lines` make, each of which may be several."""
+    """The line number that the last of `lines` ends on; each may span several lines."""
     return sum(line.count("\n") + 1 for line in lines)
 
 
 @examples(max_examples=500)
 @given(documents())
-def test_each_key_is_found_on_its_line(document: tuple[str, dict[tuple[str, ...], int]]) -> None:
+def test_toml_key_is_found_on_its_line(document: tuple[str, dict[tuple[str, ...], int]]) -> None:
     text, lines = document
     assert _paths(tomllib.loads(text)) >= lines.keys()
     assert {path: line for path, line in key_lines(text).items() if path in lines} == lines
@@ -68,7 +68,7 @@ def _paths(table: dict[str, Any], before: tuple[str, ...] = ()) -> set[tuple[str
 
 @examples(max_examples=500)
 @given(st.text(st.sampled_from("a.=[]{}'\"#\\\n\t 1,")))
-def test_a_text_that_is_no_toml_breaks_nothing(text: str) -> None:
+def test_random_toml_text_gives_line_numbers_within_text(text: str) -> None:
     try:
         expected = _outside_of_inline(tomllib.loads(text))
     except tomllib.TOMLDecodeError:
@@ -87,7 +87,7 @@ def _outside_of_inline(table: dict[str, Any]) -> set[tuple[str, ...]]:
     ["a" + ".a" * 100_000 + " = 1", '"' * 200_000, "'''" * 70_000, "[" * 200_000, "a=[\n" * 50_000, '"\\' * 100_000],
     ids=lambda text: text[:6],
 )
-def test_hostile_texts_take_no_time(text: str, tmp_path: Path) -> None:
-    """tomllib alone needs minutes and gigabytes for the first."""
+def test_hostile_toml_is_refused_quickly(text: str, tmp_path: Path) -> None:
+    """tomllib alone would need minutes and gigabytes for the first of these."""
     (tmp_path / "a.toml").write_text(text)
     assert read_toml(tmp_path / "a.toml").problem is not None

@@ -1,4 +1,4 @@
-"""Text of a model cannot do anything to a terminal but write on it."""
+"""Text from a model can only print on a terminal, not control it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".joi
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_an_attack_leaves_only_the_text_around_it(attack: str) -> None:
+def test_escape_sequence_is_removed_and_surrounding_text_stays(attack: str) -> None:
     assert clean(f"before{attack}after") == "beforeafter"
 
 
@@ -53,23 +53,23 @@ def test_ordinary_text_of_any_language_is_unchanged() -> None:
     assert clean(text) == text
 
 
-def test_a_string_that_never_ends_does_not_swallow_the_lines_after_it() -> None:
+def test_unterminated_osc_sequence_does_not_swallow_following_lines() -> None:
     assert clean("a\x1b]0;no end\nsecond line\n") == "a\nsecond line\n"
 
 
-def test_a_name_becomes_one_line() -> None:
+def test_name_with_controls_becomes_one_clean_line() -> None:
     assert clean_line("evil\x1b[2J\nname\t.gguf ") == "evil name .gguf"
 
 
 @given(TEXTS, st.lists(st.integers(0, 80), max_size=8))
-def test_where_the_text_is_cut_makes_no_difference(text: str, cuts: list[int]) -> None:
+def test_text_cleaned_in_pieces_equals_text_cleaned_whole(text: str, cuts: list[int]) -> None:
     cleaner = TerminalCleaner()
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     assert "".join(cleaner.feed(text[a:b]) for a, b in pairwise(edges)) == clean(text)
 
 
 @given(TEXTS)
-def test_cleaned_text_is_safe_and_cleaning_it_again_changes_nothing(text: str) -> None:
+def test_cleaned_text_has_no_controls_and_stays_when_cleaned_again(text: str) -> None:
     cleaned = clean(text)
     assert clean(cleaned) == cleaned
     assert not any(c < " " and c not in "\n\t" for c in cleaned)
@@ -77,14 +77,14 @@ def test_cleaned_text_is_safe_and_cleaning_it_again_changes_nothing(text: str) -
 
 
 @given(TEXTS)
-def test_a_terminal_is_only_written_on(text: str) -> None:
+def test_terminal_fed_cleaned_text_only_draws(text: str) -> None:
     events = io.StringIO()
     pyte.Stream(pyte.DebugScreen(to=events)).feed(clean(text))
     assert {json.loads(line)[0] for line in events.getvalue().splitlines()} <= {"draw", "linefeed", "tab"}
 
 
 @given(st.text(), st.integers(0, 40))
-def test_a_long_text_is_shortened_in_its_middle(text: str, most: int) -> None:
+def test_long_text_is_truncated_in_its_middle(text: str, most: int) -> None:
     short = truncate_middle(text, most)
     if len(text) <= most:
         assert short == text

@@ -1,4 +1,4 @@
-"""What a model says when it calls functions is understood, and broken calls become a message."""
+"""Parsing the tool calls in a model's output; a broken call becomes a problem report for the model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def calling(*bodies: str) -> str:
 PARIS = f"<function=get_weather>\n{CITY}</function>\n"
 
 
-def test_what_is_left_out_of_the_form_is_forgiven() -> None:
+def test_call_without_line_breaks_or_closing_tag_is_parsed() -> None:
     wanted = [ToolCall("get_weather", {"city": "Paris"})]
     for output in (
         calling(PARIS),
@@ -65,7 +65,7 @@ def test_what_is_left_out_of_the_form_is_forgiven() -> None:
         ),
     ],
 )
-def test_what_is_no_call_is_told_to_the_model(output: str, names: list[str], broken: int, problem: str) -> None:
+def test_malformed_call_gives_one_line_problem(output: str, names: list[str], broken: int, problem: str) -> None:
     found = find_calls(output, TOOLS)
     assert [one.call.name for one in found.calls] == names
     assert found.broken.count("<tool_call>") == broken
@@ -92,19 +92,19 @@ def test_what_is_no_call_is_told_to_the_model(output: str, names: list[str], bro
         ),
     ],
 )
-def test_a_call_that_cannot_be_run_says_why(function: str, problem: str) -> None:
+def test_call_that_cannot_run_names_problem(function: str, problem: str) -> None:
     [found] = find_calls(calling(function), TOOLS).calls
     assert found.problem == problem
 
 
 @pytest.mark.parametrize("reason", ["length", "context", "loop", "cancelled"])
-def test_an_answer_that_was_cut_calls_nothing(reason: FinishReason) -> None:
+def test_truncated_answer_calls_nothing(reason: FinishReason) -> None:
     message, found = answer_with_calls("Well. ", "hm", calling(PARIS), reason, TOOLS)
     assert message == Message("assistant", "Well. " + calling(PARIS), "hm")
     assert found.calls == ()
 
 
-def test_what_is_broken_stays_what_the_model_said() -> None:
+def test_broken_call_stays_in_answer_text() -> None:
     message, _ = answer_with_calls("Well.", "", calling("<function=now>\n", PARIS), "stop", TOOLS)
     assert message.content == "Well.\n\n" + calling("<function=now>\n")
     assert message.tool_calls == (ToolCall("get_weather", {"city": "Paris"}),)
@@ -125,7 +125,7 @@ ANY_SCHEMA = st.recursive(
 
 @settings(max_examples=500)
 @given(ANYTHING, ANY_SCHEMA)
-def test_nothing_that_a_model_says_is_an_exception(output: str, schema: Any) -> None:
+def test_random_model_output_raises_nothing(output: str, schema: Any) -> None:
     found = find_calls("<tool_call>" + output, (tool("now", {"x": schema}),))
     assert found.calls or found.problem
     for one in found.calls:
@@ -134,14 +134,14 @@ def test_nothing_that_a_model_says_is_an_exception(output: str, schema: Any) -> 
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 70 + "]" * 70, "NaN", "1e999", "-Infinity", "9" * 5000, "{", ""])
-def test_json_that_other_programs_cannot_read_is_text(text: str) -> None:
+def test_argument_with_nonportable_json_stays_text(text: str) -> None:
     [found] = find_calls(
         calling(f"<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>\n"), (tool("f", {"x": {}}),)
     ).calls
     assert found.call.arguments == {"x": text}
 
 
-def test_a_call_of_a_megabyte_is_read_at_once() -> None:
+def test_call_of_one_megabyte_is_parsed_quickly() -> None:
     output = calling(f"<function=f>\n<parameter=x>\n{'</parameter> <tool_call>' * 40_000}\n</parameter>\n</function>\n")
     assert len(find_calls(output, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
     find_calls("<tool_call><function=f><parameter=x>" * 20_000, ())
@@ -159,5 +159,5 @@ def test_a_call_of_a_megabyte_is_read_at_once() -> None:
         ({"\x1b]0;evil\x07": 1}, "f(\\u001b]0;evil\\u0007=1)"),
     ],
 )
-def test_a_call_is_shown_on_one_line_with_nothing_hidden(arguments: dict[str, Any], line: str) -> None:
+def test_formatted_call_is_one_line_with_controls_escaped(arguments: dict[str, Any], line: str) -> None:
     assert format_call(ToolCall("f", arguments)) == line

@@ -1,4 +1,4 @@
-"""`qwenctl tune`: what is tried, when something counts as faster, what is kept, and that later loads use it."""
+"""`qwenctl tune`: its candidates, when one counts as faster, the search, and the stored result that later loads use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from qwenctl.tune.candidates import TuningBaseline, candidate_groups
 from qwenctl.tune.search import Tuning, search, verdict
 from tests.support.tuned import FOUND
 
-GROUND = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
+BASELINE = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
 
 
-# ------------------------------------------------------------------ faster, or not
+# ------------------------------------------------------------------ verdicts
 
 
-def test_a_steady_gain_is_one_and_noise_is_none() -> None:
+def test_verdict_steady_gain_is_faster_and_noise_is_not() -> None:
     steady = verdict([1.0, 1.1, 0.9, 1.0], [0.9, 1.0, 0.8, 0.91])
     assert steady.is_faster
     assert steady.gain == pytest.approx(1.11, abs=0.01)
     assert not verdict([1.0, 1.3, 0.8, 1.0], [0.9, 0.9, 1.1, 1.0]).is_faster
-    assert not verdict([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # not worth a setting
-    assert not verdict([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds show nothing
+    assert not verdict([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # too small a gain to be worth a setting
+    assert not verdict([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds are too few
     assert not verdict([], []).is_faster
 
 
@@ -40,7 +40,7 @@ SECONDS = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), max_si
 
 
 @given(SECONDS)
-def test_not_both_of_two_are_faster_than_the_other(pairs: list[tuple[float, float]]) -> None:
+def test_verdict_of_swapped_sides_is_never_faster_both_ways(pairs: list[tuple[float, float]]) -> None:
     base, other = [one for one, _ in pairs], [two for _, two in pairs]
     there, back = verdict(base, other), verdict(other, base)
     assert not (there.is_faster and back.is_faster)
@@ -48,28 +48,30 @@ def test_not_both_of_two_are_faster_than_the_other(pairs: list[tuple[float, floa
     assert not there.is_faster or there.gain > 1
 
 
-# ------------------------------------------------------------------ what is tried
+# ------------------------------------------------------------------ candidates
 
 
-def names(ground: TuningBaseline) -> list[str]:
-    return [change.name for changes in candidate_groups(ground) for change in changes]
+def names(baseline: TuningBaseline) -> list[str]:
+    return [change.name for changes in candidate_groups(baseline) for change in changes]
 
 
-def test_threads_experts_and_micro_batches_are_tried_around_the_plan() -> None:
-    assert names(GROUND) == [
+def test_candidates_vary_threads_experts_and_micro_batches_around_plan() -> None:
+    assert names(BASELINE) == [
         "7 threads", "4 threads",
         "experts of 29 layers in RAM", "experts of 31 layers in RAM", "experts of 32 layers in RAM",
         "micro-batch 256", "micro-batch 1,024", "micro-batch 2,048",
     ]  # fmt: skip
-    assert names(replace(GROUND, try_kv_types=True))[-1] == "KV cache q8_0"
-    busy = replace(GROUND, settings=LoadParams(threads=5))  # three cores were taken when it was planned
+    assert names(replace(BASELINE, try_kv_types=True))[-1] == "KV cache q8_0"
+    busy = replace(BASELINE, settings=LoadParams(threads=5))  # three cores were busy when the plan was made
     assert names(busy)[:4] == ["8 threads", "6 threads", "4 threads", "2 threads"]
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 60), st.integers(0, 8192))
-def test_nothing_impossible_is_tried(cores: int, threads: int, in_ram: int, prompt: int) -> None:
-    ground = TuningBaseline(PlacementConstraints(), LoadParams(threads=min(threads, cores)), cores, prompt, in_ram, 60)
-    for changes in candidate_groups(ground):
+def test_candidates_stay_within_limits_of_machine_and_model(cores: int, threads: int, in_ram: int, prompt: int) -> None:
+    baseline = TuningBaseline(
+        PlacementConstraints(), LoadParams(threads=min(threads, cores)), cores, prompt, in_ram, 60
+    )
+    for changes in candidate_groups(baseline):
         for change in changes:
             fields = dict(change.fields)
             assert 1 <= fields.get("threads", 1) <= cores
@@ -77,17 +79,21 @@ def test_nothing_impossible_is_tried(cores: int, threads: int, in_ram: int, prom
             assert replace(PlacementConstraints(), **fields) != PlacementConstraints()
 
 
-def test_what_a_person_has_fixed_is_left_alone() -> None:
+def test_candidates_leave_out_settings_fixed_by_user() -> None:
     fixed = PlacementConstraints(threads=2, micro_batch=64, cpu_experts=10, cache_k="q4_0")
-    assert names(replace(GROUND, constraints=fixed, try_kv_types=True)) == []
-    assert names(replace(GROUND, cpu_experts=None))[2:] == ["micro-batch 256", "micro-batch 1,024", "micro-batch 2,048"]
+    assert names(replace(BASELINE, constraints=fixed, try_kv_types=True)) == []
+    assert names(replace(BASELINE, cpu_experts=None))[2:] == [
+        "micro-batch 256",
+        "micro-batch 1,024",
+        "micro-batch 2,048",
+    ]
 
 
 # ------------------------------------------------------------------ the search
 
 
 def tune(measure: Callable[[PlacementConstraints], float], limit_s: float = 60) -> Tuning:
-    return search(PlacementConstraints(), candidate_groups(GROUND), measure, limit_s, lambda _: None)
+    return search(PlacementConstraints(), candidate_groups(BASELINE), measure, limit_s, lambda _: None)
 
 
 def cost(constraints: PlacementConstraints) -> float:
@@ -96,7 +102,7 @@ def cost(constraints: PlacementConstraints) -> float:
     return (1.0 if threads == 4 else 1.5) * (1.0 if tokens == 2048 else 4 / 3)
 
 
-def test_the_best_of_each_kind_is_found() -> None:
+def test_search_finds_best_candidate_of_each_group() -> None:
     tuning = tune(cost)
     assert tuning.changes == {"threads": 4, "micro_batch": 2048}
     assert tuning.names == ("4 threads", "micro-batch 2,048")
@@ -104,12 +110,12 @@ def test_the_best_of_each_kind_is_found() -> None:
     assert tuning.is_complete
 
 
-def test_the_plan_stays_where_it_is_the_fastest() -> None:
+def test_search_keeps_plan_that_is_fastest() -> None:
     tuning = tune(lambda constraints: 1.0 if constraints == PlacementConstraints() else 1.2)
     assert (tuning.changes, tuning.rounds, len(tuning.trials)) == ({}, 0, 9)
 
 
-def test_what_only_seemed_faster_loses_in_the_rounds() -> None:
+def test_search_rejects_candidate_that_was_faster_only_once() -> None:
     seen: dict[PlacementConstraints, int] = {}
 
     def measure(constraints: PlacementConstraints) -> float:
@@ -122,7 +128,7 @@ def test_what_only_seemed_faster_loses_in_the_rounds() -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_what_is_kept_was_faster_in_the_same_measurement(seed: int) -> None:
+def test_search_result_was_faster_in_its_own_rounds(seed: int) -> None:
     chance = random.Random(seed)
     tuning = tune(lambda _: chance.lognormvariate(0, 0.2))
     pairs = [trial for trial in tuning.trials if ", round" in trial.name]
@@ -132,13 +138,13 @@ def test_what_is_kept_was_faster_in_the_same_measurement(seed: int) -> None:
     assert not tuning.changes or verdict(base, tuned).is_faster
 
 
-def test_pure_noise_seldom_wins() -> None:
+def test_search_on_pure_noise_rarely_changes_plan() -> None:
     chance = random.Random(0)
     wins = sum(bool(tune(lambda _: chance.lognormvariate(0, 0.1)).changes) for _ in range(400))
     assert wins <= 40  # a one-sided test at two standard errors, with few rounds
 
 
-def test_a_candidate_that_does_not_load_is_passed_over() -> None:
+def test_search_skips_candidate_that_does_not_load() -> None:
     def measure(constraints: PlacementConstraints) -> float:
         if constraints.cpu_experts == 29:
             raise QwenctlError("no room")
@@ -149,7 +155,7 @@ def test_a_candidate_that_does_not_load_is_passed_over() -> None:
     assert [trial.why_not for trial in tuning.trials if trial.seconds is None] == ["no room"]
 
 
-def test_it_ends_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_ends_within_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("qwenctl.tune.search.time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -163,7 +169,7 @@ def test_it_ends_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tune(measure, limit_s=0).trials[0].name == "as planned"
 
 
-def test_a_plan_that_does_not_load_is_an_error() -> None:
+def test_search_with_plan_that_does_not_load_fails() -> None:
     def measure(_: PlacementConstraints) -> float:
         raise QwenctlError("no room")
 
@@ -171,17 +177,17 @@ def test_a_plan_that_does_not_load_is_an_error() -> None:
         tune(measure)
 
 
-# ------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------ stored results
 
 
 @pytest.fixture
 def model(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The toy, with nothing kept for it."""
+    """The toy model, with no stored result."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return toy_gguf
 
 
-def test_a_result_is_found_again_for_its_model_alone(model: Path, tmp_path: Path) -> None:
+def test_stored_tuning_is_found_for_same_model_only(model: Path, tmp_path: Path) -> None:
     assert store.find(model) is None
     store.keep(model, FOUND)
     assert store.find(model) == FOUND
@@ -200,18 +206,18 @@ def test_a_result_is_found_again_for_its_model_alone(model: Path, tmp_path: Path
     "text", ["", "[]", '{"changes": {"load_mode": "none"}, "gain": 1, "alike": {}, "measured": ""}',
              '{"changes": {"threads": "8"}, "gain": 1, "alike": {}, "measured": ""}', '{"changes": {}}'],
 )  # fmt: skip
-def test_a_damaged_result_is_none(text: str, model: Path) -> None:
+def test_stored_tuning_that_is_damaged_is_ignored(text: str, model: Path) -> None:
     store.keep(model, FOUND).write_text(text)
     assert store.find(model) is None
 
 
-def test_a_result_changes_nothing_that_was_asked_for() -> None:
+def test_stored_tuning_changes_no_requested_setting() -> None:
     asked = PlacementConstraints(threads=3, context=4096)
     assert store.apply_tuning(asked, None) == asked
     assert store.apply_tuning(asked, FOUND) == replace(asked, micro_batch=64, cpu_experts=12)
-    chat = replace(asked, mtp=True, draft="auto", vision_bytes=1 << 30)  # as a chat asks
+    chat = replace(asked, mtp=True, draft="auto", vision_bytes=1 << 30)  # what a chat requests
     assert store.apply_tuning(chat, FOUND) == replace(chat, micro_batch=64, cpu_experts=12)
-    # Experts take memory: under another context they may have no room, and other devices are another matter.
+    # Experts take memory: with another context they may not fit, and a result says nothing about other devices.
     assert store.apply_tuning(PlacementConstraints(), FOUND) == PlacementConstraints(threads=1, micro_batch=64)
     elsewhere = PlacementConstraints(context=4096, rpc=("127.0.0.1:50052",))
     assert store.apply_tuning(elsewhere, FOUND) == replace(elsewhere, threads=1, micro_batch=64)

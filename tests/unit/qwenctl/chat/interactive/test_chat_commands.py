@@ -1,4 +1,4 @@
-"""Slash commands and conversations: values in, values out."""
+"""Slash commands: how each one changes a conversation, and what it prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def after(line: str, conversation: Conversation = ANSWERED) -> Conversation:
     return run_command(line, conversation, Sampling()).conversation
 
 
-def says(line: str, conversation: Conversation = ANSWERED) -> str:
+def output_of(line: str, conversation: Conversation = ANSWERED) -> str:
     return "\n".join(run_command(line, conversation, Sampling()).lines)
 
 
@@ -28,7 +28,7 @@ def failure(line: str, conversation: Conversation = ANSWERED) -> tuple[str, str]
 
 
 def test_help_names_every_command() -> None:
-    assert all(name in says("/help") for name in COMMANDS)
+    assert all(name in output_of("/help") for name in COMMANDS)
 
 
 @pytest.mark.parametrize(("line", "think"), [("/think off", False), ("/think ON", True), ("/think", False)])
@@ -36,13 +36,13 @@ def test_think_sets_or_toggles(line: str, think: bool) -> None:
     assert after(line).think is think
 
 
-def test_think_refuses_anything_else() -> None:
+def test_think_with_unknown_value_is_refused() -> None:
     assert failure("/think maybe") == ("/think takes on, off or budget N, not 'maybe'", "/think on")
 
 
 def test_thinking_shows_the_last_thought() -> None:
-    assert says("/thinking") == "hmm\nyes"
-    assert says("/thinking", Conversation()) == "no thinking yet"
+    assert output_of("/thinking") == "hmm\nyes"
+    assert output_of("/thinking", Conversation()) == "no thinking yet"
 
 
 def test_system_replaces_the_system_prompt_and_keeps_the_turns() -> None:
@@ -63,10 +63,10 @@ def test_regen_asks_the_last_question_again() -> None:
     assert failure("/regen", Conversation())[0] == "no question yet"
 
 
-def test_undo_takes_back_question_and_answer() -> None:
+def test_undo_removes_question_and_answer() -> None:
     assert after("/undo") == after("/undo", ASKED)
     assert after("/undo").messages[-1] == Message("assistant", "1.", "hm")
-    assert says("/undo") == "removed: Two?"
+    assert output_of("/undo") == "removed: Two?"
     assert failure("/undo", Conversation()) == ("nothing to undo", "")
 
 
@@ -74,8 +74,8 @@ def test_set_changes_one_value_and_lists_all() -> None:
     assert after("/set temp 0.5").sampling == {"temperature": 0.5}
     assert after("/set top_k=7", after("/set temp 0")).sampling == {"temperature": 0.0, "top_k": 7}
     assert after("/set seed -1").sampling == {"seed": None}
-    assert "top-k" in says("/set")
-    assert "drawn" in says("/set")
+    assert "top-k" in output_of("/set")
+    assert "drawn" in output_of("/set")
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_set_changes_one_value_and_lists_all() -> None:
         ("/xyzzy", "no such command: /xyzzy", "/help lists them; a space before the slash sends it as text"),
     ],
 )
-def test_a_mistake_is_named_with_a_hint(line: str, message: str, hint: str) -> None:
+def test_bad_command_is_refused_with_hint(line: str, message: str, hint: str) -> None:
     assert failure(line) == (message, hint)
 
 
 @pytest.mark.parametrize("line", ["/quit", "/exit", "/bye", "/QUIT"])
-def test_quit_leaves(line: str) -> None:
+def test_quit_ends_chat(line: str) -> None:
     assert run_command(line, ANSWERED, Sampling()).next_action == "quit"

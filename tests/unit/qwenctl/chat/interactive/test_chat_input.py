@@ -1,4 +1,4 @@
-"""Typing a line of a chat: what each key does, and what is kept."""
+"""Typing a line in a chat: what each key does, and what the history file saves."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ def typed(keys: str, folder: Path | None = None) -> str:
         ("/sy" + TAB + "Rhyme." + ENTER, "/system Rhyme."),
     ],
 )
-def test_keys_make_a_line(keys: str, line: str) -> None:
+def test_typed_keys_give_expected_line(keys: str, line: str) -> None:
     assert typed(keys) == line
 
 
-def test_ctrl_c_on_an_empty_line_is_told_to_the_caller() -> None:
+def test_ctrl_c_on_empty_line_raises_keyboard_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         typed(CTRL_C)
 
 
-def test_ctrl_d_on_an_empty_line_is_the_end() -> None:
+def test_ctrl_d_on_empty_line_raises_end_of_file() -> None:
     with pytest.raises(EOFError):
         typed("x" + CTRL_C + CTRL_D)
 
 
-def test_the_history_is_kept_for_the_next_time_and_for_nobody_else(tmp_path: Path) -> None:
+def test_history_is_saved_and_readable_by_owner_only(tmp_path: Path) -> None:
     (tmp_path / "history").touch(0o644)
     typed("remember me" + ENTER, tmp_path)
     assert stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o600
     assert "remember me" in (tmp_path / "history").read_text()
 
 
-def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_without_history_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert typed("secret" + ENTER) == "secret"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_history_that_cannot_be_written_does_not_end_the_chat(tmp_path: Path) -> None:
+def test_history_that_cannot_be_written_does_not_end_chat(tmp_path: Path) -> None:
     assert typed("hello" + ENTER, tmp_path / "missing") == "hello"

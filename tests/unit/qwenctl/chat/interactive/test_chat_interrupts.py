@@ -1,4 +1,4 @@
-"""Ctrl-C in a chat: it stops an answer, twice it leaves, and at the prompt it does neither."""
+"""Ctrl-C in a chat: once stops the answer, twice ends the chat, and at the prompt it does neither."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_first_interrupt_stops_the_answer_and_keeps_it() -> None:
+def test_first_ctrl_c_stops_answer_and_keeps_its_text() -> None:
     cancelled = GenerationFinished("cancelled", DONE.usage, DONE.timings)
     engine = ScriptedEngine([[TextDelta("Half", "answer"), interrupt, cancelled], answer("Yes.")])
     chat = Chat(engine)
@@ -24,29 +24,29 @@ def test_the_first_interrupt_stops_the_answer_and_keeps_it() -> None:
     assert engine.requests[1].messages[1] == Message("assistant", "Half")
 
 
-def test_the_second_interrupt_leaves() -> None:
+def test_second_ctrl_c_ends_chat() -> None:
     engine = ScriptedEngine([[TextDelta("Half", "answer"), interrupt, interrupt, DONE]])
     assert Chat(engine).run("Hi") == ExitCode.INTERRUPTED
     assert engine.closed
 
 
-def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
+def test_ctrl_c_at_prompt_shows_how_to_quit() -> None:
     chat = Chat(ScriptedEngine([]))
     assert chat.run(KeyboardInterrupt, "  ", EOFError) == ExitCode.OK
     assert "Ctrl-D quits" in chat.text
 
 
-def test_ctrl_c_between_two_lines_does_not_leave() -> None:
+def test_ctrl_c_between_two_lines_does_not_end_chat() -> None:
     chat = Chat(ScriptedEngine([answer("Hello.")]))
     keys = [interrupt]
 
-    class Hasty(Screen):
+    class InterruptingScreen(Screen):
         def note(self, *lines: str) -> None:
             super().note(*lines)
             if "Ctrl-D quits" in lines and keys:
                 keys.pop()()
 
-    chat.screen = Hasty(make_console("always", chat.output))
+    chat.screen = InterruptingScreen(make_console("always", chat.output))
     assert chat.run(KeyboardInterrupt, "Hi") == ExitCode.OK
-    assert chat.text.count("Ctrl-D quits") == 3  # at the start, and once for each
+    assert chat.text.count("Ctrl-D quits") == 3  # at the start, and once for each interrupt
     assert "Hello." in chat.text

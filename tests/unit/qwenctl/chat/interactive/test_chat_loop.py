@@ -1,4 +1,4 @@
-"""The loop of a chat and its screen, with an engine that says what the test tells it to."""
+"""The chat loop and its screen, with a scripted engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwenctl.protocol.messages import (
 from tests.support.scripted_engine import CRASH, DONE, Chat, ScriptedEngine, answer
 
 
-def test_an_answer_is_shown_with_its_figures_and_kept_for_the_next_question() -> None:
+def test_answer_is_shown_with_figures_and_sent_with_next_question() -> None:
     engine = ScriptedEngine([answer("**Bold** [x](http://a.example)\n"), answer("Yes.")])
     chat = Chat(engine)
     assert chat.run("Really?", "Sure?") == ExitCode.OK
@@ -33,7 +33,7 @@ def test_an_answer_is_shown_with_its_figures_and_kept_for_the_next_question() ->
     assert "\x1b]8" not in chat.output.getvalue()
 
 
-def test_thinking_is_folded_to_one_line_and_can_be_shown() -> None:
+def test_thinking_is_collapsed_to_one_line_and_shown_on_request() -> None:
     chat = Chat(ScriptedEngine([answer("Four.", "secret thought"), answer("x")]))
     chat.run("2+2?")
     assert "2 tokens (/thinking shows it)" in chat.text
@@ -44,7 +44,7 @@ def test_thinking_is_folded_to_one_line_and_can_be_shown() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10)])
-def test_a_thousand_lines_are_each_on_the_terminal_once(width: int, height: int) -> None:
+def test_long_answer_prints_each_line_once(width: int, height: int) -> None:
     text = "".join(f"this is line{i}\n" + "\n" * (i % 3 == 0) for i in range(500))
     text += "```python\n" + "".join(f"code_{i} = {i}\n" for i in range(500)) + "```\nend.\n"
     chat = Chat(ScriptedEngine([answer(text)]), width=width, height=height)
@@ -55,7 +55,7 @@ def test_a_thousand_lines_are_each_on_the_terminal_once(width: int, height: int)
     assert len(chat.output.getvalue()) < 40 * len(text)
 
 
-def test_a_list_taller_than_the_terminal_is_printed_once() -> None:
+def test_list_taller_than_terminal_is_printed_once() -> None:
     text = "".join(f"{i}. item{i}\n" for i in range(1, 101))
     events = answer(text)
     slow = [part for event in events for part in (event, lambda: time.sleep(0.004))]
@@ -65,7 +65,7 @@ def test_a_list_taller_than_the_terminal_is_printed_once() -> None:
     assert [words.count(f"item{i}") for i in range(1, 101)] == [1] * 100
 
 
-def test_escapes_of_the_model_do_not_reach_the_terminal() -> None:
+def test_escape_sequences_from_model_do_not_reach_terminal() -> None:
     evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2Jsafe [/red] :smile: \x9b31m\n"
     chat = Chat(ScriptedEngine([answer(evil, "\x1b]0;evil\x07")]))
     chat.run("Hi", "/thinking")
@@ -84,20 +84,20 @@ def test_escapes_of_the_model_do_not_reach_the_terminal() -> None:
         (GenerationFinished("cancelled", DONE.usage, DONE.timings), "[stopped]"),
     ],
 )
-def test_an_answer_that_did_not_end_by_itself_says_why(finished: GenerationFinished, line: str) -> None:
+def test_incomplete_answer_shows_reason(finished: GenerationFinished, line: str) -> None:
     chat = Chat(ScriptedEngine([[TextDelta("Half", "answer"), finished]]))
     chat.run("Hi", max_tokens=7)
     assert line in chat.text
 
 
-def test_a_context_nearly_full_is_said() -> None:
+def test_context_nearly_full_is_reported() -> None:
     nearly = GenerationFinished("stop", Usage(1, 0, 0, 1, 30_000))
     chat = Chat(ScriptedEngine([[TextDelta("Hi", "answer"), nearly]]))
     chat.run("Hi")
     assert "the context is nearly full" in chat.text
 
 
-def test_a_crash_keeps_the_conversation_and_the_next_line_opens_a_new_engine() -> None:
+def test_crash_keeps_conversation_and_next_line_starts_new_engine() -> None:
     first = ScriptedEngine([[TextDelta("Half an", "answer"), CRASH]])
     second = ScriptedEngine([answer("Whole.")])
     chat = Chat(first, second)
@@ -111,14 +111,14 @@ def test_a_crash_keeps_the_conversation_and_the_next_line_opens_a_new_engine() -
     assert second.closed
 
 
-def test_after_a_crash_before_the_first_word_the_question_can_be_asked_again() -> None:
+def test_question_can_be_asked_again_after_crash_before_first_word() -> None:
     second = ScriptedEngine([answer("Whole.")])
     chat = Chat(ScriptedEngine([[CRASH]]), second)
     chat.run("Tell me.", "/stats", "/regen")
     assert second.requests[0].messages == (Message("user", "Tell me."),)
 
 
-def test_a_question_that_is_too_long_is_taken_back() -> None:
+def test_question_too_long_for_context_is_removed() -> None:
     too_long = QwenctlError("prompt has 41,210 tokens, context is 32,768", "-c 65536", ExitCode.BAD_DATA)
     engine = ScriptedEngine([[too_long], answer("Yes.")])
     chat = Chat(engine)
@@ -128,7 +128,7 @@ def test_a_question_that_is_too_long_is_taken_back() -> None:
     assert engine.requests[1].messages == (Message("user", "Short?"),)
 
 
-def test_commands_work_in_the_loop() -> None:
+def test_chat_loop_runs_slash_commands() -> None:
     engine = ScriptedEngine([answer("A."), answer("B.")])
     chat = Chat(engine)
     chat.run("/think off", "/set temp 0.25", "/system Be brief.", "Hi", "/stats", "/hlep", "/regen", "/quit", "never")

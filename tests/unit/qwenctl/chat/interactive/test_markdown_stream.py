@@ -1,4 +1,4 @@
-"""Markdown is cut into blocks that never change again, whatever the pieces it arrives in."""
+"""Streamed Markdown is split into final blocks, no matter in which pieces it arrives."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def blocks_of(text: str, size: int = 10**9) -> list[Block]:
 
 
 @given(st.lists(LINES, max_size=30).map("\n".join))
-def test_the_blocks_together_are_the_input(text: str) -> None:
+def test_blocks_joined_equal_input(text: str) -> None:
     assert "".join(block.text for block in blocks_of(text)) == text
 
 
 @given(st.text(alphabet="`~#-|> \n\r\0ab1.[]:<\u2028", max_size=80), st.integers(1, 9))
-def test_the_blocks_of_any_text_are_the_input_and_do_not_depend_on_the_pieces(text: str, size: int) -> None:
+def test_blocks_of_random_text_do_not_depend_on_piece_size(text: str, size: int) -> None:
     blocks = blocks_of(text, size)
     assert "".join(block.text for block in blocks) == text
     assert blocks == blocks_of(text)
 
 
 @given(st.lists(LINES.filter(lambda line: line != "[a]: /b"), max_size=30).map("\n".join))
-def test_a_block_never_joins_two_that_the_whole_text_keeps_apart(text: str) -> None:
+def test_blocks_start_where_commonmark_parser_starts_them(text: str) -> None:
     source = text.replace("\r", " ")
     tokens = MarkdownIt("commonmark").enable("table").parse(source)
     expected = {token.map[0] for token in tokens if token.level == 0 and token.nesting >= 0 and token.map}
@@ -80,7 +80,7 @@ def test_a_block_never_joins_two_that_the_whole_text_keeps_apart(text: str) -> N
     assert starts == expected
 
 
-def test_the_parts_of_an_answer_are_finished_one_by_one() -> None:
+def test_answer_is_split_into_expected_blocks() -> None:
     kinds = [(block.kind, block.text.strip().split("\n")[0]) for block in blocks_of(ANSWER) if block.text.strip()]
     assert kinds == [
         ("markdown", "# Title"),
@@ -103,14 +103,14 @@ def test_the_parts_of_an_answer_are_finished_one_by_one() -> None:
     ]
 
 
-def test_a_paragraph_is_finished_by_the_empty_line_after_it() -> None:
+def test_paragraph_is_finished_by_blank_line() -> None:
     stream = MarkdownStream()
     assert stream.feed("Hello\nworld.\n") == []
     assert stream.feed("\n") == [Block("Hello\nworld.\n\n")]
     assert stream.open_text == ""
 
 
-def test_a_line_of_code_is_finished_by_its_end_and_knows_its_language() -> None:
+def test_code_line_is_finished_by_newline_and_has_language() -> None:
     stream = MarkdownStream()
     assert stream.feed("```python\n") == [Block("```python\n", "fence", "python")]
     assert stream.feed("x = 1") == []
@@ -118,14 +118,14 @@ def test_a_line_of_code_is_finished_by_its_end_and_knows_its_language() -> None:
     assert stream.feed("```\n") == [Block("```\n", "fence")]
 
 
-def test_text_that_has_not_ended_is_open() -> None:
+def test_unfinished_text_stays_open() -> None:
     stream = MarkdownStream()
     stream.feed("- one\n- tw")
     assert stream.open_text == "- one\n- tw"
 
 
 def calls(line: str, count: int) -> int:
-    """The calls of functions, Python's and C's, that so many lines cost: the same on every machine."""
+    """The number of function calls, in Python and C, for `count` lines: the same on every machine."""
     stream, found = MarkdownStream(), 0
 
     def note(_frame: object, event: str, _argument: object) -> None:
@@ -143,6 +143,7 @@ def calls(line: str, count: int) -> int:
 
 
 @pytest.mark.parametrize("line", ["- item\n", "word\n", "| a | b |\n", "> quote\n\n", "- a\n\n", "text\n\n", "word "])
-def test_four_times_the_lines_cost_four_times_the_work(line: str) -> None:
-    assert calls(line, 1200) < 4.6 * calls(line, 300)  # a stream that reads all again would need sixteen times as much
+def test_markdown_stream_work_grows_linearly_with_lines(line: str) -> None:
+    # A stream that read everything again for each line would need 16 times as many calls.
+    assert calls(line, 1200) < 4.6 * calls(line, 300)
     assert calls(line, 300) < 300 * 3000

@@ -1,4 +1,4 @@
-"""The store of conversations: what is kept comes back, for its owner, under a name that cannot leave the folder."""
+"""The session store: saved conversations load unchanged, are private, and stay inside the folder."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "sessions")
 
 
-def kept(store: SessionStore, name: str, talk: Conversation = TALK) -> None:
+def save(store: SessionStore, name: str, talk: Conversation = TALK) -> None:
     opened = store.open(name)
     opened.keep(talk, Path("toy.gguf"), LOADED)
     opened.close()
 
 
-def test_a_conversation_comes_back_as_it_was_kept(store: SessionStore) -> None:
-    kept(store, "first")
+def test_saved_conversation_is_loaded_unchanged(store: SessionStore) -> None:
+    save(store, "first")
     session = store.load("first")
     assert session.conversation == TALK
     assert (session.model, session.fingerprint, session.template_sha256) == (str(Path.cwd() / "toy.gguf"), "f", "t")
     created = session.created
-    kept(store, "first", TALK.with_user("More?"))
+    save(store, "first", TALK.with_user("More?"))
     assert store.load("first").created == created
     assert store.names() == ["first"]
 
 
-def test_only_its_owner_can_read_it(store: SessionStore, tmp_path: Path) -> None:
-    kept(store, "first")
+def test_session_files_are_readable_by_owner_only(store: SessionStore, tmp_path: Path) -> None:
+    save(store, "first")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "sessions").rglob("*")}
     assert modes == {"first": 0o700, "conversation.json": 0o600, "lock": 0o600}
 
 
-def test_a_name_tells_the_topic_and_is_never_taken_twice(store: SessionStore) -> None:
+def test_new_session_name_has_topic_and_is_unique(store: SessionStore) -> None:
     name = store.new_name("What is the capital of France, please?")
     assert name.endswith("-what-is-the-capital-of-france")
-    kept(store, name)
+    save(store, name)
     assert store.new_name("What is the capital of France, please?") == f"{name}-2"
     assert store.new_name("?!").endswith("-chat")
     assert store.open(store.new_name("日本 ../../etc")).name.endswith("-日本-etc")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "x" * 81, "a\nb", "end."])
-def test_a_name_cannot_leave_the_folder(store: SessionStore, name: str) -> None:
+def test_session_name_outside_folder_is_refused(store: SessionStore, name: str) -> None:
     with pytest.raises(QwenctlError, match="cannot be the name of a saved conversation"):
         store.open(name)
 
 
-def test_one_session_is_open_once(store: SessionStore) -> None:
+def test_session_already_open_is_refused(store: SessionStore) -> None:
     opened = store.open("first")
     with pytest.raises(QwenctlError, match="is open in another qwenctl") as caught:
         store.open("first")
     assert caught.value.code == ExitCode.TRY_AGAIN
     opened.close()
     store.open("first").close()
-    assert store.names() == []  # nothing was kept in it
+    assert store.names() == []  # nothing was saved in it
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"messages": 7}', b"\xff", b'{"messages": [{"role": 1}]}'])
-def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_path: Path, data: bytes) -> None:
-    kept(store, "first")
+def test_damaged_session_is_refused_and_can_be_deleted(store: SessionStore, tmp_path: Path, data: bytes) -> None:
+    save(store, "first")
     (tmp_path / "sessions" / "first" / "conversation.json").write_bytes(data)
     with pytest.raises(QwenctlError, match="the saved conversation 'first' is damaged") as caught:
         store.load("first")
@@ -86,8 +86,8 @@ def test_a_damaged_session_is_told_and_can_be_deleted(store: SessionStore, tmp_p
     assert store.names() == []
 
 
-def test_a_session_that_is_not_there_names_the_nearest(store: SessionStore) -> None:
-    kept(store, "2026-11-24-france")
+def test_missing_session_error_names_nearest(store: SessionStore) -> None:
+    save(store, "2026-11-24-france")
     with pytest.raises(QwenctlError, match="no saved conversation is named 'france'") as caught:
         store.load("france")
     assert caught.value.hint == "available: 2026-11-24-france"

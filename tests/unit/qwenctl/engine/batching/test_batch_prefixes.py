@@ -1,4 +1,4 @@
-"""Which beginnings of prompts are worth to be evaluated once: those that save the most tokens, and no shorter ones."""
+"""The cache of shared prompt prefixes: which prefix is worth evaluating once, and which may be evicted."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PROMPT = st.builds(
 
 
 @given(PROMPT, PROMPT)
-def test_the_common_length_is_where_two_prompts_part(one: np.ndarray, other: np.ndarray) -> None:
+def test_common_length_ends_where_prompts_differ(one: np.ndarray, other: np.ndarray) -> None:
     length = common_length(one, other)
     assert one[:length].tolist() == other[:length].tolist()
     assert length == min(len(one), len(other)) or one[length] != other[length]
 
 
 @given(PROMPT, st.integers(0, 40), st.lists(PROMPT, max_size=5))
-def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: list[np.ndarray]) -> None:
+def test_best_shared_length_saves_most_tokens(prompt: np.ndarray, held: int, others: list[np.ndarray]) -> None:
     lengths = [min(common_length(prompt, other), len(prompt) - 1) for other in others]
 
     def saved(length: int) -> int:
@@ -40,11 +40,11 @@ def test_no_other_length_would_save_more(prompt: np.ndarray, held: int, others: 
     best = max(map(saved, range(len(prompt))), default=0)
     chosen = best_shared_length(prompt, held, others)
     assert saved(chosen) == best
-    assert chosen < len(prompt)  # one token at least is left, whose logits begin the answer
+    assert chosen < len(prompt)  # at least one token remains; its logits start the answer
     assert chosen == 0 or chosen - held >= MIN_SHARED_TOKENS
 
 
-def test_a_prefix_that_is_needed_is_not_given_up() -> None:
+def test_prefix_needed_by_waiting_prompt_is_not_evicted() -> None:
     first, second = np.arange(40, dtype=np.int32), np.arange(100, 140, dtype=np.int32)
     prefixes = PrefixCache([8, 9])
     for prefix, tokens in zip(prefixes.prefixes, (first, second), strict=True):
@@ -54,10 +54,10 @@ def test_a_prefix_that_is_needed_is_not_given_up() -> None:
     assert prefixes.longest(waiting[0]) is prefixes.prefixes[0]
     assert prefixes.evict_candidate(None, waiting) is prefixes.prefixes[1]
     assert prefixes.evict_candidate(prefixes.prefixes[1], waiting) is None
-    assert prefixes.evict_candidate(None, []) is prefixes.prefixes[0]  # the one that was used longest ago
+    assert prefixes.evict_candidate(None, []) is prefixes.prefixes[0]  # the least recently used
 
 
-def test_what_is_under_way_is_waited_for() -> None:
+def test_prefix_being_prefilled_is_waited_for() -> None:
     tokens = np.arange(40, dtype=np.int32)
     prefixes = PrefixCache([3])
     prefixes.prefixes[0].tokens, prefixes.prefixes[0].done = tokens, 20

@@ -1,6 +1,6 @@
-"""The number of threads that decode: all on an idle machine, as many as are fastest beside other programs.
+"""The number of decoding threads: all on an idle machine, the fastest number beside other programs.
 
-The machine is described by a function: tokens a second by the number of threads. Time and switches are simulated.
+A function from thread count to tokens per second describes the machine. Time and context switches are simulated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Rates = Callable[[int], float]
 
 @dataclass
 class Simulated:
-    """A machine on which tokens take as long as `rates` says, with `others` on its processors or none."""
+    """A machine that decodes at `rates` tokens per second; `others` says whether other programs use its processors."""
 
     rates: Rates
     others: bool = False
@@ -36,7 +36,7 @@ class Simulated:
         )
 
     def run(self, threads: ThreadCount, seconds: float) -> float:
-        """Decode for so long; tokens a second."""
+        """Decode for `seconds`; returns tokens per second."""
         threads.begin()
         start, tokens = self.now, 0
         while self.now - start < seconds:
@@ -53,7 +53,7 @@ def idle(threads: int) -> float:
 
 
 def small_beside_others(threads: int) -> float:
-    """A small model: all threads wait for the one that has no processor."""
+    """A small model: all threads wait for the one without a processor."""
     return 1000.0 if threads == 1 else 15.0
 
 
@@ -85,7 +85,7 @@ def test_thread_count_busy_machine_and_large_model_uses_all(most: int) -> None:
     assert machine.run(threads, 60) > 0.97 * large_beside_others(most)
 
 
-def test_thread_count_goes_back_to_all_when_the_others_have_ended() -> None:
+def test_thread_count_returns_to_all_when_other_programs_end() -> None:
     machine = Simulated(small_beside_others, others=True)
     threads = machine.count(8)
     machine.run(threads, 20)
@@ -98,24 +98,24 @@ def test_thread_count_goes_back_to_all_when_the_others_have_ended() -> None:
     assert set(machine.used) == {8}
 
 
-def test_thread_count_fixed_by_hand_stays() -> None:
+def test_thread_count_fixed_by_user_stays() -> None:
     machine = Simulated(small_beside_others, others=True)
     threads = machine.count(8, is_fixed=True)
     machine.run(threads, 5)
     assert (threads.current, set(machine.used)) == (8, {8})
 
 
-def test_thread_count_long_steps_are_not_tried_with() -> None:
+def test_thread_count_with_long_steps_tries_nothing() -> None:
     machine = Simulated(lambda threads: 1.0, others=True)
     threads = machine.count(8, longest_step_s=0.25)
     machine.run(threads, 20)
     assert set(machine.used) == {8}
 
 
-def test_thread_count_begins_with_the_number_that_was_found() -> None:
+def test_thread_count_next_run_begins_with_count_found_before() -> None:
     machine = Simulated(small_beside_others, others=True)
     threads = machine.count(8)
     machine.run(threads, 5)
     machine.used.clear()
-    threads.begin()  # another kind of work may have used another number meanwhile
+    threads.begin()  # other work may have changed the number in the meantime
     assert machine.used == [threads.current]

@@ -1,4 +1,4 @@
-"""What only repeats itself is seen at the very token that makes it a loop."""
+"""The repetition detector reports a loop at the very token that completes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.loops import first_alarm
 
 
 @given(st.lists(st.integers(0, 1000), max_size=300), st.integers(1, LONGEST_PERIOD), st.integers(0, 2**32))
-def test_a_loop_is_broken_within_three_rounds_once_it_is_long_enough(before: list[int], period: int, seed: int) -> None:
+def test_loop_is_detected_after_three_rounds_and_minimum_length(before: list[int], period: int, seed: int) -> None:
     draw = random.Random(seed)
     span = [draw.randrange(1001, 250_000) for _ in range(period)]
     for least in MIN_LOOP_TOKENS.values():
@@ -22,7 +22,7 @@ def test_a_loop_is_broken_within_three_rounds_once_it_is_long_enough(before: lis
 
 @st.composite
 def repetitive(draw: st.DrawFn) -> list[int]:
-    """Spans said several times, some with a slip, and other tokens between."""
+    """Repeated spans, some with one changed token, and other tokens in between."""
     tokens: list[int] = []
     for _ in range(draw(st.integers(1, 6))):
         span = draw(st.lists(st.integers(0, 2), min_size=1, max_size=24))
@@ -34,7 +34,7 @@ def repetitive(draw: st.DrawFn) -> list[int]:
 
 
 def is_loop(tokens: list[int], least_tokens: int) -> bool:
-    """By definition: the last tokens are three rounds of a period or more, `least_tokens` or more in all."""
+    """The definition: the last tokens repeat a period three times or more, and are `least_tokens` or more in all."""
     for period in range(1, min(LONGEST_PERIOD, len(tokens) // 3) + 1):
         rounds = max(3 * period, least_tokens)
         end = tokens[-rounds:]
@@ -44,7 +44,7 @@ def is_loop(tokens: list[int], least_tokens: int) -> bool:
 
 
 @given(repetitive())
-def test_a_loop_is_seen_at_the_very_token_that_makes_it_one(tokens: list[int]) -> None:
+def test_loop_is_detected_at_token_that_completes_it(tokens: list[int]) -> None:
     detector, least = RepetitionDetector(MIN_LOOP_TOKENS["thinking"]), MIN_LOOP_TOKENS["thinking"]
     for count, token in enumerate(tokens, 1):
         assert detector.observe(token) == is_loop(tokens[:count], least)

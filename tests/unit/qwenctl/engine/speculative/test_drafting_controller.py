@@ -1,4 +1,4 @@
-"""The draft controller on machines whose costs are known: it finds what pays, and risks little to find it."""
+"""The draft controller on machines of known costs: it finds the drafts that pay, and risks little time on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenctl.engine.speculative.ngram import NgramLookup
 
 PLAIN = 0.05
 SLACK = 1.03
-UNMEASURED_STEPS = 64  # at most, between two that are timed
+UNMEASURED_STEPS = 64  # at most, between two timed steps
 
 
 def answer(
@@ -26,7 +26,7 @@ def answer(
     source: str = "mtp",
     most: int = 3,
 ) -> tuple[float, int]:
-    """The seconds of an answer, and the drafts of its last quarter, where drafts are right with probability `share`."""
+    """The seconds of an answer and tokens drafted in its last quarter; a draft is right with probability `share`."""
     draws = random.Random(tokens)
     controller.start_answer(20 * PLAIN)
     seconds, output, late, replayed = 20 * PLAIN, 0, 0, 0
@@ -45,52 +45,50 @@ def answer(
     return seconds, late
 
 
-def without(tokens: int) -> float:
+def seconds_without_drafts(tokens: int) -> float:
     return (20 + tokens) * PLAIN
 
 
 @given(share=st.floats(0, 1), slope=st.floats(0, 1.4), tokens=st.integers(50, 2000))
-def test_an_answer_takes_at_most_three_percent_longer_than_without_drafts(
-    share: float, slope: float, tokens: int
-) -> None:
+def test_answer_with_drafts_takes_at_most_three_percent_longer(share: float, slope: float, tokens: int) -> None:
     controller = DraftController()
     first, _ = answer(controller, tokens, share, slope)
-    assert first <= without(tokens) * SLACK
+    assert first <= seconds_without_drafts(tokens) * SLACK
     second, _ = answer(controller, tokens, share, slope)
-    assert second <= without(tokens) * SLACK
+    assert second <= seconds_without_drafts(tokens) * SLACK
 
 
 @pytest.mark.parametrize(("share", "slope"), [(0.88, 0.15), (0.75, 0.25), (0.95, 0.5)])
-def test_drafts_that_pay_are_made(share: float, slope: float) -> None:
+def test_drafts_that_pay_reach_most_of_possible_gain(share: float, slope: float) -> None:
     seconds, _ = answer(DraftController(), 2000, share, slope)
-    assert seconds <= without(2000) / max(gain(share, slope, length) for length in range(4)) * 1.15
+    assert seconds <= seconds_without_drafts(2000) / max(gain(share, slope, length) for length in range(4)) * 1.15
 
 
 def gain(share: float, slope: float, length: int) -> float:
-    """Tokens a plain step's time, where what is kept of a draft that is wrong is evaluated again."""
+    """Tokens per time of a plain step; the accepted part of a wrong draft is evaluated a second time."""
     tokens = sum(share**place for place in range(length + 1))
     again = sum(share**place * (1 - share) * (1 + place) for place in range(length))
     return tokens / (1 + slope * (length + again))
 
 
-def test_drafts_never_right_end_soon() -> None:
+def test_drafts_never_accepted_stop_soon() -> None:
     _, late = answer(DraftController(), 2000, 0.0, 0.4)
     assert late <= 10
 
 
-def test_drafts_that_cost_too_much_end_soon_however_good_they_are() -> None:
+def test_drafts_that_cost_too_much_stop_soon() -> None:
     _, late = answer(DraftController(), 2000, 0.8, 1.2)
     assert late <= 10
 
 
-def test_source_that_gets_worse_is_given_up_and_found_again_when_better() -> None:
+def test_draft_source_that_stops_paying_is_paused_and_resumed() -> None:
     controller = DraftController()
     assert answer(controller, 1000, 0.9, 0.2)[1] > 200
     assert answer(controller, 2000, 0.05, 0.2)[1] <= 20
     assert answer(controller, 4000, 0.9, 0.2)[1] > 500
 
 
-def test_steps_that_are_held_up_do_not_end_drafts_that_pay() -> None:
+def test_slow_steps_do_not_stop_drafts_that_pay() -> None:
     draws = random.Random(1)
 
     def noise() -> float:
@@ -99,7 +97,7 @@ def test_steps_that_are_held_up_do_not_end_drafts_that_pay() -> None:
     assert answer(DraftController(), 3000, 0.9, 0.2, noise)[1] > 300
 
 
-def test_the_source_that_pays_is_taken() -> None:
+def test_draft_source_that_pays_is_chosen() -> None:
     controller = DraftController()
     controller.start_answer(1.0)
     taken = []
@@ -111,8 +109,8 @@ def test_the_source_that_pays_is_taken() -> None:
     assert taken[-30:].count(("ngram", 12)) >= 28
 
 
-def test_text_that_is_copied_is_soon_drafted_in_long_pieces() -> None:
-    """With the cost that a copying mixture of experts was measured to have on a CPU."""
+def test_copied_text_is_soon_drafted_in_long_pieces() -> None:
+    """Costs as measured on a CPU for a mixture-of-experts model that copies text."""
     controller = DraftController()
     controller.start_answer(20 * PLAIN)
     seconds, output, lengths = 0.0, 0, []
@@ -126,7 +124,7 @@ def test_text_that_is_copied_is_soon_drafted_in_long_pieces() -> None:
     assert seconds < 0.85 * 400 * PLAIN
 
 
-def test_min_length_is_drafted_without_a_choice() -> None:
+def test_min_length_is_drafted_without_measurements() -> None:
     controller = DraftController(min_length=2)
     controller.start_answer(0.0)
     assert controller.choose({"mtp": 2}) == ("mtp", 2)
@@ -138,9 +136,7 @@ def test_min_length_is_drafted_without_a_choice() -> None:
     more=st.lists(st.integers(0, 3), max_size=20),
     next_token=st.integers(0, 3),
 )
-def test_ngram_drafts_are_what_followed_the_same_tokens_before(
-    text: list[int], more: list[int], next_token: int
-) -> None:
+def test_ngram_draft_repeats_text_after_last_match(text: list[int], more: list[int], next_token: int) -> None:
     drafts = NgramLookup()
     drafts.draft(text, next_token, 8)
     whole = [*text, *more]
@@ -156,7 +152,7 @@ def test_ngram_drafts_are_what_followed_the_same_tokens_before(
 
 
 @given(text=st.lists(st.integers(0, 2), max_size=80), most=st.integers(1, 6))
-def test_tracking_ends_where_a_draft_would(text: list[int], most: int) -> None:
+def test_ngram_tracking_ends_where_draft_would(text: list[int], most: int) -> None:
     drafts, begun, wanted, seen = NgramLookup(), None, [], []
     for at, token in enumerate(text):
         if begun is not None:
@@ -176,8 +172,8 @@ def test_tracking_ends_where_a_draft_would(text: list[int], most: int) -> None:
     assert seen == wanted
 
 
-def test_text_tracked_as_copied_is_drafted_with_little_at_risk() -> None:
-    """Nothing was ever drafted, and the account is small: what was only watched is enough to begin."""
+def test_ngram_source_tracked_as_right_is_drafted_from_small_budget() -> None:
+    """Nothing was drafted before and the budget is small: hypothetical drafts alone are enough to begin."""
     controller = DraftController()
     controller.start_answer(0.0)
     for _ in range(60):
@@ -190,7 +186,7 @@ def test_text_tracked_as_copied_is_drafted_with_little_at_risk() -> None:
     assert length > 1
 
 
-def test_cooldown_ends_when_a_tracked_draft_is_all_right() -> None:
+def test_cooldown_ends_when_tracked_draft_is_right_throughout() -> None:
     controller = DraftController()
     answer(controller, 1000, 0.0, 0.4, source="ngram", most=16)
     assert controller.cooldown_steps("ngram") > 0
@@ -200,7 +196,7 @@ def test_cooldown_ends_when_a_tracked_draft_is_all_right() -> None:
     assert controller.cooldown_steps("ngram") == 0
 
 
-def test_drafts_that_never_pay_are_hardly_probed_again() -> None:
+def test_drafts_that_never_pay_are_rarely_probed_again() -> None:
     controller = DraftController()
     answer(controller, 2000, 1.0, 4.0)
     tried = []

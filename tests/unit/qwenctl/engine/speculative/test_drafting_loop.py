@@ -1,4 +1,4 @@
-"""The loop of speculative decoding on a machine whose costs are known: real control of drafts, a scripted model."""
+"""The speculative decoding loop with the real draft controller, a scripted model, and a machine of known costs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SLACK = 1.03
 
 
 class ScriptedSequence:
-    """Stands in for `KVSequence`, and its own observer for `MtpDrafter`: `text` is what the model says.
+    """Stands in for `KVSequence`, and as its own observer for `MtpDrafter`; the model generates `text`.
 
-    A token more in a step makes it longer by `slope` of a plain one; a drafted token is right with `acceptance`.
+    Each extra token lengthens a step by `slope` plain steps; a drafted token is right with probability `acceptance`.
     """
 
     size, has_large_replay = 1 << 20, False
@@ -80,7 +80,7 @@ def make_loop(sequence: ScriptedSequence, *, has_head: bool) -> SpeculativeDecod
 
 
 def answer(loop: SpeculativeDecoder, sequence: ScriptedSequence) -> float:
-    """The time of an answer, prompt included, against that without drafts."""
+    """The time of an answer, prompt included, relative to the time without drafts."""
     sequence.clear()
     loop.begin(PROMPT_S)
     for token in sequence.text:
@@ -96,7 +96,7 @@ def random_text(length: int) -> list[int]:
 
 
 @given(acceptance=st.floats(0, 1), slope=st.floats(0, 1.4), length=st.integers(100, 1000))
-def test_head_costs_an_answer_at_most_three_percent(acceptance: float, slope: float, length: int) -> None:
+def test_mtp_head_costs_answer_at_most_three_percent(acceptance: float, slope: float, length: int) -> None:
     sequence = ScriptedSequence(random_text(length), acceptance, slope)
     loop = make_loop(sequence, has_head=True)
     for _ in range(2):
@@ -104,10 +104,8 @@ def test_head_costs_an_answer_at_most_three_percent(acceptance: float, slope: fl
 
 
 @given(words=st.integers(2, 6), slope=st.floats(0, 1.4), length=st.integers(100, 1000))
-def test_text_that_hardly_repeats_itself_costs_an_answer_at_most_three_percent(
-    words: int, slope: float, length: int
-) -> None:
-    """Of few words, three are often followed by others than the last time."""
+def test_ngram_drafts_of_random_text_cost_answer_at_most_three_percent(words: int, slope: float, length: int) -> None:
+    """With so few words, a repeated n-gram is often followed by another word than before."""
     draws = random.Random(length)
     sequence = ScriptedSequence([draws.randrange(words) for _ in range(length)], 0.0, slope)
     loop = make_loop(sequence, has_head=False)
@@ -116,13 +114,13 @@ def test_text_that_hardly_repeats_itself_costs_an_answer_at_most_three_percent(
 
 
 @pytest.mark.parametrize(("slope", "at_most"), [(0.1, 0.3), (0.45, 0.65)])
-def test_text_that_is_copied_is_soon_drafted(slope: float, at_most: float) -> None:
+def test_copied_text_is_soon_drafted(slope: float, at_most: float) -> None:
     sequence = ScriptedSequence(random_text(40) * 20, 0.0, slope)
     assert answer(make_loop(sequence, has_head=False), sequence) <= at_most
 
 
 @pytest.mark.parametrize(("slope", "at_most"), [(0.1, 0.6), (0.3, 0.9)])
-def test_head_that_is_right_is_used(slope: float, at_most: float) -> None:
+def test_mtp_head_that_is_right_speeds_up_answer(slope: float, at_most: float) -> None:
     sequence = ScriptedSequence(random_text(1000), 0.9, slope)
     loop = make_loop(sequence, has_head=True)
     answer(loop, sequence)
@@ -130,7 +128,7 @@ def test_head_that_is_right_is_used(slope: float, at_most: float) -> None:
 
 
 @pytest.mark.parametrize("has_head", [False, True])
-def test_plain_steps_are_mostly_not_waited_for(*, has_head: bool) -> None:
+def test_plain_steps_are_mostly_not_synchronized(*, has_head: bool) -> None:
     sequence = ScriptedSequence(random_text(2000), 0.0, 0.5)
     loop = make_loop(sequence, has_head=has_head)
     answer(loop, sequence)
@@ -138,8 +136,8 @@ def test_plain_steps_are_mostly_not_waited_for(*, has_head: bool) -> None:
     assert sequence.n_synchronized < 0.05 * len(sequence.text)
 
 
-def test_text_is_drafted_although_the_head_cools_down() -> None:
-    """A match ends the run of steps that are not measured, as soon as there is one."""
+def test_copied_text_is_drafted_while_mtp_head_cools_down() -> None:
+    """An n-gram match ends the run of unmeasured steps at once."""
     sequence = ScriptedSequence(random_text(1000), 0.0, 0.1)
     loop = make_loop(sequence, has_head=True)
     answer(loop, sequence)
@@ -147,7 +145,7 @@ def test_text_is_drafted_although_the_head_cools_down() -> None:
     assert answer(loop, sequence) <= 0.35
 
 
-def test_source_that_pays_does_not_keep_a_better_one_from_being_tried() -> None:
+def test_better_draft_source_is_tried_while_another_pays() -> None:
     draws = random.Random(5)
     sequence = ScriptedSequence([draws.randrange(2) for _ in range(600)], 0.9, 0.05)
     loop = make_loop(sequence, has_head=True)

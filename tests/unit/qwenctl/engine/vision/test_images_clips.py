@@ -1,4 +1,4 @@
-"""Video files as frames: the right ones, one after the other, in little memory; and nothing but video files."""
+"""Decoding video files: the requested frames, one at a time, in little memory; other files are refused."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def shade(number: int) -> int:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve frames, each of one shade of gray, four a second."""
+    """Twelve frames at 4 fps, each in one shade of gray."""
     shades = [picture(64, 48).point(lambda _, number=number: shade(number)) for number in range(12)]
     return write_clip(tmp_path_factory.mktemp("clips") / "gray.mkv", shades)
 
 
-def test_what_a_file_says_of_itself(clip: Path) -> None:
+def test_video_probe_reports_size_frames_rate_and_length(clip: Path) -> None:
     found = probe_video(clip)
     assert (found.size, found.frames, found.fps, found.seconds) == (Size(64, 48), 12, 4.0, 3.0)
 
 
-def test_the_frames_that_are_asked_for_come_in_their_order(clip: Path) -> None:
+def test_video_frames_come_in_requested_order(clip: Path) -> None:
     wanted = [0, 1, 1, 5, 11, 11]
     frames = list(read_frames(clip, probe_video(clip), wanted))
     assert [frame[0, 0].tolist() for frame in frames] == [[shade(number)] * 3 for number in wanted]
@@ -42,7 +42,7 @@ def test_the_frames_that_are_asked_for_come_in_their_order(clip: Path) -> None:
     [("a.mp4", "mpeg4", "yuv420p"), ("a.mov", "mpeg4", "yuv420p"), ("a.avi", "mpeg4", "yuv420p"),
      ("a.webm", "libvpx-vp9", "yuv420p"), ("a.mkv", "ffv1", "bgr0"), ("h.mp4", "libx264", "yuv420p")],
 )  # fmt: skip
-def test_each_container_is_read(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
+def test_video_in_each_container_is_decoded(tmp_path: Path, name: str, codec: str, pixels: str) -> None:
     images = [picture(64, 64), picture(64, 64).rotate(180)]
     path = write_clip(tmp_path / name, images, each=4, codec=codec, pixels=pixels)
     frames = list(read_frames(path, probe_video(path), [0, 7]))
@@ -50,8 +50,8 @@ def test_each_container_is_read(tmp_path: Path, name: str, codec: str, pixels: s
         assert np.abs(frame.astype(int) - np.asarray(image)).mean() < 12
 
 
-def test_a_long_clip_is_never_in_memory(tmp_path: Path) -> None:
-    """Three hundred frames of 200 KB; decoded beforehand they would be 60 MB."""
+def test_long_video_is_never_held_in_memory(tmp_path: Path) -> None:
+    """300 frames of 200 KB each: decoded all at once, they would take 60 MB."""
     path = write_clip(tmp_path / "long.mp4", [picture(320, 208)], each=300, codec="mpeg4", pixels="yuv420p")
     found = probe_video(path)
     tracemalloc.start()
@@ -62,8 +62,8 @@ def test_a_long_clip_is_never_in_memory(tmp_path: Path) -> None:
     assert peak < 8 * 320 * 208 * 3
 
 
-def test_a_clip_held_upright_is_seen_upright(tmp_path: Path) -> None:
-    """Telephones write frames that lie on their side, and beside them how they were held."""
+def test_video_with_rotation_is_turned_upright(tmp_path: Path) -> None:
+    """Phones store frames sideways, with a rotation matrix beside them."""
     import av
 
     path = tmp_path / "held.mp4"
@@ -95,19 +95,19 @@ def test_a_clip_held_upright_is_seen_upright(tmp_path: Path) -> None:
         (b"\x1a\x45\xdf\xa3" + b"\xff" * 400, "is damaged"),
     ],
 )
-def test_what_is_no_video_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+def test_invalid_or_damaged_video_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(data)
     with pytest.raises(MediaError, match=why):
         probe_video(path)
 
 
-def test_a_clip_that_was_cut_off_is_told_where(clip: Path, tmp_path: Path) -> None:
+def test_truncated_video_error_names_missing_frame(clip: Path, tmp_path: Path) -> None:
     whole = write_clip(
         tmp_path / "whole.mp4", [picture(64, 64), picture(64, 64)], each=12, codec="mpeg4", pixels="yuv420p"
     )
     found = probe_video(whole)
-    frames = read_frames(clip, found, range(found.frames))  # as if half of it had been lost
+    frames = read_frames(clip, found, range(found.frames))  # as if its second half were missing
     assert len(list(islice(frames, 12))) == 12
     with pytest.raises(MediaError, match="it ends before frame 13 of 24"):
         next(frames)

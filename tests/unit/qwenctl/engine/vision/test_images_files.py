@@ -1,4 +1,4 @@
-"""Picture files as pixels: every format that people have, turned and sized as the reference does, no attack decoded."""
+"""Decoding image files: common formats, turned and resized like the reference; hostile files are refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.paths import DATA
 from tests.support.pictures import encoded, header_of, picture
 
 SIZES = json.loads((DATA / "expected" / "image_sizes.json").read_text())
-LARGE = 64  # where a picture has to stay as it is
+LARGE = 64  # an image of this size is not resized
 
 
 @pytest.mark.parametrize(("form", "worst"), [("PNG", 0), ("GIF", 40), ("AVIF", 40), ("WEBP", 40), ("JPEG", 40)])
-def test_each_format_gives_the_picture(form: str, worst: int) -> None:
+def test_image_in_each_format_is_decoded(form: str, worst: int) -> None:
     image = picture(LARGE, LARGE)
     found = load_image(encoded(image, form, quality=95), Size(LARGE, LARGE))
     assert found.shape == (LARGE, LARGE, 3)
@@ -30,8 +30,8 @@ def test_each_format_gives_the_picture(form: str, worst: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_stands_as_the_camera_was_held(orientation: int) -> None:
-    """The same picture upright, written in each of the eight ways of EXIF."""
+def test_image_with_exif_orientation_is_turned_upright(orientation: int) -> None:
+    """The same upright image, stored in each of the eight EXIF orientations."""
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
             7: "TRANSVERSE", 8: "ROTATE_270"}.get(orientation)  # fmt: skip
     upright = picture(96, 64)
@@ -43,7 +43,7 @@ def test_a_picture_stands_as_the_camera_was_held(orientation: int) -> None:
     assert np.array_equal(load_image(data, Size(96, 64)), np.asarray(upright))
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (LARGE, LARGE), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, LARGE, LARGE // 2))
     for form in ("PNG", "WEBP"):
@@ -52,20 +52,20 @@ def test_what_is_transparent_is_white() -> None:
         assert found[-1, -1].tolist() == [255, 255, 255]
 
 
-def test_gray_of_16_bits_is_not_cut_off() -> None:
+def test_gray_of_16_bits_is_scaled_to_8_bits() -> None:
     gray = np.linspace(0, 65535, LARGE * LARGE).astype(np.uint16).reshape(LARGE, LARGE)
     found = load_image(encoded(Image.fromarray(gray), "PNG"), Size(LARGE, LARGE))
     assert np.abs(found[..., 0].astype(int) - gray // 257).max() <= 1
 
 
-def test_of_moving_pictures_the_first_is_seen() -> None:
+def test_animated_image_gives_first_frame() -> None:
     first, second = Image.new("RGB", (LARGE, LARGE), "red"), Image.new("RGB", (LARGE, LARGE), "blue")
     for form in ("GIF", "WEBP"):
         data = encoded(first, form, save_all=True, append_images=[second], lossless=True)
         assert load_image(data, Size(LARGE, LARGE))[5, 5].tolist() == pytest.approx([255, 0, 0], abs=3)
 
 
-def test_sizes_are_those_of_the_reference() -> None:
+def test_target_sizes_match_reference() -> None:
     for width, height, least, most, *wanted in SIZES["pictures"]:
         found = image_target_size(Size(width, height), least, most)
         assert [found.width, found.height] == wanted
@@ -74,7 +74,7 @@ def test_sizes_are_those_of_the_reference() -> None:
         assert [found.width, found.height] == wanted
 
 
-def test_frames_are_chosen_as_by_the_reference() -> None:
+def test_selected_frames_match_reference() -> None:
     for total, rate, wanted, most, numbers in SIZES["frames"]:
         assert select_frames(Video(Size(1, 1), total, rate, True), wanted, most) == numbers
     assert frame_pairs([0, 3, 7]) == [(0, 3), (7, 7)]
@@ -91,12 +91,12 @@ def test_frames_are_chosen_as_by_the_reference() -> None:
         (header_of(64, 64), "is damaged"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, why: str) -> None:
+def test_invalid_image_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(MediaError, match=why):
         load_image(data, Size(32, 32))
 
 
-def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_size_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: object) -> None:
         raise AssertionError("it was decoded")
 
@@ -106,13 +106,13 @@ def test_a_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.Monkey
             what(header_of(100_000, 100_000))
 
 
-def test_formats_that_can_run_programs_are_not_opened() -> None:
+def test_image_in_unsupported_format_is_not_opened() -> None:
     for form in ("TIFF", "BMP", "PPM", "ICO"):
         with pytest.raises(MediaError, match="is not an image"):
             original_size(encoded(picture(32, 32), form))
 
 
-def test_no_damage_of_a_file_is_anything_but_a_bad_picture() -> None:
+def test_damaged_image_is_decoded_or_refused() -> None:
     chance = random.Random(1)
     for form in ("PNG", "GIF", "WEBP", "JPEG"):
         whole = encoded(picture(48, 32), form)

@@ -1,4 +1,4 @@
-"""A part of a file that is being fetched: what one thread writes of it, and when another may take it as whole."""
+"""A partly downloaded file: when another thread may take it as complete, and what is left after reopening it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("size", [1, 12_298, 9_000_000])
-def test_a_file_that_is_seen_to_be_whole_is_not_written_to_any_more(
+def test_partial_file_reported_complete_is_not_written_again(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread follows the bytes of another, and closes the file when all are there; a slow disk is in between."""
+    """One thread writes to a slow disk; another finishes and closes the file as soon as all bytes are there."""
     part = open_partial_file(tmp_path / "file.part", size)
     slow = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda *arguments: (time.sleep(0.05), slow(*arguments))[1])
 
-    def bring() -> None:
+    def write_all() -> None:
         for number in range(len(part.counts)):
             start, end = part.missing_range(number)
             part.write(number, bytes(end - start))
 
-    thread = threading.Thread(target=bring)
+    thread = threading.Thread(target=write_all)
     thread.start()
     until(lambda: part.contiguous_bytes() == size)
     part.finish(tmp_path / "file")
     part.close()
-    with (tmp_path / "another").open("wb") as another:  # it may have the number that the part had
+    with (tmp_path / "another").open("wb") as another:  # it may reuse the file descriptor of the partial file
         thread.join()
         assert (tmp_path / "file").read_bytes() == bytes(size)
         assert os.fstat(another.fileno()).st_size == 0
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=8), stop=st.integers(0, 8))
-def test_what_was_counted_is_there_when_it_is_opened_again(
+def test_partial_file_reopened_has_all_counted_bytes(
     pieces: list[bytes], stop: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path, size = tmp_path_factory.mktemp("part") / "file.part", len(b"".join(pieces))
@@ -50,6 +50,6 @@ def test_what_was_counted_is_there_when_it_is_opened_again(
         part.write(0, piece)
     part.close()
     again = open_partial_file(path, size)
-    came = b"".join(pieces[:stop])
-    assert (again.arrived, again.read(0, len(came))) == (len(came), came)
+    counted = b"".join(pieces[:stop])
+    assert (again.arrived, again.read(0, len(counted))) == (len(counted), counted)
     again.close()

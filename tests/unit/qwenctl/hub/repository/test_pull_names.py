@@ -1,4 +1,4 @@
-"""What people call models, and which files of a repository that means; from names alone."""
+"""Model names that users type, and the repository files that they resolve to, judged by names alone."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def parts(name: ModelName) -> tuple[str, str, str, str]:
         ("unsloth/Some-GGUF:UD-Q4_K_XL", ("unsloth/Some-GGUF", "", "UD-Q4_K_XL", "")),
         ("hf.co/a/b:Q8_0", ("a/b", "", "Q8_0", "")),
         ("https://huggingface.co/a/b", ("a/b", "", "", "")),
-        ("https:/huggingface.co/a/b/", ("a/b", "", "", "")),  # what is left of it as a path
+        ("https:/huggingface.co/a/b/", ("a/b", "", "", "")),  # a URL after path normalization
         ("hf://models/a/b@v1.0", ("a/b", "", "", "v1.0")),
         ("a/b@q4_k_m", ("a/b", "", "q4_k_m", "")),
         ("a/b@0123456789abcdef0123456789abcdef01234567:IQ4_XS", None),
     ],
 )
-def test_a_name_is_read(text: str, expected: tuple[str, str, str, str] | None) -> None:
+def test_model_name_is_parsed(text: str, expected: tuple[str, str, str, str] | None) -> None:
     if expected is None:
         expected = ("a/b", "", "IQ4_XS", "0123456789abcdef0123456789abcdef01234567")
     assert parts(parse_name(text)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "a/b/c", "../b", "a/..", "a b/c", "a/b:x/y", "/etc/passwd", "a/b@../x"])
-def test_what_is_no_name_is_refused(text: str) -> None:
+def test_invalid_model_name_is_refused(text: str) -> None:
     with pytest.raises(QwenctlError):
         parse_name(text)
 
 
 @hypothesis.given(strategies.text(max_size=40))
-def test_any_text_is_a_name_or_is_refused(text: str) -> None:
+def test_random_model_name_is_parsed_or_refused(text: str) -> None:
     try:
         name = parse_name(text)
     except QwenctlError:
@@ -59,12 +59,12 @@ def test_any_text_is_a_name_or_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0", "a" * 40])
-def test_a_revision_is_taken(revision: str) -> None:
+def test_valid_revision_is_accepted(revision: str) -> None:
     assert check_revision(revision) == revision
 
 
 @pytest.mark.parametrize("revision", ["", "../x", "/x", "a//b", "a b", "-x", "x.lock", "x/"])
-def test_what_is_no_revision_is_refused(revision: str) -> None:
+def test_invalid_revision_is_refused(revision: str) -> None:
     with pytest.raises(QwenctlError):
         check_revision(revision)
 
@@ -80,11 +80,11 @@ def test_what_is_no_revision_is_refused(revision: str) -> None:
         ("meta/Llama-3", ""),
     ],
 )
-def test_the_name_that_was_meant(wrong: str, right: str) -> None:
+def test_misspelled_repository_gets_nearest_name(wrong: str, right: str) -> None:
     assert nearest_repository(wrong) == right
 
 
-def test_every_entry_of_the_catalogue_is_a_name() -> None:
+def test_every_catalog_entry_is_valid_model_name() -> None:
     for name, family in load_families().items():
         assert parts(parse_name(name)) == ("", name, "", "")
         assert family.source.startswith("Qwen/")
@@ -117,13 +117,13 @@ REPOSITORY = files(
 )
 
 
-def test_files_are_sorted_into_quantizations() -> None:
+def test_repository_files_are_grouped_into_quantizations() -> None:
     found = {quant.label: (len(quant.files), quant.missing_parts) for quant in find_quants(REPOSITORY)}
     assert found == {"Q4_K_M": (6, 0), "UD-Q4_K_XL": (7, 0), "Q6_K_L": (8, 1), "MXFP4_MOE": (1, 0), "BF16": (1, 0)}
     assert [quant.n_bytes for quant in find_quants(REPOSITORY)] == [10, 10, 60, 70, 80]
 
 
-def test_the_vision_tower_of_16_bits_is_taken() -> None:
+def test_vision_tower_in_f16_is_preferred() -> None:
     tower = find_vision(REPOSITORY)
     assert tower
     assert tower.path == "mmproj-F16.gguf"
@@ -131,18 +131,18 @@ def test_the_vision_tower_of_16_bits_is_taken() -> None:
 
 
 @pytest.mark.parametrize("label", ["ud-q4_k_xl", "UD-Q4_K_XL", "UD_Q4_K_XL", "udq4kxl"])
-def test_a_quant_has_many_spellings(label: str) -> None:
+def test_quant_is_found_under_each_spelling(label: str) -> None:
     listing = Listing("a/b", "main", "0" * 40, REPOSITORY)
     assert choose_quant(listing, label).label == "UD-Q4_K_XL"
     assert quant_key(label) == quant_key("UD-Q4_K_XL")
 
 
-def test_a_quant_that_is_not_whole_is_refused() -> None:
+def test_quant_with_missing_part_is_refused() -> None:
     with pytest.raises(QwenctlError, match="a/b@main lacks 1 of the 9 parts of Q6_K_L"):
         choose_quant(Listing("a/b", "main", "0" * 40, REPOSITORY), "q6_k_l")
 
 
-def test_types_of_a_fork_are_known() -> None:
+def test_quant_types_of_llama_fork_are_recognized() -> None:
     foreign = ["IQ4_KSS", "IQ2_KS", "Q4_K_R4", "IQ4_K", "IQ4_XS", "UD-IQ2_XXS", "Q4_K_M"]
     assert [label for label in foreign if PullCandidate(label, 1, 1).needs_llama_fork] == foreign[:4]
 
@@ -152,7 +152,7 @@ def test_types_of_a_fork_are_known() -> None:
     ["", ".", "../../x.gguf", "/etc/x.gguf", "a/../../x.gguf", "a//x.gguf", "a\\x.gguf", "C:x.gguf", "com1.gguf",
      "aux/x.gguf", "CONIN$", "x\n.gguf", "x\x1b[2J.gguf", "x\0.gguf", "TOY.gguf", "x.gguf ", "x.", f"{'x' * 300}.gguf"],
 )  # fmt: skip
-def test_an_evil_path_is_refused(path: str) -> None:
+def test_unsafe_path_is_refused(path: str) -> None:
     with pytest.raises(QwenctlError) as refused:
         check_paths("a/b", files("toy.gguf", path))
     assert refused.value.message == f"a/b lists the unsafe path {path!r}; nothing was downloaded"
@@ -160,7 +160,7 @@ def test_an_evil_path_is_refused(path: str) -> None:
 
 
 @hypothesis.given(strategies.text(max_size=60))
-def test_no_path_that_is_believed_leaves_its_folder(path: str) -> None:
+def test_accepted_path_stays_inside_folder(path: str) -> None:
     try:
         check_paths("a/b", files(path))
     except QwenctlError:
@@ -170,35 +170,35 @@ def test_no_path_that_is_believed_leaves_its_folder(path: str) -> None:
     assert (base / path).resolve() != base
 
 
-# ------------------------------------------------------------------ what a name comes to
+# ------------------------------------------------------------------ resolving a name
 
 GGUF = Listing("x/y-GGUF", "main", "0" * 40, REPOSITORY)
 CHECKPOINT = Listing("Qwen/Qwen3.5-35B-A3B", "main", "0" * 40, files("config.json", "model.safetensors", "README.md"))
 
 
-def target(text: str, wish: PullRequest | None = None) -> ResolvedTarget:
-    """The target of a name on a Hub that has these two repositories."""
+def target(text: str, request: PullRequest | None = None) -> ResolvedTarget:
+    """The target that a name resolves to on a Hub with only these two repositories."""
     asked: list[str] = []
 
     def describe(name: str) -> Listing:
         asked.append(name)
         return {"x/y-GGUF": GGUF, "unsloth/Qwen3.5-35B-A3B-GGUF": GGUF}.get(name, CHECKPOINT)
 
-    return resolve_target(parse_name(text), wish or PullRequest(), describe)
+    return resolve_target(parse_name(text), request or PullRequest(), describe)
 
 
-def test_a_short_name_means_a_repository_that_needs_no_conversion() -> None:
+def test_short_name_resolves_to_repository_without_conversion() -> None:
     assert target("qwen3.5-35b-a3b").listing == GGUF
     assert target("qwen3.5-35b-a3b", PullRequest(recipe="Q4_K_M")).listing == CHECKPOINT
-    assert target("qwen3.6-35b-a3b").listing == CHECKPOINT  # there is no other in the catalogue
+    assert target("qwen3.6-35b-a3b").listing == CHECKPOINT  # the catalog lists no GGUF repository for it
 
 
-def test_without_a_quant_it_is_open() -> None:
+def test_name_without_quant_needs_choice() -> None:
     assert target("x/y-GGUF").needs_choice
     assert target("Qwen/Qwen3.5-35B-A3B").needs_choice
 
 
-def test_a_quant_of_a_checkpoint_is_made() -> None:
+def test_quant_of_checkpoint_becomes_recipe() -> None:
     assert target("Qwen/Qwen3.5-35B-A3B:q4_k_m").recipe == "Q4_K_M"
     assert [file.path for file in target("Qwen/Qwen3.5-35B-A3B", PullRequest(source=True)).files] == [
         "config.json",
@@ -206,6 +206,6 @@ def test_a_quant_of_a_checkpoint_is_made() -> None:
     ]
 
 
-def test_the_vision_tower_comes_with_a_quant() -> None:
+def test_vision_tower_is_pulled_with_quant() -> None:
     assert target("x/y-GGUF:mxfp4_moe").files[-1].path == "mmproj-F16.gguf"
     assert len(target("x/y-GGUF:mxfp4_moe", PullRequest(vision=False)).files) == 1

@@ -1,4 +1,4 @@
-"""Where a model fits: memory of contexts against published figures, choices, and what the machine tells."""
+"""Where a model fits: context memory against published figures, the choice of a quantization, and machine memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import checkpoints
 from tests.support.qwen35_layout import PUBLISHED, Layout, config
 
 GB = 10**9
-# Bytes of KV cache a token (F16), and MiB of recurrent state a sequence.
+# Bytes of KV cache per token (F16), and MiB of recurrent state per sequence.
 CONTEXTS = {
     "397B": (30_720, 186.3), "122B": (24_576, 149.1), "35B": (20_480, 62.8), "27B": (65_536, 149.6),
     "9B": (32_768, 50.25), "4B": (32_768, 50.25), "2B": (12_288, 19.3), "0.8B": (12_288, 19.3),
@@ -27,19 +27,19 @@ CONTEXTS = {
 
 
 @pytest.mark.parametrize("name", CONTEXTS)
-def test_the_memory_of_a_context_is_that_of_llama_cpp(name: str) -> None:
+def test_context_memory_matches_llama_cpp(name: str) -> None:
     found = context_memory_from_config(parse_config(config(PUBLISHED[name], Layout())))
     assert found.token_bytes == CONTEXTS[name][0]
     assert found.state_bytes / 2**20 == pytest.approx(CONTEXTS[name][1], abs=0.05)
     assert (found.tokens, found.max_tokens) == (32_768, 262_144)
 
 
-def test_header_and_config_tell_the_same(toy: Path, toy_gguf: Path) -> None:
+def test_context_memory_from_header_equals_config(toy: Path, toy_gguf: Path) -> None:
     of_file = context_memory_from_metadata(read_header(toy_gguf).metadata)
     assert of_file == context_memory_from_config(parse_config(json.loads((toy / "config.json").read_bytes())))
 
 
-def test_the_start_of_a_header_is_enough(toy_gguf: Path) -> None:
+def test_context_memory_from_leading_metadata_equals_whole_header(toy_gguf: Path) -> None:
     whole = read_header(toy_gguf).metadata
     start = parse_leading_metadata(toy_gguf.name, toy_gguf.read_bytes()[:4096])
     assert 20 < len(start) < len(whole)
@@ -48,17 +48,17 @@ def test_the_start_of_a_header_is_enough(toy_gguf: Path) -> None:
     assert context_memory_from_metadata({}) is None
 
 
-def test_sizes_are_computed_from_headers_alone(tmp_path: Path) -> None:
+def test_recipe_sizes_are_computed_from_headers_alone(tmp_path: Path) -> None:
     checkpoints.make_sparse(tmp_path, PUBLISHED["397B"], shards=94)
     (tmp_path / "tokenizer.json").unlink()
     found = compute_recipe_sizes(tmp_path, ["Q4_K_M", "IQ2_XXS"])
-    # llama-quantize's dry run: 223.54 GiB of the trunk, 3.98 of the MTP block
+    # llama-quantize's dry run: 223.54 GiB for the main layers, 3.98 GiB for the MTP block
     assert found.n_bytes["Q4_K_M"] / 2**30 == pytest.approx(223.54 + 3.98, abs=0.02)
     assert "IQ2_XXS" not in found.n_bytes  # needs an importance matrix
     assert found.weights == 396_346_350_336 + 6_595_568_128
 
 
-# ------------------------------------------------------------------ where, and which
+# ------------------------------------------------------------------ where it fits, and the best choice
 
 CONTEXT = ContextMemory(20_000, 10**8, 262_144)  # 1.29 GiB for 32,768 tokens
 SIZES = {"UD-IQ2_XXS": 11, "Q3_K_M": 16, "IQ4_KSS": 20, "Q4_K_M": 22, "Q8_0": 37, "BF16": 69}
@@ -78,7 +78,7 @@ def places(on: MachineMemory, disk: int = 1000) -> dict[str, str]:
     return {one.label: fit_candidate(one, CONTEXT, on, disk * GB).where for one in candidates()}
 
 
-def test_each_place_has_its_name() -> None:
+def test_fit_names_place_of_each_quant() -> None:
     assert places(machine(16, 24)) == {
         "UD-IQ2_XXS": "GPU", "Q3_K_M": "GPU", "IQ4_KSS": "GPU", "Q4_K_M": "GPU + RAM",
         "Q8_0": "would page from disk", "BF16": "would page from disk",
@@ -92,7 +92,7 @@ def test_each_place_has_its_name() -> None:
     [(machine(16), "UD-IQ2_XXS"), (machine(24), "Q3_K_M"), (machine(16, 24), "Q4_K_M"), (machine(16, 24, 24), "Q8_0"),
      (machine(512), "Q8_0")],
 )  # fmt: skip
-def test_the_best_that_fits_is_chosen(on: MachineMemory, label: str) -> None:
+def test_best_fit_is_largest_quant_that_fits(on: MachineMemory, label: str) -> None:
     fits = [fit_candidate(one, CONTEXT, on, 1000 * GB) for one in candidates()]
     best, reason = best_fit("x/y", fits, CONTEXT, on)
     assert best.candidate.label == label
@@ -100,7 +100,7 @@ def test_the_best_that_fits_is_chosen(on: MachineMemory, label: str) -> None:
     assert reason.endswith(" with 1.29 GiB for 32,768 tokens of context")
 
 
-def test_where_nothing_fits_it_says_what_can_be_done() -> None:
+def test_best_fit_without_room_is_refused_with_hint() -> None:
     fits = [fit_candidate(one, CONTEXT, machine(8), 1000 * GB) for one in candidates()]
     with pytest.raises(QwenctlError) as refused:
         best_fit("x/y", fits, CONTEXT, machine(8))
@@ -112,7 +112,7 @@ def test_where_nothing_fits_it_says_what_can_be_done() -> None:
     assert refused.value.code == 71
 
 
-def test_sixteen_bits_are_taken_where_there_is_nothing_else() -> None:
+def test_best_fit_is_bf16_when_nothing_else_exists() -> None:
     fits = [fit_candidate(PullCandidate("BF16", 2 * GB, 2 * GB), CONTEXT, machine(8), 1000 * GB)]
     assert best_fit("x/y", fits, CONTEXT, machine(8))[0].candidate.label == "BF16"
 
@@ -127,7 +127,7 @@ def test_sixteen_bits_are_taken_where_there_is_nothing_else() -> None:
         ("4:cpu,memory:/a/b", "memory/a/b", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
     ],
 )
-def test_the_limit_of_a_control_group_counts(
+def test_memory_is_limited_by_control_group(
     line: str, folder: str, names: tuple[str, str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "cgroup").write_text(f"9:pids:/x\n{line}\n")

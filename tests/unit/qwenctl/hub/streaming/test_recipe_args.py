@@ -1,4 +1,4 @@
-"""The options of a conversion go into a lock file as words, and come out of it as they went in."""
+"""Conversion options are stored in a lock file as command-line arguments and restored from them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ OPTIONS = st.builds(
 
 
 @given(OPTIONS)
-def test_options_come_back_as_they_were(options: QuantizeOptions) -> None:
+def test_recipe_options_round_trip_through_args(options: QuantizeOptions) -> None:
     found = recipe_from_args(recipe_to_args(options))
     assert found == replace(options, vision_type=options.vision_type.upper(), tool_version=__version__)
 
 
 @given(OPTIONS)
-def test_the_same_options_have_the_same_words(options: QuantizeOptions) -> None:
+def test_recipe_args_round_trip_through_options(options: QuantizeOptions) -> None:
     words = recipe_to_args(options)
     assert recipe_to_args(recipe_from_args(words)) == words
 
 
-def test_an_importance_matrix_is_noted_and_cannot_be_fetched(tmp_path: Path) -> None:
+def test_recipe_args_with_importance_matrix_are_refused_with_its_hash(tmp_path: Path) -> None:
     (tmp_path / "imatrix.gguf").write_bytes(b"x")
     words = recipe_to_args(QuantizeOptions("Q4_K_M", imatrix=tmp_path / "imatrix.gguf"))
     with pytest.raises(QwenctlError, match=r"importance matrix \(sha256 2d711642b726\.\.\)") as caught:
@@ -47,6 +47,6 @@ def test_an_importance_matrix_is_noted_and_cannot_be_fetched(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "Q4_K_M --new", "Q4_K_M --tensor-type", "Q4_K_M --split-max-size x", "Q4_K_M '"])
-def test_words_of_another_version_are_refused(text: str) -> None:
+def test_recipe_args_of_other_version_are_refused(text: str) -> None:
     with pytest.raises(QwenctlError, match="which this version does not support"):
         recipe_from_args(text)
