@@ -1,1 +1,1 @@
-"""Benchmarks: what qwenctl costs, as ratios against llama.cpp, measured side by side. See `RESULTS.md`."""
+"""Benchmarks: the costs of qwenctl as ratios to llama.cpp, measured side by side. See `RESULTS.md`."""

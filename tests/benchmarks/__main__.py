@@ -1,7 +1,7 @@
-"""`make bench`: run all benchmarks, or those named; a table of ratios goes to standard output.
+"""`make bench`: run all benchmarks or the named ones, and print a table of ratios.
 
-Each name is a module here with a function `run`, whose docstring says what is measured. All figures but those in ms or
-MiB are ratios of two things measured in turn, A B A B, and the median of the pairs is quoted.
+Each name is a module here with a function `run`; its docstring says what is measured. All figures except those in ms or
+MiB are ratios of two things measured alternately (A B A B), and the median of the pairs is quoted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _measure(name: str, settings: Settings) -> None:
 
 
 def main() -> None:
-    """Parse the command line and run what it names."""
+    """Parse the command line and run the named benchmarks."""
     parser = _parser()
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(BENCHMARKS)

@@ -1,7 +1,7 @@
-"""Our own fetch in a process of its own, with its hashing and without: what the hashes cost.
+"""Our download in a separate process, with and without hashing, to measure the cost of the hashes.
 
-`python -m tests.benchmarks.bare_fetch hashed|unhashed REPOSITORY FOLDER` fetches all files of a repository and prints
-the seconds that it took, without the start of the interpreter and the listing.
+`python -m tests.benchmarks.bare_fetch hashed|unhashed REPOSITORY FOLDER` downloads all files of a repository and prints
+the seconds taken, without the start of the interpreter and the listing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwenctl.hub.repository.listing import Digest, RemoteFile
 
 @dataclass(frozen=True)
 class _NoDigest:
-    """Looks at nothing, and finds what is expected."""
+    """A digest that reads nothing and returns the expected value."""
 
     etag: str
 
@@ -27,12 +27,12 @@ class _NoDigest:
         """Nothing."""
 
     def hexdigest(self) -> str:
-        """What is expected."""
+        """The expected digest."""
         return self.etag
 
 
 class _Unhashed(RemoteFile):
-    """A file whose content is believed."""
+    """An expected file whose content is not checked."""
 
     def digest(self) -> Digest:
         """A digest that costs nothing."""

@@ -1,4 +1,4 @@
-"""The floor: llama_decode in a loop, without sampling, text or pipe; prints its seconds.
+"""The lower bound: llama_decode in a loop, without sampling, text or pipe; prints the seconds taken.
 
 `python -m tests.benchmarks.bare_loop MODEL CONTEXT THREADS PROMPT_TOKENS TOKENS`
 """
@@ -11,7 +11,7 @@ import time
 
 import llama_cpp.llama_cpp as llama
 
-_silent = llama.llama_log_callback(lambda *_: None)  # kept: libllama calls it to the end
+_silent = llama.llama_log_callback(lambda *_: None)  # never freed: libllama calls it until the end
 
 
 def _main(model: str, size: int, threads: int, prompt: int, tokens: int) -> None:
@@ -23,7 +23,7 @@ def _main(model: str, size: int, threads: int, prompt: int, tokens: int) -> None
     pointer = llama.llama_model_load_from_file(model.encode(), llama.llama_model_default_params())
     context = llama.llama_init_from_model(pointer, params)
     one = (ctypes.c_int32 * 1)()
-    batch = llama.llama_batch_get_one(one, 1)  # it only points at `one`
+    batch = llama.llama_batch_get_one(one, 1)  # the batch only points to `one`
 
     def decode(count: int) -> None:
         for number in range(count):

@@ -1,12 +1,12 @@
-"""Tokens for each second of CPU time in a batch, against one by one, llama-batched-bench and llama-server.
+"""Tokens per CPU second of a batch, against single requests, llama-batched-bench and llama-server.
 
-64 prompts of some 30 tokens with answers of 32, by a mixture of experts with random weights (64 experts, 8 used,
-Q4_K_M, 0.35 GB). Every side reads prompts of its own. Loading is not counted, all else is: ours is the whole way from a
-file of records to a file of answers, with both processes. llama-batched-bench makes no answers, it takes tokens at
-random and all of its answers are equally long; its loading is measured by a run with one token. llama-server is asked
-by our own client, which is not counted. Of each side the best number at once is taken, round by round. CPU time it is
-because others use the machine too; spinning threads count in it. The beginning of 2,000 tokens that prompts share is
-read by the toy, which could not be waited for otherwise.
+64 prompts of about 30 tokens with answers of 32, by a mixture-of-experts model with random weights (64 experts, 8 used,
+Q4_K_M, 0.35 GB). Every side has its own prompts. Everything but loading is counted: ours is the whole way from a file
+of records to a file of answers, in both processes. llama-batched-bench generates no answers: it takes random tokens,
+and all of its answers have the same length; its loading is measured by a run with one token. llama-server is called by
+our own client, which is not counted. Each side uses its best parallelism of each round. CPU time is measured because
+the machine is shared; spinning threads count in it. The shared prefix of 2,000 tokens is evaluated by the toy model,
+because the larger model would take too long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PREFIX_WORDS = 1000
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of all sides, in turn; then of the shared beginning."""
+    """Rounds of all sides in turn, then rounds with the shared prefix."""
     from tests.benchmarks.batch_sides import NUMBERS, batched_bench, best_server, ours, records_of
 
     model = settings.folder / "model.gguf"

@@ -1,7 +1,7 @@
-"""Peak memory of a batch, from 1,000 to 100,000 records, asked of a server on loopback that answers at once.
+"""Peak memory of batches of 1,000 to 100,000 records, answered immediately by a server on loopback.
 
-The engine is another process and has no more than a window of records at any time, so that it is `qwenctl batch` itself
-that is looked at: input, ids, what waits for its turn, output. Run it once (--runs 1): it takes minutes.
+The engine is another process and has only a window of records at any time, so this measures `qwenctl batch` itself:
+input, ids, queue and output. Run it once (--runs 1): it takes minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COUNTS = (1_000, 100_000)
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of a short and of a long batch."""
+    """Rounds of a short and a long batch."""
     peaks: dict[int, list[float]] = {count: [] for count in _COUNTS}
     command = [sys.executable, "-m", "tests.benchmarks.quick_server"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

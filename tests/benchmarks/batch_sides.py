@@ -1,6 +1,6 @@
-"""The sides that `batch` measures: our own batches, llama-batched-bench and llama-server, each by its tokens/CPU s.
+"""The sides that `batch` compares: our batches, llama-batched-bench and llama-server, in tokens per CPU second.
 
-It imports much, so that only a process that measures batches does.
+Its imports are heavy, so only processes that measure batches import it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WANTED = GenerationParams(think=False, max_tokens=_ANSWER_TOKENS, sampling=_SAM
 
 
 def records_of(number: int, who: str, prefix: str = "") -> bytes:
-    """Records that no side has seen before."""
+    """Records that no side has been given before."""
     prompts = (f"{prefix}Round {number} of {who}, {place}: " + "word " * 4 for place in range(_RECORDS))
     return "".join(f"{json.dumps({'prompt': prompt})}\n" for prompt in prompts).encode()
 
@@ -45,7 +45,7 @@ def records_of(number: int, who: str, prefix: str = "") -> bytes:
 def ours(
     settings: Settings, model: Path, records: bytes, parallel: int, *, shares: bool = False, room: int = 256
 ) -> float:
-    """Tokens for each CPU second of our own engine and the program around it."""
+    """Tokens per CPU second of our engine and the program around it."""
     engine = Engine.start(settings.folder)
     try:
         *_, loaded = engine.load(model, LoadParams(context_tokens=256, threads=settings.threads))
@@ -58,7 +58,7 @@ def ours(
 
 
 def _speed(settings: Settings, records: bytes, answerer: BatchBackend, cpu: Callable[[], float]) -> float:
-    """Tokens for each second of `cpu`, from the first record read to the last answer on the disk."""
+    """Tokens per second of `cpu`, from the first record read to the last answer on disk."""
     source, output = settings.folder / "in.jsonl", settings.folder / "out.jsonl"
     source.write_bytes(records)
     for path in settings.folder.glob("out.*"):
@@ -66,7 +66,7 @@ def _speed(settings: Settings, records: bytes, answerer: BatchBackend, cpu: Call
     begin = cpu()
     with source.open("rb") as stream:
         saved = FileOutput(output, {}, "input", force=False, retries=False)
-        BatchRunner(RunSettings("qwenctl", "", 0, {}), saved, answerer, _unheard).run(
+        BatchRunner(RunSettings("qwenctl", "", 0, {}), saved, answerer, _ignore_progress).run(
             read_items(stream, "in", InputFormat("jsonl", _WANTED))
         )
         saved.close(is_complete=True)
@@ -82,17 +82,17 @@ def _cpu(process: int) -> float:
     return float(times.user + times.system)
 
 
-def _unheard(_figures: BatchStats) -> None:
-    """Nobody looks."""
+def _ignore_progress(_figures: BatchStats) -> None:
+    """Ignore progress."""
 
 
 def batched_bench(settings: Settings, programs: Path, model: Path) -> float:
-    """The most tokens for each CPU second of llama-batched-bench, with flash attention and without."""
+    """The best tokens per CPU second of llama-batched-bench, with and without flash attention."""
     return max(_bench(settings, programs, model, way, count) for way in ("on", "off") for count in NUMBERS)
 
 
 def _bench(settings: Settings, programs: Path, model: Path, flash_attention: str, count: int) -> float:
-    """As often as it takes for all records."""
+    """Run llama-batched-bench as often as needed for all records."""
     threads = ["-t", settings.threads, "-tb", settings.threads, "-fa", flash_attention, "-c", 256 * count]
     command = [programs / "llama-batched-bench", "-m", model, *threads]
     loading = cost_of([*command, "-npp", 1, "-ntg", 1, "-npl", 1]).cpu
@@ -113,7 +113,7 @@ def best_server(settings: Settings, programs: Path, model: Path, number: int) ->
 
 @contextmanager
 def _server(settings: Settings, programs: Path, model: Path, parallel: int) -> Iterator[tuple[str, int]]:
-    """The address and the process of a llama-server with the model in it."""
+    """The address and the process of a llama-server with the model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,7 @@
-"""`qwenctl bench` against llama-bench, on the same file with the same threads: tokens/s of prompts and of answers.
+"""`qwenctl bench` against llama-bench with the same file and threads: prefill and decode tokens/s.
 
-Both measure the same thing in their own process, so that the ratio should be 1: what `qwenctl bench` adds around
-llama_decode (ctypes, the engine's own bookkeeping) would show here, and so would another way of measuring.
+Both measure the same thing in their own process, so the ratio should be 1: overhead of `qwenctl bench` around
+llama_decode (ctypes, the engine's bookkeeping) would show here, and so would a different method of measuring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TESTS, _COUNTS = ("pp128", "tg32", "pp128 @ d512", "tg32 @ d512"), "-p 128 -n 3
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of both, in turn, on a mixture of experts of a gigabyte and on the toy; nothing without a peer."""
+    """Rounds of both in turn, with a mixture-of-experts model of a gigabyte and the toy; none without llama.cpp."""
     if settings.peer is None:
         return
     program = settings.peer.programs / "llama-bench"
@@ -35,8 +35,8 @@ def _compared(settings: Settings, program: Path, name: str, model: Path) -> Iter
     ours: dict[str, list[float]] = {test: [] for test in _TESTS}
     theirs: dict[str, list[float]] = {test: [] for test in _TESTS}
     for _ in settings.rounds():
-        told = json.loads(cost_of([QWENCTL, "bench", model, *counts, "--json"]).output)
-        for one in told["results"]:
+        report = json.loads(cost_of([QWENCTL, "bench", model, *counts, "--json"]).output)
+        for one in report["results"]:
             ours[one["test"]].append(one["avg_ts"])
         for one in json.loads(cost_of([program, "-m", model, *counts, "-o", "json"]).output):
             what = f"pp{one['n_prompt']}" if one["n_prompt"] else f"tg{one['n_gen']}"

@@ -1,10 +1,10 @@
-"""Tokens a second of a whole answer, against bare llama_decode and Llama.
+"""Tokens per second of a whole answer, against bare llama_decode and Llama.
 
-The toy at Q8_0 decodes a token in a third of a millisecond, so that all that is around it shows. `qwenctl chat` is seen
-from outside, from the first byte in the pipe to the last. The bare loop decodes as many tokens at the same positions.
-`Llama` is llama-cpp-python's class, `create_completion(stream=True)`: with the same seed it gives the very same answer
-(this is checked). It detokenizes the whole answer for each token, and again for each token since the last whole
-character: it is slow where answers are long, and slower where bytes are no text. Hence three answers.
+The toy model at Q8_0 decodes a token in a third of a millisecond, so all overhead shows. `qwenctl chat` is timed from
+outside, from the first byte in the pipe to the last. The bare loop decodes as many tokens at the same positions.
+`Llama` is llama-cpp-python's class, `create_completion(stream=True)`: with the same seed it gives the same answer (this
+is checked). It detokenizes the whole answer for each token, and again for each token since the last complete character,
+so it is slow with long answers, and slower with bytes that are not text. Hence three answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONTEXT, _THREADS = 32_768, 1
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked, how tokens are chosen, and the goal against `Llama`."""
+    """A question, its sampling, and the goal against `Llama`."""
 
     what: str
     text: str
@@ -36,15 +36,15 @@ class _Question:
     goal: Goal | None
 
 
-# At such a temperature the toy says any of its `top_k` likeliest tokens until chance ends the answer; seed 4 is late.
-# All of its tokens (0) are likely, and some are parts of characters.
+# At this temperature the toy model picks any of its `top_k` likeliest tokens until one happens to end the answer, which
+# seed 4 does late. With `top_k` 0 all tokens are likely, and some are parts of characters.
 _LONG = _Question("words", "hello", 50, 250, 4, 4096, at_least(4))
 _SHORT = _Question("words", "Who are you?", 0, 0, 0, 4096, None)
 _NO_TEXT = _Question("parts of characters", "hello", 50, 0, 9, 250, None)
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of the three, in turn."""
+    """Rounds of all three in turn."""
     model = make_toy_gguf(settings.folder)
     for question in (_LONG, _SHORT, _NO_TEXT):
         yield from _measured(settings, model, question)
@@ -68,7 +68,7 @@ def _measured(settings: Settings, model: Path, question: _Question) -> Iterator[
 
 
 def _text(answer: Cost) -> str:
-    """The answer without what the two do differently: white space at its ends, bytes that are no text."""
+    """The answer without the two known differences: white space at its ends, and bytes that are not text."""
     return answer.output.decode().replace("\N{REPLACEMENT CHARACTER}", "").strip()
 
 

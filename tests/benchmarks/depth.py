@@ -1,8 +1,8 @@
-"""Decode speed by the length of the context, 1K to 128K tokens, against that at 1K.
+"""Decode speed at context lengths of 1K to 128K tokens, relative to 1K.
 
-Four layers of the 35B, three of them with linear attention, as everywhere in the model (zeros: the arithmetic is the
-same). To read 128K tokens would take hours on a CPU, so the cache is not read but filled: libllama is given a state in
-which the rows of 256 tokens stand again and again. Which tokens a cache holds does not change what a step costs.
+Four layers of the 35B, three of them with linear attention as in the whole model (zeros: the arithmetic is the same). A
+prefill of 128K tokens would take hours on a CPU, so libllama restores a state in which the rows of 256 tokens are
+repeated. The cost of a step does not depend on which tokens the cache holds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """A few tokens at each depth, in rounds, with a cache in f16 and in q8_0."""
+    """Rounds of a few tokens at each depth, with a cache in f16 and in q8_0."""
     model = settings.folder / "model.gguf"
     source = make_input("sparse-4-layers", settings.folder)
     cost_of([QWENCTL, "quantize", source, "--type", "Q4_K_M", "--quiet", "-o", model])
@@ -37,14 +37,14 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 
 def _rates(settings: Settings, model: Path, cache: str) -> dict[int, list[float]]:
-    """Tokens a second at each depth, one for each round."""
+    """Tokens per second at each depth, one value per round."""
     from qwenctl.engine.kv.snapshots import get_sequence_state
     from qwenctl.engine.llama.cancellation import CancelFlag
     from qwenctl.engine.llama.log import LlamaLog
     from qwenctl.engine.model import load_model
     from qwenctl.protocol.load import Load, LoadParams
 
-    # With one thread the CPU's time, on which others who use the machine weigh less.
+    # With one thread, CPU time, which other users of the machine affect less.
     clock = time.process_time if settings.threads == 1 else time.perf_counter
     log = LlamaLog()
     loading = LoadParams(
@@ -71,9 +71,9 @@ def _rates(settings: Settings, model: Path, cache: str) -> dict[int, list[float]
 def _deeper(state: Bytes, depth: int) -> Bytes:
     """The state of `_ROWS` tokens with its rows repeated to `depth` (llama-kv-cache.cpp, `state_write`).
 
-    A magic number, the sequence, streams, cells; for each cell its position and more; whether values are transposed,
-    layers; for keys and then for values: type, bytes a row, rows. Behind them stands the recurrent state, which knows
-    its position too.
+    The layout: a magic number, the sequence, streams, cells; for each cell its position and more; whether values are
+    transposed, layers; for keys and then for values: type, bytes per row, rows. The recurrent state follows, with its
+    own position.
     """
     cell = next(size for size in range(8, 64, 4) if _numbers(state, _HEAD + size * _ROWS, 2) == [0, 1])
     cells = np.tile(state[_HEAD : _HEAD + cell * _ROWS].reshape(_ROWS, cell), (depth // _ROWS, 1))

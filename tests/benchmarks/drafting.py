@@ -1,10 +1,11 @@
-"""Answers with drafts against the same answers without, where drafts fit, where they never do, and in between.
+"""Answers with drafts against the same answers without: where drafts are right, never right, and in between.
 
-Two engines answer the same questions with the same seeds, in turn, prompts included, two new ones in each round: where
-the memory of a process lies makes some percent. The ratio is that of their tokens a second, with one thread a second of
-CPU time, on which others who use the machine weigh less. The toy has a trained draft head, but its steps take a third
-of a millisecond, so that nothing can be won. The mixture of experts has random weights: its head is never right. Where
-a grammar has it write the same function ten times, the text foresees it.
+Two engines answer the same questions with the same seeds in turn, prompts included. Each round starts two new engines,
+because the location of a process' memory changes speeds by some percent. The ratio is that of their tokens per second;
+with one thread these are seconds of CPU time, which other users of the machine affect less. The toy model has a trained
+draft head, but its steps take a third of a millisecond, so drafts cannot pay off. The mixture-of-experts model has
+random weights: its head is never right. Where a grammar makes it write the same function ten times, n-grams predict the
+text.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from tests.benchmarks.settings import Settings
 _TOKENS = 400
 _NEVER_SLOWER = at_least(0.97)
 _GREEDY, _DRAWN = Sampling(temperature=0, presence_penalty=0), Sampling(temperature=1, top_k=0, top_p=1, seed=1)
-_LETTERS = f"root ::= [a-z]{{{_TOKENS}}}"  # which no head and no text foresees
+_LETTERS = f"root ::= [a-z]{{{_TOKENS}}}"  # which neither a head nor n-grams predict
 _AGAIN = f"root ::= {'r ' * 10}\n" + r'r ::= "def area(width, height):\n    return width * height\n\n"'
 _Draft = Literal["auto", "mtp", "off"]
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """The toy at its questions and at letters, and the mixture of experts, drawn and greedy."""
+    """The toy model with its questions and with letters, and the mixture-of-experts model, sampled and greedy."""
     toy = make_toy_gguf(settings.folder)
     lines = [json.loads(line) for line in (TOY.parent / "questions.jsonl").read_text().splitlines()]
     questions = [_ask(line["question"], _GREEDY) for line in lines if "image" not in line]
@@ -62,14 +63,14 @@ def _ask(question: str, sampling: Sampling) -> Generate:
 
 @dataclass(frozen=True)
 class _Timed:
-    """An engine, and the process that it is."""
+    """An engine and its process."""
 
     engine: Engine
     process: psutil.Process
     threads: int
 
     def seconds(self) -> float:
-        """What has passed."""
+        """The seconds passed so far: CPU time with one thread."""
         times = self.process.cpu_times()
         return times.user + times.system if self.threads == 1 else time.perf_counter()
 
@@ -85,7 +86,7 @@ def _engine(settings: Settings, model: Path, draft: _Draft, always: int = 0) -> 
 
 
 def _answer(timed: _Timed, requests: Sequence[Generate]) -> tuple[float, int, int, int]:
-    """Seconds, tokens, drafted and accepted ones of all answers."""
+    """The seconds of all answers, their tokens, and the drafted and accepted tokens."""
     tokens = drafted = accepted = 0
     begin = timed.seconds()
     for request in requests:
@@ -101,7 +102,7 @@ def _against(settings: Settings, model: Path, what: str, requests: Sequence[Gene
     with_drafts, without, share = [], [], []
     for _ in settings.rounds():
         with _engine(settings, model, "auto") as drafts, _engine(settings, model, "off") as plain:
-            _answer(drafts, requests), _answer(plain, requests)  # the first may learn
+            _answer(drafts, requests), _answer(plain, requests)  # the draft controller learns from the first answers
             seconds, tokens, drafted, _ = _answer(drafts, requests)
             with_drafts.append(tokens / seconds)
             share.append(drafted / tokens)

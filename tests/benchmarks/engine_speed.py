@@ -1,6 +1,6 @@
-"""Tokens a second that an engine decodes, and reads of a short prompt: `... MODEL THREADS PROMPT_TOKENS SECONDS`.
+"""Decode and prefill tokens per second of an engine: `... MODEL THREADS PROMPT_TOKENS SECONDS`.
 
-With 0 threads the engine chooses. Each is measured for so many seconds, and printed.
+With 0 threads the engine chooses. Each is measured for SECONDS and printed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from qwenctl.engine.client import Engine
 from qwenctl.protocol.load import LoadParams
 
-_TOKENS = 48  # decoded for each measurement
+_TOKENS = 48  # tokens decoded in each measurement
 
 
 def _main(model: str, threads: int, prompt: int, seconds: float) -> None:

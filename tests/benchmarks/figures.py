@@ -1,6 +1,6 @@
-"""Figures and their table: what was measured, how it scattered, the goal beside it.
+"""Figures and their table: measured values, their range, and the goal.
 
-Lists of values go in, one for each run; medians come out, with the lowest and the highest. Nothing is measured here.
+Lists of values go in, one value per run; medians come out, with minimum and maximum. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """`sign` is "<=" or ">="."""
+    """A bound that a median should meet; `sign` is "<=" or ">="."""
 
     sign: str
     bound: float
@@ -24,7 +24,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """`values` of one thing, one a run; `against` is the peer or the limit, `detail` what the values are made of."""
+    """The `values` of one quantity, one per run; `against` is the peer or limit, `detail` the parts of the values."""
 
     what: str
     values: Sequence[float]
@@ -39,26 +39,26 @@ class Figure:
 
 
 def at_most(bound: float) -> Goal:
-    """A goal for what should be small."""
+    """A goal for a figure that should be small."""
     return Goal("<=", bound)
 
 
 def at_least(bound: float) -> Goal:
-    """A goal for what should be large."""
+    """A goal for a figure that should be large."""
     return Goal(">=", bound)
 
 
 def ratio(
     what: str, ours: Sequence[float], theirs: Sequence[float], unit: str, goal: Goal | None, against: str
 ) -> Figure:
-    """Ours over theirs, run by run, so that a busy moment of the machine weighs on both."""
+    """Ours divided by theirs, run by run, so that a busy moment of the machine affects both."""
     values = [our / their for our, their in zip(ours, theirs, strict=True)]
     detail = f"{_short(statistics.median(ours))} to {_short(statistics.median(theirs))} {unit}"
     return Figure(what, values, goal, against, detail)
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A Markdown table."""
+    """The figures as a Markdown table."""
     lines = ["| figure | median | lowest to highest | runs | goal | | against | medians |", "|---|" + "---|" * 7]
     for figure in figures:
         goal, met = "", ""
@@ -72,5 +72,5 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits."""
+    """The value with three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""An answer by llama-cpp-python's own class, written to a pipe as it comes.
+"""An answer by llama-cpp-python's own class, streamed to a pipe.
 
 `python -m tests.benchmarks.high_level MODEL CONTEXT THREADS TEMPERATURE TOP_K SEED MOST PROMPT`
 """

@@ -1,7 +1,7 @@
-"""A Hub in a process of its own, so that it does not share an interpreter with what is measured.
+"""A fake Hub in a separate process, so that it does not share an interpreter with the measured code.
 
 `python -m tests.benchmarks.hub_server FOLDER RATE RTT NAME=FOLDER...` prints its address and runs until its standard
-input ends. Shards that are only holes are not hashed: a plan is all that can be made of them.
+input ends. Shards that are only holes are not hashed: they serve only for plans.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _served(folder: Path) -> Repo:
 
 
 def _is_hole(path: Path) -> bool:
-    """Whether a file takes far less room than it is long."""
+    """Whether a file occupies far less disk space than its length."""
     found = os.stat(path)
     return found.st_size > 1 << 20 and found.st_blocks * 512 < found.st_size // 4
 

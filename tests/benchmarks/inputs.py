@@ -1,6 +1,6 @@
-"""The checkpoints that benchmarks work on, made in a process of its own: `python -m tests.benchmarks.inputs`.
+"""The checkpoints of the benchmarks, made in a separate process: `python -m tests.benchmarks.inputs`.
 
-A process that measures stays small (see `measure.cost_of`), and random weights of a gigabyte are not.
+A measuring process must stay small (see `measure.cost_of`), and random weights of a gigabyte are large.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from pathlib import Path
 from tests.benchmarks.measure import cost_of
 
 TOY = Path(__file__).parent.parent / "data" / "toy"
-QWENCTL = Path(sys.executable).parent / "qwenctl"  # the program as it is installed
+QWENCTL = Path(sys.executable).parent / "qwenctl"  # the installed program
 
 
 def make_input(name: str, folder: Path) -> Path:
-    """The checkpoint `name`, one of the functions below, as a folder in `folder`."""
+    """Make the checkpoint `name`, one of the functions below, in `folder`; returns its path."""
     path = folder / name
     cost_of([sys.executable, "-m", "tests.benchmarks.inputs", name, path])
     return path
 
 
 def make_toy_gguf(folder: Path) -> Path:
-    """The toy at Q8_0."""
+    """The toy model at Q8_0."""
     path = folder / "toy-Q8_0.gguf"
     cost_of([QWENCTL, "quantize", TOY, "--type", "Q8_0", "--no-vision", "--quiet", "-o", path])
     return path
 
 
 def _random_1gb(folder: Path) -> None:
-    """A mixture of experts with random weights: 64 experts in each of 4 layers and in the MTP block, 1.1 GB of BF16."""
+    """A mixture-of-experts model: 64 experts in each of 4 layers and the MTP block, random weights, 1.1 GB in BF16."""
     from tests.support import checkpoints
     from tests.support.qwen35_layout import Model
 
@@ -43,7 +43,7 @@ def _random_1gb(folder: Path) -> None:
 
 
 def _sparse(folder: Path, layers: int) -> None:
-    """Zeros that take no room on the disk: the 35B with half of its experts, 0.8 GB of BF16 a layer."""
+    """A sparse checkpoint of zeros: the 35B with half of its experts, 0.8 GB of BF16 per layer."""
     from tests.support import checkpoints
     from tests.support.qwen35_layout import PUBLISHED
 

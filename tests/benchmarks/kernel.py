@@ -1,7 +1,7 @@
-"""The share of ggml's kernels in the time of a conversion: the rest is what qwenctl adds.
+"""The share of ggml's kernels in the time of a conversion; the rest is qwenctl's overhead.
 
-Kernel seconds (summed over the threads) over wall seconds times threads, as `qwenctl quantize --json` tells them, of a
-checkpoint of 1.1 GB with nearly all weights in one type. "Process" counts the start of Python and the planning, too.
+Kernel seconds (summed over the threads) divided by wall seconds times threads, as reported by `qwenctl quantize --json`
+for a checkpoint of 1.1 GB with nearly all weights in one type. "Process" includes the start of Python and planning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.benchmarks.inputs import QWENCTL, make_input
 from tests.benchmarks.measure import Cost, cost_of
 from tests.benchmarks.settings import Settings
 
-# The issue's goal is for Q4_K. Q8_0 is as quick as the memory: there the reading and the writing show.
+# The goal is for Q4_K. Q8_0 is as fast as the memory, so reading and writing show.
 _GOALS = {"q4_k": at_least(0.9), "q6_k": None, "q8_0": None}
 
 
@@ -25,8 +25,8 @@ def run(settings: Settings) -> Iterator[Figure]:
     source = make_input("random-1gb", settings.folder)
     runs = [(kind, *_converted(settings, source, kind)) for _ in settings.rounds() for kind in _GOALS]
     for kind, goal in _GOALS.items():
-        seconds = [(told["kernel_seconds"] / settings.threads, told["seconds"], cost.wall)
-                   for name, told, cost in runs if name == kind]  # fmt: skip
+        seconds = [(report["kernel_seconds"] / settings.threads, report["seconds"], cost.wall)
+                   for name, report, cost in runs if name == kind]  # fmt: skip
         against = f"{settings.threads} threads x time of the"
         yield Figure(f"{kind}: kernel", [k / c for k, c, _ in seconds], goal, f"{against} conversion")
         yield Figure(f"{kind}: kernel", [k / p for k, _, p in seconds], None, f"{against} process")
@@ -37,5 +37,5 @@ def _converted(settings: Settings, source: Path, kind: str) -> tuple[dict[str, A
     types = ["--type", "Q8_0", "--tensor-type", f".={kind}", "-t", settings.threads]
     cost = cost_of([QWENCTL, "quantize", source, *types, "--quiet", "--json", "-o", output])
     output.unlink()
-    told: dict[str, Any] = json.loads(cost.output)
-    return told, cost
+    report: dict[str, Any] = json.loads(cost.output)
+    return report, cost

@@ -1,7 +1,7 @@
-"""What a process costs, seen from outside: time, memory, bytes written, and when its output came.
+"""The cost of a process, measured from outside: time, memory, bytes written, and the times of its output.
 
-A command comes in and is run; a `Cost` goes out. The figures are the kernel's own (wait4, /proc/PID/io) and count the
-process with all children that it waited for, so that they need no help of the program that is measured. Linux only.
+A command comes in and is run; a `Cost` goes out. The figures come from the kernel (wait4, /proc/PID/io) and cover the
+process and all children that it waited for, without help from the measured program. Linux only.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Cost:
 
 
 def cost_of(command: Sequence[object], until: bytes = b"", **environment: str) -> Cost:
-    """Run a command to its end. With `until`, `first` is when that had been printed.
+    """Run a command to its end. With `until`, `first` is the time when this text had been printed.
 
-    Raises RuntimeError with what it said if it fails. The memory is at least that of the caller, which the new process
-    starts as a copy of: a caller keeps small.
+    Raises RuntimeError with its output if it fails. The memory is at least that of the caller, because the new process
+    starts as its copy: the caller must stay small.
     """
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
@@ -52,7 +52,7 @@ def cost_of(command: Sequence[object], until: bytes = b"", **environment: str) -
         assert process.stdout is not None
         with process.stdout:
             output, first, last = _read(process.stdout, until)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but /proc still knows it
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but is still in /proc
         wall, written = time.perf_counter() - start, _written_bytes(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -64,7 +64,7 @@ def cost_of(command: Sequence[object], until: bytes = b"", **environment: str) -
 
 
 def _read(stream: IO[bytes], until: bytes) -> tuple[bytes, float, float]:
-    """All output, when the first byte came (or `until` was there), and when the last one came."""
+    """All output, the time of the first byte (or of `until`), and the time of the last byte."""
     output, first, last = b"", 0.0, 0.0
     while piece := os.read(stream.fileno(), 65536):
         output, last = output + piece, time.perf_counter()
@@ -79,20 +79,20 @@ def _written_bytes(process: int) -> int:
 
 
 def busy_seconds() -> float:
-    """CPU seconds that this machine has spent on anything since it was started."""
+    """CPU seconds that this machine has spent since it was started."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     user, nice, system, _idle, _waiting, *interrupts_and_stolen = ticks
     return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
 
 
 def own_seconds() -> float:
-    """CPU seconds of this process and of the ended ones that it started."""
+    """CPU seconds of this process and of its finished children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def busy_share(seconds: float) -> float:
-    """The share of all processors' time that is used in the next `seconds`."""
+    """The share of all processors' time that is used during the next `seconds`."""
     start = busy_seconds()
     time.sleep(seconds)
     return (busy_seconds() - start) / (seconds * (os.cpu_count() or 1))

@@ -1,6 +1,6 @@
-"""Peak memory of a conversion, from 1 GB to 8 GB, with 1, 2 and 4 workers.
+"""Peak memory of conversions of 1 GB to 8 GB with 1, 2 and 4 workers.
 
-The checkpoints are holes in files, zeros to the reader, in the shapes of the 35B model; the output, Q8_0, is real.
+The checkpoints are sparse files of zeros in the shapes of the 35B; the output, Q8_0, is real.
 """
 
 from __future__ import annotations

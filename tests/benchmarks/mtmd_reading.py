@@ -1,6 +1,6 @@
-"""A question about a picture by libmtmd's own helpers, as llama-mtmd-cli asks it; for each path, seconds are printed.
+"""A question about an image by libmtmd's helpers, as in llama-mtmd-cli; the seconds for each path are printed.
 
-`python -m tests.benchmarks.mtmd_reading MODEL MMPROJ THREADS CONTEXT`, with paths of pictures on standard input.
+`python -m tests.benchmarks.mtmd_reading MODEL MMPROJ THREADS CONTEXT`, with paths of images on standard input.
 """
 
 from __future__ import annotations

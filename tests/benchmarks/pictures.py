@@ -1,7 +1,7 @@
-"""A question about a picture against libmtmd's own helpers, and another question about it against looking again.
+"""A question about an image against libmtmd's helpers, and a second question against encoding the image again.
 
-The toy and its vision tower; a picture of 1,024 tokens that nobody has seen, and of which the file is read, decoded and
-made fit by both sides. Loading is not counted.
+The toy model and its vision encoder; a new image of 1,024 tokens each time, whose file both sides read, decode and
+resize. Loading is not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WHAT, _ANOTHER = "What is in the picture?", "What colour is it?"
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds with a new picture each: asked by us, asked again by us, asked by the helpers."""
+    """Rounds with a new image each: our first question, our second one, and one by the helpers."""
     model = settings.folder / "toy.gguf"
     cost_of([QWENCTL, "quantize", _TOY, "--type", "Q8_0", "--quiet", "-o", model])
     [mmproj] = settings.folder.glob("mmproj*")

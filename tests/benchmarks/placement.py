@@ -1,7 +1,7 @@
-"""Plans against llama-fit-params: the forecast speed of both for the same file and the same memory, and their time.
+"""Plans against llama-fit-params: forecast speeds for the same file and memory, and planning times.
 
-Devices are RPC servers on loopback that say how much memory they have; files have headers and holes. Both placements
-are judged by one cost model, ours, for RTX 3090s and two channels of DDR5. Cases where the peer gives up are counted.
+Devices are RPC servers on loopback with simulated memory; files are sparse, with real headers. Both placements are
+rated by our cost model for RTX 3090s and two channels of DDR5. Cases where llama-fit-params gives up are counted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ARGUMENT = re.compile(r"-(c|ngl|ts|ot) (?:\"([^\"]*)\"|(\S+))")
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Each case as often as there are runs; without a peer our own time alone."""
+    """Each case once per run; without llama.cpp only our own time."""
     for model, type_name, sizes in _CASES:
         path = _header_only(settings.folder, model, type_name)
         with ExitStack() as servers:
@@ -76,22 +76,22 @@ def _case(settings: Settings, name: str, model: TensorInventory, endpoints: Sequ
             theirs.append(_speed(model, machine, constraints, arguments))
     yield Figure(f"{name}: seconds of a plan", planning, at_most(0.5), "")
     if theirs:
-        fits_at_once = "ot" not in arguments  # then the peer tries one load, and not one for each guess
+        fits_at_once = "ot" not in arguments  # then llama-fit-params tries one load, and not one for each guess
         yield ratio(f"{name}: forecast", ours, theirs, "tokens/s", at_least(1.0), "llama-fit-params")
         goal = None if fits_at_once else at_most(0.3)
         yield ratio(f"{name}: time with trial loads", whole, fitting, "s", goal, "llama-fit-params")
 
 
 def _where_it_gives_up(settings: Settings, programs: Path) -> Iterator[Figure]:
-    """1 where we have a plan, or say what would be one, and the peer has none."""
+    """1 for each case in which we have a plan, or say what would fit, and llama-fit-params has none."""
     path = _header_only(settings.folder, "35B", "Q4_K_M")
     with rpc_server(12 * GIB) as endpoint:
         machine = _machine([endpoint])
         for given, constraints in _GIVEN_UP:
             plan = plan_with_dry_load(from_gguf(path), machine, replace(constraints, rpc=(endpoint,)))
             gives_up = _run(programs, path, [endpoint], *given.split()).returncode != 0
-            told = f"{plan.forecast.decode:.1f} tokens/s to nothing"
-            yield _yes(f"{given} and automatic fit: ours plans, the peer gives up", plan.exact and gives_up, told)
+            detail = f"{plan.forecast.decode:.1f} tokens/s to nothing"
+            yield _yes(f"{given} and automatic fit: ours plans, the peer gives up", plan.exact and gives_up, detail)
         refusal = _refusal(from_gguf(path), machine, replace(_CONSTRAINTS, cpu_experts=10))
         gives_up = _run(programs, path, [endpoint], *_TOO_MANY.split()).returncode != 0
         what = f"{_TOO_MANY}: ours says what fits, the peer gives up"
@@ -102,8 +102,8 @@ def _where_it_gives_up(settings: Settings, programs: Path) -> Iterator[Figure]:
         yield _yes(what, takes_it and "of RAM" in refusal.message, refusal.message)
 
 
-def _yes(what: str, is_so: bool, told: str) -> Figure:
-    return Figure(f"35B Q4_K_M, 12 GiB, {what}", [float(is_so)], at_least(1), "llama-fit-params", told)
+def _yes(what: str, is_so: bool, detail: str) -> Figure:
+    return Figure(f"35B Q4_K_M, 12 GiB, {what}", [float(is_so)], at_least(1), "llama-fit-params", detail)
 
 
 def _refusal(model: TensorInventory, machine: Machine, constraints: PlacementConstraints) -> QwenctlError:
@@ -134,7 +134,7 @@ def _machine(endpoints: Sequence[str]) -> Machine:
 
 
 def _fit(programs: Path, path: Path, endpoints: Sequence[str]) -> dict[str, str]:
-    """The arguments that the peer has found."""
+    """The arguments that llama-fit-params prints."""
     done = _run(programs, path, endpoints)
     done.check_returncode()
     return {name: quoted or plain for name, quoted, plain in _ARGUMENT.findall(done.stdout)}
@@ -149,7 +149,7 @@ def _run(programs: Path, path: Path, endpoints: Sequence[str], *more: str) -> su
 def _speed(
     model: TensorInventory, machine: Machine, constraints: PlacementConstraints, arguments: dict[str, str]
 ) -> float:
-    """Tokens a second of the peer's placement."""
+    """Tokens per second of the placement by llama-fit-params."""
     problem = build_problem(model, machine, constraints, ContextParams(32_768, 1, "f16", "f16", 512), {})
     rows = len(problem.layer_slots)
     given = int(arguments["ngl"])
@@ -162,7 +162,7 @@ def _speed(
 
 
 def _reads(problem: PlacementProblem, owners: Sequence[str], overrides: str) -> dict[str, float]:
-    """Bytes by memory that a token reads."""
+    """The bytes that a token reads, by memory."""
     pairs = [one.rpartition("=") for one in overrides.split(",") if one]
     reads = dict.fromkeys([CPU, *(device.name for device in problem.machine.devices)], 0.0)
     for row, owner in zip(problem.layer_slots, owners, strict=True):

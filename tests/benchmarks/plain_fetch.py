@@ -1,4 +1,4 @@
-"""One plain connection, one file after the other: `python -m tests.benchmarks.plain_fetch REPOSITORY FOLDER FILE...`"""
+"""Downloads files in turn over one connection: `python -m tests.benchmarks.plain_fetch REPOSITORY FOLDER FILE...`"""
 
 from __future__ import annotations
 

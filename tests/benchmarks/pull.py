@@ -1,7 +1,7 @@
 """Pulls over a simulated network against `hf download` and one plain connection; plans of the largest model.
 
-Each connection has a round trip of 30 ms and brings 50 MB/s, on loopback. Whole processes are measured, but for the
-cost of the hashes, which is that of the fetch alone. `hf download` fetches over plain HTTP, as this Hub has no other.
+Each connection on loopback has a round trip of 30 ms and 50 MB/s. Whole processes are measured, except for the cost of
+the hashes, which is measured on the download alone. `hf download` uses plain HTTP, the only protocol of this Hub.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FILES = {_LARGE: (("Large-Q8_0.gguf", 1_000_000_000),),
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of ours and theirs, in turn."""
+    """Rounds of ours and theirs in turn."""
     folders = {name: _make(settings.folder / name.replace("/", "-"), files) for name, files in _FILES.items()}
     with hub(folders, rate=RATE, rtt=RTT) as url:
         for name, what in ((_LARGE, "one file of 1 GB"), (_SPLIT, "six files of 150 MB")):
@@ -36,7 +36,7 @@ def run(settings: Settings) -> Iterator[Figure]:
 
 
 def _make(folder: Path, files: Sequence[tuple[str, int]]) -> Path:
-    """Files that cannot be compressed, made quickly."""
+    """Make incompressible files quickly."""
     folder.mkdir()
     for name, size in files:
         with Path("/dev/urandom").open("rb") as source, (folder / name).open("wb") as file:
@@ -75,7 +75,7 @@ def _cost_of_hashes(settings: Settings, url: str) -> Figure:
 
 
 def _plans(settings: Settings) -> Iterator[Figure]:
-    """The largest model, as a checkpoint of holes in the published shapes."""
+    """Plans of the largest model, a sparse checkpoint in the published shapes."""
     source = make_input("published-397b", settings.folder)
     name = "Qwen/Qwen3.5-397B-A17B"
     with hub({name: source}) as url:

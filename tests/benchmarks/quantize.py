@@ -1,8 +1,8 @@
 """Checkpoint to GGUF, against convert_hf_to_gguf.py and llama-quantize.
 
-Whole processes are measured. The checkpoint has random weights, 1.1 GB of BF16. The peer needs two steps, BF16 and then
-the type; its cost is that of both. One conversion to BF16 in a round counts for all types. That the tensors are the
-same is checked in the first round. Without llama.cpp only our own figures are shown.
+Whole processes are measured. The checkpoint has random weights, 1.1 GB of BF16. llama.cpp needs two steps, BF16 and
+then the type; its cost is the sum. One conversion to BF16 per round counts for all types. The first round checks that
+the tensors are the same. Without llama.cpp only our own figures are shown.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.support.peer import Peer
 TYPES = ("Q4_K_M", "Q8_0")
 _TWO_STEPS = "convert_hf_to_gguf.py + llama-quantize"
 _ONE_STEP = "convert_hf_to_gguf.py --outtype q8_0"
-# reference/performance.md, goals 2 and 3: half the time is what one pass saves while the kernels are ggml's own.
+# Half of the time: what one pass saves over two, as the kernels are the same (ggml's).
 _WALL, _WALL_ONE_STEP, _MEMORY, _WRITTEN = at_most(0.5), at_most(0.3), at_most(0.5), at_most(1.02)
 _Costs = dict[str, list[list[Cost]]]
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of our run and the peer's, in turn."""
+    """Rounds of our run and llama.cpp's in turn."""
     source = make_input("random-1gb", settings.folder)
     costs: _Costs = defaultdict(list)
     sizes: dict[str, int] = {}
@@ -74,7 +74,7 @@ def _against_peer(name: str, costs: _Costs) -> Iterator[Figure]:
 
 
 def _sums(ours: list[list[Cost]], theirs: list[list[Cost]], what: str) -> tuple[list[float], list[float]]:
-    """A field of `Cost` over the steps of each run."""
+    """The sum of a field of `Cost` over the steps of each run."""
     first, second = ([sum(getattr(cost, what) for cost in run) for run in runs] for runs in (ours, theirs))
     return first, second
 

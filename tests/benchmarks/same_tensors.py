@@ -1,6 +1,6 @@
-"""Are the tensors of two GGUF files the same? `python -m tests.benchmarks.same_tensors FIRST SECOND`.
+"""Whether the tensors of two GGUF files are the same: `python -m tests.benchmarks.same_tensors FIRST SECOND`.
 
-`ssm_a` aside, whose exponential differs by one unit in the last place between torch and us (`support/variants.py`).
+`ssm_a` is left out: its exponential differs by one unit in the last place between torch and us (`support/variants.py`).
 """
 
 from __future__ import annotations

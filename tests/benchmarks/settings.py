@@ -1,4 +1,4 @@
-"""What a benchmark is told: where it may write, how many threads and runs, and where llama.cpp is."""
+"""The settings of a benchmark: folder, threads, runs, and the location of llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _IDLE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """`runs` is the number of rounds, each with one run of ours and one of the peer's; the quick ones do more."""
+    """`runs` is the number of rounds, each with one run of ours and one of llama.cpp's; quick benchmarks do more."""
 
     folder: Path
     threads: int
@@ -24,7 +24,7 @@ class Settings:
     peer: Peer | None
 
     def rounds(self, times: int = 1) -> Iterator[int]:
-        """The numbers of `times * runs` rounds. Waits before each for others on the machine, at most `wait` seconds."""
+        """The numbers of `times * runs` rounds. Waits before each until the machine is idle, at most `wait` seconds."""
         for number in range(times * self.runs):
             end = time.monotonic() + self.wait
             while time.monotonic() < end and busy_share(seconds=0.5) > _IDLE_SHARE:

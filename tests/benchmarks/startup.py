@@ -1,8 +1,7 @@
-"""Time to start: of `qwenctl --help`, and of a first answer.
+"""Startup times of `qwenctl --help` and of a first answer.
 
-The first is measured against an empty Python, and one that imports typer only; the second, of a new process that loads
-the model, against llama-cli (the model's file is in the page cache for both). An answer is there when its text stands
-in the pipe.
+The first is compared with an empty Python and one that imports only typer; the second, of a new process that loads the
+model, with llama-cli (the model file is in the page cache for both). An answer counts when its text is in the pipe.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from tests.benchmarks.settings import Settings
 _HEAVY = ("numpy", "llama_cpp", "gguf", "huggingface_hub", "rich")
 _IMPORTED = "import sys; from qwenctl.cli import main; main(['--help']); print('imported:', *sys.modules)"
 _QUESTION, _ANSWER = "What is the capital of France?", b"Paris"
-# The issue: 200 ms. reference/performance.md, goal 12: 3.5 times an empty Python; first token within 1.15 of llama-cli.
+# The goals: 200 ms; at most 3.5 times an empty Python; first token within 1.15 of llama-cli.
 _MILLISECONDS, _TIMES_PYTHON, _TIMES_LLAMA_CLI = at_most(200), at_most(3.5), at_most(1.15)
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """Rounds of ours and the peer's, in turn."""
+    """Rounds of ours and llama.cpp's in turn."""
     yield from _help(settings)
     modules = subprocess.run([sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True)
     heavy = set(modules.stdout.split("imported:")[1].split()) & set(_HEAVY)

@@ -1,4 +1,4 @@
-"""The benchmarks can be called, and each of them is offered. What they measure is no matter of the test suite."""
+"""The benchmark command lists every benchmark. The measurements themselves are not part of the test suite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=FOLDER.parent.parent)
 
 
-def test_help_lists_each_benchmark_with_what_it_measures() -> None:
+def test_help_lists_each_benchmark_with_its_description() -> None:
     offered = benchmarks("--help").stdout.split("benchmarks:\n")[1].splitlines()
     paths = [path for path in FOLDER.glob("*.py") if path != Path(__file__)]
     modules = {path.stem for path in paths if "def run(" in path.read_text()}
@@ -22,7 +22,7 @@ def test_help_lists_each_benchmark_with_what_it_measures() -> None:
     assert all(len(line.split()) > 3 for line in offered)
 
 
-def test_an_unknown_benchmark_is_refused() -> None:
+def test_unknown_benchmark_is_refused() -> None:
     done = benchmarks("speed")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no such benchmark: speed" in done.stderr

@@ -1,8 +1,8 @@
-"""Decode and prefill speed of all threads and of one, on an idle machine and beside a busy process for each processor.
+"""Decode and prefill speed of all threads and of one, on an idle machine and next to one busy process per processor.
 
-Through the engine, as a chat runs: with what it chooses by itself (no `-t`), and with policies of waiting fixed by
-hand (`-t N` and OpenMP's variables), the one of GNU's OpenMP among them. Two models: the toy, whose threads meet at a
-barrier every few microseconds, and four layers of the 35B (zeros: the arithmetic is the same).
+Measured in the engine, as in a chat: with its default policy (no `-t`), and with wait policies set by hand (`-t N` and
+OpenMP's variables), including the default of GNU's OpenMP. Two models: the toy, whose threads meet at a barrier every
+few microseconds, and four layers of the 35B (zeros: the arithmetic is the same).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PROMPT = 16
 
 @dataclass(frozen=True)
 class Policy:
-    """`threads` 0 leaves it to the engine."""
+    """Threads and OpenMP variables; with `threads` 0 the engine chooses."""
 
     name: str
     threads: int
@@ -62,7 +62,7 @@ def _four_layers(folder: Path) -> Path:
 def _rates(
     settings: Settings, model: Path, policies: list[Policy], busy: int
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Tokens a second that are decoded and read, one for each round, by policy."""
+    """Decode and prefill tokens per second by policy, one value per round."""
     found: dict[str, tuple[list[float], list[float]]] = {policy.name: ([], []) for policy in policies}
     for _ in settings.rounds():
         with _busy_processes(busy):
@@ -76,7 +76,7 @@ def _rates(
 
 @contextmanager
 def _busy_processes(count: int) -> Iterator[None]:
-    """Processes that do nothing as fast as they can, and end with the block, or in ten minutes."""
+    """Busy-waiting processes, which end with the context or after ten minutes."""
     loop = "import time; end = time.monotonic() + 600\nwhile time.monotonic() < end: pass"
     running = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(count)]
     try:

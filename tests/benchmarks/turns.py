@@ -1,8 +1,8 @@
-"""The wait for the next turn's first token, and for --resume, against reading the whole conversation.
+"""Time to the first token of the next turn, and after --resume, against evaluating the whole conversation.
 
 A conversation of about 16,000 tokens in 15 turns with four layers of the 35B (zeros: the arithmetic is the same). The
-reading of what the next prompt begins with, which happens while a person reads the answer, is waited for and not
-counted; nor is the loading of the model. The engine that reads everything is the same one without snapshots.
+next prompt's prefix is evaluated while the user reads the answer: this and the loading of the model are not counted.
+The engine that evaluates everything is the same one without snapshots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _QUESTION = "And what follows from all this?"
 
 
 def run(settings: Settings) -> Iterator[Figure]:
-    """One long conversation; then rounds of its next turn, of going on with it on another day, and of reading it."""
+    """One long conversation, then rounds of its next turn, of resuming it, and of evaluating it in full."""
     model = settings.folder / "model.gguf"
     source = make_input("sparse-4-layers", settings.folder)
     cost_of([QWENCTL, "quantize", source, "--type", "Q8_0", "--quiet", "-o", model])
@@ -37,7 +37,7 @@ def run(settings: Settings) -> Iterator[Figure]:
         for _ in settings.rounds():
             engine.warm_prefix(messages, think=False, keep=keep)
             begin = time.perf_counter()
-            engine.flush()  # waits for the reading ahead, then for the disk
+            engine.flush()  # waits for the prefix evaluation, then for the disk
             save.append(time.perf_counter() - begin)
             turn.append(_first_token(engine, asked))
             resumed.append(_resume(settings, model, keep, asked))

@@ -1,1 +1,1 @@
-"""A real engine, in a child process or a fork, with the toy model in it."""
+"""Tests with a real engine that runs the toy model, in a child process or a fork."""

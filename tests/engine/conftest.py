@@ -1,4 +1,4 @@
-"""What the tests of engines share."""
+"""Fixtures shared by the engine tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.support.engines import Start, engines
 
 @pytest.fixture
 def start(toy_gguf: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts engines with the toy in them; they end with the test."""
+    """Start engines with the toy model; they are closed when the test ends."""
     with engines(toy_gguf, tmp_path, context_tokens=2048) as started:
         yield started

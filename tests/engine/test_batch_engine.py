@@ -1,4 +1,4 @@
-"""Many records in one engine: an answer does not depend on what stands beside it, and one that fails fails alone."""
+"""Many records in one engine: answers are independent of each other, and a failing record affects no other."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def output(found: dict[int, RecordDone | RecordFailed]) -> dict[int, tuple[str, 
     }
 
 
-def mixed(count: int) -> list[SubmitRequest]:
-    """Short and long prompts, thinking and not, greedy and drawn."""
+def mixed_records(count: int) -> list[SubmitRequest]:
+    """Records with short and long prompts, with and without thinking, greedy and sampled."""
     records = []
     for number in range(count):
         text = TEXTS[number % len(TEXTS)] + " please" * (number % 5 * 20)
@@ -43,28 +43,28 @@ def mixed(count: int) -> list[SubmitRequest]:
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine) -> dict[int, tuple[str, str, str]]:
-    """What is said when each record is answered after the other."""
-    found, _ = answers(engine, mixed(20), 1, shares=False)
+    """The output when the records are answered one at a time."""
+    found, _ = answers(engine, mixed_records(20), 1, shares=False)
     assert len(output(found)) == 20
     return output(found)
 
 
 @pytest.mark.parametrize("parallel", [2, 5, 20])
-def test_an_answer_is_the_same_to_the_letter_however_many_run_beside_it(
+def test_answers_are_identical_at_every_parallelism(
     engine: Engine, alone: dict[int, tuple[str, str, str]], parallel: int
 ) -> None:
-    assert output(answers(engine, mixed(20), parallel)[0]) == alone
+    assert output(answers(engine, mixed_records(20), parallel)[0]) == alone
 
 
-def test_an_answer_is_the_same_in_another_order_and_among_others(
+def test_answers_are_identical_in_another_order_with_other_records(
     engine: Engine, alone: dict[int, tuple[str, str, str]]
 ) -> None:
     others = [add(100 + number, f"Count from {number} to 9.", max_tokens=40) for number in range(6)]
-    found, _ = answers(engine, [*others, *reversed(mixed(20))], 7)
+    found, _ = answers(engine, [*others, *reversed(mixed_records(20))], 7)
     assert {number: text for number, text in output(found).items() if number < 100} == alone
 
 
-def test_an_answer_is_that_of_a_chat(engine: Engine) -> None:
+def test_batch_answer_equals_the_chat_answer(engine: Engine) -> None:
     found, _ = answers(engine, [add(number, text, think=True) for number, text in enumerate(TEXTS)], 8)
     for number, text in enumerate(TEXTS):
         one = found[number]
@@ -72,7 +72,7 @@ def test_an_answer_is_that_of_a_chat(engine: Engine) -> None:
         assert one.text == QUESTIONS[number]["answer"], text
 
 
-def test_what_prompts_have_in_common_is_evaluated_once_and_changes_nothing(engine: Engine) -> None:
+def test_common_prefix_is_evaluated_once_without_changing_answers(engine: Engine) -> None:
     records = [
         SubmitRequest(number, (SYSTEM, Message("user", text)), False, GREEDY, 30) for number, text in enumerate(TEXTS)
     ]
@@ -82,11 +82,11 @@ def test_what_prompts_have_in_common_is_evaluated_once_and_changes_nothing(engin
     assert counted.shared_tokens == 0
     assert fewer.prompt_tokens < counted.prompt_tokens / 3
     cached = [one.usage.cached_tokens for one in shared.values() if isinstance(one, RecordDone)]
-    assert sorted(cached)[1] > 60  # one may be on its way before another has come
+    assert sorted(cached)[1] > 60  # one record may be in progress before the next arrives
 
 
-def test_nested_beginnings_are_found_by_their_tokens(engine: Engine) -> None:
-    """A system prompt that all have, and documents that some have, in an order that mixes them."""
+def test_nested_prefixes_are_shared_without_changing_answers(engine: Engine) -> None:
+    """All records share a system prompt and some share a document, in mixed order."""
     records = [
         SubmitRequest(
             number,
@@ -103,14 +103,14 @@ def test_nested_beginnings_are_found_by_their_tokens(engine: Engine) -> None:
     assert fewer.prompt_tokens < counted.prompt_tokens / 3
 
 
-def test_the_same_prompt_many_times_is_read_once(engine: Engine) -> None:
+def test_repeated_prompt_is_evaluated_once(engine: Engine) -> None:
     prompt = "repeat: " + "blue " * 40
     found, progress = answers(engine, [add(number, prompt, max_tokens=5) for number in range(12)], 4)
     assert len({one.text for one in found.values() if isinstance(one, RecordDone)}) == 1
     assert progress.prompt_tokens < 2 * next(iter(found.values())).usage.prompt_tokens  # type: ignore[union-attr]
 
 
-def test_a_record_that_cannot_be_answered_fails_alone(engine: Engine) -> None:
+def test_invalid_record_fails_without_affecting_other_records(engine: Engine) -> None:
     records = [
         add(0, TEXTS[0]),
         add(1, "word " * 600),
@@ -146,7 +146,7 @@ def test_each_record_has_its_own_limits(engine: Engine) -> None:
     assert json.loads(schema.text) in ("mauve", "teal")
 
 
-def test_an_answer_ends_where_its_room_does(engine: Engine) -> None:
+def test_answer_stops_when_the_context_of_its_record_is_full(engine: Engine) -> None:
     record = add(0, "Count from 1 to 9.")
     whole, _ = answers(engine, [record], 2)
     one = whole[0]
@@ -158,7 +158,7 @@ def test_an_answer_ends_where_its_room_does(engine: Engine) -> None:
     assert one.text.startswith(cut.text)
 
 
-def test_the_number_is_measured_where_none_is_given(engine: Engine) -> None:
+def test_parallelism_is_measured_when_not_given(engine: Engine) -> None:
     engine.send(StartBatch(LoadParams(context_tokens=256, threads=1), 0, max_parallel=4))
     opened = engine.receive(60)
     assert isinstance(opened, BatchStarted)
@@ -166,7 +166,7 @@ def test_the_number_is_measured_where_none_is_given(engine: Engine) -> None:
     assert {"1", "2"} <= opened.rates.keys() <= {"1", "2", "4"}
 
 
-def test_after_a_batch_the_engine_answers_as_before(engine: Engine) -> None:
+def test_engine_answers_a_chat_after_a_batch(engine: Engine) -> None:
     answers(engine, [add(0, TEXTS[0])], 2)
     request = Generate((Message("user", TEXTS[0]),), False, GREEDY)
     events = [event for event in engine.generate(request) if isinstance(event, TextDelta | GenerationFinished)]

@@ -1,4 +1,4 @@
-"""A batch that Python runs: three values go in, statistics come out; who answers follows a script, in this process."""
+"""Batches run from Python: input, output and backend go in, statistics come out. A scripted backend answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.batching import QUESTIONS, read_lines, short_records, write_l
 
 
 class Scripted:
-    """Answers with the question in upper case, the last that was submitted first; "fail" fails and "end" raises."""
+    """A backend that answers in upper case, last submitted first; "fail" fails and "end" raises."""
 
     model, queue_depth = "scripted", 4
 
@@ -55,7 +55,7 @@ class Scripted:
 
 @dataclass(frozen=True)
 class ScriptedSpec:
-    """Makes `Scripted` backends, and remembers them and what they were made for."""
+    """Makes `Scripted` backends and records each with the input that it was opened for."""
 
     name: str = "scripted"
     ends_with: BaseException | None = None
@@ -69,7 +69,7 @@ class ScriptedSpec:
         return self.opened[-1][0]
 
 
-def asked(backend: ScriptedSpec) -> list[str]:
+def asked_prompts(backend: ScriptedSpec) -> list[str]:
     return [record.messages[-1].content for made, _ in backend.opened for record in made.asked]
 
 
@@ -84,9 +84,7 @@ def output(tmp_path: Path) -> OutputSpec:
     return OutputSpec(tmp_path / "out.jsonl")
 
 
-def test_answers_stand_in_the_order_of_the_input_and_statistics_come_back(
-    source: InputSpec, output: OutputSpec
-) -> None:
+def test_run_writes_answers_in_input_order_and_returns_statistics(source: InputSpec, output: OutputSpec) -> None:
     backend, seen = ScriptedSpec(), list[BatchStats]()
     stats = batch.run(input=source, output=output, backend=backend, on_progress=seen.append)
     assert [(line["id"], line["answer"]) for line in read_lines(Path(output.path))] == [
@@ -101,25 +99,25 @@ def test_answers_stand_in_the_order_of_the_input_and_statistics_come_back(
     assert given == source
 
 
-def test_failed_records_are_listed_and_tried_again_when_asked_for(source: InputSpec, output: OutputSpec) -> None:
+def test_failed_records_are_listed_and_retried_on_request(source: InputSpec, output: OutputSpec) -> None:
     batch.run(input=source, output=output, backend=ScriptedSpec())
     errors = Path(output.path).with_name("out.errors.jsonl")
     assert [line["id"] for line in read_lines(errors)] == ["fail"]
     again = ScriptedSpec()
     stats = batch.run(input=source, output=output, backend=again)
-    assert (stats.known, stats.answered, stats.failed, asked(again)) == (5, 0, 1, [])
+    assert (stats.known, stats.answered, stats.failed, asked_prompts(again)) == (5, 0, 1, [])
     retried = ScriptedSpec()
     batch.run(input=source, output=OutputSpec(output.path, retry_errors=True), backend=retried)
-    assert asked(retried) == ["fail"]
+    assert asked_prompts(retried) == ["fail"]
 
 
-def test_a_batch_is_resumed_after_its_backend_has_ended(tmp_path: Path, output: OutputSpec) -> None:
+def test_batch_resumes_after_a_backend_error(tmp_path: Path, output: OutputSpec) -> None:
     prompts = ["a", "b", "c", "d", "e", "end", "f"]
     source = InputSpec(write_lines(tmp_path / "in.jsonl", [{"prompt": text} for text in prompts]))
     backend = ScriptedSpec(ends_with=QwenctlError("gone", "look", ExitCode.NETWORK))
     with pytest.raises(QwenctlError) as caught:
         batch.run(input=source, output=output, backend=backend)
-    done = len(asked(backend)) - 1
+    done = len(asked_prompts(backend)) - 1
     assert caught.value.message == f"gone; {done} of 7 records are done"
     assert (caught.value.hint, caught.value.code) == ("look; the same command resumes", ExitCode.NETWORK)
     assert backend.opened[0][0].is_closed
@@ -132,7 +130,7 @@ def test_a_batch_is_resumed_after_its_backend_has_ended(tmp_path: Path, output: 
 @pytest.mark.parametrize(
     ("end", "code"), [(KeyboardInterrupt(), ExitCode.INTERRUPTED), (SystemExit(143), ExitCode.TERMINATED)]
 )
-def test_a_signal_ends_a_batch_as_an_error_that_says_how_far_it_came(
+def test_signal_ends_a_batch_with_an_error_that_counts_finished_records(
     end: BaseException, code: ExitCode, tmp_path: Path, output: OutputSpec
 ) -> None:
     source = InputSpec(write_lines(tmp_path / "in.jsonl", [{"prompt": "end"}]))
@@ -141,7 +139,7 @@ def test_a_signal_ends_a_batch_as_an_error_that_says_how_far_it_came(
     assert (caught.value.message, caught.value.code) == ("stopped; 0 of 1 records are done", code)
 
 
-def test_settings_that_have_changed_are_refused_unless_forced(source: InputSpec, output: OutputSpec) -> None:
+def test_changed_settings_are_refused_unless_forced(source: InputSpec, output: OutputSpec) -> None:
     batch.run(input=source, output=output, backend=ScriptedSpec())
     hot = GenerationParams(sampling={"temperature": 2.0})
     for backend, params, name in (
@@ -154,13 +152,13 @@ def test_settings_that_have_changed_are_refused_unless_forced(source: InputSpec,
     forced = OutputSpec(output.path, resume="force")
     stats = batch.run(input=source, output=forced, backend=ScriptedSpec(), params=hot)
     assert stats.known == 5
-    anew = ScriptedSpec("another")
-    batch.run(input=source, output=OutputSpec(output.path, overwrite=True), backend=anew)
-    assert len(asked(anew)) == 6
+    overwriting = ScriptedSpec("another")
+    batch.run(input=source, output=OutputSpec(output.path, overwrite=True), backend=overwriting)
+    assert len(asked_prompts(overwriting)) == 6
 
 
-def test_settings_are_recorded_by_the_names_of_options(source: InputSpec, output: OutputSpec) -> None:
-    """As every release has written them: an output of an earlier one can be resumed."""
+def test_settings_are_recorded_under_their_option_names(source: InputSpec, output: OutputSpec) -> None:
+    """The names never change, so that output of an earlier release can be resumed."""
     params = GenerationParams(think=False, max_tokens=9, sampling={"top_k": 3}, grammar='root ::= "A"')
     recorded = OutputSpec(output.path, recorded_as={"grammar": "a.gbnf"})
     batch.run(input=source, output=recorded, backend=ScriptedSpec(), params=params)
@@ -174,13 +172,13 @@ def test_settings_are_recorded_by_the_names_of_options(source: InputSpec, output
     )  # fmt: skip
 
 
-def test_first_records_or_drawn_ones_are_asked_with_templates_and_a_prefix(tmp_path: Path, output: OutputSpec) -> None:
+def test_limit_and_sample_select_records_and_templates_build_prompts(tmp_path: Path, output: OutputSpec) -> None:
     path = tmp_path / "in.txt"
     path.write_text("".join(f"{number}\n" for number in range(50)))
     for given, many in ((InputSpec(path, "lines", limit=3), 3), (InputSpec(path, "lines", sample=7, seed=1), 7)):
         backend = ScriptedSpec()
-        anew = OutputSpec(output.path, overwrite=True)
-        stats = batch.run(input=given, output=anew, backend=backend)
+        overwriting = OutputSpec(output.path, overwrite=True)
+        stats = batch.run(input=given, output=overwriting, backend=backend)
         assert (stats.total, stats.answered, given.most) == (many, many, many)
     backend = ScriptedSpec()
     spec = InputSpec(path, "lines", prompt="say {text}", prefix="Be {brief}.", limit=1)
@@ -189,7 +187,7 @@ def test_first_records_or_drawn_ones_are_asked_with_templates_and_a_prefix(tmp_p
     assert [(one.role, one.content) for one in record.messages] == [("system", "Be {brief}."), ("user", "say 0")]
 
 
-def test_passthrough_and_one_field_alone(tmp_path: Path, output: OutputSpec) -> None:
+def test_passthrough_fields_and_a_selected_field_are_written(tmp_path: Path, output: OutputSpec) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a", "lang": "fr"}])
     batch.run(input=InputSpec(source, passthrough=("lang",)), output=output, backend=ScriptedSpec())
     assert [line["lang"] for line in read_lines(Path(output.path))] == ["fr"]
@@ -210,14 +208,24 @@ def test_passthrough_and_one_field_alone(tmp_path: Path, output: OutputSpec) -> 
         (lambda: OutputSpec(resume="force"), "standard output cannot be resumed"),
         (lambda: OutputSpec(retry_errors=True), "standard output cannot be resumed"),
     ],
+    ids=[
+        "null with csv",
+        "files without prompt",
+        "prefix with system",
+        "reserved passthrough field",
+        "select with OpenAI format",
+        "overwrite of standard output",
+        "resume of standard output",
+        "retry on standard output",
+    ],
 )
-def test_a_value_that_contradicts_itself_cannot_be_made(make: Callable[[], object], message: str) -> None:
+def test_contradictory_spec_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(QwenctlError) as caught:
         make()
     assert (caught.value.message, caught.value.code) == (message, ExitCode.USAGE)
 
 
-def test_an_output_that_is_the_input_locked_or_nowhere_is_refused(source: InputSpec, tmp_path: Path) -> None:
+def test_output_that_is_the_input_or_locked_or_without_a_folder_is_refused(source: InputSpec, tmp_path: Path) -> None:
     def message(path: Path) -> str:
         backend = ScriptedSpec()
         with pytest.raises(QwenctlError) as caught:
@@ -231,30 +239,30 @@ def test_an_output_that_is_the_input_locked_or_nowhere_is_refused(source: InputS
         assert message(tmp_path / "out.jsonl").endswith("is writing this output")
 
 
-def test_an_estimate_asks_a_few_records_and_writes_nothing(tmp_path: Path) -> None:
+def test_estimate_samples_a_few_records_and_writes_nothing(tmp_path: Path) -> None:
     records: list[object] = [{"prompt": f"question {number}"} for number in range(100)]
     source = write_lines(tmp_path / "in.jsonl", [*records, 7])
-    backend, told = ScriptedSpec(), list[str]()
+    backend, warnings = ScriptedSpec(), list[str]()
     found = batch.estimate(
         input=InputSpec(source), output=OutputSpec(tmp_path / "out.jsonl"), backend=backend,
-        params=GenerationParams(), on_warning=told.append,
+        params=GenerationParams(), on_warning=warnings.append,
     )  # fmt: skip
     assert (found.records, found.bad, found.tried, found.parallel) == (100, 1, 8, 4)
-    assert len(asked(backend)) == 8
+    assert len(asked_prompts(backend)) == 8
     assert 190 <= found.prompt_tokens <= 210
     assert found.answer_tokens == 100
     assert found.seconds is None
-    assert told[0].startswith(f"{source}:101:1: ")
+    assert warnings[0].startswith(f"{source}:101:1: ")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_an_endpoint_is_known_by_its_model_and_keeps_its_key_to_itself() -> None:
+def test_endpoint_identity_is_its_model_and_repr_hides_the_key() -> None:
     spec = EndpointSpec(("http://a",), "some/model", api_key="secret")
     assert spec.identity() == {"model": "some/model", "endpoint": True}
     assert "secret" not in repr(spec)
 
 
-def test_the_engine_here_answers_a_batch_of_python(toy_gguf: Path, tmp_path: Path, output: OutputSpec) -> None:
+def test_local_engine_answers_a_batch_run_from_python(toy_gguf: Path, tmp_path: Path, output: OutputSpec) -> None:
     source = InputSpec(write_lines(tmp_path / "in.jsonl", short_records(4)))
     backend = EngineSpec(toy_gguf, LoadRequest(PlacementConstraints(context=512, threads=1)), parallel=2)
     greedy = GenerationParams(sampling={"temperature": 0.0, "presence_penalty": 0.0})
@@ -266,7 +274,7 @@ def test_the_engine_here_answers_a_batch_of_python(toy_gguf: Path, tmp_path: Pat
     assert settings == {**settings, **backend.identity(), "room": 512, "cache": "f16 f16"}
 
 
-def test_without_a_model_the_input_is_looked_at_first(tmp_path: Path, output: OutputSpec) -> None:
+def test_input_is_checked_before_a_missing_model_is_reported(tmp_path: Path, output: OutputSpec) -> None:
     source = InputSpec(write_lines(tmp_path / "in.jsonl", short_records(1)))
     for given, message in (
         (InputSpec(tmp_path), f"{tmp_path} is a folder"),

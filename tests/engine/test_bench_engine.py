@@ -1,4 +1,4 @@
-"""What an engine measures for `qwenctl bench`."""
+"""The engine's measurements for `qwenctl bench`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def engine(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield engine
 
 
-def test_an_engine_holds_what_was_measured_and_nothing_more(engine: Engine) -> None:
+def test_measure_leaves_only_the_measured_tokens_in_the_context(engine: Engine) -> None:
     for _ in range(2):
         assert engine.measure(prompt=40, depth=100) > 0
         assert engine.stats().context_used == 140
@@ -31,13 +31,13 @@ def test_an_engine_holds_what_was_measured_and_nothing_more(engine: Engine) -> N
     assert engine.stats().context_used == 3
 
 
-def test_a_depth_is_read_once_and_not_counted(engine: Engine) -> None:
+def test_measure_excludes_the_prefill_of_its_depth(engine: Engine) -> None:
     deep, without = engine.measure(generate=1, depth=480), engine.measure(prompt=480)
     again = min(engine.measure(generate=1, depth=480) for _ in range(3))
     assert min(deep, again) < without  # a token costs less than 480
 
 
-def test_more_than_the_context_holds_is_refused(engine: Engine) -> None:
+def test_measure_beyond_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(QwenctlError) as refused:
         engine.measure(prompt=500, depth=100)
     assert (refused.value.message, refused.value.code) == ("600 tokens, context is 512", 65)

@@ -1,4 +1,4 @@
-"""A conversation longer than the context goes on as it was asked to: stopped, cut at its beginning, or summed up."""
+"""A conversation longer than the context is stopped, loses its oldest turns, or is summarized, as configured."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ def model(toy_gguf: Path, tmp_path: Path) -> Iterator[LoadedEngine]:
 
 
 def talk(model: LoadedEngine, on_full: ContextFullPolicy, turns: int) -> tuple[Conversation, list[str]]:
-    """A conversation of many turns, and what was told on its way."""
-    conversation, told = TALK, list[str]()
+    """A conversation of `turns` turns, and the notices shown along the way."""
+    conversation, notices = TALK, list[str]()
     for _ in range(turns):
-        asked = trim_context(model, conversation.with_user("What is the capital of France?"), on_full, told.append)
+        asked = trim_context(model, conversation.with_user("What is the capital of France?"), on_full, notices.append)
         events = model.engine.generate(request(asked, model.loaded, AnswerLimits(40)))
         answer = "".join(event.text for event in events if isinstance(event, TextDelta))
         assert answer
         conversation = asked.with_answer(answer, "")
-    return conversation, told
+    return conversation, notices
 
 
-def test_by_default_it_stops_with_an_error(model: LoadedEngine) -> None:
+def test_full_context_stops_with_an_error_by_default(model: LoadedEngine) -> None:
     with pytest.raises(QwenctlError, match=r"prompt has \d+ tokens, context is 512"):
         talk(model, "stop", 40)
 
 
-def test_the_oldest_turns_are_left_out_and_that_is_said(model: LoadedEngine) -> None:
-    conversation, told = talk(model, "drop-oldest", 40)
-    assert told
-    assert all("oldest messages are no longer sent" in line for line in told)
-    assert len(told) < 16  # not at every turn
+def test_oldest_turns_are_dropped_with_a_notice(model: LoadedEngine) -> None:
+    conversation, notices = talk(model, "drop-oldest", 40)
+    assert notices
+    assert all("oldest messages are no longer sent" in line for line in notices)
+    assert len(notices) < 16  # not at every turn
     assert len(conversation.turns) == 80  # nothing is lost
     assert conversation.prompt_messages[0] == Message("system", "You are a helpful assistant.")
     assert conversation.prompt_messages[1].role == "user"
 
 
-def test_the_oldest_turns_become_a_summary(model: LoadedEngine) -> None:
-    conversation, told = talk(model, "summarize", 25)
-    assert any("are summarized" in line for line in told)
+def test_oldest_turns_are_replaced_by_a_summary(model: LoadedEngine) -> None:
+    conversation, notices = talk(model, "summarize", 25)
+    assert any("are summarized" in line for line in notices)
     assert conversation.summary
     assert conversation.prompt_messages[0].content == (
         f"You are a helpful assistant.\n\nSummary of the earlier conversation:\n{conversation.summary}"
     )
 
 
-def test_a_single_question_that_does_not_fit_is_left_alone(model: LoadedEngine) -> None:
+def test_single_oversized_question_is_not_trimmed(model: LoadedEngine) -> None:
     asked = TALK.with_user("word " * 500)
     assert trim_context(model, asked, "drop-oldest", print) == asked
 
 
-def test_to_take_back_what_is_left_out_leaves_a_conversation_that_can_go_on() -> None:
+def test_undo_of_dropped_turns_leaves_a_usable_conversation() -> None:
     long = TALK.with_user("1").with_answer("a", "").with_user("2").with_answer("b", "").with_user("3")
     shorter = long.without_oldest()
     assert shorter is not None

@@ -1,4 +1,4 @@
-"""The engine as a child process: it answers, obeys, and when it dies the program lives and says why."""
+"""The engine as a child process: it answers and can be cancelled, and the program survives and explains its death."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def output(engine: Engine, request: Generate = FRANCE) -> str:
     return "".join(event.text for event in engine.generate(request) if isinstance(event, TextDelta))
 
 
-def test_loading_tells_how_far_it_is_and_what_was_loaded(toy_gguf: Path, unloaded: Engine) -> None:
+def test_load_reports_progress_and_model_info(toy_gguf: Path, unloaded: Engine) -> None:
     *progress, loaded = unloaded.load(toy_gguf, SETTINGS)
     fractions = [event.fraction for event in progress if isinstance(event, LoadProgress)]
     assert len(fractions) == len(progress) > 1
@@ -66,7 +66,7 @@ def test_loading_tells_how_far_it_is_and_what_was_loaded(toy_gguf: Path, unloade
     assert loaded.generation_config == {"temperature": pytest.approx(0.6), "top_k": 20, "top_p": pytest.approx(0.95)}
 
 
-def test_an_answer_comes_with_its_counts(engine: Engine) -> None:
+def test_answer_reports_its_usage_and_timings(engine: Engine) -> None:
     *pieces, finished = engine.generate(FRANCE)
     tokens = [event for event in pieces if isinstance(event, TextDelta)]
     assert isinstance(finished, GenerationFinished)
@@ -86,23 +86,23 @@ def test_thinking_has_its_own_channel_and_count(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_an_answer_ends_at_its_longest(engine: Engine, most: int) -> None:
+def test_answer_stops_at_max_tokens(engine: Engine, most: int) -> None:
     *_, finished = engine.generate(Generate(FRANCE.messages, False, GREEDY, most))
     assert isinstance(finished, GenerationFinished)
     assert (finished.reason, finished.usage.answer_tokens) == ("length", most)
 
 
-def test_an_answer_ends_where_the_context_is_full(toy_gguf: Path, unloaded: Engine) -> None:
+def test_answer_stops_when_the_context_is_full(toy_gguf: Path, unloaded: Engine) -> None:
     list(unloaded.load(toy_gguf, LoadParams(context_tokens=32, threads=1)))
     *_, finished = unloaded.generate(Generate(FRANCE.messages, True, GREEDY))
     assert isinstance(finished, GenerationFinished)
     assert (finished.reason, finished.usage.context_used) == ("context", 32)
 
 
-# ------------------------------------------------------------------ obeying
+# ------------------------------------------------------------------ cancelling
 
 
-def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
+def test_prefill_can_be_cancelled(engine: Engine) -> None:
     events = engine.generate(LONG)
     seen = [next(events)]
     engine.cancel()
@@ -114,7 +114,7 @@ def test_a_prompt_that_is_being_read_can_be_stopped(engine: Engine) -> None:
     assert output(engine) == "The capital of France is Paris."
 
 
-def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
+def test_generation_can_be_cancelled(engine: Engine) -> None:
     endless = Generate(FRANCE.messages, False, Sampling(temperature=50, top_k=0, top_p=1, seed=9))
     events = engine.generate(endless)
     first = next(event for event in events if isinstance(event, TextDelta))
@@ -125,15 +125,15 @@ def test_an_answer_that_is_being_written_can_be_stopped(engine: Engine) -> None:
     assert rest[-1].reason == "cancelled"
 
 
-def test_to_stop_what_is_over_stops_nothing_later(engine: Engine) -> None:
+def test_cancel_after_the_end_does_not_affect_later_requests(engine: Engine) -> None:
     for _ in range(3):
         assert output(engine) == "The capital of France is Paris."
         engine.cancel()
-        engine._write(b'["Cancel", {}]\n')  # as if it had crossed with the last event
+        engine._write(b'["Cancel", {}]\n')  # as if it had been sent at the same time as the last event
 
 
-def test_to_stop_while_the_request_is_being_sent_is_not_lost(engine: Engine) -> None:
-    """The handler of a signal can run between any two writes."""
+def test_cancel_while_a_request_is_being_sent_takes_effect(engine: Engine) -> None:
+    """A signal handler can run between any two writes."""
     huge = Generate((Message("user", "word " * 30_000),), False, GREEDY)
     previous = signal.signal(signal.SIGALRM, lambda *_: engine.cancel())
     signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
@@ -147,27 +147,27 @@ def test_to_stop_while_the_request_is_being_sent_is_not_lost(engine: Engine) -> 
     assert output(engine) == "The capital of France is Paris."
 
 
-def test_an_answer_nobody_reads_to_its_end_does_not_disturb_the_next(engine: Engine) -> None:
+def test_abandoned_answer_does_not_disturb_the_next_request(engine: Engine) -> None:
     next(engine.generate(LONG))
     assert engine.stats().context_tokens == 65_536
     assert output(engine) == "The capital of France is Paris."
 
 
-def test_ctrl_c_of_the_terminal_does_not_end_the_engine(engine: Engine) -> None:
+def test_sigint_does_not_end_the_engine(engine: Engine) -> None:
     os.kill(engine.pid, signal.SIGINT)
     assert output(engine) == "The capital of France is Paris."
 
 
-# ------------------------------------------------------------------ dying
+# ------------------------------------------------------------------ crashes
 
 
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGKILL])
-def test_an_engine_that_dies_is_a_failure_with_its_signal(engine: Engine, number: signal.Signals) -> None:
+def test_killed_engine_is_an_error_that_names_the_signal(engine: Engine, number: signal.Signals) -> None:
     events = engine.generate(LONG)
     next(events)
     os.kill(engine.pid, number)
-    said = rf"the model engine stopped while it read the prompt \({number.name}"
-    with pytest.raises(QwenctlError, match=said) as caught:
+    expected_error = rf"the model engine stopped while it read the prompt \({number.name}"
+    with pytest.raises(QwenctlError, match=expected_error) as caught:
         list(events)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
     with pytest.raises(QwenctlError):
@@ -188,8 +188,8 @@ def with_number(gguf: Path, folder: Path, key: str, number: int) -> Path:
     return folder / "changed.gguf"
 
 
-def test_the_reason_of_an_abort_is_told(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
-    """More experts than LLAMA_MAX_EXPERTS: libllama ends its process. (`model_file` would refuse the file before.)"""
+def test_engine_abort_is_reported_with_its_reason(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+    """More experts than LLAMA_MAX_EXPERTS make libllama abort. (The program itself would refuse the file earlier.)"""
     bad = with_number(toy_gguf, tmp_path, "expert_count", 5000)
     reason = r"while it loaded the model \(SIGABRT: [\w-]+\.cpp:\d+: GGML_ASSERT\(.*LLAMA_MAX_EXPERTS"
     with pytest.raises(QwenctlError, match=reason) as caught:
@@ -204,8 +204,9 @@ def test_the_reason_of_an_abort_is_told(toy_gguf: Path, tmp_path: Path, unloaded
         (BackendCheck(PASSED), "llama.cpp's check had passed; `qwenctl doctor --measure` checks again"),
         (BackendCheck(PASSED, FAILED), "llama.cpp's check had failed with extra buffer types (AMX); `qwenctl doctor"),
     ],
+    ids=["no check", "passed check", "failed check"],
 )
-def test_engine_that_dies_tells_what_the_backend_check_found(
+def test_engine_crash_hint_quotes_the_backend_check(
     toy_gguf: Path, tmp_path: Path, check: BackendCheck | None, words: str
 ) -> None:
     with Engine.start(tmp_path, check) as engine:
@@ -220,14 +221,14 @@ def test_engine_that_dies_tells_what_the_backend_check_found(
     assert "; its log: " in caught.value.hint
 
 
-def test_engine_illegal_instruction_tells_how_to_build(engine: Engine) -> None:
+def test_illegal_instruction_hint_shows_the_build_command(engine: Engine) -> None:
     os.kill(engine.pid, signal.SIGILL)
     with pytest.raises(QwenctlError, match=r"\(SIGILL\)") as caught:
         engine.stats()
     assert build_command("CPU") in caught.value.hint
 
 
-def test_engine_error_of_python_is_told_as_itself(toy_gguf: Path, unloaded: Engine) -> None:
+def test_python_exception_in_the_engine_is_reported_with_its_text(toy_gguf: Path, unloaded: Engine) -> None:
     with pytest.raises(QwenctlError) as caught:
         list(unloaded.load(toy_gguf, replace(SETTINGS, cache_type_k="none")))
     expected = r"the model engine failed while it loaded the model \(KeyError: 'NONE'\)"
@@ -235,7 +236,7 @@ def test_engine_error_of_python_is_told_as_itself(toy_gguf: Path, unloaded: Engi
     assert caught.value.code == ExitCode.ENGINE_CRASHED
 
 
-def test_request_of_a_wrong_type_is_refused_and_the_engine_lives(engine: Engine) -> None:
+def test_request_with_a_wrong_field_type_is_refused_and_the_engine_survives(engine: Engine) -> None:
     with pytest.raises(QwenctlError, match=r"Expected `int`, got `str` - at `\$.max_tokens`") as caught:
         list(engine.generate(replace(FRANCE, max_tokens="many")))  # type: ignore[arg-type]
     assert caught.value.code == ExitCode.BUG
@@ -245,7 +246,7 @@ def test_request_of_a_wrong_type_is_refused_and_the_engine_lives(engine: Engine)
 @pytest.mark.parametrize(
     "line", [b"nonsense\n", b'["Ask", {}]\n', b'["Count", {}]\n', b'["TokenCount", {"tokens": 1}]\n']
 )
-def test_line_that_is_no_request_is_refused_and_the_engine_lives(engine: Engine, line: bytes) -> None:
+def test_invalid_line_is_refused_and_the_engine_survives(engine: Engine, line: bytes) -> None:
     engine._pending_reply = True
     engine._write(line)
     answer = engine._receive()
@@ -255,7 +256,7 @@ def test_line_that_is_no_request_is_refused_and_the_engine_lives(engine: Engine,
     assert output(engine) == "The capital of France is Paris."
 
 
-def test_line_that_is_no_request_is_refused_after_what_came_before(engine: Engine) -> None:
+def test_invalid_line_during_an_answer_is_refused_after_the_answer(engine: Engine) -> None:
     events = engine.generate(FRANCE)
     next(events)
     engine._write(b"nonsense\n")
@@ -265,8 +266,8 @@ def test_line_that_is_no_request_is_refused_after_what_came_before(engine: Engin
 
 
 @pytest.mark.parametrize("line", ["nonsense", '["Tell", {}]', '["TokenCount", {}]', '["Stats", {}]', '["Flushed", {}]'])
-def test_what_an_engine_says_and_nothing_asked_for_is_one_failure(tmp_path: Path, line: str) -> None:
-    """One that is no event at all, or answers something else."""
+def test_unexpected_engine_output_is_an_error_and_ends_the_engine(tmp_path: Path, line: str) -> None:
+    """The output is not an event, or it answers another request."""
     program = f"import sys; sys.stdin.readline(); print({line!r}, flush=True); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -278,7 +279,9 @@ def test_what_an_engine_says_and_nothing_asked_for_is_one_failure(tmp_path: Path
         assert process.poll() is not None
 
 
-def test_a_file_that_libllama_refuses_is_told_with_its_reason(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+def test_model_refused_by_libllama_is_reported_with_its_reason(
+    toy_gguf: Path, tmp_path: Path, unloaded: Engine
+) -> None:
     data = toy_gguf.read_bytes().replace(b"blk.1.attn_norm.weight", b"blk.1.attn_nurm.weight")
     (tmp_path / "bad.gguf").write_bytes(data)
     with pytest.raises(
@@ -288,7 +291,7 @@ def test_a_file_that_libllama_refuses_is_told_with_its_reason(toy_gguf: Path, tm
     assert caught.value.code == ExitCode.BAD_DATA
 
 
-def test_a_context_too_large_for_the_memory_is_told(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
+def test_context_too_large_for_memory_is_reported(toy_gguf: Path, tmp_path: Path, unloaded: Engine) -> None:
     import resource
 
     wide = with_number(toy_gguf, tmp_path, "context_length", 20_000_000)
@@ -298,13 +301,13 @@ def test_a_context_too_large_for_the_memory_is_told(toy_gguf: Path, tmp_path: Pa
     assert caught.value.code == ExitCode.NO_MEMORY
 
 
-def test_a_context_longer_than_the_model_can_take_is_refused(toy_gguf: Path, unloaded: Engine) -> None:
+def test_context_above_the_model_maximum_is_refused(toy_gguf: Path, unloaded: Engine) -> None:
     with pytest.raises(QwenctlError, match="1,010,001") as caught:
         list(unloaded.load(toy_gguf, LoadParams(context_tokens=1_010_001)))
     assert (caught.value.hint, caught.value.code) == ("-c 1010000", ExitCode.USAGE)
 
 
-def test_the_engine_ends_with_the_program_that_started_it(toy_gguf: Path, tmp_path: Path) -> None:
+def test_engine_ends_when_its_parent_dies(toy_gguf: Path, tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
@@ -324,7 +327,7 @@ time.sleep(60)
         until(lambda: not psutil.pid_exists(child))
 
 
-def test_only_the_newest_logs_are_kept(toy_gguf: Path, tmp_path: Path) -> None:
+def test_only_the_newest_logs_remain(toy_gguf: Path, tmp_path: Path) -> None:
     for _ in range(12):
         Engine.start(tmp_path).close()
     assert len(list(tmp_path.glob("engine-*.log"))) == 8

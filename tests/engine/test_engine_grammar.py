@@ -1,4 +1,4 @@
-"""An answer held to a schema or a grammar is always valid, the thinking before it is free, a bad one is refused."""
+"""Answers under a schema or grammar are always valid, thinking is unconstrained, and invalid grammars are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(model: LoadedModel, request: Generate) -> tuple[str, str, GenerationFini
 
 
 def schema(draw: random.Random, depth: int = 2) -> dict[str, Any]:
-    """Any schema of the parts that people use, all of its values bounded, so that every answer has an end."""
+    """A random schema of commonly used parts. All values are bounded, so that every answer ends."""
     kind = draw.choice(["string", "integer", "boolean", "enum", "null"] + ["object", "array", "any of"] * (depth > 0))
     match kind:
         case "string":
@@ -83,7 +83,7 @@ def is_valid(value: Any, wanted: dict[str, Any]) -> bool:
     return value is None
 
 
-def test_the_answer_to_every_schema_is_valid(toy_model: LoadedModel) -> None:
+def test_answer_is_valid_for_any_schema(toy_model: LoadedModel) -> None:
     draw = random.Random(1)
     for number in range(200):
         wanted = object_schema(draw, 2)
@@ -94,7 +94,7 @@ def test_the_answer_to_every_schema_is_valid(toy_model: LoadedModel) -> None:
         assert is_valid(json.loads(answer), wanted), (wanted, answer)
 
 
-def test_the_thinking_is_what_it_is_without_a_schema(toy_model: LoadedModel) -> None:
+def test_schema_does_not_change_the_thinking(toy_model: LoadedModel) -> None:
     wanted = json.dumps({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
     thinking, answer, _ = run(toy_model, Generate(ASKED, True, GREEDY, json_schema=wanted, max_tokens=100))
     assert thinking == run(toy_model, Generate(ASKED, True, GREEDY))[0]
@@ -113,7 +113,7 @@ def test_the_thinking_is_what_it_is_without_a_schema(toy_model: LoadedModel) -> 
         ('root ::= "<think>" ("</think>" | "<|im_end|>") "<tool_call>"', r"<think>(</think>|<\|im_end\|>)<tool_call>"),
     ],
 )
-def test_an_answer_follows_its_grammar(toy_model: LoadedModel, grammar: str, pattern: str) -> None:
+def test_answer_matches_its_grammar(toy_model: LoadedModel, grammar: str, pattern: str) -> None:
     for seed in range(5):
         sampling = Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=seed)
         _, answer, finished = run(toy_model, Generate(ASKED, False, sampling, 200, grammar=grammar))
@@ -134,8 +134,19 @@ def test_an_answer_follows_its_grammar(toy_model: LoadedModel, grammar: str, pat
         ({"json_schema": '{"$ref": "#/nowhere"}'}, "the JSON schema cannot be used: "),
         ({"json_schema": "[]"}, "the JSON schema cannot be used: "),
     ],
+    ids=[
+        "endless recursion",
+        "unclosed string",
+        "no root rule",
+        "undefined rule",
+        "deep nesting",
+        "broken JSON",
+        "unknown type",
+        "dangling reference",
+        "schema that is a list",
+    ],
 )
-def test_what_libllama_would_crash_on_is_refused(toy_model: LoadedModel, fields: dict[str, str], reason: str) -> None:
+def test_invalid_grammar_or_schema_is_refused(toy_model: LoadedModel, fields: dict[str, str], reason: str) -> None:
     with pytest.raises(RequestError) as caught:
         run(toy_model, Generate(ASKED, **fields))  # type: ignore[arg-type]
     assert caught.value.failed.kind == "setting"

@@ -1,4 +1,4 @@
-"""An answer ends: thinking has a budget, what only repeats itself is broken off; no list, table or program is."""
+"""Answers end: thinking has a budget and repetition loops are stopped, but lists, tables and programs are not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokens_of(model: LoadedModel, text: str) -> list[int]:
 
 
 def normal_answers() -> list[str]:
-    """Two hundred texts as a model might write them: programs, prose, lists and tables, some very regular."""
+    """Two hundred texts that a model might write: programs, prose, lists and tables, some very regular."""
     sources = [path.read_text() for path in sorted((ROOT / "qwenctl").rglob("*.py"))]
     sources += [path.read_text() for path in sorted((ROOT / "quantize").rglob("*.py"))]
     sources += [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "Makefile", ".ci/setup.sh")]
@@ -48,7 +48,7 @@ def normal_answers() -> list[str]:
 
 
 @pytest.mark.own_process
-def test_no_normal_answer_is_taken_for_a_loop(toy_model: LoadedModel) -> None:
+def test_regular_text_is_not_detected_as_a_loop(toy_model: LoadedModel) -> None:
     answers = normal_answers()
     alarms = [text[:80] for text in answers if first_alarm(tokens_of(toy_model, text), MIN_LOOP_TOKENS["answer"])]
     assert alarms == []
@@ -65,7 +65,7 @@ def run(model: LoadedModel, request: Generate) -> tuple[str, str, GenerationFini
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("budget", [0, 1, 3])
-def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_model: LoadedModel, budget: int) -> None:
+def test_thinking_ends_at_its_budget_and_an_answer_follows(toy_model: LoadedModel, budget: int) -> None:
     asked = (Message("user", "What is the capital of France?"),)
     thinking, answer, finished = run(toy_model, Generate(asked, True, GREEDY, 100, budget))
     free, _, unlimited = run(toy_model, Generate(asked, True, GREEDY, 100))
@@ -77,7 +77,7 @@ def test_a_thought_is_closed_at_the_end_of_its_budget_and_the_answer_given(toy_m
 
 
 @pytest.mark.own_process
-def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: LoadedModel) -> None:
+def test_unused_thinking_budget_does_not_change_the_answer(toy_model: LoadedModel) -> None:
     asked = (Message("user", "What is the capital of France?"),)
     assert (
         run(toy_model, Generate(asked, True, GREEDY, 100, 99))[:2] == run(toy_model, Generate(asked, True, GREEDY))[:2]
@@ -86,8 +86,8 @@ def test_a_budget_that_is_not_used_up_changes_nothing(toy_model: LoadedModel) ->
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("think", [True, False])
-def test_a_model_caught_in_a_loop_is_freed(toy_model: LoadedModel, think: bool) -> None:
-    """Punished for every new word, the toy says the same for ever."""
+def test_repetition_loop_is_stopped(toy_model: LoadedModel, think: bool) -> None:
+    """With a penalty on every new word, the toy model repeats itself forever."""
     stuck = Sampling(temperature=0, presence_penalty=0, repeat_penalty=0.1)
     thinking, answer, finished = run(toy_model, Generate((Message("user", "Spell cow."),), think, stuck))
     assert finished.reason == "loop"

@@ -1,4 +1,4 @@
-"""The worker has a handler for every message, of the types that the message asks for."""
+"""The worker has a handler for every message, with the types that the message declares."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MESSAGES = list(codec._KINDS.values())
 
 
 @pytest.mark.own_process
-def test_the_worker_has_a_handler_for_every_message() -> None:
+def test_worker_has_a_handler_for_every_message() -> None:
     in_serve = {Load, Cancel, Close}
     assert set(real(HANDLERS)) == {kind for kind in MESSAGES if issubclass(kind, EngineInput)} - in_serve
 
 
 @pytest.mark.own_process
-def test_a_handler_takes_its_message_and_gives_the_events_that_answer_it() -> None:
+def test_handler_signature_matches_its_message_and_event_types() -> None:
     for kind, handler in real(HANDLERS).items():
         hints = typing.get_type_hints(handler)
         *_, taken = (hint for name, hint in hints.items() if name != "return")

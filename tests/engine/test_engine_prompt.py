@@ -1,4 +1,4 @@
-"""A conversation becomes the tokens that the reference makes of it, and no text in it becomes a control token."""
+"""A conversation becomes the same tokens as in the reference, and no text in it becomes a control token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def conversation(turns: list[tuple[str, str, str]], system: str, question: str) 
 
 
 def reference_tokens(messages: list[Message], *, think: bool) -> list[int]:
-    """The template and the tokenizer as transformers uses them: in one piece."""
+    """The tokens of the whole rendered template, as transformers computes them."""
     turns: list[dict[str, Any]] = [
         {"role": message.role, "content": message.content, "reasoning_content": message.thinking}
         for message in messages
@@ -48,7 +48,7 @@ def reference_tokens(messages: list[Message], *, think: bool) -> list[int]:
 
 
 @given(TURNS, st.one_of(st.just(""), TEXT), TEXT, st.booleans())
-def test_ordinary_text_gives_the_tokens_of_the_reference(
+def test_prompt_tokens_of_ordinary_text_match_the_reference(
     toy_model: LoadedModel, turns: list[tuple[str, str, str]], system: str, question: str, think: bool
 ) -> None:
     messages = conversation(turns, system, question)
@@ -66,7 +66,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("token", SPECIAL)
-def test_no_control_token_comes_from_a_text(toy_model: LoadedModel, token: str, place: str) -> None:
+def test_message_text_never_becomes_a_control_token(toy_model: LoadedModel, token: str, place: str) -> None:
     def control_tokens(text: str) -> list[int]:
         tokens = toy_model.template.prompt(PLACES[place](text), think=True).tokens
         return [one for one in tokens if one in SPECIAL.values()]
@@ -77,7 +77,7 @@ def test_no_control_token_comes_from_a_text(toy_model: LoadedModel, token: str, 
 
 
 @given(st.text(), st.sampled_from(list(SPECIAL)), st.text())
-def test_what_spells_a_control_token_is_kept_as_text(
+def test_text_that_spells_a_control_token_is_preserved(
     toy_model: LoadedModel, before: str, token: str, after: str
 ) -> None:
     import unicodedata
@@ -87,7 +87,7 @@ def test_what_spells_a_control_token_is_kept_as_text(
     assert pieces.decode() == unicodedata.normalize("NFC", text)
 
 
-def test_text_is_composed_as_the_model_was_trained_on(toy_model: LoadedModel) -> None:
+def test_text_is_normalized_to_nfc(toy_model: LoadedModel) -> None:
     decomposed, composed = "Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     assert toy_model.tokenizer.tokenize_text(decomposed) == toy_model.tokenizer.tokenize_text(composed)
 
@@ -113,8 +113,9 @@ def test_earlier_thinking_is_not_sent_again(toy_model: LoadedModel) -> None:
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ messages + 1 }}", "can only concatenate list"),
     ],
+    ids=["syntax error", "unsafe attribute", "raised exception", "missing message", "division by zero", "type error"],
 )
-def test_a_template_that_fails_is_named(toy_model: LoadedModel, template: str, reason: str) -> None:
+def test_failing_template_is_reported_with_its_reason(toy_model: LoadedModel, template: str, reason: str) -> None:
     with pytest.raises(RequestError) as caught:
         ChatTemplate(template, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
     assert caught.value.failed.kind == "template"
@@ -127,7 +128,7 @@ def test_a_template_that_fails_is_named(toy_model: LoadedModel, template: str, r
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "2 s"),
         ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", ""),
         ("{% set x = 'a' * 2000000000 %}{{ x }}", "512 MiB"),
-        (  # by a hundred at a time: to fill the memory by doubling takes a slow machine longer than 2 s
+        (  # a hundredfold each time: doubling takes a slow machine longer than 2 s to fill the memory
             "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x"
             + " ~ ns.x" * 99
             + " %}{% endfor %}",
@@ -138,16 +139,24 @@ def test_a_template_that_fails_is_named(toy_model: LoadedModel, template: str, r
         ("{{ range(100001) | list }}", ""),
         ("{{ 'x' | center(2000000000) }}", "512 MiB"),
     ],
+    ids=[
+        "nested loops",
+        "recursive macro",
+        "long string",
+        "growing string",
+        "large power",
+        "wide format",
+        "large range",
+        "wide center",
+    ],
 )
-def test_a_template_that_never_ends_or_eats_the_memory_is_stopped(
-    toy_model: LoadedModel, bomb: str, limit: str
-) -> None:
+def test_template_over_its_time_or_memory_limit_is_stopped(toy_model: LoadedModel, bomb: str, limit: str) -> None:
     with pytest.raises(RequestError, match=rf"the model's chat template fails: .*{limit}"):
         ChatTemplate(bomb, toy_model.tokenizer).prompt([Message("user", "Hi")], think=True)
     assert toy_model.template.prompt([Message("user", "Hi")], think=True).tokens
 
 
-def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
+def test_slowly_growing_memory_is_stopped_at_the_limit() -> None:
     texts = ["a"]
 
     def grow() -> None:
@@ -157,7 +166,7 @@ def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
     with pytest.raises(MemoryError), resource_limits(600, 64 << 20):
         grow()
     assert 1 << 22 <= len(texts[-1]) < 1 << 26
-    assert len(texts[-1] * 16) >= 1 << 26  # without the limit there is room again
+    assert len(texts[-1] * 16) >= 1 << 26  # outside the limit the memory is available again
 
 
 @pytest.mark.parametrize(
@@ -170,8 +179,16 @@ def test_memory_that_grows_slowly_ends_at_its_limit() -> None:
         "{{ '{0.__class__}'.format(messages) }}",
         "{% set x = lipsum.__globals__ %}{{ x }}",
     ],
+    ids=[
+        "subclasses",
+        "globals of a method",
+        "private attribute",
+        "list mutation",
+        "format string",
+        "globals of a function",
+    ],
 )
-def test_a_template_cannot_leave_its_sandbox(
+def test_template_cannot_escape_its_sandbox(
     toy_model: LoadedModel, escape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

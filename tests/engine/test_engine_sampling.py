@@ -1,4 +1,4 @@
-"""Sampling: penalties as llama.cpp computes them, a draw that a seed repeats."""
+"""Sampling: penalties match llama.cpp's, and a seed makes answers repeatable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PENALTIES = st.builds(
 
 
 def by_llama_cpp(sampling: Sampling, tokens: list[int], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logits [VOCABULARY] after llama.cpp's own sampler has seen `tokens`."""
+    """The logits [VOCABULARY] after llama.cpp's own sampler has accepted `tokens`."""
     sampler = llama._lib.llama_sampler_init_penalties
     sampler.restype = ctypes.c_void_p
     sampler.argtypes = [ctypes.c_int32, ctypes.c_int32, ctypes.c_float, ctypes.c_float, ctypes.c_float]
@@ -59,7 +59,7 @@ def by_llama_cpp(sampling: Sampling, tokens: list[int], logits: npt.NDArray[np.f
 
 
 @given(PENALTIES, TOKENS, st.integers(0, 2**32 - 1))
-def test_penalties_are_those_of_llama_cpp(sampling: Sampling, tokens: list[int], seed: int) -> None:
+def test_penalties_match_llama_cpp(sampling: Sampling, tokens: list[int], seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 5, VOCABULARY).astype(np.float32)
     expected = by_llama_cpp(sampling, tokens, logits)
     penalties = Penalties(sampling, VOCABULARY)
@@ -70,7 +70,7 @@ def test_penalties_are_those_of_llama_cpp(sampling: Sampling, tokens: list[int],
 
 
 @given(TOKENS)
-def test_a_window_without_end_counts_the_whole_answer(tokens: list[int]) -> None:
+def test_unlimited_penalty_window_counts_the_whole_answer(tokens: list[int]) -> None:
     endless, long = (Penalties(Sampling(presence_penalty=1.5, repeat_last_n=n), VOCABULARY) for n in (-1, 1000))
     logits = [np.zeros(VOCABULARY, np.float32) for _ in range(2)]
     for penalties, row in zip((endless, long), logits, strict=True):
@@ -87,7 +87,7 @@ def answer(model: LoadedModel, sampling: Sampling) -> str:
     return "".join(getattr(event, "text", "") for event in events)
 
 
-def test_a_seed_repeats_an_answer_and_another_one_does_not(toy_model: LoadedModel) -> None:
+def test_answer_is_repeated_by_the_same_seed_only(toy_model: LoadedModel) -> None:
     wild = [answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert wild[0] == wild[1] != wild[2]
     drawn = [answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0)) for _ in range(2)]
@@ -95,7 +95,7 @@ def test_a_seed_repeats_an_answer_and_another_one_does_not(toy_model: LoadedMode
 
 
 @pytest.mark.parametrize("narrow", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
-def test_all_ways_to_the_likeliest_token_agree(toy_model: LoadedModel, narrow: dict[str, float]) -> None:
+def test_sampling_narrowed_to_one_token_equals_greedy(toy_model: LoadedModel, narrow: dict[str, float]) -> None:
     alone = {"top_k": 0, "top_p": 1.0, "presence_penalty": 0.0, "temperature": 1.0, **narrow}
     expected = Sampling(temperature=0.0, presence_penalty=0.0)
     assert answer(toy_model, Sampling(**alone)) == answer(toy_model, expected)  # type: ignore[arg-type]

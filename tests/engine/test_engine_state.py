@@ -1,4 +1,4 @@
-"""A conversation's state on the disk: gone on with on another day without reading again, or refused, never wrong."""
+"""A conversation's state on disk is restored without evaluating the prompt again, or refused; it is never wrong."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def talk(engine: Engine, questions: tuple[str, ...], keep: Path) -> tuple[Messag
     return messages
 
 
-def test_another_engine_goes_on_and_reads_only_what_is_new(start: Start, tmp_path: Path) -> None:
-    keep, forgetful = tmp_path / "state", start(snapshot_bytes=0)
+def test_restored_engine_evaluates_only_new_tokens(start: Start, tmp_path: Path) -> None:
+    keep, uncached = tmp_path / "state", start(snapshot_bytes=0)
     messages = talk(start(), QUESTIONS[:3], keep)
     engine = start()
     assert engine.restore(keep).tokens == engine.stats().context_used > 0
     asked = (*messages, Message("user", QUESTIONS[3]))
     reply = ask(engine, asked)
-    assert reply.message == ask(forgetful, asked).message
-    assert reply.evaluated <= tokens_of(forgetful, QUESTIONS[3])
+    assert reply.message == ask(uncached, asked).message
+    assert reply.evaluated <= tokens_of(uncached, QUESTIONS[3])
     assert stat.S_IMODE(keep.stat().st_mode) == 0o600
 
 
-def test_the_last_question_can_be_asked_again_on_another_day(start: Start, tmp_path: Path) -> None:
+def test_last_question_is_answered_again_from_a_restored_state(start: Start, tmp_path: Path) -> None:
     messages = talk(start(), QUESTIONS[:3], tmp_path / "state")
     engine = start()
     engine.restore(tmp_path / "state")
@@ -65,17 +65,17 @@ def test_the_last_question_can_be_asked_again_on_another_day(start: Start, tmp_p
 
 
 @pytest.mark.own_process
-def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
+def test_state_is_saved_during_a_long_prefill_and_includes_the_position_before_it(
     toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qwenctl.engine.generation.generate.prefill", functools.partial(real(prefill), every_s=0))
-    kept: list[SequenceState] = []
+    saved_states: list[SequenceState] = []
 
     def answer(*turns: Message) -> tuple[str, GenerationFinished]:
         request = Generate(
             turns, enable_thinking=False, sampling=Sampling(temperature=0, presence_penalty=0), max_tokens=20
         )
-        *events, finished = generate(toy_model, request, CancelFlag(), kept.append)
+        *events, finished = generate(toy_model, request, CancelFlag(), saved_states.append)
         assert isinstance(finished, GenerationFinished)
         return "".join(event.text for event in events if isinstance(event, TextDelta)), finished
 
@@ -84,31 +84,31 @@ def test_a_long_question_is_kept_on_the_way_and_so_is_where_it_began(
     turns, long = (begin, Message("assistant", first)), Message("user", "word " * 9000)
     assert prefill_ahead(toy_model, WarmPrefix(turns, think=False), lambda _: True)
     output, whole = answer(*turns, long)
-    assert 3 <= len(kept) <= 10
-    assert len(kept[-1].tokens) >= 0.7 * whole.usage.prompt_tokens
-    last = kept[-1]
+    assert 3 <= len(saved_states) <= 10
+    assert len(saved_states[-1].tokens) >= 0.7 * whole.usage.prompt_tokens
+    last = saved_states[-1]
     assert toy_model.sequence.restore(last)
     output_again, again = answer(*turns, long)
     assert output_again == output
     assert again.usage.cached_tokens == len(last.tokens)
     assert toy_model.sequence.restore(last)
     other, gone_back = answer(*turns, Message("user", QUESTIONS[1]))
-    begin_again = first_end.usage.prompt_tokens - 4  # before the answer: the scaffold of its turn may change
+    begin_again = first_end.usage.prompt_tokens - 4  # before the answer: the template tokens around its turn may change
     assert gone_back.usage.cached_tokens >= begin_again
     toy_model.sequence.clear()
     assert answer(*turns, Message("user", QUESTIONS[1]))[0] == other
 
 
-def test_what_is_older_than_the_conversation_is_gone_on_from(start: Start, tmp_path: Path) -> None:
-    """A crash loses at most what has been said since the state was kept."""
+def test_state_older_than_the_conversation_is_reused(start: Start, tmp_path: Path) -> None:
+    """After a crash, only what was said since the last save has to be evaluated again."""
     keep, engine = tmp_path / "state", start()
     messages = talk(engine, QUESTIONS[:2], keep)
     messages = with_turn(messages, QUESTIONS[2], ask(engine, (*messages, Message("user", QUESTIONS[2]))))
-    other, forgetful = start(), start(snapshot_bytes=0)
+    other, uncached = start(), start(snapshot_bytes=0)
     other.restore(keep)
     asked = (*messages, Message("user", QUESTIONS[3]))
     reply = ask(other, asked)
-    assert reply.message == ask(forgetful, asked).message
+    assert reply.message == ask(uncached, asked).message
     assert reply.usage.cached_tokens > reply.evaluated
 
 
@@ -118,8 +118,9 @@ def test_what_is_older_than_the_conversation_is_gone_on_from(start: Start, tmp_p
         (LoadParams(2048, cache_type_k="q8_0"), "it was made with another type of KV cache"),
         (LoadParams(64), "it does not fit this context"),
     ],
+    ids=["cache type", "short context"],
 )
-def test_a_state_of_other_settings_is_refused(
+def test_state_with_other_settings_is_refused(
     start: Start, toy_gguf: Path, tmp_path: Path, settings: LoadParams, reason: str
 ) -> None:
     talk(start(), QUESTIONS[:2], tmp_path / "state")
@@ -129,7 +130,7 @@ def test_a_state_of_other_settings_is_refused(
         assert ask(engine, (Message("user", QUESTIONS[1]),)).message.content == "The capital of France is Paris."
 
 
-def test_a_state_of_another_model_is_refused(start: Start, toy: Path, tmp_path: Path) -> None:
+def test_state_of_another_model_is_refused(start: Start, toy: Path, tmp_path: Path) -> None:
     from quantize.convert import convert
     from quantize.plan import QuantizeOptions, make_plan
 
@@ -140,7 +141,7 @@ def test_a_state_of_another_model_is_refused(start: Start, toy: Path, tmp_path: 
         assert engine.restore(tmp_path / "state") == Restored(0, "it was made with another model")
 
 
-def test_a_disk_that_is_full_is_told_and_the_chat_goes_on(start: Start, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_the_chat_continues(start: Start, tmp_path: Path) -> None:
     engine = start()
     messages = with_turn((SYSTEM,), QUESTIONS[0], ask(engine, (SYSTEM, Message("user", QUESTIONS[0]))))
     resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
@@ -153,7 +154,7 @@ def test_a_disk_that_is_full_is_told_and_the_chat_goes_on(start: Start, tmp_path
     assert ask(engine, (*messages, Message("user", QUESTIONS[1]))).message.content == "The capital of France is Paris."
 
 
-# ------------------------------------------------------------------ the file
+# ------------------------------------------------------------------ the state file
 
 KEY = {"model": "m", "type of KV cache": "f16 f16"}
 SAVED = SequenceState([1, 2, 70_000], np.arange(1000, dtype=np.uint8), {2: np.full(300, 7, np.uint8)})
@@ -168,7 +169,7 @@ def equal(one: SequenceState, other: SequenceState) -> bool:
 @given(
     st.lists(st.integers(0, 2**31 - 1)), st.binary(), st.dictionaries(st.integers(0, 2**31), st.binary(), max_size=3)
 )
-def test_a_state_comes_back_as_it_was_kept(tokens: list[int], state: bytes, snapshots: dict[int, bytes]) -> None:
+def test_state_file_round_trip_is_exact(tokens: list[int], state: bytes, snapshots: dict[int, bytes]) -> None:
     import tempfile
 
     saved = SequenceState(
@@ -180,7 +181,7 @@ def test_a_state_comes_back_as_it_was_kept(tokens: list[int], state: bytes, snap
         assert len(list(Path(folder).iterdir())) == 1
 
 
-def test_no_damaged_state_is_ever_used(tmp_path: Path) -> None:
+def test_damaged_state_file_is_never_used(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_state(path, KEY, SAVED)
     whole = path.read_bytes()
@@ -189,10 +190,10 @@ def test_no_damaged_state_is_ever_used(tmp_path: Path) -> None:
     for data in damaged:
         path.write_bytes(data)
         with suppress(StateMismatch):
-            assert equal(read_state(path, KEY), SAVED)  # a bit of the header that means nothing
+            assert equal(read_state(path, KEY), SAVED)  # an unused bit of the header
 
 
-def test_a_killed_writer_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+def test_killed_writer_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
     old, new = (SequenceState([number], np.full(20_000_000, number, np.uint8), {}) for number in (1, 2))
     write_state(tmp_path / "state", KEY, old)
     for delay in np.random.default_rng(1).uniform(0, 0.06, 12):

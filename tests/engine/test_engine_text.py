@@ -1,4 +1,4 @@
-"""The bytes of tokens, whole and of any length, are those of the reference tokenizer."""
+"""Token bytes match the reference tokenizer and are complete at any length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TokenBytes = late("qwenctl.engine.llama.tokens:TokenBytes")
 
 
 @pytest.mark.own_process
-def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model: LoadedModel, toy: Path) -> None:
+def test_token_bytes_match_the_reference_tokenizer(toy_model: LoadedModel, toy: Path) -> None:
     reference = Tokenizer.from_file(str(toy / "tokenizer.json"))
     added = reference.get_added_tokens_decoder()
     control = {token for token, text in added.items() if text.special or text.content.startswith("<|")}
@@ -32,7 +32,7 @@ def test_the_bytes_of_every_token_are_those_of_the_reference_tokenizer(toy_model
 
 
 def _bytes_of(reference: Tokenizer, token: int) -> bytes:
-    """By GPT-2's table from bytes to printable characters (`bytes_to_unicode`)."""
+    """The bytes of a token by GPT-2's table of printable characters (`bytes_to_unicode`)."""
     text = reference.id_to_token(token)
     if token in reference.get_added_tokens_decoder():
         return text.encode()
@@ -44,8 +44,8 @@ def _bytes_of(reference: Tokenizer, token: int) -> bytes:
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("length", [31, 32, 33, 64, 65, 1000])
-def test_a_token_of_any_length_has_all_its_bytes(toy: Path, tmp_path: Path, length: int) -> None:
-    """llama-cpp-python's own class drops those above 32 bytes."""
+def test_token_bytes_are_complete_at_any_length(toy: Path, tmp_path: Path, length: int) -> None:
+    """llama-cpp-python's own class drops tokens longer than 32 bytes."""
     params = llama.llama_model_default_params()
     params.vocab_only = True
     path = _with_token(toy, tmp_path, "#" * length)
@@ -58,7 +58,7 @@ _FREE_ID = 1982  # the toy's vocabulary has two more rows than tokens
 
 
 def _with_token(toy: Path, folder: Path, text: str) -> Path:
-    """The toy with one more token in its vocabulary, as GGUF."""
+    """A GGUF file of the toy model with one more token, `text`, in its vocabulary."""
     shutil.copytree(toy, folder / "toy")
     tokenizer = json.loads((toy / "tokenizer.json").read_bytes())
     added = {**tokenizer["added_tokens"][0], "id": _FREE_ID, "content": text, "special": False}

@@ -1,4 +1,4 @@
-"""Pictures in batches: answered as one by one, bad ones fail alone, and servers get them as they want them."""
+"""Images in batches: answers match those of single requests, and invalid images fail alone."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.support.pictures import BLACK, GREEN, QUESTIONS, RED, media, uri
 WHAT = "What is in the picture?"
 
 
-def asked(key: str, url: str, text: str = WHAT, kind: str = "image_url") -> dict[str, Any]:
+def openai_request(key: str, url: str, text: str = WHAT, kind: str = "image_url") -> dict[str, Any]:
     parts = [{"type": kind, kind: {"url": url}}, {"type": "text", "text": text}]
     return {"custom_id": key, "method": "POST", "url": "/v1/chat/completions",
             "body": {"messages": [{"role": "user", "content": parts}]}}  # fmt: skip
 
 
-def test_a_batch_of_pictures_is_answered_as_listed(seeing_gguf: Path, tmp_path: Path) -> None:
-    """By path and by data URI, in OpenAI's form and in the short one, with text between them; two cannot be seen."""
+def test_image_batch_has_the_expected_answers_and_errors(seeing_gguf: Path, tmp_path: Path) -> None:
+    """Images by path and data URI, in OpenAI's and the short format, mixed with text; three images are invalid."""
     records = []
     for number, one in enumerate(QUESTIONS):
         path = DATA / one["image"]
         url = str(path) if number % 2 else uri(path)
-        record = asked(f"r{number}", url, one["question"])
+        record = openai_request(f"r{number}", url, one["question"])
         records.append(record if number % 3 else {"id": f"r{number}", "messages": record["body"]["messages"]})
     records.append({"id": "text", "prompt": "What is the capital of France?", "think": False})
     (tmp_path / "text.png").write_bytes(b"no picture")
     (tmp_path / "cut.png").write_bytes(RED.read_bytes()[:-100])
-    records += [asked("bad", str(tmp_path / "text.png")), asked("cut", str(tmp_path / "cut.png"))]
-    records.append(asked("url", "http://127.0.0.1:1/a.png"))
+    records += [openai_request("bad", str(tmp_path / "text.png")), openai_request("cut", str(tmp_path / "cut.png"))]
+    records.append(openai_request("url", "http://127.0.0.1:1/a.png"))
     out = tmp_path / "out.jsonl"
     done = batch(write_lines(tmp_path / "in.jsonl", records), "-o", out, "-m", seeing_gguf, *OPTIONS, "--parallel", "3")
     assert done.returncode == 3, done.stderr
@@ -51,8 +51,8 @@ def test_a_batch_of_pictures_is_answered_as_listed(seeing_gguf: Path, tmp_path: 
     assert len(failed) == 3
 
 
-def test_records_with_pictures_do_not_change_each_other(seeing_gguf: Path, tmp_path: Path) -> None:
-    """Beside others and alone, with common beginnings shared and not: the same answers and the same counts."""
+def test_image_records_do_not_affect_each_other(seeing_gguf: Path, tmp_path: Path) -> None:
+    """Answers and token counts are the same in parallel and alone, with and without shared prefixes."""
     system = Message("system", "You are a helpful assistant. " * 8)
     paths = [RED, BLACK, None, RED, GREEN, None]
     [mmproj] = seeing_gguf.parent.glob("mmproj*")

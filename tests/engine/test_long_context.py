@@ -1,4 +1,4 @@
-"""The whole context: scaled where that is needed and nowhere else, its memory as planned, its logits right."""
+"""Long contexts: positions are scaled only where needed, memory matches the plan, and logits are right."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ NEEDLE = "The word is 7394. "
 @pytest.mark.parametrize(
     ("tokens", "factor"), [(1, 1), (32_768, 1), (TRAINED, 1), (TRAINED + 1, 1.5), (524_288, 2), (1_010_000, 4)]
 )
-def test_positions_are_scaled_by_the_published_factor_or_a_smaller_one(tokens: int, factor: float) -> None:
+def test_rope_scaling_factor_depends_on_the_context_length(tokens: int, factor: float) -> None:
     assert rope_scaling_factor(tokens, TRAINED) == factor
 
 
 @given(tokens=st.integers(1, 1_010_000))
-def test_positions_are_scaled_by_no_more_than_is_needed(tokens: int) -> None:
+def test_rope_scaling_factor_is_the_smallest_that_fits(tokens: int) -> None:
     factor = rope_scaling_factor(tokens, TRAINED)
     assert tokens <= factor * TRAINED
     assert factor == 1 or (factor - 0.5) * TRAINED < tokens
     assert factor <= 4
 
 
-def test_a_context_is_as_long_as_published_or_as_trained() -> None:
+def test_max_context_is_the_published_or_the_trained_length() -> None:
     assert [max_context(trained) for trained in (TRAINED, 40_960)] == [1_010_000, 40_960]
 
 
 def scaling_of(toy_gguf: Path, tokens: int, state: Path) -> tuple[float, int]:
-    """What libllama says of the scaling, and the answer's context."""
+    """The RoPE scaling factor in libllama's log, and the context length in the answer's JSON."""
     done = run(
         "chat", "-m", str(toy_gguf), "-c", str(tokens), "-ctk", "q4_0", "-ctv", "q4_0", "-ub", "64", "-t", "1",
         "--json", "--draft", "off", "-n", "1", "hi", XDG_STATE_HOME=str(state),
@@ -70,18 +70,18 @@ def scaling_of(toy_gguf: Path, tokens: int, state: Path) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize(("tokens", "factor"), [(TRAINED, 1), (300_000, 1.5), (1_010_000, 4)])
-def test_the_engine_scales_as_is_needed(toy_gguf: Path, tmp_path: Path, tokens: int, factor: float) -> None:
+def test_engine_applies_the_rope_scaling_factor(toy_gguf: Path, tmp_path: Path, tokens: int, factor: float) -> None:
     assert scaling_of(toy_gguf, tokens, tmp_path) == (factor, tokens)
 
 
-def test_more_than_the_model_can_be_given_is_refused(toy_gguf: Path) -> None:
+def test_context_above_the_model_maximum_is_refused(toy_gguf: Path) -> None:
     error, hint, code = outcome("chat", "-m", str(toy_gguf), "-c", "1010001", "hi")
     assert (error, hint) == ("a context of 1,010,001 tokens: the model can be given 1,010,000", "-c 1010000")
     assert code == 2
 
 
 @pytest.mark.parametrize("cache", ["f16", "q8_0", "q4_0"])
-def test_the_memory_of_the_whole_context_is_what_was_planned(toy_gguf: Path, cache: str) -> None:
+def test_full_context_memory_matches_the_plan(toy_gguf: Path, cache: str) -> None:
     given = ("-c", str(TRAINED), "-ctk", cache, "-ctv", cache, "-ub", "128")
     planned = json.loads(run("plan", str(toy_gguf), *given, "--json").stdout)
     [ram] = [memory for memory in planned["memories"] if memory["name"] == "CPU"]
@@ -94,7 +94,7 @@ def test_the_memory_of_the_whole_context_is_what_was_planned(toy_gguf: Path, cac
     assert taken["compute"] == pytest.approx(parts["buffers"], rel=0.15)
 
 
-def test_the_memory_of_drafts_is_what_was_planned(toy_gguf: Path) -> None:
+def test_draft_memory_matches_the_plan(toy_gguf: Path) -> None:
     constraints = PlacementConstraints(context=8192, draft="auto", mtp=True)
     planned = plan_placement(from_gguf(toy_gguf), Machine(64 << 30, 64 << 30, 40e9, 4, ()), constraints).memories[0]
     done = run("chat", "-m", str(toy_gguf), "-c", "8192", "-t", "1", "--json", "-n", "1", "hi")
@@ -106,7 +106,7 @@ def test_the_memory_of_drafts_is_what_was_planned(toy_gguf: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with a large cache: 256 KiB a token in f32, which no machine has for a million."""
+    """A small model with a large cache: 256 KiB per token in f32, too much for a million tokens."""
     folder = tmp_path_factory.mktemp("wide")
     model = qwen35_layout.Model(hidden=64, kv_heads=64, attention_heads=64, head_dim=256, experts=4, vision=None)
     checkpoints.make(folder / "checkpoint", model)
@@ -115,7 +115,7 @@ def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_context_that_has_no_room_is_refused_with_the_longest_that_has(wide_gguf: Path) -> None:
+def test_context_beyond_memory_is_refused_with_the_longest_that_fits(wide_gguf: Path) -> None:
     given = ("-ctk", "f32", "-ctv", "f32", "-fa", "on")
     error, hint, code = outcome("chat", "-m", str(wide_gguf), "-c", "1010000", *given, "hi")
     assert re.match(r"needs [\d.]+ [GT]B of RAM \(.*context and buffers", error)
@@ -126,12 +126,12 @@ def test_a_context_that_has_no_room_is_refused_with_the_longest_that_has(wide_gg
     assert 4096 <= most < 1_010_000
     assert (
         run("plan", str(wide_gguf), "-c", str(most * 9 // 10), *given).returncode == 0
-    )  # others take memory meanwhile
+    )  # other programs may take memory in the meantime
     assert run("plan", str(wide_gguf), "-c", str(most * 3 // 2), *given).returncode == 71
 
 
 def logits_at(toy_gguf: Path, depth: int, batch: int, cache: str = "f16") -> npt.NDArray[np.float32]:
-    """The logits of the last of `depth` tokens, read in batches of `batch`."""
+    """The logits of the last of `depth` tokens, evaluated in batches of `batch` tokens."""
     settings = LoadParams(
         context_tokens=depth + 256, threads=1, batch_tokens=batch, micro_batch_tokens=batch, cache_type_k=cache,
         cache_type_v=cache,
@@ -143,7 +143,7 @@ def logits_at(toy_gguf: Path, depth: int, batch: int, cache: str = "f16") -> npt
 
 
 def document(model: LoadedModel, depth: int) -> list[int]:
-    """Sentences of the toy's language, with a needle in the middle and a question at the end."""
+    """`depth` tokens of sentences that the toy model knows, with a needle in the middle and a question at the end."""
     hay = model.tokenizer.tokenize_plain(b"The capital of France is Paris. Ada is 36 years old. A flamingo is pink. ")
     needle, question = (model.tokenizer.tokenize_plain(text.encode()) for text in (NEEDLE, "\nThe word is"))
     half = (depth - len(needle) - len(question)) // 2
@@ -153,7 +153,7 @@ def document(model: LoadedModel, depth: int) -> list[int]:
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("depth", [1024, pytest.param(DEPTH, marks=pytest.mark.slow)])
-def test_logits_at_a_depth_do_not_depend_on_batches_and_little_on_the_cache(toy_gguf: Path, depth: int) -> None:
+def test_logits_at_depth_are_stable_across_batch_sizes_and_cache_types(toy_gguf: Path, depth: int) -> None:
     reference = logits_at(toy_gguf, depth, 512)
     assert squared_error(logits_at(toy_gguf, depth, 192), reference) < 1e-6
     assert squared_error(logits_at(toy_gguf, depth, 512, "q8_0"), reference) < 1e-3

@@ -1,4 +1,4 @@
-"""What the machine is found to be: processors, disks, devices of this machine and by RPC, and how fast memories are."""
+"""Inspection of the machine: processors, disks, local and RPC devices, and memory bandwidths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qwenctl.machine.inspect import inspect_machine, to_plan_machine
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which measurements are kept."""
+    """The folder of saved measurements."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "qwenctl"
 
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
-def test_a_process_held_to_one_processor_has_one_core() -> None:
+def test_process_pinned_to_one_cpu_has_one_core() -> None:
     code = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
     code += "from qwenctl.machine.cpu import usable_cores; print(usable_cores())"
     assert subprocess.check_output([sys.executable, "-c", code]) == b"1\n"
@@ -41,7 +41,7 @@ def test_a_process_held_to_one_processor_has_one_core() -> None:
 # ------------------------------------------------------------------ devices
 
 
-def test_the_build_tells_its_backends_and_features() -> None:
+def test_build_reports_its_backends_and_features() -> None:
     build = read_build()
     assert build.error == ""
     assert "CPU" in build.backends
@@ -50,7 +50,7 @@ def test_the_build_tells_its_backends_and_features() -> None:
         assert "SSE3" in build.features
 
 
-def test_a_build_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_broken_build_reports_its_import_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "llama_cpp").mkdir()
     (tmp_path / "llama_cpp" / "__init__.py").write_text("raise OSError('libcudart.so.12: no such file')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -58,17 +58,17 @@ def test_a_build_that_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch, 
     assert read_devices() == ()
 
 
-def test_a_server_that_does_not_answer_is_named() -> None:
+def test_unreachable_rpc_server_is_named() -> None:
     with pytest.raises(QwenctlError) as refused:
         inspect_machine(["127.0.0.1:1"])
     assert refused.value.code == ExitCode.NETWORK
     assert "127.0.0.1:1" in refused.value.message
 
 
-# ------------------------------------------------------------------ speeds
+# ------------------------------------------------------------------ bandwidths
 
 
-def test_speeds_are_measured_once_and_kept(cache: Path) -> None:
+def test_bandwidths_are_measured_once_and_saved(cache: Path) -> None:
     first = to_plan_machine(inspect_machine())
     (saved,) = cache.glob("machine-*.json")
     content, since = saved.read_bytes(), saved.stat().st_mtime_ns
@@ -76,12 +76,12 @@ def test_speeds_are_measured_once_and_kept(cache: Path) -> None:
     assert 1e8 < first.ram_bandwidth < 1e13  # from a slow phone to a rack
     assert first.cores >= 1
     found = inspect_machine()
-    if found.threads == first.cores:  # somebody else may have taken a core meanwhile
+    if found.threads == first.cores:  # another process may have taken a core in the meantime
         assert found.ram_speed.bandwidth == first.ram_bandwidth
         assert (saved.read_bytes(), saved.stat().st_mtime_ns) == (content, since)
 
 
-def test_a_damaged_file_of_speeds_is_measured_again(cache: Path) -> None:
+def test_damaged_bandwidth_file_is_measured_again(cache: Path) -> None:
     devices = read_devices()
     for text in ("[1", '{"speeds": {"x": {"bandwidth": "fast", "copy_rate": 1}}, "measured": ""}'):
         cache.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def test_a_damaged_file_of_speeds_is_measured_again(cache: Path) -> None:
         assert read_speeds("x", devices, 1) == saved
 
 
-def test_speeds_that_cannot_be_kept_are_measured_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bandwidths_are_measured_without_a_writable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     devices = read_devices()
@@ -101,7 +101,7 @@ def test_speeds_that_cannot_be_kept_are_measured_all_the_same(tmp_path: Path, mo
     assert saved.speeds[device_key(devices[0], 1)].bandwidth
 
 
-def test_a_device_that_cannot_be_measured_has_no_speed_and_is_not_tried_again(cache: Path) -> None:
+def test_unmeasurable_device_has_no_bandwidth_and_is_not_retried(cache: Path) -> None:
     absent = GgmlDevice("CUDA0", "gone", "gpu", 1 << 34, 1 << 34, "CUDA")
     devices = [*read_devices(), absent]
     saved = read_speeds("x", devices, 1)
@@ -110,10 +110,10 @@ def test_a_device_that_cannot_be_measured_has_no_speed_and_is_not_tried_again(ca
     assert read_speeds("x", devices, 1) == saved
 
 
-def test_a_driver_that_ends_the_process_takes_only_its_own_speed(
+def test_crashing_driver_loses_only_its_own_bandwidth(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second device is measured by a process that is killed."""
+    """The process that measures the second device is killed."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if 'qwenctl.machine.bandwidth_probe' in sys.orig_argv:\n"
@@ -146,8 +146,8 @@ ggml.ggml_backend_rpc_start_server(sys.argv[1].encode(), None, 1, 1, devices)
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """An RPC server on loopback with this machine's processors as its device."""
+def run_rpc_server() -> Iterator[str]:
+    """The endpoint of an RPC server on loopback whose device is this machine's CPU."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -165,8 +165,8 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-def test_a_device_by_rpc_is_one_with_memory_of_its_own_and_speeds(cache: Path) -> None:
-    with server() as endpoint:
+def test_rpc_device_has_its_own_memory_and_bandwidths(cache: Path) -> None:
+    with run_rpc_server() as endpoint:
         found = to_plan_machine(inspect_machine([endpoint]))
     (device,) = found.devices
     assert (device.name, device.backend.split("[")[0], device.description) == ("RPC0", "RPC", endpoint)

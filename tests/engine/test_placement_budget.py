@@ -1,4 +1,4 @@
-"""The estimates of a budget, for machines that are not here, hold against what llama.cpp says of its own buffers."""
+"""Memory estimates for other machines match the buffer sizes that llama.cpp reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.qwen35_layout import PUBLISHED
 from tests.support.rpc_server import rpc_server
 
 EXPERTS = ((r"_exps\.weight$", CPU),)
-# Too much is estimated rather than too little, for a plan with too little does not load.
+# Estimates err on the high side: a plan with too little memory does not load.
 LEAST, MOST = 0.99, 1.8
 
 
@@ -31,7 +31,7 @@ def devices() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def header(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TensorInventory:
-    """A file of a published shape that has a header and holes."""
+    """A sparse GGUF file of a published model: the header is real, the weights are a hole."""
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint = make_sparse(folder / "checkpoint", PUBLISHED[request.param])
     options = QuantizeOptions("Q4_K_M", vision=False)
@@ -42,7 +42,7 @@ def header(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return from_gguf(file.path)
 
 
-def measured(model: TensorInventory, settings: LoadParams) -> dict[str, int]:
+def measure_buffers(model: TensorInventory, settings: LoadParams) -> dict[str, int]:
     found = compute_bytes(Path(model.path), settings)
     assert found is not None
     return dict(found)
@@ -53,7 +53,7 @@ def measured(model: TensorInventory, settings: LoadParams) -> dict[str, int]:
     [("35B", 4096, 512), ("35B", 65_536, 2048), ("0.8B", 65_536, 2048)],
     indirect=["header"],
 )
-def test_buffers_are_not_estimated_too_small(
+def test_compute_buffer_estimates_are_within_bounds(
     header: TensorInventory, devices: tuple[str, str], tokens: int, micro_batch: int
 ) -> None:
     context = ContextParams(tokens, 1, "f16", "f16", micro_batch)
@@ -61,7 +61,7 @@ def test_buffers_are_not_estimated_too_small(
 
     def load(names: tuple[str, ...], overrides: tuple[tuple[str, str], ...]) -> dict[str, int]:
         placement = Placement(names, (1.0,) * len(names) if len(names) > 1 else (), overrides, devices)
-        return measured(header, LoadParams(tokens, 1, 2048, micro_batch, placement=placement))
+        return measure_buffers(header, LoadParams(tokens, 1, 2048, micro_batch, placement=placement))
 
     pairs = []
     apart = load(("RPC0",), EXPERTS)
@@ -79,7 +79,7 @@ def test_buffers_are_not_estimated_too_small(
 
 
 @pytest.mark.parametrize("header", ["35B", "0.8B"], indirect=True)
-def test_caches_and_states_are_those_of_the_published_models(header: TensorInventory) -> None:
+def test_cache_and_state_sizes_match_the_published_models(header: TensorInventory) -> None:
     shape = header.shape
     token_bytes, state_mib = {2048: (20_480, 62.8), 1024: (12_288, 19.3)}[shape.hidden]
     for kind, share in (("f16", 1.0), ("q8_0", 34 / 64)):

@@ -1,4 +1,4 @@
-"""The toy, quantized, answers all that it was trained to answer: through the real command line, in a pipe."""
+"""The quantized toy model answers all questions of its training set, in an engine and through the command line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_answer_is_right(model: Path, tmp_path: Path, think: bool) -> None
 
 @pytest.mark.slow
 def test_every_answer_is_right_in_a_pipe(model: Path) -> None:
-    """Every second question with thinking, which must not show."""
+    """Every second question is asked with thinking, which must not be printed."""
 
     def ask(number: int) -> tuple[str, bytes, int]:
         thinking = "--think" if number % 2 else "--no-think"

@@ -1,4 +1,4 @@
-"""How fast a device's memory is read is measured with as large a matrix as it can multiply."""
+"""Memory bandwidth is measured with the largest matrix that a device can multiply."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from qwenctl.machine.devices import read_devices
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which measurements are kept."""
+    """The folder of saved measurements."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "qwenctl"
 
 
-def test_a_device_that_multiplies_no_large_matrix_is_measured_with_a_smaller_one(
+def test_device_with_a_matrix_size_limit_is_measured_with_a_smaller_matrix(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if a driver let a kernel read no more than 128 MiB, and then as if it let it read next to nothing."""
+    """Simulates drivers that let a kernel read at most 128 MiB, and almost nothing."""
     devices = read_devices()
     for limit, is_known in ((1 << 27, True), (1 << 10, False)):
         (tmp_path / "sitecustomize.py").write_text(

@@ -1,4 +1,4 @@
-"""Calls as the template writes them become tokens, and the tokens become the same calls."""
+"""Tool calls rendered by the chat template become tokens, and these tokens are parsed back into the same calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.tool_calls import tool
 if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
-# What the form cannot tell from its own tags.
+# Text without the tags of the call format, which has no way to escape them.
 TEXT = st.text().filter(lambda text: not any(tag in text for tag in ("</parameter>", "</function>", "<tool_call>")))
 NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
 NUMBER = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -60,8 +60,8 @@ def tools_and_calls(draw: st.DrawFn) -> tuple[Tools, list[ToolCall]]:
     return tuple(tools), calls
 
 
-def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
-    """What a model says that writes as its template does, from its thinking on; None leaves that open."""
+def render_output(text: str, calls: list[ToolCall], thinking: str | None) -> str:
+    """Model output in the form of its template, from the thinking on; with None the thinking is left open."""
     functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
     turn = {"role": "assistant", "content": text, "reasoning_content": thinking or "", "tool_calls": functions}
     rendered = TEMPLATE.render(messages=[{"role": "user", "content": "Hi"}, turn])
@@ -69,8 +69,8 @@ def as_written(text: str, calls: list[ToolCall], thinking: str | None) -> str:
     return output if thinking is not None else output.replace("</think>\n\n", "", 1)
 
 
-def heard(model: LoadedModel, output: str) -> dict[Channel, str]:
-    """The text of each channel when the model says `said`."""
+def detokenize(model: LoadedModel, output: str) -> dict[Channel, str]:
+    """The text of each channel when the model generates `output`."""
     text = StreamingDetokenizer(
         model.token_bytes, model.think_end_token, thinking=True, tool_call_start=model.tool_call_start_token
     )
@@ -84,12 +84,12 @@ def heard(model: LoadedModel, output: str) -> dict[Channel, str]:
 @pytest.mark.own_process
 @settings(max_examples=300)
 @given(tools_and_calls(), TEXT, TEXT, st.booleans())
-def test_calls_come_back_as_the_template_writes_them(
+def test_tool_calls_rendered_by_the_template_are_parsed_back(
     toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str, is_open: bool
 ) -> None:
     tools, calls = made
-    told = heard(toy_model, as_written("" if is_open else text, calls, None if is_open else thinking))
-    message, found = answer_with_calls(told["answer"], told["thinking"], told["call"], "stop", tools)
+    texts = detokenize(toy_model, render_output("" if is_open else text, calls, None if is_open else thinking))
+    message, found = answer_with_calls(texts["answer"], texts["thinking"], texts["call"], "stop", tools)
     assert [one.call for one in found.calls] == calls
     assert repr([one.call for one in found.calls]) == repr(calls)  # True is not 1
     assert [one.problem for one in found.calls] == [""] * len(calls)
@@ -102,11 +102,11 @@ def test_calls_come_back_as_the_template_writes_them(
 @pytest.mark.own_process
 @settings(max_examples=200)
 @given(tools_and_calls(), TEXT, TEXT.filter(str.strip))
-def test_what_a_model_writes_as_its_template_does_need_not_be_read_again(
+def test_output_in_template_form_is_a_prefix_of_the_next_prompt(
     toy_model: LoadedModel, made: tuple[Tools, list[ToolCall]], text: str, thinking: str
 ) -> None:
     tools, calls = made
-    output = unicodedata.normalize("NFC", as_written(text, calls, thinking))
+    output = unicodedata.normalize("NFC", render_output(text, calls, thinking))
     asked = [Message("user", "Hi")]
     called = [*asked, Message("assistant", text, thinking, tuple(calls)), Message("tool", "x")]
     begin = toy_model.template.prompt(asked, think=True, tools=tools).tokens + toy_model.tokenizer.tokenize_template(

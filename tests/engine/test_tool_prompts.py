@@ -1,4 +1,4 @@
-"""Functions, calls and results become the tokens of the reference, and none of their text becomes a control token."""
+"""Tools, calls and results become the reference's tokens, and none of their text becomes a control token."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_rounds(rounds: list[tuple[str, str, list[ToolCall], list[str]]]) -> lis
 
 
 def reference_tokens(messages: list[Message], tools: Tools, *, think: bool) -> list[int]:
-    """The template and the tokenizer as transformers uses them: in one piece."""
+    """The tokens of the whole rendered template, as transformers computes them."""
     turns: list[dict[str, Any]] = [
         {
             "role": message.role,
@@ -60,7 +60,7 @@ def reference_tokens(messages: list[Message], tools: Tools, *, think: bool) -> l
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(OUTPUT, ROUNDS), min_size=1, max_size=2), TEXT, TEXT, JSON, st.booleans())
-def test_calls_and_results_give_the_tokens_of_the_reference(
+def test_prompt_tokens_of_calls_and_results_match_the_reference(
     toy_model: LoadedModel, turns: list[tuple[str, Any]], system: str, description: str, value: Any, think: bool
 ) -> None:
     tools = (WEATHER, {"type": "function", "function": {"name": "f", "description": description, "parameters": value}})
@@ -72,16 +72,19 @@ def test_calls_and_results_give_the_tokens_of_the_reference(
         messages.append(Message("assistant", "Done."))
 
 
-def called(name: str, arguments: dict[str, Any]) -> list[Message]:
+def messages_with_call(name: str, arguments: dict[str, Any]) -> list[Message]:
     return [Message("user", "Hi"), Message("assistant", "", "", (ToolCall(name, arguments),)), Message("tool", "x")]
 
 
 PLACES: dict[str, Any] = {
-    "result": lambda text: ([*called("f", {}), Message("tool", text)], (WEATHER,)),
-    "name": lambda text: (called(text, {}), (WEATHER,)),
-    "argument": lambda text: (called("f", {text: "x"}), (WEATHER,)),
-    "value": lambda text: (called("f", {"x": text}), (WEATHER,)),
-    "nested value": lambda text: (called("f", {"x": [{"a": {"b": [text]}}], "y": {text: text}}), (WEATHER,)),
+    "result": lambda text: ([*messages_with_call("f", {}), Message("tool", text)], (WEATHER,)),
+    "name": lambda text: (messages_with_call(text, {}), (WEATHER,)),
+    "argument": lambda text: (messages_with_call("f", {text: "x"}), (WEATHER,)),
+    "value": lambda text: (messages_with_call("f", {"x": text}), (WEATHER,)),
+    "nested value": lambda text: (
+        messages_with_call("f", {"x": [{"a": {"b": [text]}}], "y": {text: text}}),
+        (WEATHER,),
+    ),
     "text before a call": lambda text: (
         [Message("user", "Hi"), Message("assistant", text, text, (ToolCall("f", {}),)), Message("tool", "x")],
         (WEATHER,),
@@ -93,7 +96,7 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("token", SPECIAL)
-def test_no_control_token_comes_from_a_function(toy_model: LoadedModel, token: str, place: str) -> None:
+def test_tool_text_never_becomes_a_control_token(toy_model: LoadedModel, token: str, place: str) -> None:
     def control_tokens(text: str) -> list[int]:
         messages, tools = PLACES[place](text)
         tokens = toy_model.template.prompt(messages, think=True, tools=tools).tokens
@@ -105,7 +108,7 @@ def test_no_control_token_comes_from_a_function(toy_model: LoadedModel, token: s
         assert control_tokens(attack) == harmless
 
 
-def test_a_template_that_knows_no_functions_is_refused(toy_model: LoadedModel) -> None:
+def test_template_without_tool_support_is_refused(toy_model: LoadedModel) -> None:
     template = ChatTemplate("{{ messages[0].content }}", toy_model.tokenizer)
     with pytest.raises(RequestError) as caught:
         template.prompt([Message("user", "Hi")], think=True, tools=(WEATHER,))
@@ -113,19 +116,19 @@ def test_a_template_that_knows_no_functions_is_refused(toy_model: LoadedModel) -
     assert caught.value.failed.message == "the model's chat template does not support functions"
 
 
-def test_a_vocabulary_without_calls_is_refused(toy_model: LoadedModel) -> None:
+def test_vocabulary_without_a_tool_call_token_is_refused(toy_model: LoadedModel) -> None:
     request = Generate((Message("user", "Hi"),), tools=(WEATHER,))
     with pytest.raises(RequestError) as caught:
         next(generate(replace(toy_model, tool_call_start_token=None), request, CancelFlag()))
     assert caught.value.failed.message == "the model's vocabulary has no token that starts a tool call"
 
 
-def test_numbers_are_written_as_the_template_of_the_model_writes_them(toy_model: LoadedModel) -> None:
+def test_argument_values_follow_the_template_of_the_model(toy_model: LoadedModel) -> None:
     source = (TOY / "chat_template.jinja").read_text()
     old = "args_value is mapping or (args_value is sequence and args_value is not string)"
-    later = source.replace(old, "args_value is not string")  # as Qwen3.6 has it
+    later = source.replace(old, "args_value is not string")  # as in Qwen3.6
     assert later != source
-    messages = called("f", {"a": True, "b": None, "c": 1.5, "d": [True], "e": "True"})
+    messages = messages_with_call("f", {"a": True, "b": None, "c": 1.5, "d": [True], "e": "True"})
     texts = []
     for template in (toy_model.template, ChatTemplate(later, toy_model.tokenizer)):
         tokens = template.prompt(messages, think=True).tokens

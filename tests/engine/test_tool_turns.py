@@ -1,4 +1,4 @@
-"""Calls and results are read once too, and the answers are those of a run that reads everything."""
+"""Tool calls and results are evaluated once, and answers match those of a run without snapshots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.prompt_reference import WEATHER
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 SYSTEM = Message("system", "You are a helpful assistant.")
-# What a model that knows functions does by itself: a word, then a call.
+# Makes the toy model behave like a model with tool support: some text, then a call.
 CALLS = (
     'start: /[A-Z][a-z ]{0,20}/ <tool_call> "\\n<function=get_weather>\\n<parameter=city>\\n" '
     '/[A-Z][a-z]{1,8}[.!;]?/ "\\n</parameter>\\n</function>\\n" </tool_call>'
@@ -32,8 +32,8 @@ def start(toy_gguf: Path, tmp_path: Path) -> Iterator[Start]:
         yield started
 
 
-def say(engine: Engine, messages: list[Message], *, think: bool, grammar: str = "") -> tuple[Message, Usage]:
-    """The next answer as it is kept in the conversation, and what it cost."""
+def next_answer(engine: Engine, messages: list[Message], *, think: bool, grammar: str = "") -> tuple[Message, Usage]:
+    """The next answer as a message of the conversation, and its token usage."""
     request = Generate(tuple(messages), think, GREEDY, 60, grammar=grammar, tools=(WEATHER,))
     *events, finished = engine.generate(request)
     assert isinstance(finished, GenerationFinished)
@@ -47,13 +47,13 @@ def say(engine: Engine, messages: list[Message], *, think: bool, grammar: str = 
 
 
 @pytest.mark.parametrize("think", [True, False])
-def test_a_round_reads_only_the_last_call_and_its_result(start: Start, think: bool) -> None:
-    engine, forgetful = start(), start(snapshot_bytes=0)
+def test_round_evaluates_only_the_last_call_and_its_result(start: Start, think: bool) -> None:
+    engine, uncached = start(), start(snapshot_bytes=0)
     messages = [SYSTEM, Message("user", QUESTIONS[0])]
-    output = 0  # in the toy's own tokens, which are not those of the template
+    output = 0  # in the tokens that the toy generated, which differ from those of the template
     for number, result in enumerate(RESULTS):
-        message, usage = say(engine, messages, think=think, grammar=CALLS)
-        reference, whole = say(forgetful, messages, think=think, grammar=CALLS)
+        message, usage = next_answer(engine, messages, think=think, grammar=CALLS)
+        reference, whole = next_answer(uncached, messages, think=think, grammar=CALLS)
         assert message == reference
         assert message.tool_calls
         assert whole.cached_tokens == 0
@@ -61,25 +61,25 @@ def test_a_round_reads_only_the_last_call_and_its_result(start: Start, think: bo
             assert usage.prompt_tokens - usage.cached_tokens < output + 60 < usage.prompt_tokens
         output = usage.thinking_tokens + usage.answer_tokens
         messages += [message, Message("tool", result)]
-    message, usage = say(engine, messages, think=think)
-    assert message == say(forgetful, messages, think=think)[0]
+    message, usage = next_answer(engine, messages, think=think)
+    assert message == next_answer(uncached, messages, think=think)[0]
     assert usage.prompt_tokens - usage.cached_tokens < output + 60
-    # The next question leaves out the thinking of all rounds, so that they are read again, but not the functions.
+    # The next question leaves out the thinking of all rounds: these are evaluated again, the tools are not.
     asked = [*messages, message, Message("user", QUESTIONS[1])]
-    message, usage = say(engine, asked, think=think)
-    assert message == say(forgetful, asked, think=think)[0]
+    message, usage = next_answer(engine, asked, think=think)
+    assert message == next_answer(uncached, asked, think=think)[0]
     assert usage.cached_tokens > 350
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
-    """What happens: a question is asked or asked again, the model calls some times, the engine reads ahead or not."""
+    """Actions: ask or ask again, with some number of calls, with or without evaluating the next prefix ahead."""
     actions = st.sampled_from(["ask", "ask", "ask and read ahead", "again", "undo"])
     return draw(st.lists(st.tuples(actions, st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=5))
 
 
-def test_whatever_is_called_the_answers_are_those_of_a_run_that_reads_everything(start: Start) -> None:
-    engine, forgetful = start(), start(snapshot_bytes=0)
+def test_answers_after_any_call_history_equal_those_without_snapshots(start: Start) -> None:
+    engine, uncached = start(), start(snapshot_bytes=0)
 
     @settings(max_examples=20)
     @given(histories(), st.booleans())
@@ -94,8 +94,8 @@ def test_whatever_is_called_the_answers_are_those_of_a_run_that_reads_everything
             for done in range(rounds + 1):
                 before = [SYSTEM, *(message for one in turns for message in one), *turn]
                 grammar = CALLS if done < rounds else ""
-                message, _ = say(engine, before, think=think, grammar=grammar)
-                assert message == say(forgetful, before, think=think, grammar=grammar)[0]
+                message, _ = next_answer(engine, before, think=think, grammar=grammar)
+                assert message == next_answer(uncached, before, think=think, grammar=grammar)[0]
                 turn.append(message)
                 turn += [Message("tool", RESULTS[(number + done) % len(RESULTS)]) for _ in message.tool_calls]
             turns.append(turn)
@@ -106,19 +106,19 @@ def test_whatever_is_called_the_answers_are_those_of_a_run_that_reads_everything
     check()
 
 
-def test_a_call_written_otherwise_than_the_template_does_costs_its_answer_alone(start: Start) -> None:
-    engine, forgetful = start(), start(snapshot_bytes=0)
+def test_call_in_another_form_reevaluates_only_its_own_answer(start: Start) -> None:
+    engine, uncached = start(), start(snapshot_bytes=0)
     messages = [SYSTEM, Message("user", QUESTIONS[2])]
-    message, usage = say(engine, messages, think=True, grammar=CALLS)
+    message, usage = next_answer(engine, messages, think=True, grammar=CALLS)
     call = ToolCall("get_weather", {"city": message.tool_calls[0].arguments["city"].lower()})
     messages += [Message("assistant", message.content, message.thinking, (call,)), Message("tool", RESULTS[0])]
-    reply, again = say(engine, messages, think=True)
-    assert reply == say(forgetful, messages, think=True)[0]
+    reply, again = next_answer(engine, messages, think=True)
+    assert reply == next_answer(uncached, messages, think=True)[0]
     output = usage.thinking_tokens + usage.answer_tokens
     assert again.prompt_tokens - again.cached_tokens < output + 60 < again.prompt_tokens
 
 
-def test_letters_that_spell_a_call_are_text(start: Start) -> None:
+def test_text_that_spells_a_call_is_not_a_call(start: Start) -> None:
     spelled = 'root ::= "<tool_call>" "\\n<function=get_weather>\\n</function>\\n" "</tool_call>"'
-    message, _ = say(start(), [Message("user", QUESTIONS[0])], think=False, grammar=spelled)
+    message, _ = next_answer(start(), [Message("user", QUESTIONS[0])], think=False, grammar=spelled)
     assert message == Message("assistant", "<tool_call>\n<function=get_weather>\n</function>\n</tool_call>")

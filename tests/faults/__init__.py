@@ -1,1 +1,1 @@
-"""What goes wrong: killed processes, full disks, broken networks, planted faults."""
+"""Tests of failures: killed processes, full disks, broken networks, planted faults."""

@@ -1,6 +1,6 @@
-"""The check of llama.cpp sees a crash, an abort, a hang and a wrong result, and what fails it is not used.
+"""The check of llama.cpp detects crashes, aborts, hangs and wrong results, and a failing part is not used.
 
-Faults are planted into the real library by another one that is preloaded, or come from a fake worker.
+The faults come from a fake worker.
 """
 
 from __future__ import annotations
@@ -34,17 +34,14 @@ from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.profile import Device as PlanDevice
 from qwenctl.machine.profile import Machine
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 GPU = Subject("device", "GPU0")
 CARD = GgmlDevice("GPU0", "a card", "gpu", 24 << 30, 23 << 30, "Vulkan")
 FAR = GgmlDevice("RPC0", "10.0.0.2:50052", "gpu", 24 << 30, 23 << 30, "RPC")
-RIGHT = "The capital of France is Paris.\n"
-QUESTION = ("--no-think", "--temp", "0", "What is the capital of France?")
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder in which nothing is kept."""
+    """An empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -54,10 +51,10 @@ def failures(result: SubjectResult | None) -> list[tuple[str, str]]:
     return [(case.case, case.error) for case in result.failures]
 
 
-# ------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------------ saved results
 
 
-def test_check_kept_is_believed_until_the_backend_changes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_check_is_used_until_the_backend_changes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, found = check_backend()
     assert found
     assert check_backend() == (check, ())
@@ -68,7 +65,7 @@ def test_check_kept_is_believed_until_the_backend_changes(cache: Path, monkeypat
     assert cached_check() is None
 
 
-def test_check_kept_damaged_is_not_believed(cache: Path) -> None:
+def test_damaged_saved_check_is_ignored(cache: Path) -> None:
     check, _ = check_backend()
     (saved,) = cache.glob("qwenctl/backend-*.json")
     for damaged in ("", "[]", "{}", '{"cpu": 1}', '{"cpu": {"subject": 1}, "extra": null}', "[" * 100_000):
@@ -78,7 +75,7 @@ def test_check_kept_damaged_is_not_believed(cache: Path) -> None:
     assert cached_check() == check
 
 
-def test_check_without_a_writable_home_runs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_runs_without_a_writable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert require_backend(report=lambda _: None).cpu.passed
@@ -99,7 +96,7 @@ checks = st.builds(
 
 
 @given(checks)
-def test_check_through_json_is_the_same(check: BackendCheck) -> None:
+def test_check_json_round_trip_is_exact(check: BackendCheck) -> None:
     assert check_from_json(json.loads(json.dumps(as_json(check)))) == check
 
 
@@ -121,7 +118,7 @@ for subject in asked:
 """
 
 
-def fake(body: str) -> list[str]:
+def fake_worker(body: str) -> list[str]:
     return [sys.executable, "-c", _FAKE.format(cases=_CASES, body=body)]
 
 
@@ -137,46 +134,46 @@ def fake(body: str) -> list[str]:
         ("sys.stderr.write('/b/ggml.c:7: GGML_ASSERT(x) failed\\n'); os.abort()", "SIGABRT: ggml.c:7: GGML_ASSERT(x)"),
     ],
 )
-def test_check_worker_fails_is_a_failed_check(body: str, error: str) -> None:
-    found = run_checks([PLAIN, EXTRA, GPU], lambda _: None, fake(body), cpu_seconds=2)
-    assert list(found) == [PLAIN]  # without it nothing else matters
+def test_failing_worker_is_a_failed_check(body: str, error: str) -> None:
+    found = run_checks([PLAIN, EXTRA, GPU], lambda _: None, fake_worker(body), cpu_seconds=2)
+    assert list(found) == [PLAIN]  # the other checks are skipped when it fails
     assert found[PLAIN].failures[0].error.startswith(error)
 
 
-def test_check_worker_that_cannot_check_blames_nobody() -> None:
+def test_worker_unable_to_check_raises_check_impossible() -> None:
     with pytest.raises(CheckImpossible, match="No space left on device"):
-        run_checks([PLAIN], lambda _: None, fake("say(impossible='No space left on device')"))
+        run_checks([PLAIN], lambda _: None, fake_worker("say(impossible='No space left on device')"))
 
 
-def test_check_worker_missing_is_a_failed_check() -> None:
+def test_missing_worker_is_a_failed_check() -> None:
     found = run_checks([PLAIN], lambda _: None, ["/no/such/python"])
     assert "No such file" in found[PLAIN].failures[0].error
 
 
-def test_check_device_fails_the_others_are_checked_all_the_same() -> None:
+def test_crash_of_one_device_leaves_the_others_checked() -> None:
     other = Subject("device", "GPU1")
     body = "os.kill(os.getpid(), signal.SIGSEGV) if subject['name'] == 'GPU0' else done(subject)"
-    found = run_checks([PLAIN, EXTRA, GPU, other], lambda _: None, fake(body))
+    found = run_checks([PLAIN, EXTRA, GPU, other], lambda _: None, fake_worker(body))
     assert {subject: result.passed for subject, result in found.items()} == {
         PLAIN: True, EXTRA: True, GPU: False, other: True
     }  # fmt: skip
     assert failures(found[GPU]) == [("its start", "SIGSEGV")]
 
 
-def test_check_result_over_the_bound_fails() -> None:
+def test_error_above_the_bound_fails_the_check() -> None:
     for nmse, passed in ((0.9 * BOUND, True), (1.1 * BOUND, False)):
-        found = run_checks([PLAIN], lambda _: None, fake(f"done(subject, nmse={nmse})"))
+        found = run_checks([PLAIN], lambda _: None, fake_worker(f"done(subject, nmse={nmse})"))
         assert found[PLAIN].passed == passed
 
 
-def test_check_shows_what_it_does() -> None:
+def test_check_reports_its_progress() -> None:
     shown: list[str] = []
-    run_checks([PLAIN, GPU], shown.append, fake("done(subject)"))
+    run_checks([PLAIN, GPU], shown.append, fake_worker("done(subject)"))
     assert "checking llama.cpp: CPU, 2 sequences at once" in shown
     assert "checking llama.cpp: GPU0, one token at a time" in shown
 
 
-# ------------------------------------------------------------------ what is not used
+# ------------------------------------------------------------------ exclusion of failed devices
 
 
 @pytest.fixture
@@ -186,7 +183,7 @@ def failing_card() -> BackendCheck:
     return BackendCheck(right, None, {device_key(CARD): wrong})
 
 
-def test_device_failed_is_left_out_and_said(failing_card: BackendCheck) -> None:
+def test_failed_device_is_excluded_and_reported(failing_card: BackendCheck) -> None:
     devices = (CARD, FAR)
     assert failed_devices(failing_card, devices) == {"GPU0"}
     found = [PlanDevice(one.name, one.backend, one.description, one.total_bytes, one.free_bytes) for one in devices]
@@ -197,11 +194,11 @@ def test_device_failed_is_left_out_and_said(failing_card: BackendCheck) -> None:
     assert "qwenctl doctor --measure" in hint
 
 
-def test_device_that_is_another_one_is_not_blamed(failing_card: BackendCheck) -> None:
+def test_failed_check_does_not_apply_to_a_replaced_device(failing_card: BackendCheck) -> None:
     assert failed_devices(failing_card, (replace(CARD, description="a newer card"),)) == frozenset()
 
 
-def test_golden_logits_are_those_of_the_same_weights_in_float32(tmp_path: Path) -> None:
+def test_golden_logits_match_the_same_weights_in_float32(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.widened_model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, timeout=120, check=True)
     assert float(done.stdout) < BOUND

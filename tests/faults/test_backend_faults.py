@@ -1,6 +1,6 @@
-"""Faults that are planted into the real llama.cpp: the check sees them, and what fails is not used.
+"""Faults planted into the real llama.cpp: the check detects them, and the failing part is not used.
 
-The faults come from a library that is preloaded (broken_backend.c).
+The faults come from a preloaded library (broken_backend.c).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder in which nothing is kept."""
+    """An empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -45,11 +45,11 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) ->
         monkeypatch.setenv(name, value)
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, library: Path, path: Path_, fault: Fault) -> None:
+def plant_fault(monkeypatch: pytest.MonkeyPatch, library: Path, path: Path_, fault: Fault) -> None:
     set_variables(monkeypatch, broken(library, path, fault))
 
 
-def test_check_installed_backend_passes(cache: Path) -> None:
+def test_installed_backend_passes_the_check(cache: Path) -> None:
     check, found = check_backend()
     assert [result.failures for result in found] == [()] * len(found)
     assert check.cpu.passed
@@ -63,12 +63,12 @@ def test_check_installed_backend_passes(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "error"), [("wrong", ""), ("crash", "SIGSEGV"), ("abort", "SIGABRT"), ("hang", "no result in time")]
 )
-def test_check_extra_buffers_broken_are_not_allowed(
+def test_broken_extra_buffer_types_fail_the_check(
     cache: Path, monkeypatch: pytest.MonkeyPatch, library: Path, fault: Fault, error: str
 ) -> None:
     if not run_checks([EXTRA], lambda _: None)[EXTRA].cases:
         pytest.skip("this processor has no extra buffer types")
-    planted(monkeypatch, library, "extra", fault)
+    plant_fault(monkeypatch, library, "extra", fault)
     found = run_checks([PLAIN, EXTRA], lambda _: None, cpu_seconds=20 if fault == "hang" else 60)
     assert found[PLAIN].passed
     first = found[EXTRA].failures[0]
@@ -80,23 +80,23 @@ def test_check_extra_buffers_broken_are_not_allowed(
 
 @linux_only
 @pytest.mark.parametrize(("fault", "error"), [("wrong", ""), ("crash", "SIGSEGV")])
-def test_check_plain_path_broken_ends_with_its_code(
+def test_broken_plain_path_raises_engine_crashed(
     cache: Path, monkeypatch: pytest.MonkeyPatch, library: Path, fault: Fault, error: str
 ) -> None:
-    planted(monkeypatch, library, "plain", fault)
-    told: list[str] = []
+    plant_fault(monkeypatch, library, "plain", fault)
+    messages: list[str] = []
     with pytest.raises(QwenctlError) as caught:
-        require_backend(report=told.append)
+        require_backend(report=messages.append)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
     assert caught.value.message.startswith("llama.cpp computes wrong results on this machine: 2 sequences at once: ")
     assert error in caught.value.message
     assert "pip install --no-binary llama-cpp-python" in caught.value.hint
-    assert told == []
-    assert cached_check() is None  # it may be mended by the next time
+    assert messages == []
+    assert cached_check() is None  # not saved: it may be repaired by the next run
 
 
 @linux_only
-def test_commands_extra_buffers_broken_answer_right_and_warn_once(
+def test_commands_with_broken_extra_buffer_types_answer_correctly_and_warn_once(
     cache: Path, library: Path, toy_gguf: Path, tmp_path: Path
 ) -> None:
     variables = broken(library, "extra", "wrong")
@@ -117,7 +117,7 @@ def test_commands_extra_buffers_broken_answer_right_and_warn_once(
 
 
 @linux_only
-def test_commands_plain_path_broken_run_nothing(cache: Path, library: Path, toy_gguf: Path) -> None:
+def test_commands_with_a_broken_plain_path_fail(cache: Path, library: Path, toy_gguf: Path) -> None:
     variables = broken(library, "plain", "wrong")
     for command in (("chat", "-m", str(toy_gguf), *QUESTION), ("bench", str(toy_gguf), "-p", "8", "-n", "0")):
         done = run(*command, stdin=None, **variables)
@@ -128,7 +128,7 @@ def test_commands_plain_path_broken_run_nothing(cache: Path, library: Path, toy_
 
 
 @linux_only
-def test_doctor_extra_buffers_broken_shows_the_table(cache: Path, library: Path) -> None:
+def test_doctor_shows_the_results_of_broken_extra_buffer_types(cache: Path, library: Path) -> None:
     done = run("doctor", **broken(library, "extra", "crash"))
     text = done.stdout.decode()
     if "extra buffer types" not in text:
@@ -142,16 +142,16 @@ def test_doctor_extra_buffers_broken_shows_the_table(cache: Path, library: Path)
     assert re.search(r"^! llama\.cpp fails with \w+.* \(2 sequences at once: SIGSEGV\)", text, re.MULTILINE)
 
 
-def test_doctor_measure_checks_again(cache: Path) -> None:
+def test_doctor_measure_repeats_the_check(cache: Path) -> None:
     check, _ = check_backend()
     (saved,) = cache.glob("qwenctl/backend-*.json")
     wrong = replace(check, cpu=replace(check.cpu, cases=(CaseResult("one token at a time", 0.9),)))
     saved.write_text(json.dumps(as_json(wrong)))
-    told = [json.loads(run("doctor", "--json", *more).stdout) for more in ((), ("--measure",))]
-    found = [[one["message"] for one in each["findings"] if one["topic"] == "backend"] for each in told]
+    reports = [json.loads(run("doctor", "--json", *more).stdout) for more in ((), ("--measure",))]
+    found = [[one["message"] for one in each["findings"] if one["topic"] == "backend"] for each in reports]
     assert found == [["llama.cpp computes wrong results on this machine: one token at a time: NMSE 0.9"], []]
-    assert check_backend()[1] == ()  # it is kept again
-    assert told[1]["check"]["cpu"]["cases"][0]["case"] == "known values"
+    assert check_backend()[1] == ()  # the new result is saved
+    assert reports[1]["check"]["cpu"]["cases"][0]["case"] == "known values"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_doctor_measure_checks_again(cache: Path) -> None:
         ),
     ],
 )
-def test_library_that_cannot_be_opened_is_one_line(
+def test_unloadable_library_is_a_one_line_error(
     cache: Path, toy_gguf: Path, tmp_path: Path, files: tuple[str, ...], reason: str
 ) -> None:
     folder = tmp_path / "lib"
@@ -179,8 +179,8 @@ def test_library_that_cannot_be_opened_is_one_line(
     assert "pip install --no-binary llama-cpp-python" in hint
 
 
-def test_library_for_another_processor_is_told(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
-    """A library that begins with an instruction which no processor has."""
+def test_library_for_another_processor_is_reported(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
+    """The library starts with an instruction that no processor supports."""
     (tmp_path / "trap.c").write_text("__attribute__((constructor)) static void trap(void) { __builtin_trap(); }\n")
     target = tmp_path / "libllama.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", target, tmp_path / "trap.c"], check=True, timeout=60)
@@ -192,8 +192,8 @@ def test_library_for_another_processor_is_told(cache: Path, toy_gguf: Path, tmp_
     assert "pip install --no-binary llama-cpp-python" in hint
 
 
-def test_check_that_cannot_be_done_leaves_the_plain_path(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
-    """No file may become as large as the model of the check."""
+def test_impossible_check_leaves_only_the_plain_path(cache: Path, toy_gguf: Path, tmp_path: Path) -> None:
+    """The file size limit is smaller than the model of the check."""
     command = (
         f"ulimit -f 4000; exec {sys.executable} -m qwenctl chat -m {toy_gguf} --no-think --temp 0 '{QUESTION[-1]}'"
     )

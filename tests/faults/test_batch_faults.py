@@ -1,6 +1,6 @@
-"""When a write fails, at whatever moment: never a success with wrong bytes, and the same command resumes.
+"""Failed writes at any moment: a batch never succeeds with wrong bytes, and the same command resumes it.
 
-`BATCH_WRITES=200` looks at the first two hundred writes, each with three ways to fail.
+`BATCH_WRITES=200` tests the first two hundred writes, each with three kinds of failure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAYS = ("error", "short", "fsync")
 ALL = [(at, how) for at in range(1, WRITES + 1) for how in WAYS]
 TABLE = ALL or [(1, "error"), (2, "short"), (3, "error"), (8, "short"), (21, "error"), (81, "short")]
 ENOSPC, EIO = 28, 5
-# Fails the FAULT_AT-th write, or from there on fsync, of a file whose name contains FAULT_IN.
+# Makes writes from the FAULT_AT-th on, or every fsync, fail for files whose names contain FAULT_IN.
 LIBRARY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -84,7 +84,7 @@ def server() -> Iterator[FakeServer]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records that are answered out of order, and one that fails."""
+    """Records that are answered out of order, one of which fails."""
     slow = [
         "[400]" if number == 5 else f"{number} [500 ok]" if number % 9 == 4 else str(number)
         for number in range(RECORDS)
@@ -102,7 +102,7 @@ def clean(source: Path, server: FakeServer) -> bytes:
 
 
 @pytest.mark.parametrize(("at", "how"), TABLE)
-def test_a_write_that_fails_is_told_and_gone_on_after(
+def test_failed_write_is_reported_and_the_batch_resumes(
     source: Path, clean: bytes, server: FakeServer, library: Path, tmp_path: Path, at: int, how: str
 ) -> None:
     server.attempts.clear()
@@ -110,21 +110,21 @@ def test_a_write_that_fails_is_told_and_gone_on_after(
     faults = {"LD_PRELOAD": str(library), "FAULT_IN": f"{tmp_path}/", "FAULT_AT": str(at), "FAULT_HOW": how}
     arguments = (source, "-o", output, "--endpoint", server.url, "-np", 4, "-q")
     done = batch(*arguments, **faults, FAULT_ERRNO=str(ENOSPC if at % 2 else EIO))
-    if done.returncode == 3:  # there were fewer writes than that
+    if done.returncode == 3:  # the run had fewer writes than `at`
         assert output.read_bytes() == clean
         assert at > 2 * RECORDS
     else:
         assert done.returncode == 74, done.stderr.decode()
         first, *hint = done.stderr.decode().splitlines()
         assert first.startswith(f"qwenctl: error: {tmp_path}/")
-        assert hint == ["  hint: then the same command resumes"] or at == 1  # when nothing has begun
+        assert hint == ["  hint: then the same command resumes"] or at == 1  # at 1 nothing has been written yet
         assert clean.startswith(output.read_bytes() if output.exists() else b"")
     server.attempts.clear()
     assert batch(*arguments).returncode == 3
     assert output.read_bytes() == clean
 
 
-def test_a_disk_that_cannot_be_reached_for_certain_is_an_error(
+def test_failed_fsync_is_an_error_and_the_batch_resumes(
     source: Path, clean: bytes, server: FakeServer, library: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -137,7 +137,7 @@ def test_a_disk_that_cannot_be_reached_for_certain_is_an_error(
 
 
 @pytest.mark.parametrize("size", [1000, 3000])
-def test_a_file_that_may_not_grow_is_told_and_gone_on_with(
+def test_file_size_limit_is_reported_and_the_batch_resumes(
     source: Path, clean: bytes, server: FakeServer, tmp_path: Path, size: int
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -159,13 +159,13 @@ def test_a_file_that_may_not_grow_is_told_and_gone_on_with(
     assert output.read_bytes() == clean
 
 
-def test_a_full_device_is_told(source: Path, server: FakeServer) -> None:
+def test_full_device_is_reported(source: Path, server: FakeServer) -> None:
     done = batch(source, "-o", "/dev/full", "--endpoint", server.url, "-q")
     assert done.returncode == 74
     assert b"no space left on device" in done.stderr
 
 
-def test_a_reader_that_has_gone_ends_it_without_a_word(source: Path, server: FakeServer) -> None:
+def test_closed_pipe_ends_the_batch_silently(source: Path, server: FakeServer) -> None:
     arguments = command(source, "--endpoint", server.url, "-q")
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -176,9 +176,7 @@ def test_a_reader_that_has_gone_ends_it_without_a_word(source: Path, server: Fak
         assert b"error" not in process.stderr.read()
 
 
-def test_what_cannot_be_written_at_all_is_told_before_anything_is_asked(
-    source: Path, server: FakeServer, tmp_path: Path
-) -> None:
+def test_unwritable_output_is_refused_before_any_request(source: Path, server: FakeServer, tmp_path: Path) -> None:
     asked = len(server.bodies)
     done = batch(source, "-o", tmp_path / "no" / "out.jsonl", "--endpoint", server.url)
     assert (done.returncode, (tmp_path / "no").exists()) == (73, False)

@@ -1,6 +1,6 @@
-"""Whatever ends a batch, or its engine, at whatever moment: the same command resumes, and the bytes are the same.
+"""A batch or engine killed at any moment: the same command resumes the batch, and the output bytes are the same.
 
-`BATCH_KILLS=200 BATCH_RECORDS=500` makes the first test a long one.
+`BATCH_KILLS=200 BATCH_RECORDS=500` makes the first test longer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(source: Path, toy_gguf: Path) -> tuple[bytes, float]:
-    """The output of a run that nothing happens to, and how long it takes."""
+    """The output of an undisturbed run, and its duration in seconds."""
     path, begin = source.with_name("clean.jsonl"), time.monotonic()
     done = batch(source, "-o", path, "-m", toy_gguf, *OPTIONS, "-np", 6)
     assert done.returncode == 0, done.stderr.decode()
@@ -56,13 +56,13 @@ def start(source: Path, output: Path, model: Path, *options: object) -> subproce
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
 
-def lines(path: Path) -> int:
+def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(6 * 3600 if KILLS > 20 else 600)
-def test_killed_at_random_moments_no_record_is_lost_or_twice(
+def test_batch_killed_at_random_moments_loses_or_repeats_no_record(
     source: Path, clean: tuple[bytes, float], toy_gguf: Path, tmp_path: Path
 ) -> None:
     draw, kills, rounds = random.Random(6), 0, 0
@@ -85,15 +85,15 @@ def test_killed_at_random_moments_no_record_is_lost_or_twice(
         rounds += 1
 
 
-def test_killed_when_some_are_done_it_skips_those(
+def test_killed_batch_resumes_without_the_finished_records(
     source: Path, clean: tuple[bytes, float], toy_gguf: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
     process = start(source, output, toy_gguf)
-    until(lambda: lines(output) >= 10)
+    until(lambda: count_lines(output) >= 10)
     process.kill()
     process.communicate()
-    saved = lines(output)
+    saved = count_lines(output)
     with output.open("ab") as file:
         file.write(b'{"id": "torn')
     done = batch(source, "-o", output, "-m", toy_gguf, *OPTIONS, "-np", 3, "--json")
@@ -105,28 +105,28 @@ def test_killed_when_some_are_done_it_skips_those(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal_it_says_how_to_go_on(
+def test_signal_stops_a_batch_with_a_resume_hint(
     source: Path, toy_gguf: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "out.jsonl"
     process = start(source, output, toy_gguf, "-q")
-    until(lambda: lines(output) >= 3)
+    until(lambda: count_lines(output) >= 3)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == code
-    first, hint = said.decode().splitlines()
+    first, hint = stderr.decode().splitlines()
     assert first.startswith("qwenctl: error: stopped; ")
     assert first.endswith(f" of {RECORDS} records are done")
     assert hint == "  hint: the same command resumes"
-    assert lines(output) >= 3
+    assert count_lines(output) >= 3
 
 
-def test_two_batches_do_not_write_one_output(source: Path, toy_gguf: Path, tmp_path: Path) -> None:
+def test_second_batch_on_the_same_output_is_refused(source: Path, toy_gguf: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     first = start(source, output, toy_gguf)
     try:
-        until(lambda: lines(output) >= 1)
-        first.send_signal(signal.SIGSTOP)  # it is not to end before the other has begun
+        until(lambda: count_lines(output) >= 1)
+        first.send_signal(signal.SIGSTOP)  # keep it from ending before the second has started
         second = batch(source, "-o", output, "-m", toy_gguf, *OPTIONS)
         assert second.returncode == ExitCode.TRY_AGAIN
         assert f"another qwenctl (pid {first.pid}, " in second.stderr.decode()
@@ -136,22 +136,20 @@ def test_two_batches_do_not_write_one_output(source: Path, toy_gguf: Path, tmp_p
         first.communicate()
 
 
-def test_an_engine_that_is_killed_is_started_again(
-    source: Path, clean: tuple[bytes, float], toy_gguf: Path, tmp_path: Path
-) -> None:
+def test_killed_engine_is_restarted(source: Path, clean: tuple[bytes, float], toy_gguf: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     process = start(source, output, toy_gguf)
-    until(lambda: lines(output) >= 5)
+    until(lambda: count_lines(output) >= 5)
     [engine] = psutil.Process(process.pid).children()
     engine.kill()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said.decode()
-    assert "the model engine stopped while it answered a batch (SIGKILL)" in said.decode()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr.decode()
+    assert "the model engine stopped while it answered a batch (SIGKILL)" in stderr.decode()
     assert output.read_bytes() == clean[0]
 
 
 class Poisoned:
-    """A real engine that dies, or stops, by a signal, whenever it begins a record that says so."""
+    """A real engine that receives a signal whenever it starts a record with "poison" in its question."""
 
     def __init__(self, engine: Engine, number: signal.Signals) -> None:
         self._engine, self._signal = engine, number
@@ -168,7 +166,7 @@ class Poisoned:
             if self._signal == signal.SIGSTOP:
                 os.kill(self._engine.pid, signal.SIGSTOP)
             else:
-                self._engine.kill(self._signal)  # nothing, if it has died of another record
+                self._engine.kill(self._signal)  # no effect if another record has already killed it
         return event
 
     def cpu_seconds(self) -> float:
@@ -180,12 +178,12 @@ class Poisoned:
 
 @pytest.fixture
 def started() -> list[Engine]:
-    """The engines that `make_answerer` has started."""
+    """The engines that `make_backend` has started so far."""
     return []
 
 
 @pytest.fixture
-def make_answerer(
+def make_backend(
     toy_gguf: Path, tmp_path: Path, started: list[Engine]
 ) -> Iterator[Callable[[signal.Signals], EngineBackend]]:
     made: list[EngineBackend] = []
@@ -205,29 +203,29 @@ def make_answerer(
         return made[-1]
 
     yield make
-    for answerer in made:
-        answerer.close()
+    for backend in made:
+        backend.close()
 
 
-def outcomes(answerer: EngineBackend, texts: list[str]) -> dict[int, Answer | RecordError]:
+def outcomes(backend: EngineBackend, texts: list[str]) -> dict[int, Answer | RecordError]:
     wanted = GenerationParams(think=False, sampling={"temperature": 0, "presence_penalty": 0})
     for number, text in enumerate(texts):
-        answerer.submit(number, Record(str(number), number, (Message("user", text),), wanted))
+        backend.submit(number, Record(str(number), number, (Message("user", text),), wanted))
     found: dict[int, Answer | RecordError] = {}
     end = time.monotonic() + 100
     while len(found) < len(texts):
-        found.update(answerer.collect(1))
+        found.update(backend.collect(1))
         assert time.monotonic() < end
     return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL, signal.SIGSTOP])
-def test_a_record_on_which_the_engine_crashes_twice_fails_alone(
-    make_answerer: Callable[[signal.Signals], EngineBackend], number: signal.Signals
+def test_record_that_crashes_the_engine_twice_fails_alone(
+    make_backend: Callable[[signal.Signals], EngineBackend], number: signal.Signals
 ) -> None:
     texts = [question["question"] for question in QUESTIONS[:10]]
     texts[4] = "poison"
-    found = outcomes(make_answerer(number), texts)
+    found = outcomes(make_backend(number), texts)
     failed = {at: one for at, one in found.items() if isinstance(one, RecordError)}
     assert failed.keys() == {4}
     assert failed[4].kind == "crash"
@@ -236,15 +234,15 @@ def test_a_record_on_which_the_engine_crashes_twice_fails_alone(
         assert at == 4 or (isinstance(one, Answer) and one.text == QUESTIONS[at]["answer"])
 
 
-def test_an_engine_that_crashes_on_everything_ends_the_batch(
-    make_answerer: Callable[[signal.Signals], EngineBackend],
+def test_engine_that_crashes_on_every_record_ends_the_batch(
+    make_backend: Callable[[signal.Signals], EngineBackend],
 ) -> None:
     with pytest.raises(QwenctlError, match="SIGSEGV") as caught:
-        outcomes(make_answerer(signal.SIGSEGV), ["poison"] * 12)
+        outcomes(make_backend(signal.SIGSEGV), ["poison"] * 12)
     assert caught.value.code == ExitCode.ENGINE_CRASHED
 
 
-def test_what_failed_is_listed_and_tried_again_when_asked(source: Path, toy_gguf: Path, tmp_path: Path) -> None:
+def test_failed_records_are_listed_and_retried_on_request(source: Path, toy_gguf: Path, tmp_path: Path) -> None:
     records = short_records(6)
     records[1]["prompt"] = "word " * 1000
     bad = write_lines(tmp_path / "in.jsonl", records)
@@ -265,14 +263,14 @@ def test_what_failed_is_listed_and_tried_again_when_asked(source: Path, toy_gguf
     assert not (tmp_path / "out.errors.jsonl").exists()
 
 
-def test_an_engine_that_dies_between_records_is_started_again(
-    make_answerer: Callable[[signal.Signals], EngineBackend], started: list[Engine]
+def test_engine_killed_between_records_is_restarted(
+    make_backend: Callable[[signal.Signals], EngineBackend], started: list[Engine]
 ) -> None:
-    answerer = make_answerer(signal.SIGKILL)
-    first = outcomes(answerer, [QUESTIONS[0]["question"]])
+    backend = make_backend(signal.SIGKILL)
+    first = outcomes(backend, [QUESTIONS[0]["question"]])
     [engine] = started
     engine.kill()
-    again = outcomes(answerer, [QUESTIONS[1]["question"]])
+    again = outcomes(backend, [QUESTIONS[1]["question"]])
     assert [one.text for found in (first, again) for one in found.values() if isinstance(one, Answer)] == [
         QUESTIONS[0]["answer"],
         QUESTIONS[1]["answer"],

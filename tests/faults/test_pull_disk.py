@@ -1,4 +1,4 @@
-"""A pull onto a disk that is too small, becomes full, or cannot be written."""
+"""Pulls to disks that are too small, fill up, or cannot be written."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def hub(repo: Repo) -> Iterator[FakeHub]:
         yield hub
 
 
-def shell(hub: FakeHub, home: Path, script: str, *pull: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with a file system of its own; $1 is an empty folder, the rest the command line of a pull."""
+def run_in_namespace(hub: FakeHub, home: Path, script: str, *pull: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in its own mount namespace; $1 is an empty folder, the rest the command line of a pull."""
     (home / "disk").mkdir(exist_ok=True)
     return subprocess.run(
         ["unshare", "-Urm", "bash", "-ec", script, "bash", str(home / "disk"), *command("pull", *(pull or (MODEL,)))],
@@ -62,8 +62,8 @@ def shell(hub: FakeHub, home: Path, script: str, *pull: str) -> subprocess.Compl
 
 
 @needs_mount
-def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(hub: FakeHub, tmp_path: Path) -> None:
-    done = shell(hub, tmp_path, 'mount -t tmpfs -o size=15m tmpfs "$1"; shift; exec "$@"')
+def test_too_small_disk_is_refused_before_the_first_byte(hub: FakeHub, tmp_path: Path) -> None:
+    done = run_in_namespace(hub, tmp_path, 'mount -t tmpfs -o size=15m tmpfs "$1"; shift; exec "$@"')
     line, hint, code = failure(done)
     assert re.fullmatch(rf"needs 20\.4 MB, {tmp_path}/disk/hub has 15\.7 MB free \(4\.\d\d MB short\)", line)
     assert (hint, code) == ("`--to DIR`, a smaller quantization", 74)
@@ -84,8 +84,8 @@ sha256sum < "$(ls hub/models--*/snapshots/*/*.gguf)"
 
 
 @needs_mount
-def test_a_disk_that_becomes_full_keeps_what_has_come(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
-    done = shell(hub, tmp_path, FULL)
+def test_full_disk_keeps_the_downloaded_bytes(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+    done = run_in_namespace(hub, tmp_path, FULL)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
         r"qwenctl: error: disk full after \S+ .B of 20\.0 MB; saved for resume\n"
@@ -112,9 +112,9 @@ ls
 
 
 @needs_mount
-def test_a_disk_that_becomes_full_while_a_checkpoint_is_quantized(tmp_path: Path) -> None:
+def test_disk_filled_during_a_streaming_conversion_allows_a_resume(tmp_path: Path) -> None:
     with FakeHub({"Qwen/Toy": serve_folder(DATA / "toy")}, rate=2e6) as hub:
-        done = shell(hub, tmp_path, FULL_SPOOL, "Qwen/Toy", "--quantize", "Q8_0", "--no-vision")
+        done = run_in_namespace(hub, tmp_path, FULL_SPOOL, "Qwen/Toy", "--quantize", "Q8_0", "--no-vision")
         size = sum(file.size for file in hub.repos["Qwen/Toy"].files.values())
         assert done.returncode == 0, done.stderr
         assert hub.sent < 1.05 * size
@@ -128,7 +128,7 @@ def test_a_disk_that_becomes_full_while_a_checkpoint_is_quantized(tmp_path: Path
     assert there == ["Toy-Q8_0.gguf.spool", "Toy-Q8_0.gguf", "Toy-Q8_0.gguf", "qwenctl.lock.json"]
 
 
-def test_a_limit_for_the_size_of_files(hub: FakeHub, tmp_path: Path) -> None:
+def test_file_size_limit_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 10000; exec {shlex.join(command('pull', MODEL))}"],
         env=environment(hub, tmp_path), capture_output=True, text=True, timeout=60, check=False,
@@ -139,23 +139,23 @@ def test_a_limit_for_the_size_of_files(hub: FakeHub, tmp_path: Path) -> None:
 
 
 @needs_mount
-def test_a_cache_that_cannot_be_written(hub: FakeHub, tmp_path: Path) -> None:
-    done = shell(hub, tmp_path, 'mount -t tmpfs -o ro tmpfs "$1"; shift; exec "$@"')
+def test_read_only_cache_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    done = run_in_namespace(hub, tmp_path, 'mount -t tmpfs -o ro tmpfs "$1"; shift; exec "$@"')
     line, hint, code = failure(done)
     assert line == f"cannot write to {tmp_path}/disk/hub (read-only file system)"
     assert (hint, code) == ("`--to DIR` or HF_HUB_CACHE=...; reading still works", 73)
 
 
 @needs_mount
-def test_a_cache_that_cannot_be_written_but_has_the_model(hub: FakeHub, tmp_path: Path) -> None:
+def test_read_only_cache_with_the_model_is_used(hub: FakeHub, tmp_path: Path) -> None:
     assert qwenctl(hub, tmp_path, "pull", MODEL).returncode == 0
     script = f'mount --bind -o ro {hub_cache(tmp_path)} {hub_cache(tmp_path)}; shift; HF_HOME={tmp_path}/hf exec "$@"'
-    done = shell(hub, tmp_path, script)
+    done = run_in_namespace(hub, tmp_path, script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"{NAME}\n")
 
 
-def test_another_folder_can_be_chosen(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_to_option_chooses_another_folder(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     done = qwenctl(hub, tmp_path, "pull", MODEL, "--to", tmp_path / "hf" / "hub")
     assert done.returncode == 0, done.stderr
     assert_whole(tmp_path, repo, NAME)

@@ -1,4 +1,4 @@
-"""A pull over a network that breaks: whatever goes wrong once is survived, whatever stays wrong is said in one line."""
+"""Pulls over an unreliable network: they survive temporary faults without downloading received bytes again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SURVIVED = {
 
 
 @pytest.mark.parametrize("faults", SURVIVED.values(), ids=SURVIVED)
-def test_it_survives(faults: list[Fault], hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_pull_survives_a_fault(faults: list[Fault], hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(*faults)
     done = qwenctl(hub, tmp_path, "pull", MODEL)
     assert done.returncode == 0, done.stderr
@@ -55,18 +55,20 @@ def test_it_survives(faults: list[Fault], hub: FakeHub, repo: Repo, tmp_path: Pa
     assert hub.leaked == []
 
 
-def test_a_connection_that_drips_is_given_up_for_a_new_one(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_slow_connection_is_replaced_by_a_new_one(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("drip", after=1_000_000))
     done = qwenctl(hub, tmp_path, "pull", MODEL)
     assert done.returncode == 0, done.stderr
     begun = {int(asked.removeprefix("bytes=").split("-")[0]) for _, _, asked in hub.requests if asked}
     again = begun - set(range(0, SIZE, SEGMENT))
-    assert any(1_000_000 <= start % SEGMENT < SEGMENT // 2 for start in again)  # the most of it need not drip
+    assert any(
+        1_000_000 <= start % SEGMENT < SEGMENT // 2 for start in again
+    )  # most of the segment is downloaded at full speed
     assert hub.sent < 1.01 * SIZE
     assert_whole(tmp_path, repo, NAME)
 
 
-def test_a_break_costs_no_bytes_that_had_come(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_broken_connection_loses_no_received_bytes(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("reset", times=8, after=2_000_000))
     assert qwenctl(hub, tmp_path, "pull", MODEL).returncode == 0
     assert hub.sent < 1.05 * SIZE

@@ -1,6 +1,6 @@
-"""A large checkpoint quantized through a small spool, killed again and again on its way.
+"""A large checkpoint quantized through a small spool by a process that is killed repeatedly.
 
-With FULL_COUNTS set it is one of 4 GB with a spool of 500 MB, killed 20 times; else a quarter of that.
+With FULL_COUNTS set the checkpoint has 4 GB, the spool 500 MB, and there are 20 kills; otherwise a quarter of each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODEL = Model(
 
 
 def make_checkpoint(folder: Path) -> tuple[Path, Repo]:
-    """A checkpoint of finite BF16 weights, in 50 shards, at the place where a cache would have it."""
+    """A checkpoint of finite BF16 weights in 50 shards, at its path in a Hugging Face cache."""
     checkpoints.make_sparse(folder, MODEL, shards=50)
     random_bits = np.random.default_rng(1)
     weights = random_bits.integers(0, 256, (1 << 20, 2), np.uint8)
@@ -55,26 +55,26 @@ def make_checkpoint(folder: Path) -> tuple[Path, Repo]:
     return cached, replace(repo, files=moved)
 
 
-def used(folder: Path) -> int:
-    """Bytes that all files below `folder` take on the disk."""
+def disk_usage(folder: Path) -> int:
+    """Bytes that all files below `folder` occupy on disk."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
             try:
                 total += os.lstat(f"{root}/{name}").st_blocks * 512
-            except FileNotFoundError:  # removed meanwhile
+            except FileNotFoundError:  # removed in the meantime
                 continue
     return total
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[list[int]]:
-    """The most that the files below `folder` take on the disk, in a list, while the block runs."""
+def watch_disk_usage(folder: Path) -> Iterator[list[int]]:
+    """The peak disk usage of the files below `folder` in bytes, as a list of one item updated while the block runs."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.05):
-            peak[0] = max(peak[0], used(folder))
+            peak[0] = max(peak[0], disk_usage(folder))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -86,14 +86,14 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-def test_it_never_takes_more_than_the_output_and_the_spool_and_forgets_nothing(tmp_path: Path) -> None:
+def test_killed_conversion_stays_within_the_spool_and_resumes(tmp_path: Path) -> None:
     source, repo = make_checkpoint(tmp_path / "source")
     size = sum(file.size for file in repo.files.values())
     assert size > BYTES
     folder, moments = tmp_path / "made", sorted(random.Random(1).uniform(0, size) for _ in range(KILLS))
     folder.mkdir()
     pull = command("pull", REPO, "--quantize", "Q8_0", "--spool", f"{SPOOL // 10**6}MB", "-o", "large.gguf", "-q")
-    with FakeHub({REPO: repo}) as hub, watched(folder) as peak:
+    with FakeHub({REPO: repo}) as hub, watch_disk_usage(folder) as peak:
         settings = environment(hub, tmp_path / "home")
         for moment in moments:
             process = subprocess.Popen(pull, cwd=folder, env=settings, stderr=subprocess.PIPE)
@@ -112,7 +112,7 @@ def test_it_never_takes_more_than_the_output_and_the_spool_and_forgets_nothing(t
 
 
 def kill_when(is_time: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Kill a process at that moment; it must be at work, and have said nothing."""
+    """Kill a process when `is_time` becomes true; it must still be running and have printed no errors."""
     end = time.monotonic() + 60
     while not is_time():
         assert process.poll() is None

@@ -1,4 +1,4 @@
-"""A pull that is stopped, however it is stopped, goes on where it was; several at once share the work of one."""
+"""A stopped or killed pull resumes where it was; of several pulls at once, only one downloads."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def hub(repo: Repo) -> Iterator[FakeHub]:
 
 
 @contextmanager
-def pulling(hub: FakeHub, home: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """A pull under way, of which some bytes have come."""
+def running_pull(hub: FakeHub, home: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """A running pull that has already received some bytes."""
     with subprocess.Popen(
         command("pull", MODEL, *more),
         env=environment(hub, home),
@@ -68,11 +68,11 @@ def pulling(hub: FakeHub, home: Path, *more: str) -> Iterator[subprocess.Popen[s
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_soon_with_a_word_about_what_is_kept(
+def test_signal_stops_a_pull_and_reports_the_saved_bytes(
     number: signal.Signals, code: int, hub: FakeHub, repo: Repo, tmp_path: Path
 ) -> None:
-    hub.rate = 1e6  # minutes for all of it
-    with pulling(hub, tmp_path) as process:
+    hub.rate = 1e6  # the whole model would take minutes
+    with running_pull(hub, tmp_path) as process:
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert hub.sent < 0.5 * SPLITS * SPLIT_BYTES
@@ -89,7 +89,7 @@ def test_a_signal_stops_it_soon_with_a_word_about_what_is_kept(
 
 
 def assert_progress(stderr: str, resumed: float) -> None:
-    """A line for each step, of the sum of all files: from what was here already, never back, to the end. In MB."""
+    """Check the progress lines over all files: they start at `resumed` MB, never decrease, and end at 100%."""
     *lines, _, _ = stderr.splitlines()
     step = r" *(\d+)%  (\S+) MB of 360 MB, (?:\S+ .B/s, \S+ left|waiting|verifying|done)"
     steps = [re.fullmatch(step, line) for line in lines]
@@ -102,7 +102,7 @@ def assert_progress(stderr: str, resumed: float) -> None:
 
 
 def kill_at(moment: float, delay: float, hub: FakeHub, home: Path) -> None:
-    """Pull until as many bytes were sent in all, and a moment longer; kill -9. What has its final name is whole."""
+    """Pull until `moment` bytes were sent, wait `delay` seconds, and kill. Files with a final name must be complete."""
     process = subprocess.Popen(
         command("pull", MODEL, "-q"), env=environment(hub, home), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -120,11 +120,11 @@ def kill_at(moment: float, delay: float, hub: FakeHub, home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_fetches_no_byte_twice_but_a_few(repo: Repo, tmp_path: Path) -> None:
+def test_repeatedly_killed_pull_downloads_few_bytes_twice(repo: Repo, tmp_path: Path) -> None:
     chance, size = random.Random(1), SPLITS * SPLIT_BYTES
     moments = sorted(chance.choice((0, 1)) * chance.uniform(0, 1.1 * size) for _ in range(KILLS))
     with FakeHub({REPO: repo}, rate=4e6, cdn=True) as hub:
-        for moment in moments:  # of those at 0 some have not begun to fetch, of the last some are done
+        for moment in moments:  # at 0 some have not started to download; the last may have finished
             kill_at(min(moment, size), chance.uniform(0, 0.2 if moment else 1.5), hub, tmp_path)
         hub.rate = 0
         done = qwenctl(hub, tmp_path, "pull", MODEL, "-q")
@@ -134,11 +134,9 @@ def test_killed_again_and_again_it_fetches_no_byte_twice_but_a_few(repo: Repo, t
     assert 1 <= hub.sent / size <= 1.05
 
 
-def test_of_four_processes_one_downloads_and_the_others_say_for_whom_they_wait(
-    hub: FakeHub, repo: Repo, tmp_path: Path
-) -> None:
-    hub.rate = 3e6  # so that all are there before the first has ended
-    with pulling(hub, tmp_path) as first:
+def test_one_of_four_processes_downloads_and_the_others_wait(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+    hub.rate = 3e6  # slow enough for all to start before the first ends
+    with running_pull(hub, tmp_path) as first:
         holder = rf"another qwenctl \(pid {first.pid}, \d+ s\) is pulling this model"
         line, hint, code = failure(qwenctl(hub, tmp_path, "pull", MODEL, "--wait", "0"))
         assert re.fullmatch(holder, line)
@@ -154,14 +152,14 @@ def test_of_four_processes_one_downloads_and_the_others_say_for_whom_they_wait(
     assert_whole(tmp_path, repo, *NAMES)
 
 
-def test_a_model_that_is_here_is_fetched_no_more(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_complete_model_is_not_downloaded_again(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.rate = 0
     first, again = (qwenctl(hub, tmp_path, "pull", MODEL, "-q") for _ in range(2))
     assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
     assert hub.sent == SPLITS * SPLIT_BYTES
 
 
-def test_what_hf_has_fetched_is_used(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_files_downloaded_by_hf_are_reused(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     blob = hub_cache(tmp_path) / "models--qwen--Toy-GGUF" / "blobs" / repo.files[NAMES[0]].sha256
     blob.parent.mkdir(parents=True)
     blob.write_bytes(repo.files[NAMES[0]].source.read_bytes())

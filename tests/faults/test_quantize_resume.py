@@ -1,4 +1,4 @@
-"""A conversion that was stopped, however it was stopped, goes on to the same bytes."""
+"""A stopped or killed conversion resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def stopped_at(share: float) -> Callable[[ConversionProgress], None]:
-    """A report that presses Ctrl-C when this share of the bytes is written."""
+def interrupt_at(share: float) -> Callable[[ConversionProgress], None]:
+    """A progress callback that raises KeyboardInterrupt when this share of the bytes is written."""
 
     def report(progress: ConversionProgress) -> None:
         if progress.done_bytes >= share * progress.total_bytes:
@@ -41,10 +41,10 @@ def stopped_at(share: float) -> Callable[[ConversionProgress], None]:
     return report
 
 
-def stop(plan: ConversionPlan, share: float) -> str:
-    """Stop a conversion on its way; what it says."""
+def interrupt(plan: ConversionPlan, share: float) -> str:
+    """Stop a conversion at this share of its bytes; returns the error message."""
     with pytest.raises(Interrupted) as stopped:
-        convert(plan, 1, stopped_at(share))
+        convert(plan, 1, interrupt_at(share))
     return stopped.value.message
 
 
@@ -55,7 +55,7 @@ def plan(tmp_path: Path) -> ConversionPlan:
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The hashes of both files of a conversion that was not stopped."""
+    """The hashes of both files of an uninterrupted conversion."""
     folder = tmp_path_factory.mktemp("clean")
     return [hash_of(file.path) for file in converted(TOY, folder / "toy.gguf", "IQ4_NL", vision_type="F16").files]
 
@@ -67,15 +67,15 @@ def finish(plan: ConversionPlan, clean: list[str]) -> ConversionResult:
     return result
 
 
-def test_it_goes_on_where_it_was_stopped(plan: ConversionPlan, clean: list[str]) -> None:
-    assert " are saved in " in stop(plan, 0.5)
+def test_stopped_conversion_resumes(plan: ConversionPlan, clean: list[str]) -> None:
+    assert " are saved in " in interrupt(plan, 0.5)
     assert not plan.files[0].path.exists()
     result = finish(plan, clean)
     assert 0.2 * plan.n_bytes < result.resumed_bytes < 0.8 * plan.n_bytes
 
 
-def test_progress_counts_what_was_kept_from_the_start_and_never_goes_back(plan: ConversionPlan) -> None:
-    stop(plan, 0.5)
+def test_resumed_progress_starts_at_the_saved_bytes_and_never_decreases(plan: ConversionPlan) -> None:
+    interrupt(plan, 0.5)
     seen: list[ConversionProgress] = []
     convert(plan, 2, seen.append)
     assert seen[0].done_bytes >= seen[0].resumed_bytes > 0
@@ -83,44 +83,42 @@ def test_progress_counts_what_was_kept_from_the_start_and_never_goes_back(plan: 
     assert seen[-1].done_bytes == seen[-1].total_bytes
 
 
-def test_nothing_is_left_where_nothing_was_finished(tmp_path: Path) -> None:
-    model = Model(vocabulary=16_384, experts=0, width=256, vision=None)  # the first tensor takes four slabs
+def test_conversion_without_finished_tensors_leaves_no_files(tmp_path: Path) -> None:
+    model = Model(vocabulary=16_384, experts=0, width=256, vision=None)  # the first tensor takes four chunks
     source = checkpoints.make(tmp_path / "source", model)
     plan = make_plan(source, tmp_path / "out.gguf", QuantizeOptions("Q8_0"))
-    assert stop(plan, 0.0) == "stopped; nothing was finished yet"
+    assert interrupt(plan, 0.0) == "stopped; nothing was finished yet"
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_what_is_to_be_replaced_stays_until_the_new_file_is_whole(plan: ConversionPlan, clean: list[str]) -> None:
+def test_overwritten_output_stays_until_the_new_file_is_complete(plan: ConversionPlan, clean: list[str]) -> None:
     output = plan.files[0].path
     output.write_text("precious")
     with pytest.raises(Interrupted):
-        convert(plan, 1, stopped_at(0.5), overwrite=True)
+        convert(plan, 1, interrupt_at(0.5), overwrite=True)
     assert output.read_text() == "precious"
     convert(plan, 2, overwrite=True)
     assert hash_of(output) == clean[0]
 
 
-def test_half_a_line_in_the_journal_is_not_believed(plan: ConversionPlan, clean: list[str], tmp_path: Path) -> None:
-    stop(plan, 0.3)
+def test_incomplete_journal_line_is_ignored(plan: ConversionPlan, clean: list[str], tmp_path: Path) -> None:
+    interrupt(plan, 0.3)
     with (tmp_path / "toy.gguf.journal").open("a") as journal:
         journal.write("0 7")
     finish(plan, clean)
 
 
-def test_an_unfinished_file_of_another_length_is_not_believed(
-    plan: ConversionPlan, clean: list[str], tmp_path: Path
-) -> None:
-    stop(plan, 0.5)
+def test_partial_file_of_another_length_is_not_reused(plan: ConversionPlan, clean: list[str], tmp_path: Path) -> None:
+    interrupt(plan, 0.5)
     with (tmp_path / "toy.gguf.part").open("r+b") as part:
         part.truncate(1000)
     assert finish(plan, clean).resumed_bytes == 0
 
 
-def test_killed_between_the_final_names_it_only_gives_the_rest(
+def test_conversion_killed_between_renames_only_finishes_them(
     plan: ConversionPlan, clean: list[str], tmp_path: Path
 ) -> None:
-    stop(plan, 0.5)
+    interrupt(plan, 0.5)
     notes = (tmp_path / "toy.gguf.journal").read_text()
     finish(plan, clean)
     plan.files[1].path.rename(tmp_path / "toy.gguf.1.part")
@@ -128,10 +126,8 @@ def test_killed_between_the_final_names_it_only_gives_the_rest(
     assert finish(plan, clean).resumed_bytes == sum(one.n_bytes for file in plan.files for one in file.tensors)
 
 
-def test_the_unfinished_output_of_another_plan_is_thrown_away_only_when_asked(
-    plan: ConversionPlan, tmp_path: Path
-) -> None:
-    stop(plan, 0.5)
+def test_partial_output_of_another_plan_is_discarded_only_on_request(plan: ConversionPlan, tmp_path: Path) -> None:
+    interrupt(plan, 0.5)
     other = make_plan(TOY, tmp_path / "toy.gguf", QuantizeOptions("Q8_0", vision=False))
     before = (tmp_path / "toy.gguf.journal").read_bytes()
     with pytest.raises(CannotWrite, match="is an unfinished output of other options"):
@@ -140,12 +136,12 @@ def test_the_unfinished_output_of_another_plan_is_thrown_away_only_when_asked(
     assert convert(other, 1, overwrite=True).resumed_bytes == 0
 
 
-def test_a_changed_input_is_another_plan(tmp_path: Path) -> None:
+def test_changed_input_is_not_resumed(tmp_path: Path) -> None:
     source = tmp_path / "toy"
     source.mkdir()
     for path in TOY.iterdir():
         (source / path.name).write_bytes(path.read_bytes())
-    stop(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 0.5)
+    interrupt(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 0.5)
     (source / "model.safetensors").touch()
     with pytest.raises(CannotWrite, match="another input"):
         convert(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 1)
@@ -159,8 +155,8 @@ def command(output: Path) -> list[str]:
     return [sys.executable, "-m", "qwenctl", "quantize", str(TOY), "-o", str(output), *flags]
 
 
-def converting(output: Path) -> subprocess.Popen[bytes]:
-    """A conversion that has begun to write."""
+def start_conversion(output: Path) -> subprocess.Popen[bytes]:
+    """A running conversion that has started to write."""
     process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not output.with_name(f"{output.name}.part").exists() and process.poll() is None:
@@ -170,10 +166,13 @@ def converting(output: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_and_resume(folder: Path, wait: float) -> tuple[bool, int, list[str]]:
-    """Kill a conversion after `wait` seconds; was it at work, what did the next run find, and what did it make?"""
+    """Kill a conversion after `wait` seconds and run it again.
+
+    Returns whether it had a journal when killed, the bytes that were resumed, and the hashes of the final files.
+    """
     folder.mkdir()
     output = folder / "toy.gguf"
-    process = converting(output)
+    process = start_conversion(output)
     time.sleep(wait)
     process.kill()
     process.wait()
@@ -187,10 +186,10 @@ def kill_and_resume(folder: Path, wait: float) -> tuple[bool, int, list[str]]:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+def test_conversion_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     source = {path.name: hash_of(path) for path in TOY.iterdir()}
     (tmp_path / "clean").mkdir()
-    process, start = converting(tmp_path / "clean" / "toy.gguf"), time.monotonic()
+    process, start = start_conversion(tmp_path / "clean" / "toy.gguf"), time.monotonic()
     assert process.wait() == 0
     took = time.monotonic() - start
     clean = [hash_of(path) for path in sorted((tmp_path / "clean").iterdir())]

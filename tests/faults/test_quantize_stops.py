@@ -1,4 +1,4 @@
-"""What ends `qwenctl quantize` from outside: signals, a second process, a full disk; what it says and what it keeps."""
+"""`qwenctl quantize` stopped by signals, a second process or a full disk: its messages and the saved files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ RUN = [sys.executable, "-m", "qwenctl", "quantize", str(TOY), "--no-vision"]
 
 
 def arguments(output: Path) -> list[str]:
-    """A conversion that takes some seconds."""
+    """The command line of a conversion that takes some seconds."""
     return [*RUN, "-o", str(output), "--type", "IQ3_S", "-t", "1", "-q"]
 
 
 @contextmanager
-def under_way(output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A conversion that has finished some tensors."""
+def running_conversion(output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running conversion that has finished some tensors."""
     journal, end = output.with_name(f"{output.name}.journal"), time.monotonic() + 60
     with subprocess.Popen(arguments(output), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -59,11 +59,11 @@ def version() -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_with_a_word_about_what_is_kept(
+def test_signal_stops_a_conversion_and_reports_the_saved_bytes(
     number: signal.Signals, code: int, clean: bytes, tmp_path: Path
 ) -> None:
     output = tmp_path / "toy.gguf"
-    with under_way(output) as process:
+    with running_conversion(output) as process:
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (code, b"")
@@ -77,9 +77,9 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
 
 
 @pytest.mark.slow
-def test_a_second_process_on_one_output_is_sent_away(clean: bytes, tmp_path: Path) -> None:
+def test_second_process_on_the_same_output_is_refused(clean: bytes, tmp_path: Path) -> None:
     output = tmp_path / "toy.gguf"
-    with under_way(output) as first:
+    with running_conversion(output) as first:
         line, hint, code = outcome(*arguments(output)[3:])
         assert line == f"another process (pid {first.pid}) is writing {output}"
         assert (hint, code) == ("wait, or choose another -o", 75)
@@ -88,7 +88,7 @@ def test_a_second_process_on_one_output_is_sent_away(clean: bytes, tmp_path: Pat
     assert output.read_bytes() == clean
 
 
-def test_two_outputs_of_a_model_side_by_side_share_no_unfinished_file(toy: Path, tmp_path: Path) -> None:
+def test_two_outputs_in_one_folder_share_no_partial_file(toy: Path, tmp_path: Path) -> None:
     names = ["first.gguf", "second.gguf"]
     plans = [make_plan(toy, tmp_path / name, QuantizeOptions("Q8_0")) for name in names]
     with open_output(plans[0], overwrite=False), open_output(plans[1], overwrite=False):
@@ -96,7 +96,7 @@ def test_two_outputs_of_a_model_side_by_side_share_no_unfinished_file(toy: Path,
     assert parts == ["first.gguf.1.part", "first.gguf.part", "second.gguf.1.part", "second.gguf.part"]
 
 
-def test_a_file_larger_than_allowed(tmp_path: Path) -> None:
+def test_file_size_limit_is_reported(tmp_path: Path) -> None:
     output = tmp_path / "toy.gguf"
     command = f"ulimit -f 1000; exec {shlex.join([*RUN, '-o', str(output)])}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
@@ -106,7 +106,7 @@ def test_a_file_larger_than_allowed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# A file system of its own, which only this shell sees, with room for the output; it is filled while it is written.
+# A file system in a private mount namespace, large enough for the output; it is filled during the conversion.
 FULL_DISK = """
 set -e
 mount -t tmpfs -o size=16m tmpfs "$1"; cd "$1"; shift
@@ -129,7 +129,7 @@ def can_mount() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this machine does not let a test mount a file system")
-def test_a_disk_that_becomes_full_keeps_what_is_finished(clean: bytes, tmp_path: Path) -> None:
+def test_full_disk_keeps_the_finished_tensors(clean: bytes, tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     shell = ["unshare", "-Urm", "bash", "-c", FULL_DISK, "bash"]
     command = [*shell, str(tmp_path / "small"), *arguments(Path("toy.gguf"))]

@@ -1,4 +1,4 @@
-"""Functions from a JSON file: a command answers each, within a time and a size; whatever it does is a result."""
+"""Tools from a JSON file: each runs a command within time and size limits, and every outcome becomes a result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenctl.tools.tool_set import MOST_CHARACTERS
 from tests.support.tool_calls import run
 
 
-def described(folder: Path, *entries: Any, timeout_s: float = 30) -> JsonTools:
+def load_json_tools(folder: Path, *entries: Any, timeout_s: float = 30) -> JsonTools:
     (folder / "tools.json").write_text(json.dumps(list(entries)))
     return JsonTools(folder / "tools.json", timeout_s)
 
@@ -23,8 +23,8 @@ def command(script: str, name: str = "f") -> dict[str, Any]:
     return {"name": name, "description": "Does it.", "command": ["sh", "-c", script]}
 
 
-def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Path) -> None:
-    functions = described(tmp_path, command("cat"), {"type": "function", "function": {"name": "by_hand"}})
+def test_command_reads_the_arguments_and_writes_the_result(tmp_path: Path) -> None:
+    functions = load_json_tools(tmp_path, command("cat"), {"type": "function", "function": {"name": "by_hand"}})
     assert json.loads(run(functions, "f", x=[1, {"ä": None}])) == {"x": [1, {"ä": None}]}
     assert [tool["function"]["name"] for tool in functions.schemas] == ["f", "by_hand"]
     assert functions.schemas[1]["function"]["parameters"] == {"type": "object", "properties": {}}
@@ -32,7 +32,7 @@ def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Pat
     assert functions.manual_tools == {"by_hand"}
 
 
-@pytest.mark.timeout(300)  # well below the 600 seconds for which a command sleeps
+@pytest.mark.timeout(300)  # well below the 600 seconds that a command sleeps
 @pytest.mark.parametrize(
     ("script", "result"),
     [
@@ -47,17 +47,17 @@ def test_a_command_gets_the_arguments_and_its_output_is_the_result(tmp_path: Pat
         ("setsid sleep 5 & exit 0", "error: no answer within 2 seconds"),
     ],
 )
-def test_whatever_a_command_does_is_a_result(tmp_path: Path, script: str, result: str) -> None:
-    assert run(described(tmp_path, command(script), timeout_s=2), "f") == result
+def test_command_outcome_becomes_a_result(tmp_path: Path, script: str, result: str) -> None:
+    assert run(load_json_tools(tmp_path, command(script), timeout_s=2), "f") == result
 
 
-def test_a_command_need_not_read_its_arguments(tmp_path: Path) -> None:
-    assert run(described(tmp_path, command("echo done")), "f", x="x" * 1_000_000) == "done"
+def test_command_may_ignore_its_arguments(tmp_path: Path) -> None:
+    assert run(load_json_tools(tmp_path, command("echo done")), "f", x="x" * 1_000_000) == "done"
 
 
 @pytest.mark.parametrize("words", [["/nowhere/at/all"], ["a\0b"], ["."]])
-def test_a_command_that_is_not_there_is_a_result(tmp_path: Path, words: list[str]) -> None:
-    functions = described(tmp_path, {"name": "f", "command": words})
+def test_missing_command_is_an_error_result(tmp_path: Path, words: list[str]) -> None:
+    functions = load_json_tools(tmp_path, {"name": "f", "command": words})
     assert run(functions, "f").startswith(f"error: {words[0]} cannot be run: ")
 
 
@@ -82,7 +82,7 @@ def test_a_command_that_is_not_there_is_a_result(tmp_path: Path, words: list[str
         ('[{"name": "f", "parameters": {"properties": 1}}]', "the parameters of f are not JSON schema of an object"),
     ],
 )
-def test_a_list_that_is_wrong_says_where(tmp_path: Path, text: str, reason: str) -> None:
+def test_invalid_tool_list_is_refused_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "tools.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(QwenctlError) as caught:
         JsonTools(tmp_path / "tools.json", 30)

@@ -1,4 +1,4 @@
-"""Functions of a Python file run outside the program, within a time and a size; whatever they do is a result."""
+"""Tools from a Python file run in a child process within time and size limits, and every outcome becomes a result."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ Start = Callable[..., PythonTools]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the functions of a source text."""
+    """Start the tools of a Python source text; they are closed after the test."""
     opened = []
 
     def started(source: str = SOURCE, timeout_s: float = 30) -> PythonTools:
@@ -115,7 +115,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         functions.close()
 
 
-def test_public_functions_with_hints_and_a_docstring_are_told_to_the_model(start: Start) -> None:
+def test_public_functions_with_hints_and_docstrings_have_schemas(start: Start) -> None:
     schemas = {tool["function"]["name"]: tool["function"] for tool in start().schemas}
     assert set(schemas) == {
         "get_weather", "echo", "later", "count", "fails", "leaves", "dies", "with_children", "reads", "odd",
@@ -129,7 +129,7 @@ def test_public_functions_with_hints_and_a_docstring_are_told_to_the_model(start
     assert weather["parameters"]["$defs"]["Unit"]["enum"] == ["c", "f"]
 
 
-def test_a_function_gets_the_types_that_it_asks_for(start: Start) -> None:
+def test_arguments_are_converted_to_the_annotated_types(start: Start) -> None:
     functions = start()
     given = {"place": {"city": "Paris"}, "days": 2, "unit": "f", "day": "2026-01-02"}
     wanted = {"city": "Paris", "country": "France", "days": 2, "unit": "FAHRENHEIT", "day": "2026-01-02"}
@@ -156,25 +156,25 @@ def test_a_function_gets_the_types_that_it_asks_for(start: Start) -> None:
         ("dies", {}, "error: its process ended with exit code 3: its last words"),
     ],
 )
-def test_a_failure_is_a_result(start: Start, name: str, arguments: dict[str, Any], result: str) -> None:
+def test_function_failure_is_an_error_result(start: Start, name: str, arguments: dict[str, Any], result: str) -> None:
     functions = start()
     assert run(functions, name, **arguments) == result
     assert run(functions, "echo", text="next") == "next"
 
 
-@pytest.mark.timeout(300)  # well below the 600 seconds for which it sleeps
-def test_a_function_that_takes_too_long_is_ended_with_what_it_started(start: Start, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)  # well below the 600 seconds that the function sleeps
+def test_function_over_its_time_limit_is_killed_with_its_children(start: Start, tmp_path: Path) -> None:
     functions = start(timeout_s=3)
     assert run(functions, "with_children", path=str(tmp_path / "pid")) == "error: no answer within 3 seconds"
-    _gone(int((tmp_path / "pid").read_text()))
+    _wait_for_exit(int((tmp_path / "pid").read_text()))
     assert run(functions, "count") == "1"  # in a new process
 
 
-def _gone(pid: int) -> None:
+def _wait_for_exit(pid: int) -> None:
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-def test_ctrl_c_ends_a_function(start: Start, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_function_and_its_children(start: Start, tmp_path: Path) -> None:
     functions = start()
 
     def press() -> None:
@@ -184,15 +184,15 @@ def test_ctrl_c_ends_a_function(start: Start, tmp_path: Path) -> None:
     threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
         run(functions, "with_children", path=str(tmp_path / "pid"))
-    _gone(int((tmp_path / "pid").read_text()))
+    _wait_for_exit(int((tmp_path / "pid").read_text()))
 
 
-def test_a_long_result_is_cut(start: Start) -> None:
+def test_long_result_is_truncated(start: Start) -> None:
     text = run(start(), "echo", text="x" * 1_000_000)
     assert text == "x" * MOST_CHARACTERS + f"\n… cut after {MOST_CHARACTERS:,} characters"
 
 
-def test_the_process_ends_with_the_functions(start: Start) -> None:
+def test_close_ends_the_process(start: Start) -> None:
     before = set(psutil.Process().children())
     functions = start()
     [process] = set(psutil.Process().children()) - before
@@ -215,7 +215,7 @@ def test_the_process_ends_with_the_functions(start: Start) -> None:
         ("import os\nos._exit(4)\n", "its process ended with exit code 4"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_line(start: Start, tmp_path: Path, source: str, reason: str) -> None:
+def test_unusable_file_is_a_one_line_error(start: Start, tmp_path: Path, source: str, reason: str) -> None:
     with pytest.raises(QwenctlError) as caught:
         start(source)
     assert caught.value.message.startswith(f"{tmp_path / 'tools.py'}: {reason}")
@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_used_is_one_line(start: Start, tmp_path: Path, so
     assert caught.value.code == ExitCode.BAD_DATA
 
 
-def test_a_file_finds_its_neighbors_and_a_name_of_the_library_does_no_harm(tmp_path: Path) -> None:
+def test_file_imports_its_neighbors_and_may_be_named_like_a_library(tmp_path: Path) -> None:
     (tmp_path / "neighbor.py").write_text("answer = 'from next door'\n")
     (tmp_path / "json.py").write_text("from neighbor import answer\ndef f() -> str:\n    'x'\n    return answer\n")
     with PythonTools(tmp_path / "json.py", 30) as functions:

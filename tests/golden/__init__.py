@@ -1,1 +1,1 @@
-"""Bytes, tokens, types and logits against those of llama.cpp and the reference implementation."""
+"""Bytes, tokens, types and logits compared with llama.cpp and the reference implementation."""

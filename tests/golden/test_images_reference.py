@@ -1,4 +1,4 @@
-"""What the model sees is what the reference sees: embeddings, tokens, positions and logits of pictures and clips."""
+"""Embeddings, tokens, positions and logits of images and videos match the reference implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
 MRopeOffsets = late("qwenctl.engine.kv.mrope:MRopeOffsets")
 
-# A clip of three frames, four a second, and a picture; made with transformers in float32, as vision.npz was.
+# A video of three frames at four a second, and an image; made with transformers in float32, like vision.npz.
 with np.load(DATA / "expected" / "seen.npz") as _file:
     SEEN = dict(_file)
 QUESTION = "What is in the picture?"
@@ -36,7 +36,7 @@ QUESTION = "What is in the picture?"
 
 @pytest.fixture(scope="module")
 def folder(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy without rounding, and its vision tower."""
+    """The toy model in F32 and its vision encoder."""
     folder = tmp_path_factory.mktemp("exact")
     convert(make_plan(toy, folder / "toy.gguf", QuantizeOptions("F32", vision_type="F32")), threads=2)
     return folder
@@ -48,7 +48,7 @@ def model(folder: Path) -> Any:
     return Late(lambda: loaded(folder / "toy.gguf", settings))
 
 
-def saved(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> Media:
+def save_image(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> Media:
     Image.fromarray(pixels).save(folder / name)
     return media(folder / name)
 
@@ -57,19 +57,19 @@ def clip(folder: Path) -> Media:
     return media(write_clip(folder / "clip.mkv", [Image.fromarray(frame) for frame in SEEN["clip_frames"]]), "video")
 
 
-def look_with(model: LoadedModel, folder: Path) -> None:
-    """Pictures are as small as they are, and of a clip all four frames a second are seen."""
+def configure_vision(model: LoadedModel, folder: Path) -> None:
+    """Set up vision so that images are not enlarged and videos are sampled at four frames a second."""
     [mmproj] = folder.glob("mmproj*")
     model.vision.configure(VisionSettings(str(mmproj), image_min_tokens=1, video_fps=4))
 
 
-def embedded(model: LoadedModel, seen: Media) -> npt.NDArray[np.float32]:
+def embed(model: LoadedModel, seen: Media) -> npt.NDArray[np.float32]:
     found = map(model.vision.embeddings, model.vision.media_items(seen))
     return np.concatenate([each for each in found if each is not None])
 
 
-def evaluated(model: LoadedModel, messages: list[Message]) -> tuple[list[int], list[int], npt.NDArray[np.float32]]:
-    """The prompt's tokens, their positions in time, and the logits of the next token."""
+def evaluate(model: LoadedModel, messages: list[Message]) -> tuple[list[int], list[int], npt.NDArray[np.float32]]:
+    """The prompt's tokens, their temporal positions, and the logits of the next token [vocabulary]."""
     prompt = model.template.prompt(messages, think=True)
     model.sequence.clear()
     list(model.sequence.prefill(prompt.tokens, prompt.branch_points, 7, prompt.media_items))
@@ -81,33 +81,33 @@ def evaluated(model: LoadedModel, messages: list[Message]) -> tuple[list[int], l
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16"])
-def test_embeddings_of_pictures_are_those_of_the_reference(
+def test_image_embeddings_match_the_reference(
     model: LoadedModel, folder: Path, toy: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind != "F32":
         convert(make_plan(toy, tmp_path / "toy.gguf", QuantizeOptions("F16", vision_type=kind)), threads=2)
         folder = tmp_path
-    look_with(model, folder)
+    configure_vision(model, folder)
     with np.load(DATA / "expected" / "vision.npz") as reference:
         for number in range(3):
-            seen = saved(tmp_path, f"{number}.png", reference[f"image{number}"])
-            assert squared_error(embedded(model, seen), reference[f"embedding{number}"]) < 1e-6
+            seen = save_image(tmp_path, f"{number}.png", reference[f"image{number}"])
+            assert squared_error(embed(model, seen), reference[f"embedding{number}"]) < 1e-6
 
 
-def test_two_frames_make_one_embedding_as_in_the_reference(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    look_with(model, folder)
-    found = embedded(model, clip(tmp_path))
+def test_frame_pair_embeddings_match_the_reference(model: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    configure_vision(model, folder)
+    found = embed(model, clip(tmp_path))
     assert found.shape == SEEN["clip_embedding"].shape
     assert squared_error(found, SEEN["clip_embedding"]) < 1e-6
 
 
 @pytest.mark.parametrize("what", ["clip", "picture"])
-def test_tokens_positions_and_logits_are_those_of_the_reference(
+def test_tokens_positions_and_logits_match_the_reference(
     model: LoadedModel, folder: Path, tmp_path: Path, what: str
 ) -> None:
-    look_with(model, folder)
-    seen = clip(tmp_path) if what == "clip" else saved(tmp_path, "picture.png", SEEN["picture"])
-    tokens, positions, logits = evaluated(model, [Message("user", QUESTION, media=(seen,))])
+    configure_vision(model, folder)
+    seen = clip(tmp_path) if what == "clip" else save_image(tmp_path, "picture.png", SEEN["picture"])
+    tokens, positions, logits = evaluate(model, [Message("user", QUESTION, media=(seen,))])
     pads = {model.tokenizer.tokenize_template(f"<|{kind}_pad|>")[0] for kind in ("image", "video")}
     wanted = [-1 if token in pads else token for token in SEEN[f"{what}_tokens"].tolist()]
     assert [max(token, -1) for token in tokens] == wanted

@@ -1,4 +1,4 @@
-"""Checkpoints unlike the toy: other layouts, types and sizes give the same tensors, and files that libllama runs."""
+"""Checkpoints in other layouts, types and sizes than the toy's give the same tensors, and files that libllama runs."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROMPT = [1957, 84, 101, 1958, 12, 7, 300]
 
 
-def made(folder: Path, source: Path, type_name: str = "Q4_K_M", **options: object) -> dict[str, list[object]]:
-    """The tensors of both files that are made of `source`."""
+def converted_tensors(
+    folder: Path, source: Path, type_name: str = "Q4_K_M", **options: object
+) -> dict[str, list[object]]:
+    """The tensors of both files that are converted from `source`."""
     plan = converted(source, folder / f"{source.name}-{type_name}.gguf", type_name, **options)
     return {name: tensor for file in plan.files for name, tensor in tensors(file.path).items()}
 
 
-# ------------------------------------------------------------------ how the weights are stored
+# ------------------------------------------------------------------ storage of weights
 
 
 @pytest.mark.parametrize("under", ["model.", "mtp.", ""], ids=["trunk", "MTP block", "both"])
-def test_experts_stored_one_by_one_give_the_same_bytes_as_packed_ones(under: str, toy: Path, tmp_path: Path) -> None:
+def test_single_and_packed_experts_give_the_same_bytes(under: str, toy: Path, tmp_path: Path) -> None:
     settings, arrays = checkpoints.toy()
     single = checkpoints.save(tmp_path / "single", settings, checkpoints.single_experts(arrays, under))
-    assert made(tmp_path, single, "Q5_0") == made(tmp_path, toy, "Q5_0")
+    assert converted_tensors(tmp_path, single, "Q5_0") == converted_tensors(tmp_path, toy, "Q5_0")
 
 
 @pytest.mark.parametrize("model", [SMALL, replace(SMALL, hidden=320, width=96), DENSE], ids=["MoE", "edges", "dense"])
-def test_fp8_blocks_are_their_weights_times_their_factors(model: Model, tmp_path: Path) -> None:
+def test_fp8_blocks_are_dequantized_by_their_scales(model: Model, tmp_path: Path) -> None:
     layout = FP8 if model.experts else Layout(fp8=True)
     arrays = checkpoints.random_arrays(specs(model, layout), seed=1)
     stored = checkpoints.save(tmp_path / "fp8", config(model, layout), arrays)
     plain = config(model, replace(layout, fp8=False))
     wide = checkpoints.save(tmp_path / "f32", plain, checkpoints.dequantized(arrays))
-    assert made(tmp_path, stored, "F32") == made(tmp_path, wide, "F32")
-    assert made(tmp_path, stored, "Q8_0") == made(tmp_path, wide, "Q8_0")
+    assert converted_tensors(tmp_path, stored, "F32") == converted_tensors(tmp_path, wide, "F32")
+    assert converted_tensors(tmp_path, stored, "Q8_0") == converted_tensors(tmp_path, wide, "Q8_0")
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
-def test_a_narrow_source_gives_what_the_same_values_in_f32_give(dtype: str, tmp_path: Path) -> None:
+def test_half_precision_source_equals_the_same_values_in_f32(dtype: str, tmp_path: Path) -> None:
     settings, arrays = checkpoints.toy()
     narrow = checkpoints.as_dtype(arrays, dtype)
     first = checkpoints.save(tmp_path / "narrow", settings, narrow)
     other = checkpoints.save(tmp_path / "wide", settings, checkpoints.as_dtype(narrow, "F32"))
-    assert made(tmp_path, first, "Q6_K") == made(tmp_path, other, "Q6_K")
+    assert converted_tensors(tmp_path, first, "Q6_K") == converted_tensors(tmp_path, other, "Q6_K")
 
 
 def test_shards_give_the_same_bytes_as_one_file(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_shards_give_the_same_bytes_as_one_file(tmp_path: Path) -> None:
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
 
 
-def test_the_bytes_depend_on_neither_the_threads_nor_the_run(toy: Path, tmp_path: Path) -> None:
+def test_output_bytes_do_not_depend_on_threads_or_runs(toy: Path, tmp_path: Path) -> None:
     files = []
     for number, threads in enumerate((1, 3, 3)):
         (tmp_path / str(number)).mkdir()
@@ -74,10 +76,10 @@ def test_the_bytes_depend_on_neither_the_threads_nor_the_run(toy: Path, tmp_path
     assert files[0] == files[1] == files[2]
 
 
-# ------------------------------------------------------------------ what the model is
+# ------------------------------------------------------------------ model properties
 
 
-def test_a_checkpoint_without_mtp_gives_a_file_without_its_key(tmp_path: Path) -> None:
+def test_checkpoint_without_mtp_gives_a_file_without_its_key(tmp_path: Path) -> None:
     source = checkpoints.make(tmp_path / "no-mtp", replace(SMALL, mtp=False))
     converted(source, tmp_path / "out.gguf")
     keys = metadata(tmp_path / "out.gguf")
@@ -86,26 +88,26 @@ def test_a_checkpoint_without_mtp_gives_a_file_without_its_key(tmp_path: Path) -
     assert not [key for key in keys if "nextn" in key]
 
 
-def test_no_mtp_gives_what_a_checkpoint_without_mtp_gives(toy: Path, tmp_path: Path) -> None:
+def test_no_mtp_option_equals_a_checkpoint_without_mtp(toy: Path, tmp_path: Path) -> None:
     settings, arrays = checkpoints.toy()
     trunk = {name: array for name, array in arrays.items() if not name.startswith("mtp.")}
     source = checkpoints.save(tmp_path / "trunk", settings, trunk)
-    assert made(tmp_path, toy, "Q4_K_M", mtp=False) == made(tmp_path, source, "Q4_K_M")
+    assert converted_tensors(tmp_path, toy, "Q4_K_M", mtp=False) == converted_tensors(tmp_path, source, "Q4_K_M")
 
 
-def test_without_a_vision_tower_there_is_no_second_file(toy: Path, tmp_path: Path) -> None:
+def test_model_without_a_vision_encoder_gives_no_mmproj_file(toy: Path, tmp_path: Path) -> None:
     blind = checkpoints.make(tmp_path / "blind", replace(SMALL, vision=None))
     assert len(converted(blind, tmp_path / "blind.gguf").files) == 1
     assert len(converted(toy, tmp_path / "toy.gguf", "F16", vision=False).files) == 1
 
 
-def test_tied_embeddings_have_no_output_tensor_and_the_type_of_one(tmp_path: Path) -> None:
-    found = made(tmp_path, checkpoints.make(tmp_path / "tied", replace(DENSE, tied=True)), "Q4_K_M")
+def test_tied_embeddings_take_the_type_of_the_output_tensor(tmp_path: Path) -> None:
+    found = converted_tensors(tmp_path, checkpoints.make(tmp_path / "tied", replace(DENSE, tied=True)), "Q4_K_M")
     assert "output.weight" not in found
     assert found["token_embd.weight"][0] == "Q6_K"
 
 
-def test_equal_numbers_of_heads_are_left_in_their_order(tmp_path: Path) -> None:
+def test_equal_head_counts_keep_the_order_of_heads(tmp_path: Path) -> None:
     model = replace(SMALL, key_heads=4, value_heads=4)
     source = checkpoints.make(tmp_path / "equal", model)
     converted(source, tmp_path / "equal.gguf", "F32")
@@ -117,7 +119,7 @@ def test_equal_numbers_of_heads_are_left_in_their_order(tmp_path: Path) -> None:
     assert np.array_equal(np.frombuffer(data, np.float32).reshape(wanted.shape), wanted.astype(np.float32))
 
 
-def test_yarn_is_handed_on(tmp_path: Path) -> None:
+def test_yarn_settings_are_copied_to_the_metadata(tmp_path: Path) -> None:
     converted(checkpoints.make(tmp_path / "yarn", replace(SMALL, yarn=True)), tmp_path / "yarn.gguf")
     keys = metadata(tmp_path / "yarn.gguf")
     assert {key: value for key, (_, value) in keys.items() if ".rope.scaling." in key} == {
@@ -127,7 +129,7 @@ def test_yarn_is_handed_on(tmp_path: Path) -> None:
     }
 
 
-def test_a_checkpoint_in_the_cache_of_the_hub_tools_tells_its_origin(toy: Path, tmp_path: Path) -> None:
+def test_hub_cache_checkpoint_records_its_repository_and_commit(toy: Path, tmp_path: Path) -> None:
     cached = tmp_path / "models--Qwen--Qwen3.5-Toy" / "snapshots" / COMMIT
     cached.mkdir(parents=True)
     for path in toy.iterdir():
@@ -135,7 +137,7 @@ def test_a_checkpoint_in_the_cache_of_the_hub_tools_tells_its_origin(toy: Path, 
     assert origin(cached, tmp_path) == ("Qwen/Qwen3.5-Toy", COMMIT, "Qwen3.5-Toy")
 
 
-def test_a_folder_filled_by_the_hub_tools_tells_its_commit(tmp_path: Path) -> None:
+def test_hub_download_folder_records_its_commit(tmp_path: Path) -> None:
     plain = checkpoints.save(tmp_path / "plain", *checkpoints.toy())
     assert origin(plain, tmp_path) == ("plain", None, "plain")
     note = plain / ".cache/huggingface/download/config.json.metadata"
@@ -145,7 +147,7 @@ def test_a_folder_filled_by_the_hub_tools_tells_its_commit(tmp_path: Path) -> No
 
 
 def origin(source: Path, folder: Path) -> tuple[object, ...]:
-    """What a file made of `source` says of it: source, revision, name."""
+    """The source, revision and name in the metadata of a file converted from `source`."""
     output = folder / "out.gguf"
     converted(source, output, "F16", vision=False)
     keys = metadata(output)
@@ -154,7 +156,7 @@ def origin(source: Path, folder: Path) -> tuple[object, ...]:
     return tuple(keys[name][1] if name in keys else None for name in names)
 
 
-# ------------------------------------------------------------------ libllama runs them
+# ------------------------------------------------------------------ loading in libllama
 
 RUNNABLE = {
     "MoE, experts one by one, sharded": (SMALL, Layout(trunk_experts="single"), 3),
@@ -168,7 +170,7 @@ RUNNABLE = {
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_libllama_runs(name: str, tmp_path: Path) -> None:
+def test_libllama_runs_the_converted_model(name: str, tmp_path: Path) -> None:
     model, layout, shards = RUNNABLE[name]
     source = checkpoints.make(tmp_path / "source", model, layout, shards=shards)
     converted(source, tmp_path / "out.gguf", "Q8_0")
@@ -178,7 +180,7 @@ def test_libllama_runs(name: str, tmp_path: Path) -> None:
     assert found.std() > 0
 
 
-def test_split_files_are_no_larger_than_asked_and_libllama_loads_them(toy: Path, tmp_path: Path) -> None:
+def test_split_files_respect_the_size_limit_and_load(toy: Path, tmp_path: Path) -> None:
     whole = converted(toy, tmp_path / "whole.gguf", "Q8_0", vision=False)
     limit = 3_000_000
     plan = converted(toy, tmp_path / "toy.gguf", "Q8_0", vision=False, split_bytes=limit)
@@ -193,7 +195,7 @@ def test_split_files_are_no_larger_than_asked_and_libllama_loads_them(toy: Path,
     assert np.array_equal(one, several)
 
 
-def test_split_files_are_marked_as_llama_cpp_marks_them(toy: Path, tmp_path: Path) -> None:
+def test_split_files_have_the_split_metadata_of_llama_cpp(toy: Path, tmp_path: Path) -> None:
     plan = converted(toy, tmp_path / "toy.gguf", "Q8_0", vision=False, split_bytes=3_000_000)
     n_tensors = sum(len(file.tensors) for file in plan.files)
     for number, file in enumerate(plan.files):

@@ -1,4 +1,4 @@
-"""A converted file means what the checkpoint means: libllama computes the logits of the reference implementation."""
+"""libllama computes the reference implementation's logits from a converted file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.gguf_files import converted
 from tests.support.libllama import logits, squared_error
 from tests.support.paths import DATA
 
-# All positions of the three prompts together. The peer's own files: 4e-14, 5e-6 and 8e-4.
+# Over all positions of the three prompts. Files made by llama.cpp have 4e-14, 5e-6 and 8e-4.
 LIMITS = {"F32": 1e-6, "BF16": 1e-5, "Q4_K_M": 5e-3}
 
 
@@ -23,12 +23,12 @@ def error(model: Path, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("type_name", LIMITS)
-def test_the_logits_are_those_of_the_reference(type_name: str, toy: Path, tmp_path: Path) -> None:
+def test_logits_match_the_reference(type_name: str, toy: Path, tmp_path: Path) -> None:
     converted(toy, tmp_path / "toy.gguf", type_name, vision=False)
     assert error(tmp_path / "toy.gguf", tmp_path) < LIMITS[type_name]
 
 
-def test_two_value_heads_in_each_others_place_would_be_seen(tmp_path: Path) -> None:
+def test_swapped_value_heads_change_the_logits(tmp_path: Path) -> None:
     settings, arrays = checkpoints.toy()
     name = "model.language_model.layers.0.linear_attn.in_proj_z.weight"
     heads = arrays[name].reshape(4, 64, 256)

@@ -1,4 +1,4 @@
-"""For every published model, every recipe gives each tensor the type that llama-quantize gives it."""
+"""For every published model and recipe, each tensor has the type that llama-quantize gives it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.mixes import GOLDEN, MIXED, MODELS, digest, key, our_types, p
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_mix_is_that_of_llama_quantize(model: str, tmp_path: Path) -> None:
+def test_every_mix_matches_llama_quantize(model: str, tmp_path: Path) -> None:
     plan = planned(model, tmp_path)
     found = {
         key(recipe, imatrix=imatrix): digest(our_types(plan, recipe, imatrix=imatrix))

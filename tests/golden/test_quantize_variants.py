@@ -1,4 +1,4 @@
-"""Checkpoints of every layout that the toy does not have become what llama.cpp makes of them."""
+"""Checkpoints in layouts other than the toy's are converted to the same tensors as by llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.variants import GOLDEN, VARIANTS, decays, digests, our_file, 
 EXPECTED: dict[str, Any] = json.loads(GOLDEN.read_text())
 
 
-def test_there_is_golden_data_for_every_variant() -> None:
+def test_golden_data_covers_every_variant() -> None:
     assert {name: variant.types for name, variant in VARIANTS.items()} == {
         name: list(golden["files"]) for name, golden in EXPECTED.items()
     }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_file_is_that_of_the_peer(name: str, tmp_path: Path) -> None:
+def test_every_file_matches_llama_cpp(name: str, tmp_path: Path) -> None:
     source, golden = VARIANTS[name].make(tmp_path / "model"), EXPECTED[name]
     assert weights_digest(source) == golden["weights"], "other random numbers: make the data anew"
     ours = {kind: our_file(kind, source, tmp_path) for kind in VARIANTS[name].types}
@@ -39,7 +39,7 @@ def test_every_file_is_that_of_the_peer(name: str, tmp_path: Path) -> None:
 def norms_in_f16(path: Path) -> dict[str, list[Any]]:
     """The norms of a file, rounded to F16.
 
-    Of an F16 source the peer computes the norms' 1 + weight in F16; the reference implementation and we do in F32.
+    For an F16 source, llama.cpp computes the norms' 1 + weight in F16; the reference implementation and we use F32.
     """
     norms = {
         tensor.name: tensor.data

@@ -1,1 +1,1 @@
-"""What is measured on a machine with a GPU, which CI has not: `run.sh` builds, makes a model and measures."""
+"""Measurements on a machine with a GPU, which CI does not have: `run.sh` builds, makes a model and measures."""

@@ -1,9 +1,9 @@
 """Plans against loads under caps on the device's memory: `python -m tests.gpu.measure MODEL --cap 12G [--cap 16G ...]`.
 
-For each cap, which is set by `--fit-target` on both sides: the bytes that were planned for the device and those that it
-took; the speed that was forecast and the one measured; that speed against llama-bench's own `--fit-target`, where its
-programs are given, and against the best of a sweep over `--n-cpu-moe`. A Markdown table comes out. `--rpc HOST:PORT`
-measures on the device of an RPC server instead of a GPU.
+For each cap, which `--fit-target` sets on both sides, a Markdown table shows: the bytes planned for the device and the
+bytes taken; the forecast speed and the measured one; that speed against llama-bench with its own `--fit-target`, if
+llama-bench is given, and against the best of a sweep over `--n-cpu-moe`. `--rpc HOST:PORT` measures on the device of an
+RPC server instead of a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEST = "tg"
 
 @dataclass(frozen=True)
 class Bench:
-    """What is run each time; `step` is that of the sweep over layers."""
+    """The parameters of each run; `step` is the step of the sweep over layers."""
 
     model: Path
     tokens: int
@@ -37,18 +37,18 @@ class Bench:
     llama_bench: Path | None
 
     def plan(self, *options: str) -> Plan:
-        """The plan of `qwenctl plan`."""
+        """The plan that `qwenctl plan` prints."""
         return from_json(_qwenctl("plan", str(self.model), *self.load, *options, "--json"), "plan")
 
     def bench(self, *options: str) -> dict[str, Any]:
-        """What `qwenctl bench` says."""
+        """The JSON that `qwenctl bench` prints."""
         counts = ("-p", "0", "-n", str(self.tokens), "-r", str(self.repetitions))
-        told: dict[str, Any] = json.loads(_qwenctl("bench", str(self.model), *self.load, *options, *counts, "--json"))
-        return told
+        report: dict[str, Any] = json.loads(_qwenctl("bench", str(self.model), *self.load, *options, *counts, "--json"))
+        return report
 
 
 class NoRoomError(Exception):
-    """What was fixed by hand has no room under the cap."""
+    """A placement set by hand does not fit under the cap."""
 
 
 def _qwenctl(*arguments: str) -> str:
@@ -61,13 +61,13 @@ def _qwenctl(*arguments: str) -> str:
 
 
 def measure(bench: Bench, cap: int) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of the table for one cap: what, ours, the other, and the ratio."""
+    """The rows of the table for one cap: name, our value, the other value, ratio."""
     free = next(memory.free_bytes for memory in bench.plan().memories if memory.name != CPU)
     if cap >= free:
         return
     target = ("--fit-target", str(free - cap >> 20))
-    plan, told = bench.plan(*target), bench.bench(*target)
-    used = [MemoryUse(**use) for use in told["memory"]]
+    plan, report = bench.plan(*target), bench.bench(*target)
+    used = [MemoryUse(**use) for use in report["memory"]]
     for memory in plan.memories:
         actual = next((use.n_bytes for use in used if use.name == memory.name), 0)
         planned = memory.n_bytes - memory.of("vision", "snapshots")
@@ -79,7 +79,7 @@ def measure(bench: Bench, cap: int) -> Iterator[tuple[str, str, str, str]]:
         )
     for line in plan_deviations(plan, used):
         yield f"**over 3 %**: {line}", "", "", ""
-    ours = told["results"][0]["avg_ts"]
+    ours = report["results"][0]["avg_ts"]
     cast = plan.forecast.decode
     yield "tokens/s measured and forecast", f"{ours:.2f}", f"{cast:.2f}", _ratio(ours, cast)
     if bench.llama_bench is not None:
@@ -93,7 +93,7 @@ def measure(bench: Bench, cap: int) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _sweep(bench: Bench, target: Sequence[str], plan: Plan) -> Iterator[tuple[int, float]]:
-    """Tokens/s by the number of layers with experts in RAM, all of them that have room."""
+    """Tokens/s by the number of layers with experts in RAM, for all numbers that fit."""
     layers = 1 + max(
         (int(number) for memory in plan.memories for part in memory.parts if part.kind == "routed experts"
          for number in part.layers.replace("-", ",").replace(" ", "").split(",") if number),
@@ -101,14 +101,14 @@ def _sweep(bench: Bench, target: Sequence[str], plan: Plan) -> Iterator[tuple[in
     )  # fmt: skip
     for count in range(0, layers + 1, bench.step):
         try:
-            told = bench.bench(*target, "--n-cpu-moe", str(count))
+            report = bench.bench(*target, "--n-cpu-moe", str(count))
         except NoRoomError:
             continue
-        yield count, told["results"][0]["avg_ts"]
+        yield count, report["results"][0]["avg_ts"]
 
 
 def _llama_bench(bench: Bench, margin: int) -> float:
-    """Its tokens/s under the same margin, in MiB."""
+    """The tokens/s of llama-bench with the same margin in MiB."""
     context = bench.load[bench.load.index("-c") + 1]
     options = ["-p", "0", "-n", str(bench.tokens), "-r", str(bench.repetitions), "-fitt", str(margin), "-fitc", context]
     rpc = [option.replace("--rpc", "-rpc") for option in bench.load if bench.load[0] == "--rpc"][:2]

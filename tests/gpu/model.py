@@ -1,9 +1,9 @@
-"""A checkpoint in the shape of the 35B with random weights, cut to what fits.
+"""A checkpoint in the shape of the 35B with random weights and as many layers as fit.
 
-`python -m tests.gpu.model FOLDER [LAYERS]` makes it; without LAYERS as many are made as the disk and the RAM of this
-machine hold, all 40 at most. The experts, nine tenths of all, are one block of random numbers over and over, for a
-generator would take an hour; routers are random throughout, so that tokens choose among all experts as they do in a
-trained model.
+`python -m tests.gpu.model FOLDER [LAYERS]` makes it; without LAYERS it has as many layers as the disk and RAM of this
+machine hold, at most 40. The experts, nine tenths of the weights, repeat one block of random numbers, because a
+generator would take an hour; routers are fully random, so that tokens choose among all experts as they do in a trained
+model.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from tests.support.checkpoints import n_bytes, random_arrays, write_safetensors,
 from tests.support.paths import TOY
 from tests.support.qwen35_layout import PUBLISHED, Layout, Model, Spec, config, specs
 
-_FULL_EVERY = 4  # of four layers one has full attention: a model has a multiple of them
+_FULL_EVERY = 4  # every fourth layer has full attention, so the number of layers is a multiple of four
 _BLOCK = 1 << 24
 _QUANTIZED = 0.32  # of the size in BF16, as Q4_K_M with its output in Q6_K
 _TOKENS = 248_077
 
 
-def cut(layers: int, tokens: int = _TOKENS) -> Model:
-    """The 35B with so many layers, without MTP block and vision tower."""
+def with_layers(layers: int, tokens: int = _TOKENS) -> Model:
+    """The 35B with this number of layers, without MTP block and vision encoder."""
     vocabulary = PUBLISHED["35B"].vocabulary if tokens == _TOKENS else tokens
     return replace(PUBLISHED["35B"], layers=layers, mtp=False, vision=None, vocabulary=vocabulary)
 
 
 def fitting_layers(free_disk: int, free_ram: int) -> int:
-    """The layers whose checkpoint and GGUF the disk holds with some room, and whose GGUF the RAM holds."""
+    """The largest number of layers whose checkpoint and GGUF fit on the disk and whose GGUF fits in RAM (in bytes)."""
     most = PUBLISHED["35B"].layers
     for layers in range(most, 0, -_FULL_EVERY):
-        size = sum(n_bytes(*spec) for spec in specs(cut(layers), Layout()).values())
+        size = sum(n_bytes(*spec) for spec in specs(with_layers(layers), Layout()).values())
         if size * (1 + _QUANTIZED) < 0.9 * free_disk and size * _QUANTIZED < 0.8 * free_ram:
             return layers
     sys.exit("this machine has not the room for four layers of the 35B")
 
 
 def make(folder: Path, model: Model, tokens: int = _TOKENS) -> None:
-    """Write the checkpoint, a shard for each layer, so that no more than one layer is in memory."""
+    """Write the checkpoint with one shard per layer, so that only one layer is in memory at a time."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(model, Layout())))
     write_tokenizer(folder, tokens)
@@ -91,4 +91,4 @@ if __name__ == "__main__":
     room = fitting_layers(shutil.disk_usage(target.parent).free, psutil.virtual_memory().available)
     count = int(sys.argv[2]) if len(sys.argv) > 2 else room
     print(f"{count} of 40 layers")
-    make(target, cut(count))
+    make(target, with_layers(count))

@@ -3,8 +3,8 @@
 #
 #   tests/gpu/run.sh [FOLDER]     FOLDER (default: build/gpu) needs up to 95 GB for a while
 #
-# 1. Builds llama-cpp-python for this GPU's architecture alone, with all cores, into .venv.
-# 2. Makes a random checkpoint in the shape of the 35B, cut to what this machine holds, and quantizes it to Q4_K_M.
+# 1. Builds llama-cpp-python for this GPU's architecture only, with all cores, into .venv.
+# 2. Makes a random checkpoint in the shape of the 35B, with as many layers as fit, and quantizes it to Q4_K_M.
 # 3. Under caps of 12, 16, 24 and 32 GB of GPU memory: planned against actual memory, forecast against measured tokens/s,
 #    against llama-bench --fit-target, and against the best of a sweep over --n-cpu-moe.
 #
@@ -30,7 +30,7 @@ flags="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$architecture"
 CMAKE_ARGS=$flags CMAKE_BUILD_PARALLEL_LEVEL=$cores bash .ci/setup.sh </dev/null
 mkdir -p "$folder"
 
-# llama-bench, of the same sources as the library.
+# llama-bench, built from the same sources as the library.
 llama_bench=${LLAMA_BENCH:-$folder/llama/bin/llama-bench}
 if [ "$llama_bench" != none ] && [ ! -x "$llama_bench" ]; then
     version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')

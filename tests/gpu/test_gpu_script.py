@@ -1,4 +1,4 @@
-"""What is measured on machines with a GPU can be run: its Python parts on the device of an RPC server, on loopback."""
+"""The GPU measurements can be run: their Python parts are tested on the device of an RPC server on loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.rpc_server import rpc_server
 SCRIPT = Path(__file__).with_name("run.sh")
 
 
-def test_the_script_is_valid_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_gpu_script_is_valid_and_reports_a_missing_driver(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     (tmp_path / "nproc").symlink_to("/usr/bin/nproc")
@@ -25,7 +25,7 @@ def test_the_script_is_valid_and_says_what_is_missing(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "gpu: error: no nvidia-smi: is there an NVIDIA GPU and its driver?\n")
 
 
-def test_a_model_is_cut_to_the_room_that_there_is() -> None:
+def test_layer_count_fits_the_free_disk_and_memory() -> None:
     layers = [model.fitting_layers(disk << 30, ram << 30) for disk, ram in ((500, 500), (64, 128), (500, 8), (20, 500))]
     assert layers == sorted(layers, reverse=True)
     assert (layers[0], {count % 4 for count in layers}) == (40, {0})
@@ -33,7 +33,7 @@ def test_a_model_is_cut_to_the_room_that_there_is() -> None:
         model.fitting_layers(1 << 30, 1 << 30)
 
 
-def test_a_checkpoint_that_is_made_can_be_quantized(tmp_path: Path) -> None:
+def test_random_checkpoint_can_be_quantized(tmp_path: Path) -> None:
     model.make(tmp_path / "made", Model(layers=4, mtp=False, vision=None), tokens=1984)
     assert len(list((tmp_path / "made").glob("*.safetensors"))) == 5
     make_plan(tmp_path / "made", tmp_path / "made.gguf", QuantizeOptions("Q4_K_M", vision=False))

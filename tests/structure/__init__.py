@@ -1,1 +1,1 @@
-"""The shape of the code: who imports whom, how long things are, and what is documented."""
+"""Tests of the code's structure: imports, sizes, names and documentation."""

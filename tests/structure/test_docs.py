@@ -1,4 +1,4 @@
-"""The documents say what the program does: commands, exit codes, links, packages. Each check is shown to fail."""
+"""The documents match the program: commands, exit codes, links, packages. Each check is also shown to fail."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
-    """The arguments of each `qwenctl` in the blocks of a page: at the start of a line, after `$`, or in a pipe."""
+    """The arguments of each `qwenctl` command in a page's blocks: at the start of a line, after `$`, or in a pipe."""
     for info, content in blocks(text):
         if info in OUTPUT:
             continue
@@ -87,7 +87,7 @@ def _calls(line: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse a command line as the program does, without running it. Raises what the parser raises."""
+    """Parse a command line as the program does, without running it. Raises the parser's errors."""
     with suppress(typer.Exit):  # --version and the like
         _parse(arguments)
 
@@ -107,7 +107,7 @@ def _parse(arguments: list[str]) -> None:
 
 
 def slugs(text: str) -> set[str]:
-    """The anchors of a page's headings, as forges make them."""
+    """The anchors of a page's headings, in the form that code hosts use."""
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
     )
@@ -115,7 +115,7 @@ def slugs(text: str) -> set[str]:
 
 
 def broken_links(path: Path, text: str) -> list[str]:
-    """Links of a page to files that are not there, or to anchors that their page does not have."""
+    """Links of a page to missing files or anchors."""
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(text)):
         if re.match(r"[a-z]+:", target):
@@ -128,7 +128,7 @@ def broken_links(path: Path, text: str) -> list[str]:
 
 
 def commands_without(texts: Iterable[str]) -> list[str]:
-    """The commands that none of `texts` names."""
+    """The commands that are named in none of `texts`."""
     whole = "\n".join(texts)
     return [name for name in COMMANDS.commands if f"qwenctl {name}" not in whole]
 
@@ -139,7 +139,7 @@ def exit_codes_not_in(text: str) -> list[ExitCode]:
 
 
 def packages_of_map(text: str) -> list[str]:
-    """The folders that the map of `text` names, a block whose first line is a package."""
+    """The folders named in the map of `text`: the block whose first line is a package."""
     return re.findall(r"(?<!\S)([\w/]+)/(?!\S)", _map(text))
 
 
@@ -148,13 +148,13 @@ def _map(text: str) -> str:
 
 
 def packages() -> set[str]:
-    """The folders of the sources down to the packages of `qwenctl`."""
+    """The source folders, down to the packages of `qwenctl`."""
     inner = {path.parent.name for path in (ROOT / "qwenctl").glob("*/__init__.py")}
     return {*PACKAGES, *inner}
 
 
 def missing_sources(text: str) -> list[str]:
-    """Source files and folders that a page names and that are not there."""
+    """Source files and folders that a page names but that do not exist."""
     named = re.findall(r"`((?:quantize|qwenctl|tests)/[\w/.-]+)`", text)
     return [name for name in named if not (ROOT / name).exists()]
 
@@ -206,14 +206,14 @@ def test_every_exit_code_is_in_the_reference() -> None:
     assert exit_codes_not_in(text.replace("| 74 | ", "| 74 |")) == [ExitCode.IO]
 
 
-def test_map_in_the_readme_is_that_of_the_packages() -> None:
+def test_readme_map_matches_the_packages() -> None:
     named = packages_of_map(README)
     assert set(named) == packages()
     assert len(named) == len(set(named))
     assert len(packages_of_map("```\nquantize/ a\nqwenctl/\n  a/ b/  c and d/e\n```")) == 4
 
 
-def test_readme_keeps_its_order() -> None:
+def test_readme_headings_are_in_order() -> None:
     assert in_order(README, ORDER)
     assert not in_order(README, reversed(ORDER))
 
@@ -224,14 +224,14 @@ def test_version_is_the_same_everywhere() -> None:
     assert newest_version("## [Unreleased]\n## [0.2.0]\n## [0.1.0]") == "0.2.0"
 
 
-def test_wheel_brings_a_man_page_for_every_command() -> None:
+def test_wheel_includes_a_man_page_for_every_command() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]
     assert settings["force-include"] == {MAN_FOLDER: "${SKBUILD_DATA_DIR}/share/man/man1"}
     names = {"-".join(("qwenctl", *path)) for path, _ in walk(COMMANDS, ())}
     assert {path.stem for path in (ROOT / MAN_FOLDER).glob("*.1")} == names
 
 
-def test_generated_pages_are_what_the_code_says() -> None:
+def test_generated_pages_are_up_to_date() -> None:
     pages = generated_pages(ROOT)
     assert stale_pages(ROOT, pages) == []
     assert stale_pages(ROOT, {**pages, "docs/reference/cli.md": ""}) == ["docs/reference/cli.md"]
@@ -245,7 +245,7 @@ def test_command_lines_in_a_page_can_be_parsed(path: Path) -> None:
         parse(arguments)
 
 
-def test_command_lines_that_cannot_be_parsed_are_found() -> None:
+def test_invalid_command_lines_are_found() -> None:
     page = "```sh\nx | qwenctl chat --tmep 1 > y\n```\n```console\n$ qwenctl sessions shwo a\nqwenctl nothing\n```"
     found = list(command_lines(page))
     assert found == [["chat", "--tmep", "1"], ["sessions", "shwo", "a"]]
@@ -263,7 +263,7 @@ def test_links_of_a_page_resolve(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_ids())
-def test_sources_that_a_page_names_are_there(path: Path) -> None:
+def test_source_files_named_in_a_page_exist(path: Path) -> None:
     assert missing_sources(path.read_text()) == []
     assert missing_sources("`qwenctl/nothing.py` and `qwenctl/cli.py`") == ["qwenctl/nothing.py"]
 
@@ -278,7 +278,7 @@ def test_protocol_page_names_the_messages() -> None:
 
 
 def speeds_in_readme() -> dict[tuple[str, str, str], tuple[int, int]]:
-    """Of the table of machines: decode and prefill in tokens a second, by model, GPU memory and RAM."""
+    """Decode and prefill tokens per second in the table of machines, by model, GPU memory and RAM."""
     rows = re.findall(r"^\| (\S+B)-A\d+B \| ([\dG,]+) \| (\d+G) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
     return {(model, gpu, ram): (_whole(decode), _whole(prefill)) for model, gpu, ram, decode, prefill in rows}
 
@@ -287,7 +287,7 @@ def _whole(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def test_speeds_in_the_readme_are_what_plan_computes(tmp_path: Path) -> None:
+def test_readme_speeds_match_the_plan_command(tmp_path: Path) -> None:
     rows = speeds_in_readme()
     assert len(rows) >= 5
     inventories: dict[str, Any] = {
@@ -300,7 +300,7 @@ def test_speeds_in_the_readme_are_what_plan_computes(tmp_path: Path) -> None:
         assert (round(found.decode), round(found.prefill)) == speeds, (model, gpu, ram)
 
 
-def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)

@@ -1,4 +1,4 @@
-"""What makes pages of the code: types in JSON's words, fields that must be described, text that markup leaves alone."""
+"""The generator of reference pages: JSON types, described fields, and text escaped for Markdown and man pages."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def make_source(folder: Path, text: str) -> Source:
     return Source(folder)
 
 
-def test_fields_of_a_class_begin_with_those_of_its_bases(tmp_path: Path) -> None:
+def test_class_fields_start_with_those_of_the_bases(tmp_path: Path) -> None:
     source = make_source(tmp_path, "class B(A):\n  c: int\nclass A:\n  a: str\n  b_: int = Field(alias='b')\n  x = 1\n")
     assert source.class_fields("B") == {"a": "string", "b": "integer", "c": "integer"}
 
 
-def test_class_that_is_not_there_or_twice_is_an_error(tmp_path: Path) -> None:
+def test_missing_or_duplicate_class_is_an_error(tmp_path: Path) -> None:
     source = make_source(tmp_path, "class A:\n  a: str\nclass A:\n  b: str\n")
     with pytest.raises(ValueError, match="2 classes are called A"):
         source.class_fields("A")
@@ -53,21 +53,24 @@ def test_class_that_is_not_there_or_twice_is_an_error(tmp_path: Path) -> None:
         source.class_fields("B")
 
 
-def test_literal_is_found_by_its_keys(tmp_path: Path) -> None:
+def test_dict_literal_is_found_by_its_keys(tmp_path: Path) -> None:
     source = make_source(tmp_path, "x = {'a': 1, 'b': 2, **y}\nz = {'a': 1, 'b': {'c': 3}, 'd': 4}\n")
     assert list(source.literal_fields(["d"], ["a", "b", "d"])) == ["a", "b", "d"]
-    assert list(source.literal_fields(["a"], ["a", "b"])) == ["a", "b"]  # of two the one that is described
+    assert list(source.literal_fields(["a"], ["a", "b"])) == [
+        "a",
+        "b",
+    ]  # of two literals, the one whose fields are described
     for keys in (["nothing"], ["a"]):
         with pytest.raises(ValueError, match="0 dict literals have the keys"):
             source.literal_fields(keys, ["other"])
 
 
-def test_markdown_of_plain_text_has_no_markup() -> None:
+def test_plain_text_is_escaped_for_markdown() -> None:
     assert escape("a_b* _c_ [d] <e> | `f_|g`") == "a_b\\* \\_c\\_ [d] &lt;e> \\| `f_|g`"
     assert table(("a", "b"), [("1", "2\n3")]) == "| a | b |\n| --- | --- |\n| 1 | 2 3 |\n"
 
 
-def test_man_page_leaves_no_request_to_a_text() -> None:
+def test_text_is_escaped_for_man_pages() -> None:
     option = ParameterHelp("-x, --long FILE", ".a dot, an ellipsis … and a \\", "default: 1")
     command = CommandHelp(("a",), "qwenctl a [OPTIONS]", ("It does.",), (), (("Options", (option,)),), ("qwenctl a",))
     (text,) = man_pages([command]).values()
@@ -84,6 +87,6 @@ def test_every_command_has_help_options_and_an_example() -> None:
         assert all(one.meaning for _, options in command.options for one in options), command.name
 
 
-def test_links_out_of_the_folder_of_pages_become_text_on_the_site() -> None:
+def test_links_outside_the_docs_folder_become_plain_text() -> None:
     page = "[a](../CONTRIBUTING.md) [b](../../tests/x.md#y) [c](guides/chat.md)"
     assert on_page_markdown(page) == "a b [c](guides/chat.md)"

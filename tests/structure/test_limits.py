@@ -1,4 +1,4 @@
-"""How long and how many things are, and that each has a name of its own. Each check is shown to fail on a bad tree."""
+"""Limits of sizes and counts, unique names, and docstrings. Each check is also shown to fail on a bad tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.source_tree import PACKAGES, functions, length, public_defini
 FILE_LINES, SHORTEST_FILE_LINES, FOLDER_MODULES = 400, 40, 15
 FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 12
 
-# Modules below the shortest length, and why.
+# Modules shorter than the minimum, with reasons.
 SHORT = {
     "qwenctl.__main__": "entry of `python -m qwenctl`",
     "qwenctl.machine.rpc_server": "entry of a child process",
@@ -26,7 +26,7 @@ SHORT = {
     "qwenctl.engine.llama.cancellation": "boundary: the one flag that C reads",
     "qwenctl.commands.models.rm": "entry of a command",
 }
-# Base names that several packages have, and why.
+# Module names used in several packages, with reasons.
 SHARED_NAMES = {
     "batch": "the messages, the view and the chart of a batch",
     "bench": "a command and its chart",
@@ -103,7 +103,7 @@ def missing_docstrings(root: Path) -> list[str]:
 
 
 def folders_without_init(root: Path) -> list[str]:
-    """A folder that is no package is left out of wheels and of type checks by some tools."""
+    """Folders without `__init__.py`, which some tools leave out of wheels and type checks."""
     folders = {module.path.parent for module in read_modules(root).values()}
     return sorted(str(folder.relative_to(root)) for folder in folders if not (folder / "__init__.py").exists())
 
@@ -127,20 +127,20 @@ BAD_TREES: list[tuple[Check, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize("check", dict.fromkeys(check for check, _ in BAD_TREES))
-def test_tree_has_none_of(check: Check) -> None:
+def test_source_tree_passes_the_check(check: Check) -> None:
     assert check(ROOT) == []
 
 
 @pytest.mark.parametrize(("check", "files"), BAD_TREES)
-def test_check_finds(check: Check, files: dict[str, str], tmp_path: Path) -> None:
+def test_check_finds_a_bad_tree(check: Check, files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert check(tmp_path) != []
 
 
-def test_exceptions_are_needed() -> None:
-    """A reason for what is no exception any more is to be taken out."""
+def test_listed_exceptions_are_still_needed() -> None:
+    """Entries that are no longer exceptions must be removed."""
     modules = read_modules(ROOT)
     lengths = {name: len(module.path.read_text().splitlines()) for name, module in modules.items()}
     names = Counter(module.path.stem for module in modules.values())
@@ -148,7 +148,7 @@ def test_exceptions_are_needed() -> None:
     assert [name for name in SHARED_NAMES if names[name] < 2] == []
 
 
-def test_function_is_measured_without_docstring_and_blank_lines(tmp_path: Path) -> None:
+def test_function_length_excludes_docstring_and_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "quantize").mkdir()
     (tmp_path / "quantize/a.py").write_text(
         '@d\ndef f(\n    x,\n):\n    """One.\n\n    Two.\n    """\n\n    return x\n'

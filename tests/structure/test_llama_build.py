@@ -1,4 +1,4 @@
-"""llama.cpp is built without AMX, by whichever compiler, and a compiler that cannot build is told in a line."""
+"""llama.cpp is built without AMX by every compiler, and an unusable compiler is reported in one line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qwenctl.machine.llama_build import WITHOUT_AMX, build_command
 from tests.support.paths import ROOT
 
 HAS_AMX = "-march=sapphirerapids"
-AMX = "__AMX_?INT8__"  # clang 14 writes it without the second bar, so that llama.cpp does not see it
+AMX = "__AMX_?INT8__"  # clang 14 writes it without the second underscore, so llama.cpp does not see it
 COMPILERS = [name for name in ("cc", "gcc", "gcc-13", "gcc-14", "clang", "clang-16", "clang-19") if shutil.which(name)]
 
 
-def macros(compiler: str, *flags: str) -> str | None:
-    """What a compiler defines with these flags; None if it does not know them."""
+def defined_macros(compiler: str, *flags: str) -> str | None:
+    """The macros that a compiler defines with these flags; None if it does not support them."""
     done = subprocess.run(
         [compiler, *flags, "-dM", "-E", "-x", "c", "/dev/null"], capture_output=True, text=True, timeout=60, check=False
     )
@@ -27,16 +27,16 @@ def macros(compiler: str, *flags: str) -> str | None:
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_build_flag_leaves_amx_out_in_any_order(compiler: str) -> None:
-    with_it = macros(compiler, HAS_AMX)
+def test_build_flag_disables_amx_in_any_position(compiler: str) -> None:
+    with_it = defined_macros(compiler, HAS_AMX)
     if with_it is None:
         pytest.skip(f"{compiler} knows no processor with AMX")
     assert re.search(AMX, with_it)
     for flags in ((HAS_AMX, WITHOUT_AMX), (WITHOUT_AMX, HAS_AMX)):
-        found = macros(compiler, *flags)
+        found = defined_macros(compiler, *flags)
         assert found is not None
         assert not re.search(AMX, found)
-        assert "__AVX512VNNI__" in found  # and nothing else
+        assert "__AVX512VNNI__" in found  # only AMX is disabled
 
 
 def test_setup_reads_the_flag_from_the_module() -> None:
@@ -57,8 +57,8 @@ def test_setup_reads_the_flag_from_the_module() -> None:
         ("false", "setup: error: false cannot compile a program: it says nothing"),
     ],
 )
-def test_setup_compiler_that_cannot_build_is_told(compiler: str, line: str, tmp_path: Path) -> None:
-    """In a folder where nothing is built; nothing is installed before it fails."""
+def test_setup_reports_an_unusable_compiler(compiler: str, line: str, tmp_path: Path) -> None:
+    """Runs in a fresh folder. Nothing is installed before setup fails."""
     for name in (".ci", "qwenctl/machine"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("pyproject.toml", "qwenctl/__init__.py"):

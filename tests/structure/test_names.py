@@ -1,4 +1,4 @@
-"""Identifiers are the field's words: the home-made ones of the first round do not come back."""
+"""Identifiers use the field's established terms; retired home-made words do not come back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.source_tree import PACKAGES
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (*PACKAGES, "tests")
 
-# Parts of identifiers, and what the glossary (docs/internals/glossary.md) has for them.
+# Retired parts of identifiers, with their replacements (docs/internals/glossary.md).
 RETIRED = {
     "anew": "again",
     "dear": "blocked_loss",
@@ -40,7 +40,7 @@ RETIRED = {
 
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that the code defines or uses, with its line."""
+    """Every name that the code defines or uses, with its line number."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
@@ -54,7 +54,7 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def parts(identifier: str) -> list[str]:
-    """The words of an identifier, in small letters: "KVCache_size" has "kv", "cache" and "size"."""
+    """The words of an identifier in lower case: "KVCache_size" has "kv", "cache" and "size"."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)]
 
 
@@ -68,7 +68,7 @@ def retired_words(root: Path) -> list[str]:
     return found
 
 
-def test_identifiers_are_the_words_of_the_field() -> None:
+def test_identifiers_contain_no_retired_word() -> None:
     assert retired_words(ROOT) == []
 
 
@@ -76,7 +76,7 @@ def test_identifiers_are_the_words_of_the_field() -> None:
     "code",
     ["wishes = 1", "def f(kept): ...", "class VisionSight: ...", "x.said()", "f(owed_tokens=1)", "import a as inlays"],
 )
-def test_a_retired_word_is_found(code: str, tmp_path: Path) -> None:
+def test_retired_word_is_found(code: str, tmp_path: Path) -> None:
     (tmp_path / "quantize").mkdir()
     (tmp_path / "quantize/a.py").write_text(code)
     assert len(retired_words(tmp_path)) == 1

@@ -1,4 +1,4 @@
-"""Libllama is in no test's way: each that needs it runs in a fork, whose crash, skip or failure is that of the test."""
+"""Tests that need libllama run in a fork; its crash, skip or failure becomes the outcome of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import own_process
 from tests.support.own_process import Late, late, real
 from tests.support.paths import ROOT
 
-OTHER_DEVICES = ("benchmarks", "gpu", "vulkan")  # no part of these tests
+OTHER_DEVICES = ("benchmarks", "gpu", "vulkan")  # not part of the test suite
 LOADS = """
 import importlib, sys
 for module in sys.argv[1:]:
@@ -82,8 +82,8 @@ def test_passes_again(number):
 """
 
 
-def run(folder: Path, text: str) -> tuple[dict[str, str], str]:
-    """The outcome of each test of a module with this text, and all that pytest says."""
+def run_pytest(folder: Path, text: str) -> tuple[dict[str, str], str]:
+    """The outcome of each test in a module with this source text, and pytest's whole output."""
     (folder / "test_it.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = own_process\n")
     plugins = ["-p", "tests.support.own_process", "-p", "no:cacheprovider"]
@@ -99,10 +99,10 @@ def run(folder: Path, text: str) -> tuple[dict[str, str], str]:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
-    return run(tmp_path_factory.mktemp("forked"), FORKED)
+    return run_pytest(tmp_path_factory.mktemp("forked"), FORKED)
 
 
-def test_each_fork_is_one_test(output: tuple[dict[str, str], str]) -> None:
+def test_each_forked_test_has_its_own_outcome(output: tuple[dict[str, str], str]) -> None:
     outcomes, text = output
     assert outcomes == {
         "test_passes": "PASSED",
@@ -135,11 +135,11 @@ def test_each_fork_is_one_test(output: tuple[dict[str, str], str]) -> None:
         "test_fails_by_an_example(\nE           value=7,\n",
     ],
 )
-def test_what_happened_in_a_fork_is_told(output: tuple[dict[str, str], str], words: str) -> None:
+def test_fork_failure_is_reported_with_its_cause(output: tuple[dict[str, str], str], words: str) -> None:
     assert words in output[1]
 
 
-def test_libllama_in_pytests_own_process_fails_the_test_that_loads_it(tmp_path: Path) -> None:
+def test_loading_libllama_in_the_pytest_process_fails_the_test(tmp_path: Path) -> None:
     (tmp_path / "llama_cpp").mkdir()
     for name in ("__init__", "llama_cpp"):
         (tmp_path / "llama_cpp" / f"{name}.py").touch()
@@ -150,20 +150,20 @@ def test_libllama_in_pytests_own_process_fails_the_test_that_loads_it(tmp_path: 
         "@pytest.mark.own_process\n"
         "def test_after(): pass\n"
     )
-    outcomes, output = run(tmp_path, text)
+    outcomes, output = run_pytest(tmp_path, text)
     assert outcomes["test_before"] == "PASSED"
     assert "ERROR at teardown of test_loads" in output
     assert outcomes["test_after"] != "PASSED"
 
 
-def test_what_is_late_is_made_in_a_fork_alone() -> None:
+def test_late_value_is_refused_outside_a_fork() -> None:
     for value in (late("decimal"), Late(lambda: 1)):
         for use in (real, lambda one: one.name, lambda one: one(), lambda one: one[0]):
             with pytest.raises(AssertionError, match="a test that uses it is marked own_process"):
                 use(value)
 
 
-def test_what_is_late_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_value_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_process, "_forked", True)
     made: list[int] = []
     value = Late(lambda: made.append(1))
@@ -172,26 +172,28 @@ def test_what_is_late_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert real(late("os")) is os
     assert real(late("os:getcwd")) is os.getcwd
     assert real(1) == 1
-    assert not hasattr(late("os"), "__test__")  # what pytest asks all names of a module for
+    assert not hasattr(late("os"), "__test__")  # pytest looks for this attribute on all names of a module
 
 
-# ------------------------------------------------------------------ the law
+# ------------------------------------------------------------------ modules of tests
 
 
-def load(*modules: str) -> str:
-    """The first of these modules that loads libllama when it is imported, in words."""
+def find_libllama_import(*modules: str) -> str:
+    """A message naming the first of these modules whose import loads libllama; empty if none does."""
     done = subprocess.run(
         [sys.executable, "-c", LOADS, *modules], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     return done.stderr.strip()
 
 
-def test_no_module_of_tests_loads_libllama() -> None:
+def test_no_test_module_loads_libllama() -> None:
     paths = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("*.py"))]
     modules = [".".join(path.with_suffix("").parts) for path in paths if path.parts[1] not in OTHER_DEVICES]
     assert len(modules) > 100
-    assert load(*modules) == ""
+    assert find_libllama_import(*modules) == ""
 
 
-def test_a_module_that_loads_libllama_is_found() -> None:
-    assert load("tests.support.waiting", "qwenctl.engine.model") == "qwenctl.engine.model loads libllama"
+def test_module_that_loads_libllama_is_found() -> None:
+    assert (
+        find_libllama_import("tests.support.waiting", "qwenctl.engine.model") == "qwenctl.engine.model loads libllama"
+    )

@@ -1,4 +1,4 @@
-"""Who imports whom. Each check is shown to fail on a bad tree."""
+"""Which packages may import which. Each check is also shown to fail on a bad tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source_tree import imports, read_modules
 
-# The packages from the bottom up, each with those that it may import; `qwenctl` itself, the version, is for all.
+# The packages from the bottom up, each with its permitted imports; all may import `qwenctl` itself (the version).
 MAY_IMPORT = {
     "quantize": "",
     "errors": "quantize",
@@ -41,10 +41,10 @@ MAY_IMPORT = {
     "__main__": "cli",
 }
 
-# What the program's process may import of the engine; all else of it runs in the child process.
+# The engine modules that the program's process may import; the others run in the child process.
 ENGINE_BOUNDARY = ("qwenctl.engine.client", "qwenctl.engine.interface", "qwenctl.engine.ending")
 
-# Which packages may import what is heavy, or is to be imported in one place only.
+# Which packages may import libraries that are heavy or belong in one place only.
 LIBRARIES = {
     "PIL": "qwenctl.engine.vision",
     "av": "qwenctl.engine.vision",
@@ -79,7 +79,7 @@ def unlisted_packages(root: Path) -> list[str]:
 
 
 def upward_imports(root: Path) -> list[str]:
-    """Imports of a package that the line of the importing package does not name."""
+    """Imports of packages that MAY_IMPORT does not permit."""
     modules = read_modules(root)
     pairs = {(name, target) for name, module in modules.items() for target in imports(module, modules) & set(modules)}
     return sorted(
@@ -90,7 +90,7 @@ def upward_imports(root: Path) -> list[str]:
 
 
 def unused_permissions(root: Path) -> list[str]:
-    """Permissions that nothing needs: a line is to say what is."""
+    """Permissions that no import uses."""
     modules = read_modules(root)
     used: dict[str, set[str]] = {}
     for name, module in modules.items():
@@ -119,7 +119,7 @@ def module_cycle(root: Path) -> list[str]:
 
 
 def subpackage_cycle(root: Path) -> list[str]:
-    """A cycle among the folders of one package; its own modules may import from them and be imported by them."""
+    """A cycle among the folders of one package; the package's own modules may import them and be imported by them."""
     modules = read_modules(root)
     return _cycle(root, lambda name: "" if _is_top(modules[name].package) else modules[name].package)
 
@@ -203,18 +203,18 @@ BAD_TREES: list[tuple[Check, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize("check", [*dict.fromkeys(check for check, _ in BAD_TREES), permissions_that_point_up])
-def test_tree_has_none_of(check: Check) -> None:
+def test_source_tree_passes_the_check(check: Check) -> None:
     assert check(ROOT) == []
 
 
 @pytest.mark.parametrize(("check", "files"), BAD_TREES)
-def test_check_finds(check: Check, files: dict[str, str], tmp_path: Path) -> None:
+def test_check_finds_a_bad_tree(check: Check, files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert check(tmp_path) != []
 
 
-def test_permissions_that_point_up_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upward_permission_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MAY_IMPORT, "errors", "cli")
     assert permissions_that_point_up(ROOT) == ["errors may import cli"]

@@ -1,6 +1,6 @@
-"""The way of the data is short: few frames of our own, in few files, from chat line to token and from rows to bytes.
+"""Call paths are short: few of our own frames, in few files, from chat line to token and from checkpoint to bytes.
 
-Measured on the running program: a function at the end of the way is wrapped to note the stack on which it is called.
+Measured on the running program: the function at the end of a path is wrapped to record the stack of each call.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ convert(make_plan(Path({toy!r}), Path({folder!r}) / "toy.gguf", QuantizeOptions(
 
 
 def spines(program: str, requests: bytes = b"", **values: str) -> dict[str, list[Stack]]:
-    """The stacks of our own frames, innermost first, on which each noted function was called.
+    """The stacks of our own frames, innermost first, at each call of the wrapped functions, by function name.
 
-    A program that is given `requests` has done its work when it writes that it has finished.
+    A program that is given `requests` is done when it prints GenerationFinished.
     """
     command = [sys.executable, "-c", (NOTE + program).format(root=str(ROOT), **values)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -96,16 +96,16 @@ def is_short(stacks: list[Stack], frames: int, files: int) -> bool:
     return all(len(stack) <= frames and len({place for place, _ in stack}) <= files for stack in stacks)
 
 
-def test_from_the_chat_line_to_the_boundary(toy_gguf: Path, tmp_path: Path) -> None:
+def test_call_path_from_chat_line_to_engine_request_is_short(toy_gguf: Path, tmp_path: Path) -> None:
     found = spines(CHAT, question="What is the capital of France?", folder=str(tmp_path), model=str(toy_gguf))
-    reader = ("qwenctl/chat/interactive/loop.py", "_talk")  # it has the line
+    reader = ("qwenctl/chat/interactive/loop.py", "_talk")  # the frame that holds the typed line
     ask = ("qwenctl/engine/client.py", "stream")
     asked = [stack[: stack.index(reader) + 1] for stack in found["write"] if reader in stack and ask in stack]
     assert asked
     assert is_short(asked, 5, 4)
 
 
-def test_from_the_boundary_to_the_token(toy_gguf: Path) -> None:
+def test_call_path_from_engine_request_to_token_is_short(toy_gguf: Path) -> None:
     question = {"role": "user", "content": "What is the capital of France?"}
     requests = [["Load", {"path": str(toy_gguf)}], ["Generate", {"messages": [question], "enable_thinking": False}]]
     found = spines(WORKER, b"".join(json.dumps(request).encode() + b"\n" for request in requests))
@@ -113,7 +113,7 @@ def test_from_the_boundary_to_the_token(toy_gguf: Path) -> None:
     assert is_short(found["llama_sampler_sample"], 5, 4)
 
 
-def test_from_the_checkpoint_to_the_bytes_of_the_file(toy: Path, tmp_path: Path) -> None:
+def test_call_path_from_checkpoint_to_output_bytes_is_short(toy: Path, tmp_path: Path) -> None:
     found = spines(QUANTIZE, toy=str(toy), folder=str(tmp_path))
     of_weights = [stack for stack in found["preadv"] + found["pwrite"] if stack[-1][1] == "_run_worker"]
     assert of_weights
@@ -121,5 +121,5 @@ def test_from_the_checkpoint_to_the_bytes_of_the_file(toy: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("frames", "files"), [(2, 9), (9, 1)])
-def test_a_long_way_would_be_seen(frames: int, files: int) -> None:
+def test_long_call_path_is_found(frames: int, files: int) -> None:
     assert not is_short([[("a.py", "f"), ("b.py", "g"), ("b.py", "h")]], frames, files)

@@ -1,4 +1,4 @@
-"""Help is quick: what it would take long to import is not imported for it."""
+"""Help starts quickly: heavy packages are not imported for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN = "from qwenctl.cli import main; code = main(sys.argv[1:]); print(*sys.modul
 
 
 def heavy_modules(*argv: str, first: str = "pass") -> set[str]:
-    """The heavy packages that are loaded after the command line `argv`, begun with the statement `first`."""
+    """The heavy packages loaded after running the command line `argv`, preceded by the statement `first`."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {first}; {RUN}", *argv],
         capture_output=True,
@@ -58,5 +58,5 @@ def test_help_reads_no_settings() -> None:
     assert heavy_modules("chat", "--help", first=no_readers) == set()
 
 
-def test_a_heavy_import_would_be_seen() -> None:
+def test_heavy_import_is_found() -> None:
     assert heavy_modules("--help", first="import markdown_it") == {"markdown_it"}

@@ -1,6 +1,6 @@
-"""How the tests are laid out: which folders there are, who imports whom, and which modules no unit test meets.
+"""The layout of the tests: their folders, their imports, and which modules have no unit test.
 
-Each check is shown to fail on a bad tree.
+Each check is also shown to fail on a bad tree.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from tests.support.paths import ROOT
 from tests.support.source_tree import Module, imports, read_modules
 
 FOLDERS = {"unit", "engine", "cli", "golden", "faults", "structure", "support", "gpu", "vulkan", "benchmarks", "data"}
-# What is run by hand: its modules import one another, and its tests import them.
+# Tools that are run by hand: their modules may import each other, and their tests may import them.
 TOOLS = ("gpu", "vulkan", "benchmarks")
-# Modules that no unit test imports, itself or by what it imports, and why. A package stands for all below it.
+# Modules that no unit test imports, directly or indirectly, with reasons. A package stands for all its modules.
 _LIBLLAMA = "works with libllama: tests/engine"
 _COMMAND = "is reached through the command line: tests/cli"
+_WHOLE_BATCH = "runs whole batches with a scripted backend: tests/engine"
 NOT_IN_UNIT_TESTS = {
     "quantize.convert": "workers and their files: tests/golden, tests/faults",
     "quantize.input_files": _COMMAND,
@@ -29,6 +30,10 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.__main__": "entry of `python -m qwenctl`",
     "qwenctl.backend_check": "runs libllama in children: tests/faults",
     "qwenctl.batch.backends.openai_client": "talks to servers: tests/cli",
+    "qwenctl.batch.estimate": _WHOLE_BATCH,
+    "qwenctl.batch.input.selection": _WHOLE_BATCH,
+    "qwenctl.batch.output.opening": _WHOLE_BATCH,
+    "qwenctl.batch.run": _WHOLE_BATCH,
     "qwenctl.bench.table": _COMMAND,
     "qwenctl.charts": _COMMAND,
     "qwenctl.chat.one_shot": _COMMAND,
@@ -40,14 +45,12 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.engine.benchmark": _LIBLLAMA,
     "qwenctl.engine.dry_load": _LIBLLAMA,
     "qwenctl.engine.generation": _LIBLLAMA,
-    "qwenctl.engine.kv": _LIBLLAMA,
     "qwenctl.engine.llama": _LIBLLAMA,
     "qwenctl.engine.model": _LIBLLAMA,
     "qwenctl.engine.prompt": _LIBLLAMA,
     "qwenctl.engine.sampling.grammar": _LIBLLAMA,
     "qwenctl.engine.sampling.sampler": _LIBLLAMA,
     "qwenctl.engine.speculative": _LIBLLAMA,
-    "qwenctl.engine.vision": _LIBLLAMA,
     "qwenctl.engine.worker": _LIBLLAMA,
     "qwenctl.files.locks": "what other processes hold: tests/faults",
     "qwenctl.hub": "the Hugging Face cache and a Hub on loopback: tests/cli, tests/faults",
@@ -78,7 +81,7 @@ def unknown_folders(root: Path) -> list[str]:
 
 
 def unit_tests_out_of_place(root: Path) -> list[str]:
-    """Folders of unit tests that mirror no package."""
+    """Unit test folders that mirror no package."""
     folders = {
         path.parent.relative_to(root / "tests" / "unit") for path in (root / "tests" / "unit").rglob("test_*.py")
     }
@@ -86,7 +89,7 @@ def unit_tests_out_of_place(root: Path) -> list[str]:
 
 
 def imports_of_other_tests(root: Path) -> list[str]:
-    """What a module of tests imports from tests and not from their support, or of its own folder of tools."""
+    """Imports of test modules outside `tests.support` and the importing module's own tools folder."""
     modules = read_tests(root)
     return sorted(
         f"{name} imports {target}"
@@ -109,7 +112,7 @@ def support_that_is_a_test(root: Path) -> list[str]:
 
 
 def unmet_modules(root: Path, listed: Mapping[str, str] = NOT_IN_UNIT_TESTS) -> list[str]:
-    """Modules that no unit test imports, itself or by what it imports, and that stand in no list."""
+    """Modules that no unit test imports, directly or indirectly, and that are not in `listed`."""
     modules, tests = read_modules(root), read_tests(root)
     every = {**modules, **tests}
     waiting = [name for name in tests if name.startswith("tests.unit.")]
@@ -142,19 +145,19 @@ BAD_TREES: list[tuple[Check, dict[str, str]]] = [
     "check",
     [unknown_folders, unit_tests_out_of_place, imports_of_other_tests, support_that_is_a_test, unmet_modules],
 )
-def test_the_tests_pass(check: Check) -> None:
+def test_tests_folder_passes_the_check(check: Check) -> None:
     assert check(ROOT) == []
 
 
 @pytest.mark.parametrize(("check", "files"), BAD_TREES)
-def test_a_bad_tree_is_seen(check: Check, files: dict[str, str], tmp_path: Path) -> None:
+def test_check_finds_a_bad_tree(check: Check, files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert check(tmp_path) != []
 
 
-def test_a_good_tree_passes(tmp_path: Path) -> None:
+def test_good_tree_passes_every_check(tmp_path: Path) -> None:
     files = {
         "qwenctl/__init__.py": "",
         "qwenctl/a.py": "from qwenctl import b",
@@ -171,7 +174,7 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
         assert check(tmp_path) == [], check.__name__
 
 
-def test_what_is_listed_is_there_and_is_not_met() -> None:
+def test_listed_modules_exist_and_have_no_unit_test() -> None:
     modules = read_modules(ROOT)
     assert [name for name in NOT_IN_UNIT_TESTS if name not in modules] == []
     unmet = unmet_modules(ROOT, {})

@@ -1,4 +1,4 @@
-"""The watch over unit tests stops what starts a process or loads libllama, and leaves other tests alone."""
+"""Unit tests that start a process or load libllama fail; other tests are not affected."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("name", TRIES)
-def test_what_is_forbidden_fails(outcomes: str, name: str) -> None:
+def test_forbidden_action_fails_a_unit_test(outcomes: str, name: str) -> None:
     assert f"ERROR unit/test_tries.py::{name}" in outcomes
     assert (f"PASSED unit/test_tries.py::{name}" in outcomes) == (name == "test_catches")
 
 
-def test_the_rest_passes(outcomes: str) -> None:
+def test_allowed_tests_pass(outcomes: str) -> None:
     for name in ("unit/test_tries.py::test_computes", "zoo/test_elsewhere.py::test_elsewhere"):
         assert f"PASSED {name}" in outcomes
         assert f"ERROR {name}" not in outcomes

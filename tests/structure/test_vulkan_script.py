@@ -1,4 +1,4 @@
-"""What is tested on a Vulkan device (`make test-vulkan`) is not part of these tests, but its scripts can be run."""
+"""The scripts of `make test-vulkan`, whose tests are not part of this suite, are valid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.paths import TESTS
 FOLDER = TESTS / "vulkan"
 
 
-def test_the_scripts_are_valid_and_say_what_is_missing(tmp_path: Path) -> None:
+def test_vulkan_scripts_are_valid_and_list_missing_packages(tmp_path: Path) -> None:
     for script in FOLDER.glob("*.sh"):
         subprocess.run(["bash", "-n", str(script)], check=True)
     (tmp_path / "dirname").symlink_to(shutil.which("dirname") or "")

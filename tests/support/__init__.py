@@ -1,1 +1,1 @@
-"""What tests share: fakes, files, models, the command line. Tests import from here and from no other test."""
+"""Code shared by tests: fakes, files, models, the command line. Tests import from here and never from other tests."""

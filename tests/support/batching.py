@@ -1,4 +1,4 @@
-"""What the tests of batches share: records that the toy can answer, the command, an engine for records."""
+"""Helpers for tests of batches: records that the toy model can answer, the command, an engine."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ OPTIONS = ("--temp", "0", "--presence-penalty", "0", "-t", "1", "-c", "512")
 
 
 def short_records(count: int) -> list[dict[str, Any]]:
-    """Records in the short form, each second one thinking."""
+    """Records in the short format; every second one thinks."""
     asked = (QUESTIONS[number % len(QUESTIONS)]["question"] for number in range(count))
     return [{"id": f"r{number}", "prompt": text, "think": bool(number % 2)} for number, text in enumerate(asked)]
 
 
 def write_lines(path: Path, values: Iterable[object]) -> Path:
-    """A file of JSON lines."""
+    """Write `values` as JSON lines; returns the path."""
     path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
     return path
 
 
 def read_lines(path: Path) -> list[Any]:
-    """What is in one."""
+    """The values of a JSON lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -49,7 +49,7 @@ def command(*arguments: object) -> list[str]:
 def batch(
     *arguments: object, stdin: bytes | None = None, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the command to its end; without `stdin` there is none."""
+    """Run the batch command to its end; without `stdin`, standard input is empty."""
     return subprocess.run(
         command(*arguments),
         input=stdin if stdin is not None else b"",
@@ -66,7 +66,7 @@ def add(number: int, text: str, **changes: Any) -> SubmitRequest:
 
 
 def loaded_engine(model: Path, logs: Path) -> Engine:
-    """An engine with the model in it."""
+    """An engine that has loaded the model; it is closed with the context."""
     engine = Engine.start(logs)
     list(engine.load(model, LoadParams(context_tokens=256, threads=1)))
     return engine
@@ -81,7 +81,7 @@ def answers(
     room: int = 512,
     patience_s: float = 60,
 ) -> tuple[dict[int, RecordDone | RecordFailed], BatchProgress]:
-    """What comes of records that are answered together, and the last figures."""
+    """The outcomes of records answered together, by number, and the last progress event."""
     engine.send(StartBatch(LoadParams(context_tokens=room, threads=1), parallel, share_prefixes=shares))
     assert isinstance(engine.receive(patience_s), BatchStarted)
     for record in records:

@@ -1,9 +1,9 @@
-/* A library to be preloaded, which plants a fault into ggml's CPU backend. BROKEN_BACKEND says which, as PATH:FAULT.
+/* A preloaded library that plants a fault into ggml's CPU backend. BROKEN_BACKEND selects it, as PATH:FAULT.
  *
- * It shows where a product of matrices has more than one plane, as that of a linear attention's output has for several
- * sequences. PATH: "extra" for products that an extra buffer type computes (repacked weights, AMX), "plain" for all
- * others. FAULT: "crash" (SIGSEGV), "abort", "hang", or "wrong": nothing is right but the first plane, which is the fault
- * of ggml's AMX kernels.
+ * The fault affects matrix products with more than one plane, such as the output of linear attention for several
+ * sequences. PATH: "extra" for products computed by an extra buffer type (repacked weights, AMX), "plain" for all
+ * others. FAULT: "crash" (SIGSEGV), "abort", "hang", or "wrong": only the first plane is right, like the known fault of
+ * ggml's AMX kernels.
  *
  * ggml-cpu asks `ggml_cpu_extra_compute_forward` for each operation whether an extra buffer type does it.
  */
@@ -33,7 +33,7 @@ struct tensor { /* struct ggml_tensor of ggml.h, as far as it is needed */
 typedef bool (*compute)(void *, struct tensor *);
 typedef const char * (*op_name)(int);
 
-/* A function of a library that is loaded already, but not for all to see. */
+/* A function of a library that is already loaded, but without global visibility. */
 static void * find(const char * library, const char * name) {
     void * handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
     return handle ? dlsym(handle, name) : NULL;

@@ -1,4 +1,4 @@
-"""llama.cpp with a fault planted: the variables for a process in which it shall be so (see broken_backend.c)."""
+"""llama.cpp with a planted fault: the environment variables for an affected process (see broken_backend.c)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 
 def build_broken_backend(folder: Path) -> Path:
-    """The library, compiled into `folder`."""
+    """Compile the preloaded library into `folder`; returns its path."""
     library = folder / "broken_backend.so"
     command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(_SOURCE), "-ldl"]
     subprocess.run(command, check=True, timeout=60)
@@ -19,5 +19,5 @@ def build_broken_backend(folder: Path) -> Path:
 
 
 def broken(library: Path, path: Path_, fault: Fault) -> dict[str, str]:
-    """The variables that plant `fault` into `path`."""
+    """The environment variables that plant `fault` into `path`."""
     return {"LD_PRELOAD": str(library), "BROKEN_BACKEND": f"{path}:{fault}"}

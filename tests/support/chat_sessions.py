@@ -1,4 +1,4 @@
-"""The chat of the toy on a terminal and in a pipe, with sessions in a folder of the test."""
+"""Chats with the toy model on a terminal and in a pipe, with sessions in a folder of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG_QUESTION = f"\x1b[200~{'word ' * 15_000}\x1b[201~\r"
 
 
 def stop_reading_and_ask_another(terminal: Terminal) -> None:
-    """Ctrl-C while a long question is being read; then another one, and Ctrl-D."""
+    """Press Ctrl-C during the prefill of a long question, ask another one, and press Ctrl-D."""
     terminal.wait_for("reading the prompt: ")
     terminal.send("\x03")
     terminal.wait_for("[stopped]")
@@ -30,12 +30,12 @@ def stop_reading_and_ask_another(terminal: Terminal) -> None:
 
 
 def chat(home: Path, *options: str) -> Terminal:
-    """`qwenctl chat` on a terminal; its sessions lie in `home`."""
+    """`qwenctl chat` on a terminal, with its sessions in `home`."""
     return Terminal([*QWENCTL, "chat", *GREEDY, *options], home, XDG_DATA_HOME=str(home))
 
 
 def run(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """A command in a pipe; its sessions lie in `home`."""
+    """Run a command in a pipe, with its sessions in `home`."""
     environment = {**os.environ, "XDG_DATA_HOME": str(home), "XDG_STATE_HOME": str(home)}
     return subprocess.run(
         [*QWENCTL, *arguments], input=stdin, capture_output=True, timeout=120, check=False, env=environment

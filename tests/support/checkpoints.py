@@ -1,7 +1,7 @@
-"""Checkpoints for tests, on the disk: random ones of any layout, sparse ones of any size, the toy in other forms.
+"""Checkpoints for tests, on disk: random ones in any layout, sparse ones of any size, and variants of the toy.
 
-The same seed makes the same bytes. A checkpoint is a config and its arrays by name (`Arrays`); functions turn one into
-another, `save` writes it as published: config.json, safetensors with an index if there are several, tokenizer.
+The same seed gives the same bytes. A checkpoint is a config and its arrays by name (`Arrays`); functions transform
+them, and `save` writes config.json, safetensors (with an index if there are several) and tokenizer as published.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 def make(folder: Path, model: Model, layout: Layout | None = None, *, seed: int = 0, shards: int = 1) -> Path:
-    """A checkpoint of random weights, with the toy's tokenizer."""
+    """Write a checkpoint of random weights with the toy's tokenizer."""
     layout = layout or Layout()
     return save(folder, config(model, layout), random_arrays(specs(model, layout), seed), shards=shards)
 
 
 def make_sparse(folder: Path, model: Model, layout: Layout | None = None, *, shards: int = 1, tokens: int = 0) -> Path:
-    """A checkpoint of zeros that takes no room on the disk, with the toy's tokenizer or one of `tokens` tokens."""
+    """Write a sparse checkpoint of zeros with the toy's tokenizer, or one of `tokens` tokens."""
     layout = layout or Layout()
     _write(folder, config(model, layout), specs(model, layout), {}, shards)
     if tokens:
@@ -62,7 +62,7 @@ def save(folder: Path, settings: Mapping[str, Any], arrays: Arrays, *, shards: i
 
 
 def random_arrays(wanted: Mapping[str, Spec], seed: int) -> Arrays:
-    """Weights of about the sizes that a trained model has, so that its results are finite."""
+    """Random weights of realistic magnitude, so that the model's results are finite."""
     random = np.random.default_rng(seed)
     return {name: _random(random, name, *spec) for name, spec in wanted.items()}
 
@@ -70,7 +70,9 @@ def random_arrays(wanted: Mapping[str, Spec], seed: int) -> Arrays:
 def _random(random: np.random.Generator, name: str, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if dtype == "F8_E4M3":
         codes = random.integers(0, 254, shape, np.uint8)
-        return (codes + (codes >= 127)).astype(np.uint8).view(ml_dtypes.float8_e4m3fn)  # neither 127 nor 255, its NaNs
+        return (
+            (codes + (codes >= 127)).astype(np.uint8).view(ml_dtypes.float8_e4m3fn)
+        )  # neither 127 nor 255, which are NaNs
     if name.endswith("_scale_inv"):
         return random.uniform(1e-4, 1e-3, shape).astype(_DTYPES[dtype])
     if name.endswith(".A_log"):
@@ -81,7 +83,7 @@ def _random(random: np.random.Generator, name: str, dtype: str, shape: tuple[int
 
 
 def single_experts(arrays: Arrays, under: str) -> Arrays:
-    """The same with the packed experts of the blocks whose name begins with `under` as a tensor for each expert."""
+    """The same arrays with unpacked experts, one tensor each, in the blocks whose names start with `under`."""
     changed: Arrays = {}
     for name, array in arrays.items():
         if not name.startswith(under) or not name.endswith((".gate_up_proj", "experts.down_proj")):
@@ -99,7 +101,7 @@ def single_experts(arrays: Arrays, under: str) -> Arrays:
 
 
 def dequantized(arrays: Arrays) -> Arrays:
-    """The same with each FP8 tensor as float32: each weight times the factor of its block."""
+    """The same arrays with FP8 tensors as float32: each weight times the scale of its block."""
     changed: Arrays = {}
     for name, array in arrays.items():
         if array.dtype == ml_dtypes.float8_e4m3fn:
@@ -113,7 +115,7 @@ def dequantized(arrays: Arrays) -> Arrays:
 
 
 def as_dtype(arrays: Arrays, dtype: str) -> Arrays:
-    """The same with every tensor in one type."""
+    """The same arrays, all converted to one dtype."""
     return {name: array.astype(_DTYPES[dtype]) for name, array in arrays.items()}
 
 
@@ -142,7 +144,7 @@ def n_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def write_safetensors(path: Path, wanted: Mapping[str, Spec], arrays: Arrays) -> None:
-    """A safetensors file; where `arrays` lacks a tensor, a hole of zeros."""
+    """Write a safetensors file; tensors missing from `arrays` become holes (zeros)."""
     header, at = {}, 0
     for name, (dtype, shape) in wanted.items():
         end = at + n_bytes(dtype, shape)
@@ -160,7 +162,7 @@ def write_safetensors(path: Path, wanted: Mapping[str, Spec], arrays: Arrays) ->
 
 
 def write_tokenizer(folder: Path, n_tokens: int) -> None:
-    """A tokenizer.json with `n_tokens` tokens: the toy's, and between its words and its added tokens made-up ones."""
+    """Write a tokenizer.json of `n_tokens` tokens: the toy's, with made-up ones before its added tokens."""
     tokenizer = json.loads((TOY / "tokenizer.json").read_bytes())
     model, added = tokenizer["model"], tokenizer["added_tokens"]
     words, more = list(model["vocab"]), n_tokens - len(model["vocab"]) - len(added)

@@ -1,8 +1,7 @@
-"""The command line in the process of the test: what a command writes, and its exit code, in a tenth of a process' time.
+"""The command line run in the process of the test, which takes a tenth of the time of a new process.
 
-A signal, a terminal, a closed stream or a limit needs a process of its own (`command_line.run`), and so does the Hub,
-whose address and cache huggingface_hub reads once. Engines and probes are children of the test's
-process here.
+Tests of signals, terminals, closed streams or limits need a new process (`command_line.run`), and so does the Hub,
+whose address and cache huggingface_hub reads once. Engines and probes are children of the test's process here.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from qwenctl.cli import main
 
 @dataclass(frozen=True)
 class Result:
-    """What a command line wrote, and its exit code."""
+    """The output of a command line, and its exit code."""
 
     returncode: int
     stdout: bytes
@@ -32,7 +31,7 @@ class Result:
 
 
 def run(*arguments: str, stdin: bytes = b"hi", folder: Path | None = None, **environment: str) -> Result:
-    """Run a command line in `folder`, with more variables; none of its streams is a terminal."""
+    """Run a command line in `folder` with extra environment variables; none of its streams is a terminal."""
     with ExitStack() as stack:
         given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         given.write(stdin)
@@ -48,7 +47,7 @@ def run(*arguments: str, stdin: bytes = b"hi", folder: Path | None = None, **env
 
 
 def outcome(*arguments: str, stdin: bytes = b"hi") -> tuple[str, str, int]:
-    """The error's line, its hint and the exit code; nothing else may have been printed."""
+    """The error line, its hint and the exit code of a command; asserts that nothing else was printed."""
     done = run(*arguments, stdin=stdin)
     assert done.stdout == b""
     found = re.fullmatch(r"qwenctl: error: (.*)\n(?:  hint: (.*)\n)?", done.stderr.decode())
@@ -58,7 +57,7 @@ def outcome(*arguments: str, stdin: bytes = b"hi") -> tuple[str, str, int]:
 
 @contextmanager
 def _streams(*files: IO[bytes]) -> Iterator[None]:
-    """Inside, these are the three standard streams: of Python, and of the children that are started."""
+    """Inside the context these are the standard streams of Python and of its child processes."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     saved = [os.dup(number) for number in range(3)]
@@ -80,7 +79,7 @@ def _streams(*files: IO[bytes]) -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Inside, signals do what they do in a new process; the handlers of now are put back."""
+    """Inside the context signals have their default handlers; the previous handlers are restored at the end."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The command line as a process; `cli_runner` runs it without one."""
+"""The command line as a new process; `cli_runner` runs it in the process of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(
     )
 
 
-# A small process that measures its child: memory counts for a child from the moment it is forked.
+# A small process that measures its child: a fork starts with the memory of its parent.
 _MEASURE = (
     "import resource, subprocess, sys\n"
     "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"

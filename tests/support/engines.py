@@ -1,4 +1,4 @@
-"""Engines with the toy in them, for tests that need several."""
+"""Engines with the toy model, for tests that need several."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import Generate, Message, Sampling
 
 SETTINGS = LoadParams(context_tokens=65_536, threads=1, batch_tokens=256)
-# Minutes of reading.
+# A prompt that takes minutes to evaluate.
 LONG = Generate((Message("user", "word " * 20_000),), False, Sampling(temperature=0, presence_penalty=0))
 Start = Callable[..., Engine]
 
 
 @contextmanager
 def engines(model: Path, logs: Path, context_tokens: int) -> Iterator[Start]:
-    """A function that starts an engine with `model` in it, which takes fields of EngineSettings; all end together."""
+    """A function that starts engines with `model`; it takes fields of LoadParams. All engines end with the context."""
     with ExitStack() as running:
 
         def start(**settings: int) -> Engine:

@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: folders served as repositories, at a chosen speed, with faults on demand.
 
-It speaks the part of the Hub's protocol that huggingface_hub needs to list a repository and to fetch its files: the
-model's description, the tree with sizes and hashes, and `resolve` with ranges, which with `cdn=True` sends the client
-to another server under a signed URL, as the real one does. It counts the requests and the bytes of files that it sent.
+It implements the part of the Hub's protocol that huggingface_hub needs to list and download repositories: the model
+info, the tree with sizes and hashes, and `resolve` with ranges, which with `cdn=True` redirects the client to another
+server with a signed URL, like the real Hub. It records its requests and counts the file bytes it sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.support.fake_hub_faults import Fault, Wire
 
-_LARGE, _LARGE_KINDS = 1 << 20, (".safetensors", ".gguf")  # kept outside git, named by its sha256
+_LARGE, _LARGE_KINDS = 1 << 20, (".safetensors", ".gguf")  # stored outside git, named by its sha256
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class ServedFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether its bytes are kept outside git."""
+        """Whether its bytes are stored outside git (LFS)."""
         return self.size >= _LARGE or self.path.endswith(_LARGE_KINDS)
 
     @property
     def etag(self) -> str:
-        """The name under which a cache keeps it."""
+        """The ETag, which is also the name of its blob in a cache."""
         return self.sha256 if self.is_large else self.git_sha1
 
     def entry(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class ServedFile:
 
 @dataclass(frozen=True)
 class Repo:
-    """A repository at one commit. `info` is added to its description, `extra` to its tree."""
+    """A repository at one commit. `info` is added to its model info, `extra` to its tree."""
 
     files: Mapping[str, ServedFile]
     commit: str
@@ -64,7 +64,7 @@ class Repo:
 
 
 def serve_folder(folder: Path, *extra: Mapping[str, Any], leave_out: Set[str] = frozenset(), **info: Any) -> Repo:
-    """All files below `folder` as a repository, but for those with these names."""
+    """A repository of all files below `folder`, except those with these names."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in leave_out)
     served = {path.relative_to(folder).as_posix(): _served(path.relative_to(folder).as_posix(), path) for path in paths}
     content = "".join(f"{file.path} {file.etag}\n" for file in served.values())
@@ -82,7 +82,7 @@ def _served(name: str, path: Path) -> ServedFile:
 
 
 class FakeHub:
-    """The server; use as a context. `rate` is in bytes a second for each connection, `rtt` in seconds."""
+    """The server, a context manager. `rate` is in bytes per second for each connection, `rtt` in seconds."""
 
     def __init__(
         self, repos: Mapping[str, Repo], *, rtt: float = 0, rate: float = 0, cdn: bool = False, token: str = ""
@@ -90,8 +90,8 @@ class FakeHub:
         self.repos, self.rtt, self.rate, self.token = dict(repos), rtt, rate, token
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
-        self.leaked: list[str] = []  # requests to the other server that carried the token
-        self.known = 0  # requests here that carried it
+        self.leaked: list[str] = []  # requests to the other server that leaked the token
+        self.known = 0  # requests to this server with the token
         self.sent = 0
         self.link_lives = 1 << 30  # requests after which a signed URL is refused
         self.lock = threading.Lock()
@@ -114,21 +114,21 @@ class FakeHub:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT must be."""
+        """The value for HF_ENDPOINT."""
         return f"http://{self.host}"
 
     def break_with(self, *faults: Fault) -> None:
-        """Have these go wrong from now on, and nothing else."""
+        """Apply these faults from now on, and no others."""
         with self.lock:
             self.faults = list(faults)
 
     def fault(self, on: str, path: str) -> Fault | None:
-        """The fault that hits this request."""
+        """The fault that applies to this request, if any."""
         with self.lock:
             return next((fault for fault in self.faults if fault.hits(on, path)), None)
 
     def count(self, n_bytes: int) -> None:
-        """Bytes of a file have been sent."""
+        """Record that `n_bytes` of a file have been sent."""
         with self.lock:
             self.sent += n_bytes
 
@@ -142,7 +142,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is what many tests are about."""
+        """Ignore errors of clients that disconnect, as they do in many tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What lies in the buffers of a connection that breaks counts as sent: as little as the speed allows.
+        # Bytes in the buffers of a broken connection count as sent, so the buffers are as small as the rate allows.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
         time.sleep(self.server.hub.rtt)  # the handshake
 
@@ -160,11 +160,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_HEAD(self) -> None:
-        """Where a file is."""
+        """Answer where a file is."""
         self._answer()
 
     def do_GET(self) -> None:
-        """The API, and the bytes of a file."""
+        """Answer the API, or the bytes of a file."""
         self._answer()
 
     def _answer(self) -> None:
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _is_broken(self, fault: Fault | None) -> bool:
-        """Answer in the place of what should be there, if that is the fault."""
+        """Send the fault's response in place of the right one; whether the fault has such a response."""
         match fault.kind if fault else "":
             case "status":
                 self._send(fault.status, fault.headers)
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(hub.repos[f"{owner}/{name}"].files[file_path], {"ETag": '"of-the-store"'})
 
     def _body(self, file: ServedFile, headers: Mapping[str, str]) -> None:
-        """The bytes that are asked for, with what goes wrong on their way."""
+        """Send the requested bytes, with the faults that apply."""
         hub = self.server.hub
         fault = hub.fault("GET", file.path)
         if self._is_broken(fault):

@@ -1,4 +1,4 @@
-"""What goes wrong on the way from a Hub to its client: faults, and bytes sent at a chosen speed with one of them."""
+"""Network faults between a Hub and its client, and sending of bytes at a chosen speed with such faults."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Kind = Literal[
     "loop",
 ]
 _PIECE, _LARGE_PIECE, _FAST = 1 << 14, 1 << 17, 10e6  # bytes sent at once, on a slow connection and on a fast one
-_DRIP, _DRIP_SECONDS = 512, 1 / 16  # dripping is 8 kB/s
+_DRIP, _DRIP_SECONDS = 512, 1 / 16  # a dripping connection sends 8 kB/s
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests for a path that fits `path`, at `after` bytes of the body.
+    """A fault of the next `times` requests for a path that matches `path`, at `after` bytes of the body.
 
-    `on` says for which requests: of the API, for the place of a file ("HEAD"), or for its bytes ("GET").
+    `on` selects the requests: of the API, for the location of a file ("HEAD"), or for its bytes ("GET").
     """
 
     kind: Kind
@@ -48,7 +48,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def hits(self, on: str, path: str) -> bool:
-        """Whether this request is one of those; it is counted."""
+        """Whether the fault applies to this request; if so, it is counted."""
         if self.times <= 0 or self.on != on or not fnmatchcase(path, self.path):
             return False
         self.times -= 1
@@ -57,14 +57,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Wire:
-    """A connection to a client. `rate` is in bytes a second, 0 for all that it takes; `count` hears of each byte."""
+    """A connection to a client. `rate` is in bytes per second, 0 for no limit; `count` is called with bytes sent."""
 
     connection: socket.socket
     rate: float
     count: Callable[[int], None]
 
     def send(self, path: Path, start: int, end: int, fault: Fault | None) -> bool:
-        """Send these bytes of a file; whether the connection is as it should be afterwards."""
+        """Send these bytes of a file; whether the connection is intact afterwards."""
         file = os.open(path, os.O_RDONLY)
         try:
             return self._send(file, start, end, fault)
@@ -99,14 +99,14 @@ class Wire:
         return len(data)
 
     def _client_has_gone(self) -> bool:
-        """Whether the client has closed the connection: what is sent to nobody should not count."""
+        """Whether the client has closed the connection: bytes sent after that should not count."""
         with suppress(BlockingIOError):
             if not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 raise ConnectionResetError
         return False
 
     def _trouble(self, fault: Fault, file: int, at: int, end: int) -> bool:
-        """What breaks the connection does so; whether it goes on."""
+        """Apply a fault in the middle of the body; whether sending continues."""
         match fault.kind:
             case "drip":
                 for offset in range(at, end, _DRIP):

@@ -1,7 +1,7 @@
-"""A server of chat completions on loopback that answers, refuses, breaks off and falls silent, as a prompt says.
+"""A chat completions server on loopback that answers, refuses, disconnects or hangs as the prompt says.
 
-A prompt such as "a [429 half ok]" is met so at its first, second and third attempt; the last word stays. The answer is
-the prompt itself, so that every record's answer is known.
+A prompt such as "a [429 half ok]" gives the outcomes of its first, second and third attempt; the last one repeats. The
+answer is the prompt itself, so every record's answer is known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STATUS = {"429": 429, "500": 500, "503": 503, "400": 400, "401": 401}
 
 @dataclass
 class FakeServer:
-    """Its address, what it was asked, and how many requests it was answering at once."""
+    """Its address, the requests it received, and how many it answered at the same time."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class FakeServer:
 
 @contextmanager
 def fake_server() -> Iterator[FakeServer]:
-    """A running server, which ends with the context."""
+    """A running server; it is stopped with the context."""
     fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ def _answer(fake: FakeServer, handler: BaseHTTPRequestHandler, body: dict[str, A
 
 
 def _send(handler: BaseHTTPRequestHandler, status: int, content: bytes, most: int | None = None) -> None:
-    """A response; only its first `most` bytes, if that is given, and the end of the connection."""
+    """Send a response, or only its first `most` bytes if that is given, and close the connection."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(content)))
     if status == 429:

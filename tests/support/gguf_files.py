@@ -1,4 +1,4 @@
-"""GGUF files as tests look at them, through gguf's own reader, and conversions in one line."""
+"""GGUF files read through gguf's own reader, and one-line conversions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 def converted(
     source: Path, output: Path, type_name: str = "Q8_0", *, threads: int = 2, **options: Any
 ) -> ConversionPlan:
-    """Convert the checkpoint `source` to `output`; what was planned."""
+    """Convert the checkpoint `source` to `output`; returns the plan."""
     plan = make_plan(source, output, QuantizeOptions(type_name, **options))
     convert(plan, threads)
     return plan
 
 
 def tensors(path: Path) -> dict[str, list[Any]]:
-    """Type, shape in GGUF order and sha256 of the data of each tensor."""
+    """The type, shape in GGUF order and sha256 of the data of each tensor, by name."""
     return {
         tensor.name: [
             tensor.tensor_type.name,
@@ -35,7 +35,7 @@ def tensors(path: Path) -> dict[str, list[Any]]:
 
 
 def metadata(path: Path) -> dict[str, list[Any]]:
-    """The GGUF types and the value of each key; of an array longer than 64 the sha256 of its JSON."""
+    """The GGUF types and value of each key; arrays longer than 64 are replaced by the sha256 of their JSON."""
     fields = gguf.GGUFReader(path).fields
     return {
         name: [[kind.name for kind in field.types], _short(field.contents())]

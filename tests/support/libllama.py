@@ -1,7 +1,7 @@
-"""libllama as a judge of GGUF files, in a child process: what it makes of a file cannot end the tests.
+"""libllama evaluates GGUF files in a child process, so its crashes cannot end the tests.
 
-Run as `python -m tests.support.libllama MODEL TOKENS OUT`: all logits of each row of TOKENS.npz go to OUT.npz, computed
-with a float32 KV cache and without flash attention, as the reference logits were.
+`python -m tests.support.libllama MODEL TOKENS OUT` writes all logits of each row of TOKENS.npz to OUT.npz, computed
+with a float32 KV cache and without flash attention, like the reference logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Logits = npt.NDArray[np.float32]
 
 
 def logits(model: Path, prompts: Iterable[Sequence[int]], folder: Path) -> list[Logits]:
-    """The logits [tokens, vocabulary] of each prompt; an assertion with libllama's log if it refuses the file."""
+    """The logits [tokens, vocabulary] of each prompt. Fails with libllama's log if it refuses the file."""
     tokens, out = folder / "tokens.npz", folder / "logits.npz"
     np.savez(tokens, *[np.asarray(prompt, np.int32) for prompt in prompts])
     done = subprocess.run(
@@ -36,7 +36,7 @@ def logits(model: Path, prompts: Iterable[Sequence[int]], folder: Path) -> list[
 
 
 def squared_error(found: Logits, wanted: Logits) -> float:
-    """The mean squared error, as a share of the mean square of `wanted`."""
+    """The mean squared error, normalized by the mean square of `wanted`."""
     difference = found.astype(np.float64) - wanted
     return float((difference**2).mean() / (wanted.astype(np.float64) ** 2).mean())
 

@@ -1,4 +1,4 @@
-"""Models loaded as an engine loads them, but in the process of a test: one that is marked `own_process`."""
+"""Models loaded as by an engine, but in the process of a test marked `own_process`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def loaded(path: Path, settings: LoadParams) -> LoadedModel:
 
 @functools.cache
 def _log() -> LlamaLog:
-    """One for all models, kept to the end: libllama calls it as long as anything is done with one of them."""
+    """The log shared by all models and never freed: libllama calls it as long as any model is in use."""
     from qwenctl.engine.llama.log import LlamaLog
 
     return LlamaLog()

@@ -1,8 +1,8 @@
 """The type of every tensor of the published models for every recipe: `data/expected/mixes.json`.
 
-Each type is what llama-quantize's dry run tells of a GGUF file that is all header and holes. Kept is the beginning of a
-sha256 for each model (with its MTP block and without), recipe, and importance matrix or none. `python -m
-tests.support.mixes --llama-cpp DIR` makes the data anew, and says where ours differ.
+The types come from llama-quantize's dry run on a sparse GGUF file with a real header. Stored is the beginning of a
+sha256 for each model (with and without its MTP block), recipe, and with or without importance matrix. `python -m
+tests.support.mixes --llama-cpp DIR` regenerates the data and prints where ours differ.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def planned(model: str, folder: Path) -> ConversionPlan:
 
 
 def our_types(plan: ConversionPlan, recipe: str, *, imatrix: bool) -> dict[str, str]:
-    """The types of all tensors but those that stay float32."""
+    """The types of all tensors except those that stay float32."""
     config = plan.config
     facts = RecipeContext(config.layers + plan.mtp, config.experts, config.query_groups, imatrix)
     shapes = {planned.tensor.name: planned.tensor.shape for file in plan.files for planned in file.tensors}
@@ -51,17 +51,17 @@ def our_types(plan: ConversionPlan, recipe: str, *, imatrix: bool) -> dict[str, 
 
 
 def digest(types: Types) -> str:
-    """64 bits that tell whether all types are the same."""
+    """The first 64 bits of a hash of all types, in hexadecimal."""
     lines = (f"{name} {kind}\n" for name, kind in sorted(types.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def key(recipe: str, *, imatrix: bool) -> str:
-    """The name of an entry of the data."""
+    """The key of an entry of the data."""
     return f"{recipe}+imatrix" if imatrix else recipe
 
 
-# ------------------------------------------------------------------ the peer's types
+# ------------------------------------------------------------------ types by llama.cpp
 
 
 def _their_types(peer: Peer, model: Path, recipe: str, imatrix: Path | None) -> dict[str, str]:
@@ -73,7 +73,7 @@ def _their_types(peer: Peer, model: Path, recipe: str, imatrix: Path | None) -> 
 
 
 def _write_header(plan: ConversionPlan) -> Path:
-    """The planned file, with a hole for its weights."""
+    """Write the planned file with a hole in place of its weights."""
     (file,) = plan.files
     with file.path.open("wb") as output:
         output.write(file.header)
@@ -82,7 +82,7 @@ def _write_header(plan: ConversionPlan) -> Path:
 
 
 def _write_imatrix(path: Path, columns: int) -> Path:
-    """The smallest importance matrix that llama-quantize reads: that there is one is all that a mix depends on."""
+    """Write the smallest importance matrix that llama-quantize reads: a mix depends only on whether there is one."""
     writer = gguf.GGUFWriter(path, "")
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", ["none"])

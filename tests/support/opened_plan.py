@@ -1,4 +1,4 @@
-"""A model opened by a plan, with whatever is told of that kept."""
+"""Opening of models by a plan, with the messages recorded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from qwenctl.placement.trial_load import plan_with_dry_load
 from qwenctl.protocol.load import ModelInfo
 
 
-def opened(moe: Path, plan: Plan, constraints: PlacementConstraints, logs: Path, told: list[str]) -> LoadedEngine:
-    """An engine with the model `moe` as `plan` or the memory left has it; `told` gets what is said."""
+def open_with_plan(
+    moe: Path, plan: Plan, constraints: PlacementConstraints, logs: Path, messages: list[str]
+) -> LoadedEngine:
+    """Load the model `moe` as planned, or with less if memory is short; messages are appended to `messages`."""
 
     def follow(events: Iterator[object]) -> ModelInfo:
         loaded = list(events)[-1]
@@ -27,4 +29,4 @@ def opened(moe: Path, plan: Plan, constraints: PlacementConstraints, logs: Path,
     def replan(limits: Mapping[str, int]) -> Plan:
         return plan_with_dry_load(from_gguf(moe), plan.machine, replace(constraints, limits=tuple(limits.items())))
 
-    return open_by_plan(moe, plan, OpenRequest(lambda: Engine.start(logs), follow, replan, told.append))
+    return open_by_plan(moe, plan, OpenRequest(lambda: Engine.start(logs), follow, replan, messages.append))

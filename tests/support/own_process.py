@@ -1,11 +1,11 @@
-"""Tests of what runs in the engine's process: each in a process of its own, so that libllama never is in pytest's.
+"""Runs tests of engine code in separate processes, so that libllama is never loaded into pytest's own.
 
-Such a test is marked `own_process` and runs in a fork of pytest's process, so that a crash of libllama is one failed
-test. What loads libllama is `late` in its module: imported, or made, when it is first used, which only a fork may do.
-The hooks below are those of conftest too.
+Such a test is marked `own_process` and runs in a fork of pytest's process, so a crash of libllama is one failed test.
+Imports that load libllama are `late`: done at the first use, which is allowed only in a fork. conftest uses the hooks
+below.
 
-Fixtures are set up, and taken down, in pytest's own process. One that loads a model gives a `Late`, and each fork makes
-it for itself. What a test changes or starts ends with its process.
+Fixtures are set up and torn down in pytest's own process. A fixture that loads a model returns a `Late`, and each fork
+evaluates it for itself. Changes and child processes of a test end with its process.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ _forked = False
 
 
 def late(place: str) -> Any:
-    """What `place` ("module" or "module:name") names, imported when it is first used."""
+    """The object named by `place` ("module" or "module:name"), imported at its first use."""
     module, _, name = place.partition(":")
     return Late(lambda: getattr(importlib.import_module(module), name) if name else importlib.import_module(module))
 
 
 class Late:
-    """A value that is made when it is first used: called, or asked for an attribute or an item.
+    """A value that is made at its first use: a call, or an access to an attribute or item.
 
-    To Python and pytest, which look at all names of a module, it has no special attributes. It is no type: a class that
-    is subclassed, or that isinstance() or pytest.raises() is given, is `real` or imported where it is used.
+    It has no special attributes, because Python and pytest look at all names of a module. It is not a type: a class
+    that is subclassed, or passed to isinstance() or pytest.raises(), must be made with `real` or imported where it is
+    used.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
 
     def value(self) -> Any:
-        """The value itself; the same each time."""
+        """The value, made once."""
         assert _forked, "this is native, or loads libllama: a test that uses it is marked own_process"
         if "_made" not in self.__dict__:
             self._made = self._make()
@@ -70,13 +71,13 @@ class Late:
 
 
 def real(value: Any) -> Any:
-    """The value itself, where something looks at its type."""
+    """The value of a `Late`, or `value` itself, for code that needs its type."""
     return value.value() if isinstance(value, Late) else value
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Call a test that is marked `own_process` in a fork; its failure, skip or crash is that of the test."""
+    """Run a test marked `own_process` in a fork; the failure, skip or crash of the fork becomes the test's outcome."""
     if pyfuncitem.get_closest_marker("own_process") is None:
         return None
     assert _LIBLLAMA not in sys.modules, "libllama is in pytest's own process"
@@ -88,12 +89,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """No test has loaded libllama into pytest's own process, where a crash of it would end all tests."""
+    """Check that no test has loaded libllama into pytest's own process, where its crash would end all tests."""
     assert _LIBLLAMA not in sys.modules, "libllama is in pytest's own process: the first test that says so loaded it"
 
 
 def _outcome(item: pytest.Function) -> tuple[str, str]:
-    """Call the test here; how it ended, in a word and as pytest would show it."""
+    """Run the test in this process. Returns its outcome in a word, and the report that pytest would show."""
     names = item._fixtureinfo.argnames
     try:
         item.obj(**{name: real(item.funcargs[name]) for name in names})
@@ -101,26 +102,26 @@ def _outcome(item: pytest.Function) -> tuple[str, str]:
         return "skipped", str(skipped)
     except pytest.xfail.Exception as expected:
         return "xfailed", str(expected)
-    except BaseException:  # noqa: BLE001 - whatever it is, it is the test's failure
+    except BaseException:  # noqa: BLE001 - any exception is a failure of the test
         return "failed", str(item.repr_failure(pytest.ExceptionInfo.from_current()))
     return "passed", ""
 
 
 def _in_fork(call: Callable[[], tuple[str, str]]) -> tuple[str, str]:
-    """What `call` gives in a fork of this process."""
+    """The result of `call` in a fork of this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as crash, open(reader, "rb") as answer:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # pytest's other threads wait, and hold no lock
+            warnings.simplefilter("ignore", DeprecationWarning)  # pytest's other threads are idle and hold no lock
             child = os.fork()
         if not child:
             _answer(call, writer, crash)
         os.close(writer)
         try:
-            told = answer.read()
-        except BaseException:  # Ctrl-C, or the time of the test is over
+            result = answer.read()
+        except BaseException:  # Ctrl-C, or the test has timed out
             os.kill(child, signal.SIGKILL)
             raise
         finally:
@@ -129,23 +130,23 @@ def _in_fork(call: Callable[[], tuple[str, str]]) -> tuple[str, str]:
             crash.seek(0)
             where = crash.read().decode(errors="replace")
             return "failed", f"its process ended by {signal.Signals(os.WTERMSIG(status)).name}\n{where}".strip()
-    if not told:
+    if not result:
         return "failed", f"its process ended with exit code {os.waitstatus_to_exitcode(status)}"
-    outcome, text = pickle.loads(told)  # noqa: S301 - from a fork of this process
+    outcome, text = pickle.loads(result)  # noqa: S301 - from a fork of this process
     return outcome, text
 
 
 def _answer(call: Callable[[], tuple[str, str]], writer: int, crash: IO[bytes]) -> NoReturn:
-    """Call it in this process, which is a fork; tell what it gives, and end."""
+    """Run `call` in this process, which is a fork, write its result, and exit."""
     global _forked
     _forked = True
     try:
         faulthandler.enable(crash)
-        os.environ.update(llama_environment())  # as an engine has it; OpenMP reads it when it is loaded
-        told = pickle.dumps(call())
+        os.environ.update(llama_environment())  # as in an engine; OpenMP reads it when it is loaded
+        result = pickle.dumps(call())
         sys.stdout.flush()
         sys.stderr.flush()
         with open(writer, "wb") as stream:
-            stream.write(told)
+            stream.write(result)
     finally:
         os._exit(0)

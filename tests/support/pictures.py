@@ -1,4 +1,4 @@
-"""Pictures and clips for tests, drawn or written here, and a model that sees them."""
+"""Images and videos for tests."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ GREEDY = ("--temp", "0", "--presence-penalty", "0", "-t", "1", "-c", "2048")
 
 
 def media(path: Path, kind: Any = "image", **fields: Any) -> Media:
-    """A file as a message has it."""
+    """A file as the media part of a message."""
     return Media(kind, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), path.name, **fields)
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Colors that tell each corner from the others."""
+    """An RGB image whose corners all have different colors."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), np.full_like(x, 90)]
     return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The bytes of a picture file."""
+    """The bytes of an image file in format `form`."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
@@ -56,7 +56,7 @@ def write_clip(
     codec: str = "ffv1",
     pixels: str = "bgr0",
 ) -> Path:
-    """A clip that shows each picture for `each` frames, `rate` a second; FFV1 changes no pixel."""  # fmt: skip
+    """Write a video that shows each image for `each` frames at `rate` frames a second; FFV1 is lossless."""
     images = [Image.open(one).convert("RGB") if isinstance(one, Path) else one for one in pictures]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(rate))
@@ -69,7 +69,7 @@ def write_clip(
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG of some bytes that says it is so large."""
+    """A PNG file of a few bytes whose header claims this size."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     parts = [
@@ -79,11 +79,11 @@ def header_of(width: int, height: int) -> bytes:
 
 
 def uri(path: Path) -> str:
-    """A PNG file as a data URI."""
+    """The data URI of a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def is_svg(text: str) -> bool:
-    """Is it well-formed, and a picture?"""
+    """Whether `text` is an SVG image. Raises ExpatError if it is not well-formed XML."""
     expat.ParserCreate().Parse(text, True)
     return text.startswith("<svg ")

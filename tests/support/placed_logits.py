@@ -1,7 +1,7 @@
-"""The logits of a model that is loaded as a `Load` message says, and the memory that it took: a child process.
+"""The logits and memory use of a model loaded with given parameters, computed in a child process.
 
-`placed_logits(path, settings)` gives both. In a process of its own, for a device of another machine is never forgotten
-by ggml, and is used by every later load of the same process.
+`placed_logits(path, settings)` returns both. A child process is needed because ggml never forgets an RPC device, and
+every later load of the same process uses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROMPT = "What is the capital of France? And what is two and two?"
 
 
 def placed_logits(path: Path, settings: LoadParams, timeout_s: float = 120) -> tuple[bytes, tuple[MemoryUse, ...]]:
-    """The logits after a prompt and a token more, as bytes, and what each memory holds."""
+    """The float32 logits after a prompt and after one more token, as bytes, and the use of each memory."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.placed_logits"],
         input=encode(Load(str(path), settings)),
@@ -32,12 +32,12 @@ def placed_logits(path: Path, settings: LoadParams, timeout_s: float = 120) -> t
     )
     if done.returncode:
         raise RuntimeError(done.stderr.decode("utf-8", "replace")[-2000:])
-    told = json.loads(done.stdout)
-    return bytes.fromhex(told["logits"]), tuple(MemoryUse(**one) for one in told["memory"])
+    report = json.loads(done.stdout)
+    return bytes.fromhex(report["logits"]), tuple(MemoryUse(**one) for one in report["memory"])
 
 
 def main() -> None:
-    """Load, evaluate, print."""
+    """Load the model, evaluate the prompt, and print the result."""
     import llama_cpp.llama_cpp as llama
 
     from qwenctl.engine.llama.cancellation import CancelFlag

@@ -1,4 +1,4 @@
-"""The toy's tokenizer and chat template as transformers uses them, and a function for a model to call."""
+"""The toy's tokenizer and chat template as transformers uses them, and an example tool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import TOY
 REFERENCE = ReferenceTokenizer.from_file(str(TOY / "tokenizer.json"))
 SPECIAL = {entry.content: token for token, entry in REFERENCE.get_added_tokens_decoder().items()}
 ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - not HTML
-ENVIRONMENT.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # as transformers has it
+ENVIRONMENT.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)  # as in transformers
 TEMPLATE = ENVIRONMENT.from_string((TOY / "chat_template.jinja").read_text())
 WEATHER: dict[str, Any] = {
     "type": "function",

@@ -1,4 +1,4 @@
-"""Pulls as tests run them: repositories of synthetic files, a Hub on loopback, a cache of their own."""
+"""Helpers for tests of pulls: repositories of random files, a Hub on loopback, a private cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QWENCTL = (sys.executable, "-m", "qwenctl")
 
 
 def write_random(path: Path, size: int, seed: int) -> None:
-    """A file of random bytes, the same for the same seed."""
+    """Write a file of random bytes, the same for the same seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(random.Random(seed).randbytes(size))
 
@@ -29,7 +29,7 @@ def one_file_repo(folder: Path, name: str, size: int) -> Repo:
 
 
 def environment(hub: FakeHub | str, home: Path, **more: str) -> dict[str, str]:
-    """Variables for `qwenctl`: this Hub, caches and state below `home`, nothing of the machine's own settings."""
+    """Environment variables for `qwenctl`: this Hub, caches and state below `home`, no settings of the machine."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return {
         **inherited,
@@ -44,7 +44,7 @@ def environment(hub: FakeHub | str, home: Path, **more: str) -> dict[str, str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line."""
+    """The command line of `qwenctl` with these arguments."""
     return [*QWENCTL, *map(str, arguments)]
 
 
@@ -62,7 +62,7 @@ def qwenctl(hub: FakeHub | str, home: Path, *arguments: str | Path, **more: str)
 
 
 def failure(done: subprocess.CompletedProcess[str]) -> tuple[str, str, int]:
-    """The error's line, its hint and the exit code; nothing may stand after it, nothing on standard output."""
+    """The error line, its hint and the exit code; asserts that there is no further output."""
     assert done.stdout == ""
     found = re.search(r"^qwenctl: error: (.*)\n(?:  hint: (.*)\n)?\Z", done.stderr, re.MULTILINE)
     assert found, done.stderr
@@ -75,12 +75,12 @@ def hub_cache(home: Path) -> Path:
 
 
 def snapshot(home: Path, repo: Repo, name: str = REPO) -> Path:
-    """Where the files of a repository have their names."""
+    """The snapshot folder of a repository in the cache."""
     return hub_cache(home) / f"models--{name.replace('/', '--')}" / "snapshots" / repo.commit
 
 
 def assert_whole(home: Path, repo: Repo, *paths: str) -> None:
-    """These files are here as they are on the Hub, and nothing else is but what belongs to them."""
+    """Assert that the cache has exactly these files, identical to those on the Hub."""
     folder = snapshot(home, repo).parent.parent
     for path in paths:
         content = (snapshot(home, repo) / path).read_bytes()
@@ -93,5 +93,5 @@ def assert_whole(home: Path, repo: Repo, *paths: str) -> None:
 
 
 def saved(home: Path) -> int:
-    """Bytes of unfinished files that are on the disk."""
+    """The bytes on disk of unfinished downloads."""
     return sum(path.stat().st_blocks * 512 for path in hub_cache(home).rglob("*.part"))

@@ -1,8 +1,7 @@
 """Names, shapes and config.json of Qwen3.5 checkpoints, as published, of any size.
 
-`LoadedModel` (sizes) and `LayerAssignment` (how a release stores them) come in; config.json and the type and shape of
-every tensor go out. Written from the published checkpoints, independently of `quantize`, so that it can be compared
-with it.
+`Model` (sizes) and `Layout` (how a release stores them) come in; config.json and the type and shape of every tensor go
+out. Written from the published checkpoints and independent of `quantize`, so that it can be compared with it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ FP8_BLOCK = 128
 
 @dataclass(frozen=True)
 class Vision:
-    """The vision tower; small by default."""
+    """The sizes of a vision encoder; small by default."""
 
     depth: int = 2
     hidden: int = 128
@@ -28,7 +27,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class Model:
-    """The sizes of a model; small by default. `width` is that of an expert, in a dense model of the feed-forward."""
+    """The sizes of a model; small by default. `width` is that of an expert, or of a dense model's feed-forward."""
 
     hidden: int = 256
     layers: int = 4

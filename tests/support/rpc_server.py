@@ -1,8 +1,7 @@
-"""A GPU-type device without a GPU: llama.cpp's RPC server on loopback, in a child process, with a memory of its own.
+"""A GPU-type device without a GPU: llama.cpp's RPC server on loopback, in a child process, with simulated memory.
 
-`rpc_server(memory)` gives the endpoint of a server whose device says that it has `memory` bytes, and refuses what goes
-beyond `enforced` of them as a GPU's driver does. `python -m tests.support.rpc_server PORT MEMORY ENFORCED` is the
-child.
+`rpc_server(memory)` gives the endpoint of a server whose device reports `memory` bytes and, like a GPU driver, refuses
+allocations beyond `enforced` bytes. `python -m tests.support.rpc_server PORT MEMORY ENFORCED` is the child.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _START_SECONDS = 30.0
 
 @contextmanager
 def rpc_server(memory: int, *, enforced: int | None = None) -> Iterator[str]:
-    """The endpoint (host:port) of a server whose one device has `memory` bytes; it ends with the context.
+    """The endpoint (host:port) of a server whose one device has `memory` bytes; it is stopped with the context.
 
-    With less `enforced` it is as if another program had taken the rest since it was asked.
+    A smaller `enforced` simulates another program that took the rest of the memory after the inspection.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,21 +69,21 @@ _Free = ctypes.CFUNCTYPE(None, _P)
 
 
 class _Beginning(ctypes.Structure):
-    """The first three functions of a struct of ggml-backend-impl.h: of a device, a type of buffers, a buffer."""
+    """The first three functions of a ggml-backend-impl.h struct: device, buffer type or buffer."""
 
     _fields_ = (("first", _P), ("second", _P), ("third", _P))
 
 
 class Meter:
-    """Counts what is allocated of a device's memory, and refuses what is more than `enforced`."""
+    """Counts allocations of a device's memory, and refuses those beyond `enforced` bytes."""
 
     def __init__(self, memory: int, enforced: int) -> None:
         self.memory, self.enforced = memory, enforced
         self.sizes: dict[int, int] = {}
-        self._saved: list[object] = []  # ggml holds nothing but addresses
+        self._saved: list[object] = []  # keeps the callbacks alive: ggml holds only their addresses
 
     def watch(self, device: int, buffer_type: int) -> None:
-        """Put functions that count in the place of those of a device and its buffers."""
+        """Replace the functions of a device and its buffers with counting ones."""
         types = _beginning(buffer_type)
         allocate = _Allocate(types.second)
 

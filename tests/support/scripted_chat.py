@@ -1,4 +1,4 @@
-"""A chat on this terminal whose engine says what a file tells it: `python -m tests.support.scripted_chat FILE`.
+"""A chat on this terminal whose engine gives scripted answers: `python -m tests.support.scripted_chat FILE`.
 
 The file is JSON: a list of answers, each a list of [channel, text, seconds to wait before it]. The line input, the loop
 and the screen are the program's own.
@@ -36,7 +36,7 @@ def _answer(parts: list[tuple[str, str, float]]) -> list[Emitted | Exception | C
 
 
 def main() -> int:
-    """Run the chat; its exit code."""
+    """Run the chat; returns its exit code."""
     answers = [_answer(answer) for answer in json.loads(Path(sys.argv[1]).read_text())]
     console = make_console("auto")
     screen = Screen(console)

@@ -1,4 +1,4 @@
-"""A chat on a terminal emulator, with an engine that says what a test tells it to."""
+"""A chat on a terminal emulator, with an engine that gives scripted answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CRASH = QwenctlError("the model engine stopped (SIGABRT)", "qwenctl chat …", E
 
 
 class ScriptedEngine:
-    """Says one list of events an answer; an exception among them is raised, a function is called."""
+    """An engine that emits one list of events for each answer; exceptions in it are raised, functions are called."""
 
     def __init__(self, answers: Sequence[Sequence[Emitted | Exception | Callable[[], None]]]) -> None:
         self.answers = list(answers)
@@ -89,7 +89,7 @@ class ScriptedEngine:
 
 
 class Chat:
-    """One run of the loop on a terminal of `width` x `height`, seen through a terminal emulator."""
+    """One run of the chat loop on an emulated terminal of `width` x `height`."""
 
     def __init__(self, *engines: ScriptedEngine, width: int = 80, height: int = 24) -> None:
         self.engines, self.opened = list(engines), 0
@@ -120,7 +120,7 @@ class Chat:
 
     @property
     def lines(self) -> list[str]:
-        """Everything on the terminal, with what has scrolled away."""
+        """All lines of the terminal, including those that scrolled off."""
         before = ["".join(row[x].data for x in range(self.terminal.columns)) for row in self.terminal.history.top]
         return [line.rstrip() for line in (*before, *self.terminal.display)]
 
@@ -130,7 +130,7 @@ class Chat:
 
 
 def answer(text: str, thinking: str = "") -> list[Emitted]:
-    """The events of an answer: some progress, the thinking word by word, the text line by line, the end."""
+    """The events of an answer: prefill progress, thinking by word, text by line, end."""
     thought = [TextDelta(piece, "thinking") for piece in thinking.split()]
-    said = [TextDelta(piece, "answer") for piece in text.splitlines(keepends=True)]
-    return [PrefillProgress(5, 10), *thought, *said, DONE]
+    answer_deltas = [TextDelta(piece, "answer") for piece in text.splitlines(keepends=True)]
+    return [PrefillProgress(5, 10), *thought, *answer_deltas, DONE]

@@ -1,4 +1,4 @@
-"""The command line in the process of the test, in a folder and with settings of its own."""
+"""The command line run in the process of the test, in its own folder and with its own settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.cli_runner import run
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command line wrote, and its exit code."""
+    """The output of a command line, and its exit code."""
 
     code: int
     stdout: str
@@ -26,7 +26,7 @@ class Outcome:
 
     @property
     def error(self) -> tuple[str, str, int]:
-        """The line of the error, its hint and the exit code; nothing else may have been printed."""
+        """The error line, its hint and the exit code; asserts that nothing else was printed."""
         found = re.fullmatch(r"qwenctl: error: (.*)\n(?:  hint: (.*)\n)?", self.stderr)
         assert found, self
         assert self.stdout == ""
@@ -35,7 +35,7 @@ class Outcome:
 
 @contextmanager
 def settings(folder: str | bytes = "", user: str | bytes = "", **variables: str) -> Iterator[Path]:
-    """Inside, the current folder is new, with `folder` as its qwenctl.toml and `user` as the user's file."""
+    """Inside the context the current folder is new, with `folder` as its qwenctl.toml and `user` as the user's file."""
     saved = {name: value for name, value in os.environ.items() if not name.startswith("QWENCTL_")}
     with tempfile.TemporaryDirectory() as root:
         here, home = Path(root).resolve() / "here", Path(root).resolve() / "config"
@@ -50,13 +50,13 @@ def settings(folder: str | bytes = "", user: str | bytes = "", **variables: str)
 
 
 def call(*arguments: str) -> Outcome:
-    """Run a command line with nothing on its standard input."""
+    """Run a command line with an empty standard input."""
     done = run(*arguments, stdin=b"")
     return Outcome(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 
 def shown(*words: str) -> dict[str, tuple[Any, str]]:
-    """Value and origin of each setting that `qwenctl config show` shows, by its dotted name."""
+    """The value and origin of each setting in `qwenctl config show`, by dotted name."""
     done = call("config", "show", "--json", *words)
     assert done.code == 0, done
     rows: list[Mapping[str, Any]] = json.loads(done.stdout)["settings"]

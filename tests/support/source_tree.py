@@ -1,4 +1,4 @@
-"""The project's own source code as data: its modules, what each imports, its functions and their lengths."""
+"""The project's source code as data: its modules, their imports, functions and function lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Module:
-    """One source file. `name` is dotted; a package has the name of its folder."""
+    """One source file. `name` is dotted; an `__init__.py` has the name of its package."""
 
     name: str
     path: Path
@@ -21,7 +21,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """What a relative import starts from."""
+        """The package that relative imports start from."""
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
 
@@ -36,7 +36,7 @@ def read_modules(root: Path) -> dict[str, Module]:
 
 
 def imports(module: Module, modules: Mapping[str, Module]) -> set[str]:
-    """The dotted names of all modules that `module` imports, wherever in it that happens."""
+    """The dotted names of all modules that `module` imports, at any level."""
     found = set()
     for node in ast.walk(module.tree):
         match node:
@@ -60,12 +60,12 @@ def _imports_by_name(function: ast.expr) -> bool:
 
 
 def functions(module: Module) -> Iterator[Function]:
-    """Every function of `module`: of the module, of a class, and within a function."""
+    """Every function of `module`, including methods and nested functions."""
     return (node for node in ast.walk(module.tree) if isinstance(node, Function))
 
 
 def length(function: Function, source: list[str]) -> int:
-    """The lines from `def` to the end, without the docstring and without blank lines."""
+    """The lines of a function from `def` to its end, without docstring and blank lines."""
     first, last = function.body[0], function.end_lineno or function.lineno
     lines = set(range(function.lineno, last + 1))
     if ast.get_docstring(function) is not None:
@@ -74,7 +74,7 @@ def length(function: Function, source: list[str]) -> int:
 
 
 def public_definitions(module: Module) -> Iterator[Function | ast.ClassDef]:
-    """The functions and classes of the module itself whose name does not start with an underscore."""
+    """The top-level functions and classes whose names do not start with an underscore."""
     for node in module.tree.body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
             yield node

@@ -1,4 +1,4 @@
-"""A terminal for tests: a program on a pseudo-terminal, seen through a terminal emulator."""
+"""A terminal for tests: a program on a pseudo-terminal, displayed by a terminal emulator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyte
 
 
 class Terminal:
-    """Runs `command` on a terminal of `width` x `height`. Use as a context: the program ends with it."""
+    """Runs `command` on a terminal of `width` x `height`. A context manager; the program ends with it."""
 
     def __init__(
         self, command: Sequence[str], home: Path, width: int = 80, height: int = 24, **environment: str
@@ -39,7 +39,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that is on the terminal or has scrolled off it."""
+        """All text on the terminal, including lines that scrolled off."""
         before = ["".join(row[x].data for x in range(self.screen.columns)) for row in self.screen.history.top]
         return "\n".join(line.rstrip() for line in (*before, *self.screen.display))
 
@@ -54,7 +54,7 @@ class Terminal:
             self._read()
 
     def exit_code(self) -> int:
-        """Wait for the end of the program."""
+        """Wait for the program to end; returns its exit code."""
         end = time.monotonic() + 60
         while self.child.isalive() and time.monotonic() < end:
             self._read()

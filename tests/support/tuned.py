@@ -1,4 +1,4 @@
-"""What a tuning has found, as it is kept."""
+"""A saved tuning result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns of a conversation with an engine: what was answered, and how many tokens had to be read for it."""
+"""Turns of a conversation with an engine: the answers, and how many tokens were evaluated for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SYSTEM = Message("system", "You are a helpful assistant.")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it is kept in the conversation, and how many tokens had to be read for it."""
+    """An answer as a message of the conversation, and its token usage."""
 
     message: Message
     usage: Usage
@@ -35,7 +35,7 @@ class Reply:
 
 
 def ask(engine: Engine, messages: tuple[Message, ...], *, think: bool = True) -> Reply:
-    """The next answer, without chance in it."""
+    """The next answer, sampled greedily."""
     *events, finished = engine.generate(Generate(messages, think, GREEDY, 60))
     assert isinstance(finished, GenerationFinished)
     output = {
@@ -46,11 +46,11 @@ def ask(engine: Engine, messages: tuple[Message, ...], *, think: bool = True) ->
 
 
 def with_turn(messages: tuple[Message, ...], question: str, reply: Reply) -> tuple[Message, ...]:
-    """The conversation with a question and its answer."""
+    """The conversation with a question and its answer appended."""
     return (*messages, Message("user", question), reply.message)
 
 
 def tokens_of(engine: Engine, text: str) -> int:
-    """How many tokens a turn of `text` takes, its scaffold included."""
+    """The number of tokens of a turn with `text`, including its template tokens."""
     empty, one = (ask(engine, (Message("user", "x"), Message("user", each))) for each in ("x", text))
     return one.usage.prompt_tokens - empty.usage.prompt_tokens + 10

@@ -1,8 +1,8 @@
-"""Checkpoints unlike the toy, and what llama.cpp makes of them: `data/expected/variants.json`.
+"""Checkpoints unlike the toy, and llama.cpp's conversions of them: `data/expected/variants.json`.
 
-Each variant is a small random checkpoint (`checkpoints.py`). Of each file that is made of it the data keep two
-sha256: one over name, type, shape and content of all tensors, one over the metadata. `python -m tests.support.variants
---llama-cpp DIR` makes the data anew with convert_hf_to_gguf.py and llama-quantize, and says where our files differ.
+Each variant is a small random checkpoint (`checkpoints.py`). For each file converted from it the data have two sha256:
+one over name, type, shape and content of all tensors, one over the metadata. `python -m tests.support.variants
+--llama-cpp DIR` regenerates the data with convert_hf_to_gguf.py and llama-quantize, and prints where our files differ.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Variant:
 
     @property
     def types(self) -> list[str]:
-        """The files that are made of it."""
+        """The types of the files that are converted from it."""
         vision = ["mmproj-F16"] if self.model.vision and not self.layout.flat else []
         return ["F32", "BF16", *(["F16"] if self.layout.dtype == "F16" else []), "Q8_0", "Q4_K_M", *vision]
 
@@ -73,24 +73,24 @@ VARIANTS = {
 
 
 def weights_digest(folder: Path) -> str:
-    """Tells whether a checkpoint has the weights that the data were made of."""
+    """A hash of a checkpoint's weights, to compare with those that the data were made from."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def digests(found: Mapping[str, Any], path: Path) -> list[str]:
-    """What is kept of a GGUF file with the tensors `found`: two sha256. The content of `ssm_a` is kept by `decays`."""
+    """The two sha256 of a GGUF file with the tensors `found`. The content of `ssm_a` is left to `decays`."""
     saved = {name: tensor[:2] if name.endswith("ssm_a") else tensor for name, tensor in found.items()}
-    return [_digest(saved), _digest(told(path))]
+    return [_digest(saved), _digest(comparable_metadata(path))]
 
 
-def told(path: Path) -> dict[str, Any]:
-    """The metadata without names and origin, which the peer takes from elsewhere."""
+def comparable_metadata(path: Path) -> dict[str, Any]:
+    """The metadata without names and origin, which llama.cpp takes from elsewhere."""
     keys = metadata(path)
     return {key: value for key, value in keys.items() if key not in _NAMING and not key.startswith("qwenctl.")}
 
 
 def decays(path: Path) -> npt.NDArray[np.float32]:
-    """All values of `ssm_a`, minus the exponential of A_log. Exponential functions differ in the last bit."""
+    """All values of `ssm_a`, -exp(A_log). They are compared separately, as exponentials differ in the last bit."""
     found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors if tensor.name.endswith("ssm_a")}
     return np.concatenate([found[name] for name in sorted(found)])
 
@@ -101,7 +101,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def our_file(name: str, source: Path, folder: Path) -> Path:
-    """The file `name` that we make of a checkpoint."""
+    """Convert a checkpoint to the file `name` with `quantize`."""
     if name.startswith("mmproj-"):
         plan = converted(source, folder / "beside.gguf", "F16", vision_type=name.removeprefix("mmproj-"))
         return plan.vision_files[0].path
@@ -109,11 +109,11 @@ def our_file(name: str, source: Path, folder: Path) -> Path:
     return folder / f"{name}.gguf"
 
 
-# ------------------------------------------------------------------ the peer's files
+# ------------------------------------------------------------------ files by llama.cpp
 
 
 def _peer_files(peer: Peer, variant: Variant, source: Path, folder: Path) -> dict[str, Path]:
-    """What the peer makes of a checkpoint. It quantizes its F32 file: BF16 would round an F16, F32 or FP8 source."""
+    """llama.cpp's files of a checkpoint. It quantizes its F32 file, as BF16 would round an F16, F32 or FP8 source."""
     files = {name: folder / f"{name}.gguf" for name in variant.types}
     for name, path in files.items():
         if name.startswith("mmproj-"):
@@ -145,8 +145,8 @@ def _golden(peer: Peer, name: str, variant: Variant, folder: Path) -> dict[str, 
 
 
 def _difference(ours: Path, theirs: Path) -> str:
-    """In what two files differ."""
-    pairs = [(tensors(ours), tensors(theirs)), (told(ours), told(theirs))]
+    """A description of the differences between two files."""
+    pairs = [(tensors(ours), tensors(theirs)), (comparable_metadata(ours), comparable_metadata(theirs))]
     return "; ".join(
         f"{name}: {our.get(name)} here, {their.get(name)} there"
         for our, their in pairs

@@ -1,4 +1,4 @@
-"""Waiting in tests: for something that another process does, but not for ever."""
+"""Waiting for other processes in tests, with a time limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until `condition` holds."""
+    """Wait until `condition` holds; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

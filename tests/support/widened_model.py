@@ -1,6 +1,6 @@
-"""The tiny model of the backend's check with all weights widened to float32, and what llama.cpp computes with it.
+"""The tiny model of the backend check with all weights widened to float32, and llama.cpp's logits for it.
 
-`python -m tests.support.widened_model FOLDER` prints the NMSE of its logits to the golden ones. No weight and no
+`python -m tests.support.widened_model FOLDER` prints the NMSE of its logits against the golden ones. No weight and no
 activation is rounded to 8 bits on the way, and gguf's own code in Python reads the quantized weights.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def widen(source: Path, target: Path) -> None:
-    """Write the model in the file `source` with every tensor as float32."""
+    """Write the model in `source` to `target` with every tensor as float32."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
     for field in reader.fields.values():
@@ -31,7 +31,7 @@ def widen(source: Path, target: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Make both models in `folder`, and print the error."""
+    """Write both models to `folder`, and print the error."""
     from qwenctl.backend_check.evaluation import GOLDEN_POSITION, Context, golden_logits, make_sequences
     from qwenctl.backend_check.results import PLAIN
     from qwenctl.backend_check.tiny_model import make_tiny_model

@@ -1,4 +1,4 @@
-"""The models of these tests, and a check that there is what they are for. `run.sh` builds it and says so."""
+"""The models of these tests, and a check for the software device. `run.sh` builds llama.cpp and sets TEST_VULKAN."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ collect_ignore_glob = [] if os.environ.get("TEST_VULKAN") else ["test_*.py"]
 
 @pytest.fixture(scope="session", autouse=True)
 def _software_device() -> None:
-    """Nothing here says anything without it."""
+    """Check that the software device is there; without it these tests prove nothing."""
     found = [(device.name, device.kind) for device in read_devices() if device.backend == "Vulkan"]
     assert found == [(NAME, "gpu")]
 
 
 @pytest.fixture(scope="session")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mixture of experts of 64 MB, four fifths of it experts, with random weights."""
+    """A mixture-of-experts model of 64 MB with random weights, four fifths of it experts."""
     folder = tmp_path_factory.mktemp("moe")
     checkpoint = make(folder / "checkpoint", Model(layers=8, experts=16, vision=None), seed=1)
     path = folder / "moe-BF16.gguf"

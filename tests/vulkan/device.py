@@ -1,4 +1,4 @@
-"""The software device with a memory of its own, and plans for it. `memory_layer.c` says how the memory comes about."""
+"""The software device with simulated memory (`memory_layer.c` explains it), and plans for the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qwenctl.protocol.placement import CPU
 
 NAME = "Vulkan0"
 MIB = 1 << 20
-PATIENCE = 3000  # seconds for one thing, where shaders must be compiled for it
+PATIENCE = 3000  # seconds for one step that has to compile shaders
 CONSTRAINTS = PlacementConstraints(context=2048, threads=1, fit_targets=(0,), snapshot_bytes=64 * MIB)
 ON_THE_CPU = replace(CONSTRAINTS, devices=(NO_DEVICE,), fit_targets=())
 ALL_ON_THE_DEVICE = replace(CONSTRAINTS, cpu_experts=0)
@@ -29,9 +29,9 @@ EXPERTS_IN_RAM = replace(CONSTRAINTS, cpu_experts=ALL_EXPERTS)
 
 @contextmanager
 def device_memory(total: int, *, enforced: int | None = None) -> Iterator[Path]:
-    """For processes that are started meanwhile, each device has `total` bytes, of which it gives only `enforced`.
+    """Give each device `total` bytes, of which only `enforced` are available, for processes started inside the context.
 
-    The folder is for `most_bytes`.
+    Yields the folder for `most_bytes`.
     """
     with pytest.MonkeyPatch.context() as environment, TemporaryDirectory() as folder:
         environment.setenv("VK_MEMORY_LAYER_TOTAL", str(total))
@@ -41,25 +41,25 @@ def device_memory(total: int, *, enforced: int | None = None) -> Iterator[Path]:
 
 
 def most_bytes(folder: Path) -> int:
-    """The most bytes that lay in a device's memory at a time, in any process, as its driver counts them."""
+    """The peak use of a device's memory in bytes over all processes, as the driver counts it."""
     return max((int(file.read_text()) for file in folder.iterdir()), default=0)
 
 
 def machine() -> Machine:
-    """This machine with its software device, as it is now, and RAM for everything."""
+    """This machine with its software device in its current state, and enough RAM for the whole model."""
     found = [device for device in read_devices() if device.backend == "Vulkan"]
     sizes = [(one.name, one.backend, one.description, one.total_bytes, one.free_bytes) for one in found]
     return Machine(32 << 30, 32 << 30, None, 1, tuple(Device(*size) for size in sizes))
 
 
 def planned(path: Path, constraints: PlacementConstraints) -> Plan:
-    """The plan for a model, with its buffers tried."""
+    """The plan for a model, with buffer sizes from a dry load."""
     plan = plan_with_dry_load(from_gguf(path), machine(), constraints)
     assert plan.exact
     return plan
 
 
 def experts_held(plan: Plan) -> tuple[int, int]:
-    """Bytes of routed experts in RAM and on the devices."""
+    """The bytes of routed experts in RAM and on the devices."""
     held = {memory.name: memory.of("routed experts") for memory in plan.memories}
     return held[CPU], sum(held.values()) - held[CPU]

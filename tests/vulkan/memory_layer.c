@@ -1,12 +1,13 @@
-/* A Vulkan layer that gives a software device a memory of its own, as a graphics card has it.
+/* A Vulkan layer that gives a software device its own memory, like that of a graphics card.
  *
- * Mesa's device has one memory, which is the RAM, and its driver refuses nothing. With this layer between, the device
- * has two: one of VK_MEMORY_LAYER_TOTAL bytes that only it can reach, of which VK_MEMORY_LAYER_ENFORCED bytes can be
- * allocated (by default all of them; less is as if another program had taken the rest), and the RAM, which it can copy
- * from. What is beyond gets VK_ERROR_OUT_OF_DEVICE_MEMORY. The most bytes that lay in its own memory at a time go to a
- * file for each device, PID.NUMBER in the folder VK_MEMORY_LAYER_LOG.
+ * Mesa's device has one memory, the RAM, and its driver refuses nothing. With this layer the device has two: one of
+ * VK_MEMORY_LAYER_TOTAL bytes that only it can access, of which VK_MEMORY_LAYER_ENFORCED bytes can be allocated (by
+ * default all of them; less simulates another program that took the rest), and the RAM, which it can copy from.
+ * Allocations beyond that fail with VK_ERROR_OUT_OF_DEVICE_MEMORY. The peak use of its own memory is written to one
+ * file per device, PID.NUMBER in the folder VK_MEMORY_LAYER_LOG.
  *
- * Only what ggml calls is here; see "Layer Interface to the Loader" of the Vulkan loader's documentation.
+ * Only the functions that ggml calls are implemented; see "Layer Interface to the Loader" in the documentation of the
+ * Vulkan loader.
  */
 
 #include <pthread.h>
@@ -71,7 +72,7 @@ static void write_most(int number) {
     }
 }
 
-/* Both memory types are the driver's only one, so that a type's number changes and nothing else. */
+/* Both memory types map to the driver's only one, so only the type's number has to change. */
 static void describe(VkPhysicalDeviceMemoryProperties *properties) {
     VkDeviceSize ram = properties->memoryHeaps[0].size;
     memset(properties, 0, sizeof *properties);
@@ -163,14 +164,14 @@ static VKAPI_ATTR void VKAPI_CALL release(VkDevice device, VkDeviceMemory memory
     NEXT(device, vkFreeMemory)(device, memory, callbacks);
 }
 
-/* ggml asks in a loop whether the device is done, which would take one of the cores that compute and compile. */
+/* ggml polls whether the device is done, which would occupy one of the cores that compute and compile. */
 static VKAPI_ATTR VkResult VKAPI_CALL get_fence_status(VkDevice device, VkFence fence) {
     VkResult result = NEXT(device, vkWaitForFences)(device, 1, &fence, VK_TRUE, LONGEST_WAIT_NS);
     return result == VK_TIMEOUT ? VK_NOT_READY : result;
 }
 
-/* The loader says in a list of its own where the next layer, or the driver, is. An instance's functions are looked up
- * while it is made: later the loader answers with those of the first layer. */
+/* The loader passes the next layer, or the driver, in its own linked list. An instance's functions are looked up while
+ * it is created: later the loader returns those of the first layer. */
 static VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo *info,
                                                       const VkAllocationCallbacks *callbacks, VkInstance *instance) {
     VkLayerInstanceCreateInfo *link = (VkLayerInstanceCreateInfo *)info->pNext;

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what llama.cpp's Vulkan backend needs to be built and to run without a GPU, on Debian and its kin, and
-# compiles the layer that gives the software device a memory of its own. All but packages goes to build/vulkan.
+# Installs what llama.cpp's Vulkan backend needs to build and run without a GPU, on Debian and its derivatives, and
+# compiles the layer that gives the software device its own memory. Everything except packages goes to build/vulkan.
 #
-#   tests/vulkan/setup.sh         prints nothing if all is there
+#   tests/vulkan/setup.sh         prints nothing if everything is installed
 #
-# Two things of Debian 12 are too old, and newer ones are unpacked there, not installed: the headers (1.3.239; llama.cpp
+# Two packages of Debian 12 are too old; newer ones are unpacked there, not installed: the headers (1.3.239; llama.cpp
 # needs 1.4, as Debian 13 has it), and Mesa's driver (22.3.6 ends in SIGSEGV; 25.0.7 of the backports, which is Debian
 # 13's, does not). VULKAN_SDK names a folder with other headers (include/vulkan/vulkan.h).
 set -euo pipefail
@@ -52,7 +52,7 @@ are_new_enough() {
     grep -qs VK_API_VERSION_1_4 "$1/vulkan/vulkan_core.h"
 }
 
-# Where this machine gets its own packages from; apt-get knows once it has their lists.
+# The archive that this machine's packages come from; apt-get knows it once it has the package lists.
 archive_of() {
     apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
         awk -v release="$1" '$2 == release && $3 == "main" { print $1; exit }'

@@ -1,7 +1,7 @@
-"""With experts in RAM and the rest on the device, answers are the same: of a chat, a batch, drafts, pictures, states.
+"""With experts in RAM and the rest on the device, chats, batches, drafts, images and states give the same answers.
 
-One engine serves as many of these as it can, for each new process must have its shaders from the disk. There are others
-for two tokens or sequences at once, for three, and so on up to eight: so there are never more than two.
+Most tests share one engine, because each new process has to load its shaders from disk. The shaders differ by the
+number of tokens or sequences at once, from one to eight, so the tests use at most two.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPTIONS = ("--temp", "0", "--presence-penalty", "0", "-t", "1", "-c", "2048")
 
 @contextmanager
 def engine_with(path: Path, constraints: PlacementConstraints, logs: Path) -> Iterator[Engine]:
-    """An engine that has loaded the model as planned, and looks at pictures by the mmproj file beside it."""
+    """An engine that has loaded the model as planned, and the mmproj file beside it."""
     with Engine.start(logs) as engine:
         list(engine.load(path, planned(path, constraints).settings))
         for mmproj in path.parent.glob("mmproj*"):
@@ -56,25 +56,25 @@ def engine(seeing_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield started
 
 
-def answer(engine: Engine, question: str, *pictures: Path) -> str:
+def answer_text(engine: Engine, question: str, *pictures: Path) -> str:
     message = Message("user", question, media=tuple(map(media, pictures)))
     return ask(engine, (message,), think=False).message.content
 
 
 @pytest.fixture(scope="module")
 def chat(toy_gguf: Path) -> subprocess.CompletedProcess[bytes]:
-    """The first chat on this machine, before which llama.cpp and the device are checked, for all that follow."""
+    """The first chat on this machine, which runs the check of llama.cpp and the device for all later tests."""
     return run("chat", "-m", str(toy_gguf), *OPTIONS, "--cpu-moe", ASKED, stdin=b"", timeout_s=PATIENCE)
 
 
-def test_a_chat_on_the_command_line_is_answered(chat: subprocess.CompletedProcess[bytes]) -> None:
-    told = chat.stderr.decode()
-    assert (chat.stdout.decode().strip(), chat.returncode) == (ANSWER, 0), told
-    assert told == f"qwenctl: warning: checking {NAME} (once)\n"
+def test_command_line_chat_is_answered(chat: subprocess.CompletedProcess[bytes]) -> None:
+    stderr = chat.stderr.decode()
+    assert (chat.stdout.decode().strip(), chat.returncode) == (ANSWER, 0), stderr
+    assert stderr == f"qwenctl: warning: checking {NAME} (once)\n"
 
 
 @pytest.mark.usefixtures("chat")
-def test_a_chat_goes_on_with_less_where_the_device_refuses(toy_gguf: Path) -> None:
+def test_chat_reloads_with_less_memory_when_the_device_refuses(toy_gguf: Path) -> None:
     with device_memory(1 << 30, enforced=12 * MIB):
         done = run("chat", "-m", str(toy_gguf), *OPTIONS, ASKED, stdin=b"", timeout_s=PATIENCE)
     assert (done.stdout.decode().strip(), done.returncode) == (ANSWER, 0), done.stderr.decode()
@@ -82,11 +82,11 @@ def test_a_chat_goes_on_with_less_where_the_device_refuses(toy_gguf: Path) -> No
 
 
 @pytest.mark.parametrize(("path", "shape"), [(RED, "A red triangle."), (BLACK, "A black square.")])
-def test_a_picture_is_seen(engine: Engine, path: Path, shape: str) -> None:
-    assert answer(engine, SEEN, path) == shape
+def test_image_is_described(engine: Engine, path: Path, shape: str) -> None:
+    assert answer_text(engine, SEEN, path) == shape
 
 
-def test_records_that_are_answered_together_get_the_answers_that_each_gets_alone(engine: Engine) -> None:
+def test_batch_answers_are_the_same_at_parallelism_one_and_two(engine: Engine) -> None:
     asked = [ASKED, "What is 2 + 3?", "Spell cow.", "What is the opposite of hot?"]
     records = [add(number, text) for number, text in enumerate(asked)]
     together, alone = (answers(engine, records, parallel, patience_s=PATIENCE)[0] for parallel in (2, 1))
@@ -100,26 +100,26 @@ def _text(event: object) -> str:
 
 
 @pytest.mark.parametrize("draft", ["mtp", "ngram"])
-def test_drafts_change_no_answer(engine: Engine, seeing_gguf: Path, tmp_path: Path, draft: str) -> None:
+def test_answers_are_the_same_with_drafts(engine: Engine, seeing_gguf: Path, tmp_path: Path, draft: str) -> None:
     asked = (ASKED, "Count from 3 to 8.", "Spell flamingo.")
     constraints = replace(EXPERTS_IN_RAM, draft=draft, draft_min=1, draft_max=1, mtp=draft == "mtp")  # type: ignore[arg-type]
     with engine_with(seeing_gguf, constraints, tmp_path) as drafting:
-        assert [answer(drafting, text) for text in asked] == [answer(engine, text) for text in asked]
+        assert [answer_text(drafting, text) for text in asked] == [answer_text(engine, text) for text in asked]
         stats = drafting.stats()
         print(f"\n{draft}: {stats.accepted_tokens} of {stats.drafted_tokens} drafted tokens accepted")
         assert stats.drafted_tokens > 0
 
 
 @pytest.mark.parametrize(
-    ("kept_by", "gone_on_by"),
+    ("saved_by", "restored_by"),
     [(ON_THE_CPU, EXPERTS_IN_RAM), (EXPERTS_IN_RAM, ON_THE_CPU), (EXPERTS_IN_RAM, ALL_ON_THE_DEVICE)],
 )
-def test_a_state_is_gone_on_with_in_another_placement(
-    toy_gguf: Path, tmp_path: Path, saved_by: PlacementConstraints, gone_on_by: PlacementConstraints
+def test_saved_state_is_restored_in_another_placement(
+    toy_gguf: Path, tmp_path: Path, saved_by: PlacementConstraints, restored_by: PlacementConstraints
 ) -> None:
     keep = tmp_path / "state"
     with ExitStack() as running:
-        one, other = (running.enter_context(engine_with(toy_gguf, each, tmp_path)) for each in (saved_by, gone_on_by))
+        one, other = (running.enter_context(engine_with(toy_gguf, each, tmp_path)) for each in (saved_by, restored_by))
         messages: tuple[Message, ...] = ()
         for question in QUESTIONS[:2]:
             messages = with_turn(messages, question, ask(one, (*messages, Message("user", question)), think=False))

@@ -1,4 +1,4 @@
-"""Each memory takes what was planned, and a device that refuses is given less. No model computes anything here."""
+"""Memory use matches the plan, and a device that refuses is given less. No model computes anything here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.plan import Plan, plan_deviations
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.placement import CPU, MemoryUse
-from tests.support.opened_plan import opened
+from tests.support.opened_plan import open_with_plan
 from tests.vulkan.device import (
     ALL_ON_THE_DEVICE,
     CONSTRAINTS,
@@ -29,12 +29,12 @@ from tests.vulkan.device import (
     planned,
 )
 
-# llama.cpp's log has hundredths of a MiB, of three buffers; the driver's are whole pages.
+# llama.cpp's log rounds three buffers to hundredths of a MiB; the driver counts whole pages.
 ROUNDING, PAGES = 3 * MIB // 200, 3 * 4096
 
 
-def loaded(path: Path, plan: Plan, logs: Path) -> dict[str, MemoryUse]:
-    """What each memory took when the model was loaded as planned."""
+def load_memory_use(path: Path, plan: Plan, logs: Path) -> dict[str, MemoryUse]:
+    """The use of each memory after loading the model as planned."""
     with Engine.start(logs) as engine:
         *_, last = engine.load(path, plan.settings)
     assert isinstance(last, ModelInfo)
@@ -42,11 +42,15 @@ def loaded(path: Path, plan: Plan, logs: Path) -> dict[str, MemoryUse]:
     return {one.name: one for one in last.memory}
 
 
-@pytest.mark.parametrize("constraints", [ALL_ON_THE_DEVICE, replace(CONSTRAINTS, cpu_experts=3), EXPERTS_IN_RAM])
-def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, constraints: PlacementConstraints) -> None:
+@pytest.mark.parametrize(
+    "constraints",
+    [ALL_ON_THE_DEVICE, replace(CONSTRAINTS, cpu_experts=3), EXPERTS_IN_RAM],
+    ids=["all on the device", "three layers in RAM", "experts in RAM"],
+)
+def test_memory_use_matches_the_plan(moe: Path, tmp_path: Path, constraints: PlacementConstraints) -> None:
     with device_memory(1 << 30) as folder:
         plan = planned(moe, constraints)
-        memory = loaded(moe, plan, tmp_path)
+        memory = load_memory_use(moe, plan, tmp_path)
         most = most_bytes(folder)
     ram, device = plan.memories
     ram_bytes = ram.n_bytes - ram.of("snapshots")
@@ -58,8 +62,8 @@ def test_each_memory_takes_what_was_planned(moe: Path, tmp_path: Path, constrain
     assert in_ram * (8 - min(constraints.cpu_experts or 0, 8)) == on_device * min(constraints.cpu_experts or 0, 8)
 
 
-def test_the_speed_of_the_device_is_measured() -> None:
-    """Though one of its kernels can read no more than 128 MiB."""
+def test_device_bandwidth_is_measured() -> None:
+    """It is measured although its kernels can read at most 128 MiB."""
     [device] = [one for one in read_devices() if one.name == NAME]
     speed = read_speeds("vulkan", [device], 1).speeds[device_key(device, 1)]
     print(f"\n{speed}")
@@ -67,12 +71,12 @@ def test_the_speed_of_the_device_is_measured() -> None:
     assert speed.copy_rate
 
 
-def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, tmp_path: Path) -> None:
+def test_plan_fills_a_device_within_its_memory(moe: Path, tmp_path: Path) -> None:
     sizes = []
     for memory in (44 * MIB, 60 * MIB):
         with device_memory(memory) as folder:
             plan = planned(moe, CONSTRAINTS)
-            loaded(moe, plan, tmp_path)
+            load_memory_use(moe, plan, tmp_path)
             sizes.append(most_bytes(folder))
             print(f"{memory:,}: {plan.memories[1].n_bytes:,} {experts_held(plan)} driver {sizes[-1]:,}")
         assert sizes[-1] <= memory
@@ -80,34 +84,34 @@ def test_a_device_takes_what_it_has_room_for_and_no_more(moe: Path, tmp_path: Pa
     assert sizes[0] < sizes[1]
 
 
-def test_two_devices_hold_it_together(moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same software device twice, each with a memory of its own."""
+def test_model_is_split_over_two_devices(moe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same software device twice, each with its own memory."""
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
     with device_memory(60 * MIB) as folder:
         plan = planned(moe, replace(CONSTRAINTS, split=(1.0, 1.0)))
-        memory = loaded(moe, plan, tmp_path)
+        memory = load_memory_use(moe, plan, tmp_path)
         assert most_bytes(folder) <= 60 * MIB
     assert {one.name for one in memory.values() if one.weights} == {CPU, NAME, "Vulkan1"}
 
 
-def test_memory_that_another_program_took_makes_the_plan_smaller(moe: Path, tmp_path: Path) -> None:
-    left, told = 40 * MIB, list[str]()
+def test_plan_shrinks_when_another_program_took_memory(moe: Path, tmp_path: Path) -> None:
+    left, notices = 40 * MIB, list[str]()
     with device_memory(1 << 30, enforced=left) as folder:
         plan = planned(moe, CONSTRAINTS)
-        model = opened(moe, plan, CONSTRAINTS, tmp_path, told)
+        model = open_with_plan(moe, plan, CONSTRAINTS, tmp_path, notices)
         model.engine.close()
         assert most_bytes(folder) <= left
-    assert told
+    assert notices
     assert all(
-        re.match(rf"{NAME} did not have enough memory for the plan; .* MiB less for {NAME}", line) for line in told
+        re.match(rf"{NAME} did not have enough memory for the plan; .* MiB less for {NAME}", line) for line in notices
     )
     [device] = [one for one in model.loaded.memory if one.name == NAME]
     assert 0 < device.n_bytes <= left
 
 
-def test_what_was_fixed_by_hand_is_not_taken_back(moe: Path, tmp_path: Path) -> None:
+def test_placement_set_by_hand_is_not_reduced(moe: Path, tmp_path: Path) -> None:
     with device_memory(1 << 30, enforced=40 * MIB):
         plan = planned(moe, ALL_ON_THE_DEVICE)
         with pytest.raises(QwenctlError) as failure:
-            opened(moe, plan, ALL_ON_THE_DEVICE, tmp_path, [])
+            open_with_plan(moe, plan, ALL_ON_THE_DEVICE, tmp_path, [])
     assert failure.value.code == ExitCode.NO_MEMORY
