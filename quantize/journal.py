@@ -8,7 +8,6 @@ processes out.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import OutputLocked
+from quantize.file_system import AlreadyLocked, open_locked
 
 _COMPLETE_LINE = "whole"
 
@@ -70,40 +70,20 @@ class Journal:
 @contextmanager
 def open_journal(path: Path, output: Path) -> Iterator[Journal]:
     """Open and lock the journal at `path`. Raises OSError, or OutputLocked with `output` in the message."""
-    while True:
-        # O_APPEND: another process may still append. O_NOFOLLOW: do not write through a symbolic link.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        try:
-            _acquire_lock(descriptor, output)
-            if _is_same_file(path, descriptor):
-                yield Journal(path, descriptor)
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _acquire_lock(descriptor: int, output: Path) -> None:
-    """Lock the journal without waiting. Raises OutputLocked."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        file = open_locked(path, os.O_APPEND)  # another process may still append
+    except AlreadyLocked as held:
         raise OutputLocked(
-            f"another process{_describe_holder(descriptor)} is writing {output}", "wait, or choose another -o"
-        ) from error
-    except OSError:
-        return  # the file system has no locks, as on some network mounts: continue without
+            f"another process{_describe_holder(held.content)} is writing {output}", "wait, or choose another -o"
+        ) from held
+    with file:
+        yield Journal(path, file.fileno())
 
 
-def _describe_holder(descriptor: int) -> str:
+def _describe_holder(journal: bytes) -> str:
     """Describe the last process in the journal as " (pid N)", or "" if it has none."""
-    lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("ascii", "replace").splitlines()
-    pids = [line for line in lines if line.startswith("pid ")]
+    pids = [line for line in journal.decode("ascii", "replace").splitlines() if line.startswith("pid ")]
     return f" ({pids[-1]})" if pids else ""
-
-
-def _is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether `path` still is the open file: its previous holder may have deleted it between our open and lock."""
-    return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))
 
 
 def _parse_finished(lines: Iterable[str]) -> Iterator[tuple[int, int]]:

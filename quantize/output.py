@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
+from quantize.file_system import sync_folder
 from quantize.formatting import format_bytes
 from quantize.journal import Journal, JournalState, open_journal
 from quantize.layout import FilePlan
@@ -234,10 +235,7 @@ def _rename_parts(plan: ConversionPlan) -> None:
     for file, part in _part_paths(plan):
         if part.exists():
             os.replace(part, file.path)
-    # The renames are durable only after an fsync of the folder.
-    folder = os.open(plan.files[0].path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(plan.files[0].path.parent)
 
 
 def _remove_parts(plan: ConversionPlan, journal: Journal) -> None:

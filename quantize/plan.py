@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
@@ -122,15 +123,7 @@ def make_plan(folder: Path, output: Path | None, options: QuantizeOptions) -> Co
     """
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
-    checkpoint = open_checkpoint(folder)
-    config = parse_config(checkpoint.config)
-    index = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and index.has_prefix("mtp.")
-    text = text_tensors(config, index, mtp=mtp)
-    vision = vision_tensors(config.vision, index) if _wants_vision(config, index, options) and config.vision else []
-    # Tensors that are left out on request must not be reported as unknown.
-    index.skip_prefixes([*([] if mtp else ["mtp."]), *([] if vision else ["visual."])])
-    index.validate()
+    checkpoint, config, mtp, text, vision = _read_source(folder, mtp=options.mtp, vision=options.vision)
     output = output_path(output, checkpoint.name, recipe)
     provenance = Provenance(_describe_recipe(recipe, options), options.tool_version)
     specs = _tensor_specs(text, recipe, config, overrides, imatrix, mtp=mtp)
@@ -147,13 +140,7 @@ def compute_recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
 
     Recipes that need an importance matrix are left out. Raises MissingInput or BadCheckpoint.
     """
-    checkpoint = open_checkpoint(folder)
-    config = parse_config(checkpoint.config)
-    index = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = index.has_prefix("mtp.")
-    text = text_tensors(config, index, mtp=mtp)
-    index.skip_prefixes(["visual."])
-    index.validate()
+    _, config, mtp, text, _ = _read_source(folder, mtp=True, vision=False)
     sizes = {}
     for recipe in map(find_recipe, names):
         with suppress(NeedsImatrix):  # the recipe cannot be offered
@@ -169,14 +156,7 @@ def compute_tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
     Types that need an importance matrix are allowed without one. Raises MissingInput, BadCheckpoint or BadOption.
     """
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
-    checkpoint = open_checkpoint(folder)
-    config = parse_config(checkpoint.config)
-    index = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = options.mtp and index.has_prefix("mtp.")
-    text = text_tensors(config, index, mtp=mtp)
-    vision = vision_tensors(config.vision, index) if _wants_vision(config, index, options) and config.vision else []
-    index.skip_prefixes(["mtp.", "visual."])
-    index.validate()
+    _, config, mtp, text, vision = _read_source(folder, mtp=options.mtp, vision=options.vision)
     context = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
     types = assign_types(recipe, {tensor.name: tensor.shape for tensor in text}, context, overrides)
     sizes = {tensor.name: types[tensor.name].row_bytes(tensor.row_length) * tensor.rows for tensor in text}
@@ -191,8 +171,32 @@ def output_path(output: Path | None, model: str, recipe: Recipe) -> Path:
     return output / name if output.is_dir() else output
 
 
-def _wants_vision(config: ModelConfig, index: CheckpointIndex, options: QuantizeOptions) -> bool:
-    return options.vision and config.vision is not None and index.has_prefix("visual.")
+class _Source(NamedTuple):
+    """A checkpoint, and the tensors to make of it: `vision` is empty and `mtp` False where that part is left out."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    mtp: bool
+    text: list[OutputTensor]
+    vision: list[OutputTensor]
+
+
+def _read_source(folder: Path, *, mtp: bool, vision: bool) -> _Source:
+    """Read the checkpoint in `folder`, with the MTP block and the vision encoder if it has them and they are wanted.
+
+    Raises MissingInput or BadCheckpoint.
+    """
+    checkpoint = open_checkpoint(folder)
+    config = parse_config(checkpoint.config)
+    index = CheckpointIndex(checkpoint, config.fp8_block)
+    mtp = mtp and index.has_prefix("mtp.")
+    text = text_tensors(config, index, mtp=mtp)
+    wants_vision = vision and config.vision is not None and index.has_prefix("visual.")
+    encoder = vision_tensors(config.vision, index) if wants_vision and config.vision else []
+    # Tensors that are left out on request must not be reported as unknown.
+    index.skip_prefixes([*([] if mtp else ["mtp."]), *([] if encoder else ["visual."])])
+    index.validate()
+    return _Source(checkpoint, config, mtp, text, encoder)
 
 
 def _describe_recipe(recipe: Recipe, options: QuantizeOptions) -> str:

@@ -21,7 +21,8 @@ _ARCHITECTURES = {
 }
 
 
-_MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in llama.cpp's src/llama-hparams.h
+# llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
+MAX_LAYERS, MAX_EXPERTS = 512, 1024
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _find_architecture(config: Mapping[str, Any]) -> str:
 
 def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> ModelConfig:
     """Read all values; `text` has those of the text model, `config` is the whole file. Raises as `_read_size`."""
-    layers, moe = _read_size(text, "num_hidden_layers", _MAX_LAYERS), architecture == "qwen35moe"
+    layers, moe = _read_size(text, "num_hidden_layers", MAX_LAYERS), architecture == "qwen35moe"
     head_dim = (
         _read_size(text, "head_dim") if text.get("head_dim") else text["hidden_size"] // text["num_attention_heads"]
     )
@@ -149,7 +150,7 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
         linear_value_dim=_read_size(text, "linear_value_head_dim"),
         conv_kernel=_read_size(text, "linear_conv_kernel_dim"),
         feed_forward=0 if moe else _read_size(text, "intermediate_size"),
-        experts=_read_size(text, "num_experts", _MAX_EXPERTS) if moe else 0,
+        experts=_read_size(text, "num_experts", MAX_EXPERTS) if moe else 0,
         experts_used=_read_size(text, "num_experts_per_tok") if moe else 0,
         expert_feed_forward=_read_size(text, "moe_intermediate_size") if moe else 0,
         shared_expert_feed_forward=_read_size(text, "shared_expert_intermediate_size") if moe else 0,
@@ -209,7 +210,7 @@ def _parse_vision(vision: Mapping[str, Any] | None) -> VisionConfig | None:
     if vision.get("deepstack_visual_indexes"):
         raise ValueError("deepstack_visual_indexes is not empty, which no published Qwen3.5 has")
     return VisionConfig(
-        depth=_read_size(vision, "depth", _MAX_LAYERS),
+        depth=_read_size(vision, "depth", MAX_LAYERS),
         hidden=_read_size(vision, "hidden_size"),
         heads=_read_size(vision, "num_heads"),
         feed_forward=_read_size(vision, "intermediate_size"),

@@ -7,7 +7,6 @@ model take a gigabyte. Format: tools/imatrix of llama.cpp (`NAME.in_sum2`, `NAME
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from quantize.checkpoint import SourceTensor
 from quantize.errors import BadGGUF
+from quantize.file_system import file_sha256
 from quantize.gguf_header import GGUFHeader, TensorInfo, read_header
 
 _REQUIRED = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
@@ -57,12 +57,10 @@ def read_imatrix(path: Path) -> Imatrix:
         for name in tensors
         if name.endswith(".in_sum2")
     }
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     datasets, chunks = header.metadata["imatrix.datasets"], header.metadata["imatrix.chunk_count"]
     return Imatrix(
         path,
-        sha256,
+        file_sha256(path),
         tuple(map(str, datasets)) if isinstance(datasets, tuple) else (str(datasets),),
         chunks if isinstance(chunks, int) else 0,
         entries,

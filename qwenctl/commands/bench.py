@@ -31,14 +31,11 @@ _SWEPT = 5  # points of the curve over expert layers
 def _counts(text: str) -> tuple[int, ...]:
     from qwenctl.bench.cases import parse_counts
 
-    try:
-        return parse_counts(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    return parse_counts(text)
 
 
 def _list(meaning: str, *names: str) -> Any:
-    return typer.Option(*names, parser=_counts, metavar="N,...", help=meaning)
+    return typer.Option(*names, parser=options.with_usage_error(_counts), metavar="N,...", help=meaning)
 
 
 Model = Annotated[

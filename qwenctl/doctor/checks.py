@@ -20,7 +20,7 @@ from qwenctl.backend_check.results import BackendCheck
 from qwenctl.doctor import findings
 from qwenctl.doctor.findings import Cache, Finding, detect_gpu_backends
 from qwenctl.errors import QwenctlError
-from qwenctl.files.paths import cache_folder, state_folder
+from qwenctl.files.paths import cache_folder, nearest_existing, state_folder
 from qwenctl.machine.disks import Disk, ReadSpeed, free_disk, read_disk, read_disks, read_speed
 from qwenctl.machine.inspect import MachineReport, inspect_machine
 from qwenctl.machine.memory import Swap, read_swap
@@ -137,7 +137,7 @@ def _cache(root: Path) -> Cache:
 
 def _unwritable(folder: Path) -> str:
     """What keeps this process from making files in a folder, or in the one in which it would be made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = nearest_existing(folder)
     if not there.is_dir():
         return "not a folder"
     if os.statvfs(there).f_flag & os.ST_RDONLY:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from quantize.file_system import sync_folder
+
 
 def temp_dir_path() -> Path:
     """A random path for a temporary folder; the caller creates it when it is needed."""
@@ -32,6 +34,7 @@ def atomic_write(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(descriptor)
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

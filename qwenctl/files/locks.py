@@ -7,13 +7,13 @@ are still caught by their hashes. What is locked is not known here.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quantize.file_system import AlreadyLocked, open_locked
 from qwenctl.errors import ExitCode, QwenctlError
 
 _POLL_SECONDS = 0.2
@@ -35,19 +35,18 @@ def file_lock(
     path.parent.mkdir(parents=True, exist_ok=True)
     started, waited = time.monotonic(), False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            # The holder deletes the file when it ends, so a lock on a deleted file counts for nothing: open it again.
-            if _try_lock(descriptor) and _is_same_file(path, descriptor):
-                _write_holder(descriptor)
+            file = open_locked(path)
+        except AlreadyLocked as held:
+            holder = _describe_holder(held.content)
+        else:
+            with file:
+                _write_holder(file.fileno())
                 try:
                     yield waited
                 finally:
                     path.unlink(missing_ok=True)
-                return
-            holder = _describe_holder(descriptor)
-        finally:
-            os.close(descriptor)
+            return
         if wait is not None and time.monotonic() - started >= wait:
             raise QwenctlError(f"{holder} {does}", hint, ExitCode.TRY_AGAIN)
         if not waited:
@@ -56,27 +55,16 @@ def file_lock(
         time.sleep(_POLL_SECONDS)
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Try to lock without blocking; whether it succeeded."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # the file system has no locks, as on some network mounts
-    return True
-
-
 def _write_holder(descriptor: int) -> None:
     """Write PID and start time (Unix seconds), for the messages of waiting processes."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {time.time():.0f}\n".encode(), 0)
 
 
-def _describe_holder(descriptor: int) -> str:
-    """Describe the process that holds the lock, and for how long, for a message."""
+def _describe_holder(content: bytes) -> str:
+    """Describe the process that wrote `content` to its lock file, and for how long it has run, for a message."""
     # The holder may be about to write: anything but two numbers is described without details.
-    fields = os.pread(descriptor, 100, 0).split()
+    fields = content[:100].split()
     if len(fields) != 2 or not all(field.isdigit() for field in fields):
         return "another qwenctl"
     return f"another qwenctl (pid {int(fields[0])}, {_format_duration(time.time() - int(fields[1]))})"
@@ -87,8 +75,3 @@ def _format_duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
-
-
-def _is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether `path` still is the open file: its previous holder may have deleted it between our open and lock."""
-    return path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor))

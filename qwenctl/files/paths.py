@@ -1,6 +1,7 @@
 """Where the program stores its own files: conversations, history, logs and measurements.
 
-Folders go out, created and readable by their owner only; what is stored in them is not known here.
+Folders go out, created and readable by their owner only; what is stored in them is not known here. Of a folder that is
+yet to be created, `nearest_existing` tells where its files will lie.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def prefixes_folder() -> Path:
     from platformdirs import user_data_path
 
     return _make_private(user_data_path("qwenctl", appauthor=False) / "prefixes")
+
+
+def nearest_existing(folder: Path) -> Path:
+    """`folder` itself or its nearest parent that exists, as an absolute path."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _make_private(folder: Path) -> Path:

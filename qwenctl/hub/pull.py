@@ -14,6 +14,7 @@ from pathlib import Path
 from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.locks import file_lock
+from qwenctl.files.paths import nearest_existing
 from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_all
 from qwenctl.hub.download.partial_file import arrived_bytes
 from qwenctl.hub.download.segment_queue import DownloadTarget
@@ -73,7 +74,7 @@ def plan_pull(
 
 def check_disk_space(plan: PullPlan, cleanable: int) -> None:
     """Raise QwenctlError if the missing bytes plus 2 % do not fit on the disk; `cleanable` bytes are suggested."""
-    folder = nearest_existing_dir(plan.cache.root)
+    folder = nearest_existing(plan.cache.root)
     free, needed = shutil.disk_usage(folder).free, int(plan.needed_bytes * _MARGIN)
     if needed > free:
         clean = f", or `qwenctl clean` frees {format_bytes(cleanable)}" if cleanable else ""
@@ -83,11 +84,6 @@ def check_disk_space(plan: PullPlan, cleanable: int) -> None:
             f"`--to DIR`, a smaller quantization{clean}",
             ExitCode.IO,
         )
-
-
-def nearest_existing_dir(folder: Path) -> Path:
-    """`folder` itself or its nearest parent that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwenctl.files.paths import nearest_existing
+
 _MOUNTS, _DEVICES = Path("/proc/self/mountinfo"), Path("/sys/dev/block")
 _NETWORKED = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|glusterfs|gpfs|beegfs|fuse\.(sshfs|s3fs|gcsfuse|rclone)"
@@ -46,7 +48,7 @@ class ReadSpeed:
 
 def free_disk(folder: Path) -> int:
     """Free bytes on the file system of `folder`, or of its nearest existing parent."""
-    return shutil.disk_usage(_nearest_existing(folder)).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def read_disks(folders: Iterable[Path], mounts: Path = _MOUNTS, devices: Path = _DEVICES) -> list[Disk]:
@@ -57,7 +59,7 @@ def read_disks(folders: Iterable[Path], mounts: Path = _MOUNTS, devices: Path = 
 
 def read_disk(folder: Path, mounts: Path = _MOUNTS, devices: Path = _DEVICES) -> Disk:
     """The file system of `folder`, or of its nearest existing parent."""
-    existing = _nearest_existing(folder).resolve()
+    existing = nearest_existing(folder).resolve()
     usage = shutil.disk_usage(existing)
     mount, file_system, device = _mount_of(existing, mounts)
     networked = bool(_NETWORKED.fullmatch(file_system))
@@ -100,10 +102,6 @@ def _open_past_cache(path: Path) -> tuple[int, bool]:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         return descriptor, False
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _mount_of(path: Path, mounts: Path) -> tuple[Path, str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from quantize.errors import QuantizeError
@@ -55,7 +56,8 @@ def context_memory_from_config(config: ModelConfig) -> ContextMemory:
     return ContextMemory(
         (config.layers - linear) * config.kv_heads * 2 * config.head_dim * _F16,
         linear
-        * _state_bytes(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
+        * _F32
+        * state_values(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
         config.context,
     )
 
@@ -70,30 +72,34 @@ def context_memory_from_file(path: Path) -> ContextMemory | None:
 
 def context_memory_from_metadata(metadata: Mapping[str, object]) -> ContextMemory | None:
     """Context memory of a model from its GGUF metadata; None if that does not have the numbers."""
-    name = metadata.get("general.architecture")
-
-    def number(key: str, default: int | None = None) -> int:
-        value = metadata.get(f"{name}.{key}", default)
-        if not isinstance(value, int):
-            raise TypeError(key)
-        return value
-
+    number = partial(metadata_number, metadata)
     # Keys and defaults as in llama.cpp. The MTP block counts as a layer in the file, but not in a context.
     try:
         layers = number("block_count") - number("nextn_predict_layers", 0)
         full = layers // number("full_attention_interval", 4)
         head = number("attention.key_length") + number("attention.value_length")
         inner, groups, state = (number(f"ssm.{key}") for key in ("inner_size", "group_count", "state_size"))
-        state_bytes = _state_bytes(number("ssm.conv_kernel"), inner, groups, state)
+        state_bytes = _F32 * state_values(number("ssm.conv_kernel"), inner, groups, state)
         token = full * number("attention.head_count_kv") * head * _F16
         return ContextMemory(token, (layers - full) * state_bytes, number("context_length", 0))
-    except (TypeError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
 
 
-def _state_bytes(conv_kernel: int, inner: int, groups: int, state: int) -> int:
-    """Bytes of one layer's recurrent state in F32: the convolution's window, and the delta rule's state matrix."""
-    return _F32 * ((conv_kernel - 1) * (inner + 2 * groups * state) + state * inner)
+def metadata_number(metadata: Mapping[str, object], key: str, default: int | None = None) -> int:
+    """The whole number of the model's architecture at `key`, such as "block_count". Raises ValueError."""
+    value = metadata.get(f"{metadata.get('general.architecture')}.{key}", default)
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key} is {value!r:.40}, not a whole number")
+    return value
+
+
+def state_values(conv_kernel: int, inner: int, groups: int, state: int) -> int:
+    """The number of values in one layer's recurrent state: the convolution's window, and the delta rule's state matrix.
+
+    Source: n_embd_r and n_embd_s in llama.cpp's src/llama-hparams.cpp.
+    """
+    return (conv_kernel - 1) * (inner + 2 * groups * state) + state * inner
 
 
 # Trained context to maximum context with YaRN, in tokens, from the model cards; and the step of the scaling factor.

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from quantize.errors import QuantizeError
 from quantize.gguf_header import GGUFHeader, read_header
+from quantize.qwen35.model_config import MAX_EXPERTS, MAX_LAYERS
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 
 ARCHITECTURES = ("qwen35", "qwen35moe")
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-# llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
-_MAX_LAYERS, _MAX_EXPERTS = 512, 1024
 # For the fingerprint: 4 MiB are read of each file, however large it is.
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 14
 _DAMAGED = "the file is damaged or hostile: download it again, or make it with `qwenctl quantize`"
@@ -140,10 +139,10 @@ def _check_values(name: str, header: GGUFHeader) -> None:
     """Check the values for which llama.cpp aborts the process instead of rejecting the file. Raises QwenctlError."""
     metadata = header.metadata
     architecture = str(metadata["general.architecture"])
-    _check_range(name, metadata, f"{architecture}.block_count", _MAX_LAYERS)
+    _check_range(name, metadata, f"{architecture}.block_count", MAX_LAYERS)
     if architecture == "qwen35moe":
-        experts = _check_range(name, metadata, f"{architecture}.expert_count", _MAX_EXPERTS)
-        used = _check_range(name, metadata, f"{architecture}.expert_used_count", _MAX_EXPERTS)
+        experts = _check_range(name, metadata, f"{architecture}.expert_count", MAX_EXPERTS)
+        used = _check_range(name, metadata, f"{architecture}.expert_used_count", MAX_EXPERTS)
         if used > experts:
             raise _unsafe_error(f"{name}: expert_used_count {used} > expert_count {experts}")
     # llama.cpp builds a map from text to token, and aborts if it has fewer entries than there are tokens.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from quantize.errors import QuantizeError
 from quantize.gguf_header import read_header
 from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
+from qwenctl.models.context_memory import metadata_number, state_values
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def from_checkpoint(folder: Path, options: QuantizeOptions) -> TensorInventory:
         experts=config.experts,
         experts_used=config.experts_used,
         width=config.expert_feed_forward if config.experts else config.feed_forward,
-        state=state_numbers(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
+        state=state_values(config.conv_kernel, config.value_channels, config.linear_key_heads, config.linear_key_dim),
         linear_inner=config.value_channels,
         linear_keys=config.key_channels,
         vocabulary=config.vocabulary,
@@ -175,38 +176,28 @@ def _dims_from_metadata(file: str, metadata: Mapping[str, object], names: Iterab
         hint = "Qwen3.5 models are qwen35 and qwen35moe"
         raise QwenctlError(f"{file}: architecture {architecture!r} is not Qwen3.5", hint, ExitCode.BAD_DATA)
 
-    def number(key: str, default: int | None = None) -> int:
-        value = metadata.get(f"{architecture}.{key}", default)
-        if not isinstance(value, int) or value < 0:
-            hint = "the file is damaged: get it from its publisher again"
-            raise QwenctlError(f"{file}: {key} is {value!r:.40}, not a whole number", hint, ExitCode.BAD_DATA)
-        return value
-
-    blocks, mtp = number("block_count"), number("nextn_predict_layers", 0)
-    inner, groups, state = number("ssm.inner_size"), number("ssm.group_count"), number("ssm.state_size")
-    tensor_names = set(names)
-    return ModelDims(
-        blocks=blocks,
-        mtp_blocks=min(mtp, blocks),
-        full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in tensor_names),
-        hidden=number("embedding_length"),
-        kv_heads=number("attention.head_count_kv"),
-        heads=number("attention.head_count"),
-        head_dim=number("attention.key_length"),
-        experts=number("expert_count", 0),
-        experts_used=number("expert_used_count", 0),
-        width=number("expert_feed_forward_length", 0) or number("feed_forward_length", 0),
-        state=state_numbers(number("ssm.conv_kernel"), inner, groups, state),
-        linear_inner=inner,
-        linear_keys=groups * state,
-        vocabulary=vocabulary,
-        context=number("context_length", 0),
-    )
-
-
-def state_numbers(conv_kernel: int, inner: int, groups: int, state: int) -> int:
-    """The number of values in one recurrent layer's state: the convolution's window, and the matrix of the delta rule.
-
-    Source: n_embd_r and n_embd_s in llama.cpp's src/llama-hparams.cpp.
-    """
-    return (conv_kernel - 1) * (inner + 2 * groups * state) + state * inner
+    number = partial(metadata_number, metadata)
+    try:
+        blocks, mtp = number("block_count"), number("nextn_predict_layers", 0)
+        inner, groups, state = number("ssm.inner_size"), number("ssm.group_count"), number("ssm.state_size")
+        tensor_names = set(names)
+        return ModelDims(
+            blocks=blocks,
+            mtp_blocks=min(mtp, blocks),
+            full_layers=tuple(layer for layer in range(blocks - mtp) if f"blk.{layer}.attn_k.weight" in tensor_names),
+            hidden=number("embedding_length"),
+            kv_heads=number("attention.head_count_kv"),
+            heads=number("attention.head_count"),
+            head_dim=number("attention.key_length"),
+            experts=number("expert_count", 0),
+            experts_used=number("expert_used_count", 0),
+            width=number("expert_feed_forward_length", 0) or number("feed_forward_length", 0),
+            state=state_values(number("ssm.conv_kernel"), inner, groups, state),
+            linear_inner=inner,
+            linear_keys=groups * state,
+            vocabulary=vocabulary,
+            context=number("context_length", 0),
+        )
+    except ValueError as error:
+        hint = "the file is damaged: get it from its publisher again"
+        raise QwenctlError(f"{file}: {error}", hint, ExitCode.BAD_DATA) from error

@@ -16,6 +16,7 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.sanitize import TerminalCleaner, clean_line
 
 _REDRAWS_PER_SECOND = 10
+_LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -70,3 +71,23 @@ class StatusLine:
             self._visible = False
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+
+
+class LineSchedule:
+    """When a line of progress is due: at each twentieth of the way and each half minute, but at most one a second.
+
+    With `at_once` the first twentieth does not have to wait for its second.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._written_at, self._share = time.monotonic() - (_SHORTEST_SECONDS if at_once else 0), 0.0
+
+    def is_due(self, share: float) -> bool:
+        """Whether to write a line now that `share` (0 to 1) of the way is done."""
+        # A little less than a twentieth is one, too: shares are rounded.
+        has_moved = share - self._share > _LINE_SHARE - 1e-9
+        return time.monotonic() - self._written_at >= (_SHORTEST_SECONDS if has_moved else _LINE_SECONDS)
+
+    def mark_written(self, share: float) -> None:
+        """A line has been written at `share`."""
+        self._written_at, self._share = time.monotonic(), share

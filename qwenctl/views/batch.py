@@ -11,9 +11,8 @@ from typing import Any, TextIO
 
 from quantize.formatting import format_duration, format_rate
 from qwenctl.batch.runner import BatchStats
-from qwenctl.terminal.streams import StatusLine, is_terminal
+from qwenctl.terminal.streams import LineSchedule, StatusLine, is_terminal
 
-_LINE_SECONDS, _LINE_SHARE, _SHORTEST_SECONDS = 30.0, 0.05, 1.0
 _SETTLED_SECONDS = 2.0  # before that a rate says nothing
 
 
@@ -28,15 +27,13 @@ def batch_progress(stream: TextIO | None, *, quiet: bool) -> tuple[Callable[[Bat
 
 
 def _lines(stream: TextIO) -> Callable[[BatchStats], None]:
-    """A line at each twentieth of the way and each half minute, but at most one a second."""
-    shown_at, shown = time.monotonic(), 0
+    """A line now and then."""
+    schedule = LineSchedule()
 
     def report(figures: BatchStats) -> None:
-        nonlocal shown_at, shown
-        seconds, total = time.monotonic() - shown_at, figures.total
-        moved = total is not None and figures.settled - shown >= total * _LINE_SHARE
-        if seconds >= (_SHORTEST_SECONDS if moved else _LINE_SECONDS):
-            shown_at, shown = time.monotonic(), figures.settled
+        share = figures.settled / figures.total if figures.total else 0.0
+        if schedule.is_due(share):
+            schedule.mark_written(share)
             stream.write(f"{progress_line(figures)}\n")
             stream.flush()
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from quantize.formatting import format_bytes, format_duration
 from qwenctl.hub.pull import PullEvents
 from qwenctl.terminal.sanitize import clean_line
-from qwenctl.terminal.streams import is_terminal
+from qwenctl.terminal.streams import LineSchedule, is_terminal
 from qwenctl.views.quantization import ErasableBars
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from qwenctl.hub.download.downloader import Progress
 
 Report = Callable[["Progress | None", "Conversion | None"], None]
-_LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 _NAME_WIDTH = 32
 
 
@@ -188,19 +187,19 @@ class Rate:
 
 
 def _lines(stream: TextIO) -> Report:
-    """A line at each twentieth of the way and each half minute, but at most one a second; and why nothing comes."""
-    shown_at, share, note = time.monotonic() - _SHORTEST_SECONDS, 0.0, ""
+    """A line now and then, and why nothing comes."""
+    schedule, note = LineSchedule(at_once=True), ""
     rates = Rate(), Rate()
 
     def report(fetch: Progress | None, conversion: Conversion | None) -> None:
-        nonlocal shown_at, share, note
+        nonlocal note
         rows = list(_sums(fetch, conversion, rates))
-        now, done = time.monotonic(), rows[-1].done / max(1, rows[-1].total)
+        done = rows[-1].done / max(1, rows[-1].total)
         trouble = fetch.note if fetch else ""
-        is_due = now - shown_at >= (_SHORTEST_SECONDS if done - share >= _LINE_SHARE else _LINE_SECONDS)
-        if not is_due and rows[-1].state != "done" and (not trouble or trouble == note):
+        if not schedule.is_due(done) and rows[-1].state != "done" and (not trouble or trouble == note):
             return
-        shown_at, share, note = now, done, trouble
+        schedule.mark_written(done)
+        note = trouble
         amounts = "; ".join(
             f"{_named(row, rows)}{format_bytes(row.done)} of {format_bytes(row.total)}, {row.state}" for row in rows
         )

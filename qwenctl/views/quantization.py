@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from quantize.formatting import format_bytes, format_duration, format_memory
 from qwenctl.terminal.sanitize import clean_line
-from qwenctl.terminal.streams import is_terminal
+from qwenctl.terminal.streams import LineSchedule, is_terminal
 
 if TYPE_CHECKING:
     from quantize.convert import ConversionProgress, ConversionResult
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from quantize.summary import FileSummary, Summary, SummaryRow
 
 Report = Callable[["ConversionProgress"], None]
-_LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 
 
 class ErasableBars(Bar):
@@ -93,20 +92,19 @@ def _bar(start: str, stream: TextIO) -> Iterator[Report]:
 
 
 def _lines(start: str, stream: TextIO) -> Report:
-    """A line at the start, at each twentieth of the way and each half minute, but at most one a second."""
-    began_at = shown_at = time.monotonic()
-    shown: float | None = None
+    """A line at the start, and then now and then."""
+    began_at, schedule, is_first = time.monotonic(), LineSchedule(), True
 
     def report(progress: ConversionProgress) -> None:
-        nonlocal shown_at, shown
-        now, share = time.monotonic(), progress.done_bytes / progress.total_bytes
-        if shown is None:
-            line = _start(start, progress)
-        elif now - shown_at < (_SHORTEST_SECONDS if share - shown >= _LINE_SHARE else _LINE_SECONDS):
+        nonlocal is_first
+        share = progress.done_bytes / progress.total_bytes
+        if is_first:
+            line, is_first = _start(start, progress), False
+        elif not schedule.is_due(share):
             return
         else:
-            line = _progress_line(progress, now - began_at)
-        shown_at, shown = now, share
+            line = _progress_line(progress, time.monotonic() - began_at)
+        schedule.mark_written(share)
         stream.write(f"{line}\n")
         stream.flush()
 

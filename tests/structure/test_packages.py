@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "http_retry": "",
     "protocol": "",
     "terminal": "errors",
-    "files": "errors protocol",
+    "files": "quantize errors protocol",
     "models": "quantize errors protocol",
     "settings": "errors files",
     "machine": "errors files",

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from qwenctl.batch.output.append_log import AppendLog, sync_folder
+from quantize.file_system import sync_folder
+from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
 from qwenctl.batch.output.resume import CompletedLine, check_settings, done_lines, header_line, line_hash, reconcile
 from qwenctl.batch.records import RecordError
@@ -113,7 +114,7 @@ class FileOutput:
             AppendLog(sidecar_path(path, "errors")),
             BatchJournal(path.with_name(f"{path.name}.journal")),
         )
-        sync_folder(path)
+        sync_folder(path.parent)
         self._failed = self._failed_before(retries=retries)
         self._lines: Iterator[CompletedLine] = done_lines(self._stats)
         self._ahead = next(self._lines, None)

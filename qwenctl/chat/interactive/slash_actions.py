@@ -1,7 +1,7 @@
 """What slash commands do beside changing the conversation: figures, files, sessions.
 
 The chat's setup and state and the command's argument come in, the state afterwards goes out; what there is to say goes
-to the screen. Which words lead to which action is `slash`'s business.
+to the screen. Which words lead to which action is known by `slash_commands`.
 """
 
 from __future__ import annotations

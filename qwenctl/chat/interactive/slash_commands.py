@@ -22,29 +22,6 @@ Next = Literal[
     "tools", "image", "quit",
 ]  # fmt: skip
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "/help": ("", "show this list"),
-    "/think": ("[on|off|budget N]", "let the model think before it answers, for at most N tokens"),
-    "/thinking": ("", "show what the model thought before its last answer"),
-    "/system": ("TEXT", "set the system prompt; without TEXT, remove it"),
-    "/file": ("PATH", "send a file or a folder's files with the next question (or write @PATH in it)"),
-    "/image": ("PATH", "send an image or a video with the next question (or write @PATH in it)"),
-    "/tools": ("", "list the functions that the model may call"),
-    "/regen": ("", "answer the last question again"),
-    "/edit": ("", "edit the last question and ask it again"),
-    "/undo": ("", "remove the last question and its answer"),
-    "/copy": ("", "copy the last answer to the clipboard"),
-    "/clear": ("", "start a new conversation with the same system prompt"),
-    "/sessions": ("", "list saved conversations"),
-    "/load": ("NAME", "resume a saved conversation"),
-    "/save": ("NAME", "save this conversation under a name"),
-    "/private": ("", "do not save this conversation"),
-    "/export": ("FILE", "write the conversation to a file, as Markdown or JSON"),
-    "/stats": ("", "show context, memory and speed"),
-    "/show": ("", "show model, session, system prompt and settings"),
-    "/set": ("[NAME VALUE]", "set a sampling parameter, or list them"),
-    "/quit": ("", "quit (also Ctrl-D)"),
-}
 _ALIASES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/reset": "/clear", "/new": "/clear"}
 _KEYS = (
     "Enter sends, Alt-Enter or Ctrl-J starts a new line, Ctrl-G opens an editor.",
@@ -66,15 +43,28 @@ class CommandResult:
     media: tuple[Media, ...] = ()
 
 
-_Command = Callable[[Conversation, str, Sampling], CommandResult]
+Run = Callable[[Conversation, str, Sampling], CommandResult]
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """A command: what a user types, with `metavar` for its argument ("" if it takes none), and what it does.
+
+    `run` gets the conversation, the argument and the sampling parameters in use, and raises QwenctlError.
+    """
+
+    name: str
+    metavar: str
+    help: str
+    run: Run
 
 
 def run_command(line: str, conversation: Conversation, sampling: Sampling) -> CommandResult:
     """Do what `line` says. `sampling` is what would be used now, for `/set` to list. Raises QwenctlError."""
     name, _, rest = line.strip().partition(" ")
     name, rest = _ALIASES.get(name.lower(), name.lower()), rest.strip()
-    if name in _ACTIONS:
-        return _ACTIONS[name](conversation, rest, sampling)
+    if name in COMMANDS:
+        return COMMANDS[name].run(conversation, rest, sampling)
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     raise QwenctlError(
         f"no such command: {name}",
@@ -83,8 +73,9 @@ def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Co
 
 
 def _help(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
-    width = max(len(f"{name} {values}") for name, (values, _) in COMMANDS.items())
-    listed = [f"{f'{name} {values}':<{width}}  {what}" for name, (values, what) in COMMANDS.items()]
+    usages = {f"{one.name} {one.metavar}": one.help for one in COMMANDS.values()}
+    width = max(map(len, usages))
+    listed = [f"{usage:<{width}}  {meaning}" for usage, meaning in usages.items()]
     return CommandResult(conversation, (*listed, "", *_KEYS))
 
 
@@ -143,12 +134,12 @@ def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> Comman
     return CommandResult(conversation, next_action="copy", argument=conversation.last_answer)
 
 
-def _doing(then: Next) -> _Command:
+def _doing(then: Next) -> Run:
     """A command that leaves the conversation as it is and needs no argument."""
     return lambda conversation, _rest, _sampling: CommandResult(conversation, next_action=then)
 
 
-def _doing_with(then: Next, needed: str, example: str) -> _Command:
+def _doing_with(then: Next, needed: str, example: str) -> Run:
     """A command that leaves the conversation as it is and needs an argument."""
 
     def command(conversation: Conversation, rest: str, _sampling: Sampling) -> CommandResult:
@@ -185,26 +176,50 @@ def _shown(value: float | int | None) -> str:
     return "drawn" if value is None else f"{value:g}"
 
 
-_ACTIONS: Mapping[str, _Command] = {
-    "/help": _help,
-    "/think": _think,
-    "/thinking": _thinking,
-    "/system": _system,
-    "/file": _doing_with("file", "a path", "/file notes.txt"),
-    "/image": _doing_with("image", "a path", "/image photo.png"),
-    "/tools": _doing("tools"),
-    "/regen": _regenerate,
-    "/edit": _edit,
-    "/undo": _undo,
-    "/copy": _copy,
-    "/clear": _clear,
-    "/sessions": _doing("sessions"),
-    "/load": _doing_with("load", "a name", "/sessions lists them"),
-    "/save": _doing_with("save", "a name", "/save my-project"),
-    "/private": _doing("private"),
-    "/export": _doing_with("export", "a file", "/export chat.md"),
-    "/stats": _doing("stats"),
-    "/show": _doing("show"),
-    "/set": _set,
-    "/quit": _doing("quit"),
+COMMANDS: Mapping[str, SlashCommand] = {
+    command.name: command
+    for command in (
+        SlashCommand("/help", "", "show this list", _help),
+        SlashCommand(
+            "/think", "[on|off|budget N]", "let the model think before it answers, for at most N tokens", _think
+        ),
+        SlashCommand("/thinking", "", "show what the model thought before its last answer", _thinking),
+        SlashCommand("/system", "TEXT", "set the system prompt; without TEXT, remove it", _system),
+        SlashCommand(
+            "/file",
+            "PATH",
+            "send a file or a folder's files with the next question (or write @PATH in it)",
+            _doing_with("file", "a path", "/file notes.txt"),
+        ),
+        SlashCommand(
+            "/image",
+            "PATH",
+            "send an image or a video with the next question (or write @PATH in it)",
+            _doing_with("image", "a path", "/image photo.png"),
+        ),
+        SlashCommand("/tools", "", "list the functions that the model may call", _doing("tools")),
+        SlashCommand("/regen", "", "answer the last question again", _regenerate),
+        SlashCommand("/edit", "", "edit the last question and ask it again", _edit),
+        SlashCommand("/undo", "", "remove the last question and its answer", _undo),
+        SlashCommand("/copy", "", "copy the last answer to the clipboard", _copy),
+        SlashCommand("/clear", "", "start a new conversation with the same system prompt", _clear),
+        SlashCommand("/sessions", "", "list saved conversations", _doing("sessions")),
+        SlashCommand(
+            "/load", "NAME", "resume a saved conversation", _doing_with("load", "a name", "/sessions lists them")
+        ),
+        SlashCommand(
+            "/save", "NAME", "save this conversation under a name", _doing_with("save", "a name", "/save my-project")
+        ),
+        SlashCommand("/private", "", "do not save this conversation", _doing("private")),
+        SlashCommand(
+            "/export",
+            "FILE",
+            "write the conversation to a file, as Markdown or JSON",
+            _doing_with("export", "a file", "/export chat.md"),
+        ),
+        SlashCommand("/stats", "", "show context, memory and speed", _doing("stats")),
+        SlashCommand("/show", "", "show model, session, system prompt and settings", _doing("show")),
+        SlashCommand("/set", "[NAME VALUE]", "set a sampling parameter, or list them", _set),
+        SlashCommand("/quit", "", "quit (also Ctrl-D)", _doing("quit")),
+    )
 }

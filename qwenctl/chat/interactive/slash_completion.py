@@ -41,7 +41,7 @@ class ChatCompleter(Completer):
 
 
 def _commands(typed: str) -> Iterable[Completion]:
-    for name, (values, meaning) in COMMANDS.items():
-        if name.startswith(typed.lower()):
-            text = f"{name} " if values else name
-            yield Completion(text, start_position=-len(typed), display=name, display_meta=meaning)
+    for one in COMMANDS.values():
+        if one.name.startswith(typed.lower()):
+            text = f"{one.name} " if one.metavar else one.name
+            yield Completion(text, start_position=-len(typed), display=one.name, display_meta=one.help)

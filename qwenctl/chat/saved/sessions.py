@@ -13,11 +13,11 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
+from quantize.file_system import AlreadyLocked, open_locked
 from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
@@ -87,10 +87,9 @@ class SessionStore:
         """Open the session `name`, new or not. Raises QwenctlError if another process has it open."""
         folder = self._folder / self._checked(name)
         folder.mkdir(0o700, parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, mode=0o600)
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
+            lock = open_locked(folder / _LOCK, mode=0o600)
+        except AlreadyLocked as error:
             raise QwenctlError(
                 f"the saved {self._noun} {name!r} is open in another qwenctl",
                 "close it there first",
@@ -125,7 +124,7 @@ class SessionStore:
 class OpenSession:
     """A session that this process writes to."""
 
-    def __init__(self, folder: Path, lock: FileLock) -> None:
+    def __init__(self, folder: Path, lock: FileIO) -> None:
         self._folder, self._lock = folder, lock
 
     @property
@@ -160,12 +159,12 @@ class OpenSession:
         """Let others open it; a session in which nothing was kept leaves nothing behind."""
         if not (self._folder / _CONVERSATION).exists():
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.release()
+        self._lock.close()
 
     def delete(self) -> None:
         """Delete all that is kept of it, and close it."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.release()
+        self._lock.close()
 
 
 def _with_files(session: Session, folder: Path) -> Session:

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from qwenctl.errors import QwenctlError
-from qwenctl.models.sampling import parse_number
+from qwenctl.commands.options import common as options
 
 Input = Annotated[str, typer.Argument(metavar="IN", help="File of records; default: standard input (-).")]
 Output = Annotated[
@@ -47,30 +46,17 @@ OrderOption = Annotated[
 ]
 
 
-def _whole(text: str, lowest: int, highest: int) -> int:
-    """A whole number in a range, or a usage error that names the option."""
-    try:
-        return int(parse_number(text, lowest, highest, is_integer=True))
-    except QwenctlError as error:
-        raise typer.BadParameter(error.message) from error
-
-
-def _parallel(text: str) -> int:
-    """A number, or 0 for auto."""
-    return 0 if str(text) in ("auto", "0") else _whole(text, 1, 254)
-
-
 Parallel = Annotated[
     int,
     typer.Option(
-        "-np", "--parallel", parser=_parallel, metavar="N|auto",
+        "-np", "--parallel", parser=options.number_parser(1, 254, {"auto": 0, "0": 0}), metavar="N|auto",
         help="Records answered at once; auto finds the best number (16 per endpoint).", show_default="auto",
     ),
 ]  # fmt: skip
 
 
 def _count(meaning: str, name: str) -> Any:
-    return typer.Option(name, parser=lambda text: _whole(text, 1, 2**31 - 1), metavar="N", help=meaning)
+    return typer.Option(name, parser=options.number_parser(1), metavar="N", help=meaning)
 
 
 Limit = Annotated[int | None, _count("Answer only the first N records.", "--limit")]

@@ -34,19 +34,31 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
     return [*given, *arguments[len(options) :]]
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` with its failure as a usage error that names the option; the hint is that of the failure."""
+def with_usage_error(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` with its failure (QwenctlError, QuantizeError, ValueError) as a usage error that names the option."""
 
-    def checked(text: str) -> Any:
+    def parse_option(text: str) -> Any:
         try:
             return parse(text)
-        except (QwenctlError, QuantizeError) as error:
-            raise typer.BadParameter(error.message) from error
+        except (QwenctlError, QuantizeError, ValueError) as error:
+            raise typer.BadParameter(str(error)) from error
 
-    return checked
+    return parse_option
 
 
-parse_size = _checked(parse_bytes)
+def number_parser(
+    lowest: int, highest: int = _LIMIT, words: Mapping[str, int] = MappingProxyType({}), *, is_integer: bool = True
+) -> Callable[[str], Any]:
+    """A parser of numbers from `lowest` to `highest`, or of one of `words`. It raises BadParameter."""
+
+    def parse(text: str) -> Any:
+        # A default value comes as the number that it is.
+        return words[str(text)] if str(text) in words else parse_number(text, lowest, highest, is_integer=is_integer)
+
+    return with_usage_error(parse)
+
+
+parse_size = with_usage_error(parse_bytes)
 
 
 def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[int, ...] | None]:
@@ -54,7 +66,7 @@ def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[in
 
     It raises BadParameter.
     """
-    parse = _checked(lambda text: parse_bytes(text, bare_unit, lowest))
+    parse = with_usage_error(lambda text: parse_bytes(text, bare_unit, lowest))
     return lambda text: tuple(parse(item) for item in text.split(",") if item.strip()) or None
 
 
@@ -67,17 +79,13 @@ def text_or_file(given: str | None, mark: str) -> str:
 
 def _number(meaning: str, *names: str, lowest: int, words: Mapping[str, int] = MappingProxyType({})) -> Any:
     """An option that takes a whole number from `lowest` up, or one of `words`."""
-
-    def parse(text: str) -> Any:
-        return words[text] if text in words else parse_number(text, lowest, _LIMIT, is_integer=True)
-
-    return typer.Option(*names, parser=_checked(parse), metavar="N", help=meaning)
+    return typer.Option(*names, parser=number_parser(lowest, words=words), metavar="N", help=meaning)
 
 
 def _sampling(name: str, *short: str) -> Any:
     """The option of one sampling parameter; not given, the value published for the model is used."""
     option = SAMPLING_OPTIONS[name]
-    parse = _checked(lambda text: parse_value(option, text))
+    parse = with_usage_error(lambda text: parse_value(option, text))
     meaning = f"{option.help[:1].upper()}{option.help[1:]}."
     return typer.Option(*short, f"--{name}", parser=parse, metavar="N", help=meaning, show_default=False)
 

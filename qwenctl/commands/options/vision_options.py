@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from qwenctl.commands.options.common import number_parser
 from qwenctl.commands.options.load_options import with_options
 from qwenctl.errors import QwenctlError
 from qwenctl.files.media_files import STANDARD_INPUT
-from qwenctl.models.sampling import parse_number
 from qwenctl.protocol.media import VisionSettings
 
 _MOST_TOKENS = 16_384  # of a picture, as published: 16,777,216 pixels
@@ -34,13 +34,7 @@ class MediaOptions:
 
 
 def _number(meaning: str, name: str, lowest: int, highest: int, *, whole: bool = True) -> Any:
-    def parse(text: str) -> int | float:
-        try:
-            return parse_number(text, lowest, highest, is_integer=whole)
-        except QwenctlError as error:
-            raise typer.BadParameter(error.message) from error
-
-    return typer.Option(name, metavar="N", parser=parse, help=meaning)
+    return typer.Option(name, metavar="N", parser=number_parser(lowest, highest, is_integer=whole), help=meaning)
 
 
 Images = Annotated[

@@ -19,19 +19,10 @@ from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, show_plan, show_result
-from qwenctl.errors import QwenctlError
-from qwenctl.models.sampling import parse_number
 
 if TYPE_CHECKING:
     from quantize.convert import ConversionResult
     from quantize.plan import ConversionPlan, QuantizeOptions
-
-
-def _threads(text: str) -> int:
-    try:
-        return int(parse_number(text, 0, 1024, is_integer=True))
-    except QwenctlError as error:
-        raise typer.BadParameter(error.message) from error
 
 
 Source = Annotated[
@@ -74,8 +65,12 @@ SplitSize = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("-t", "--threads", parser=_threads, metavar="N", help="Worker threads; 0: one per processor.")
-]
+    int,
+    typer.Option(
+        "-t", "--threads", parser=options.number_parser(0, 1024), metavar="N",
+        help="Worker threads; 0: one per processor.",
+    ),
+]  # fmt: skip
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be written, by tensor class, without writing it.")
 ]

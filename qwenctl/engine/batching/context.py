@@ -6,26 +6,21 @@ each sequence is used for is not known here.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
-from qwenctl.engine.batching.prefix_cache import Ints
 from qwenctl.engine.kv.snapshots import get_sequence_state, set_sequence_state
 from qwenctl.engine.kv.state_file import Bytes
+from qwenctl.engine.kv.token_batch import BatchItem, TokenBatch
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount
 from qwenctl.engine.model import LoadedModel, context_params
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.machine.ggml import all_devices, library
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import RequestFailed
-
-BatchItem = tuple[int, int, Sequence[int] | Ints, bool]
-"""Sequence, position of the first token, tokens, and whether to output the logits of the last token."""
 
 _EXACT_TYPES = ("f32", "f16", "bf16")
 _GPU_TYPES = (1, 2)  # enum ggml_backend_dev_type: GPU and integrated GPU
@@ -49,14 +44,14 @@ class MultiSequenceContext:
             params.n_threads, self._use_threads, is_fixed=not settings.adapts_threads, longest_step_s=LONGEST_TRIED_S
         )
         self._threads.begin()
-        self._batch = _BatchArrays(max(params.n_batch, sequences))
+        self._batch = TokenBatch(max(params.n_batch, sequences))
 
     def evaluate(self, items: Sequence[BatchItem]) -> list[int]:
         """Evaluate all items in one batch; return for each the row of its last token, to read its logits by.
 
         Raises RequestError if libllama fails.
         """
-        batch, rows = self._batch.fill(items)
+        batch, rows = self._batch.fill_sequences(items)
         self.decode(batch)
         return rows
 
@@ -93,38 +88,6 @@ class MultiSequenceContext:
 
     def _use_threads(self, count: int) -> None:
         llama.llama_set_n_threads(self.pointer, count, count)
-
-
-class _BatchArrays:
-    """A reusable llama_batch for tokens of several sequences."""
-
-    def __init__(self, max_tokens: int) -> None:
-        self._tokens, self._positions, self._sequences = (np.zeros(max_tokens, np.int32) for _ in range(3))
-        self._counts, self._output_flags = np.ones(max_tokens, np.int32), np.zeros(max_tokens, np.int8)
-        # seq_id holds a pointer to a list for each token; here every list is one element of the array of sequences.
-        self._sequence_lists = np.uint64(self._sequences.ctypes.data) + 4 * np.arange(max_tokens, dtype=np.uint64)
-        self._batch = llama.llama_batch()
-        pointers = {
-            "token": self._tokens, "pos": self._positions, "n_seq_id": self._counts, "seq_id": self._sequence_lists,
-            "logits": self._output_flags,
-        }  # fmt: skip
-        types: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}
-        for name, array in pointers.items():
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, types[name]))
-
-    def fill(self, items: Sequence[BatchItem]) -> tuple[llama.llama_batch, list[int]]:
-        """Fill the batch with these items; return it, and for each item the row of its last token."""
-        end, rows = 0, []
-        for sequence, position, tokens, has_output in items:
-            start, end = end, end + len(tokens)
-            self._tokens[start:end] = tokens
-            self._positions[start:end] = range(position, position + len(tokens))
-            self._sequences[start:end] = sequence
-            self._output_flags[start:end] = 0
-            self._output_flags[end - 1] = has_output
-            rows.append(end - 1)
-        self._batch.n_tokens = end
-        return self._batch, rows
 
 
 def _params(settings: LoadParams, sequences: int, size: int) -> llama.llama_context_params:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qwenctl.engine.llama.common_prefix import common_prefix_length
+
 Ints = npt.NDArray[np.int32]
 
 MIN_SHARED_TOKENS = 32  # a shorter prefix costs more to manage than to evaluate again
@@ -83,18 +85,10 @@ def best_shared_length(prompt: Ints, cached: int, others: Iterable[Ints]) -> int
     `cached` of its tokens are evaluated already. All arrays are [tokens].
     """
     # With the lengths in descending order, the first n + 1 prompts all share at least the n-th length.
-    lengths = sorted((min(common_length(prompt, other), len(prompt) - 1) for other in others), reverse=True)
+    lengths = sorted((min(common_prefix_length(prompt, other), len(prompt) - 1) for other in others), reverse=True)
     saved = [
         ((length - cached) * (at + 1), length)
         for at, length in enumerate(lengths)
         if length - cached >= MIN_SHARED_TOKENS
     ]
     return max(saved, default=(0, 0))[1]
-
-
-def common_length(first: Ints, second: Ints) -> int:
-    """The number of leading tokens that are the same."""
-    size = min(len(first), len(second))
-    differs = first[:size] != second[:size]
-    at = int(differs.argmax()) if size else 0
-    return at if size and differs[at] else size

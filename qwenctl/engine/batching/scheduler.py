@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qwenctl.engine.batching.context import BatchItem, MultiSequenceContext
+from qwenctl.engine.batching.context import MultiSequenceContext
 from qwenctl.engine.batching.pinned_prefix import prefill_images
 from qwenctl.engine.batching.prefix_cache import CachedPrefix, Ints, PrefixCache, best_shared_length
 from qwenctl.engine.batching.slot import Slot, TokenizedRequest, tokenize_request
+from qwenctl.engine.kv.token_batch import BatchItem
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError

@@ -14,6 +14,7 @@ import numpy as np
 
 from qwenctl.engine.batching.prefix_cache import Ints
 from qwenctl.engine.generation.answer_state import AnswerState
+from qwenctl.engine.generation.prefill import RECORD_LIMIT, check_size, context_overflow
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
@@ -46,20 +47,12 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     """
     if submitted.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
-    n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in submitted.messages)
-    min_tokens = n_bytes // model.tokenizer.longest_token_bytes
-    if min_tokens >= size:  # before the tokenizer spends minutes on what cannot fit
-        raise _context_overflow(f"more than {min_tokens:,}", size, min_tokens)
+    check_size(model, submitted.messages, size, RECORD_LIMIT)
     prompt = model.template.render_once(submitted.messages, think=submitted.think, tools=submitted.tools)
     if len(prompt.tokens) >= size:
-        raise _context_overflow(f"{len(prompt.tokens):,}", size, len(prompt.tokens))
+        raise context_overflow(model, len(prompt.tokens), size, RECORD_LIMIT, has_media=bool(prompt.media_items))
     grammar = model.grammars.compile(submitted.request)
     return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items)
-
-
-def _context_overflow(count: str, size: int, n_tokens: int) -> RequestError:
-    hint = f"-c {1 << n_tokens.bit_length()} makes room for it"
-    return RequestError(RequestFailed("context", f"prompt has {count} tokens, a record can have {size:,}", hint))
 
 
 @dataclass

@@ -64,10 +64,10 @@ def _prompt(model: LoadedModel, request: Generate) -> Prompt:
     """The tokenized prompt; the context must have room for one more token. Raises RequestError."""
     if request.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
-    check_size(model, request.messages)
+    check_size(model, request.messages, model.sequence.size)
     prompt = model.template.prompt(request.messages, think=request.enable_thinking, tools=request.tools)
     if len(prompt.tokens) >= model.sequence.size:
-        raise context_overflow(model, f"{len(prompt.tokens):,}", len(prompt.tokens), has_media=bool(prompt.media_items))
+        raise context_overflow(model, len(prompt.tokens), model.sequence.size, has_media=bool(prompt.media_items))
     return prompt
 
 

@@ -22,6 +22,8 @@ _AHEAD_TOKENS = 128  # batch size of a background prefill: a request that arrive
 SAVE_INTERVAL_TOKENS, _SAVE_INTERVAL_SHARE = 2048, 0.1
 _SAVE_INTERVAL_S = 30.0  # for a prompt of an answer: evaluating it again takes no longer than writing its state
 
+CONTEXT_LIMIT, RECORD_LIMIT = "context is", "a record can have"  # what a prompt that is too long is told
+
 SaveState = Callable[[SequenceState], None]
 
 
@@ -71,11 +73,11 @@ def read_prefix(
 
     Raises RequestError if it does not fit.
     """
-    check_size(model, request.messages)
+    check_size(model, request.messages, model.sequence.size)
     prompt = model.template.shared_prefix(request.messages, think=True, tools=request.tools)
     total, sequence = len(prompt.tokens), model.sequence
     if total >= sequence.size:
-        raise context_overflow(model, f"{total:,}", total, has_media=bool(prompt.media_items))
+        raise context_overflow(model, total, sequence.size, has_media=bool(prompt.media_items))
     n_cached = sequence.reuse_prefix(prompt.tokens) if sequence.tokens != prompt.tokens else total
     if n_cached < total:
         yield from prefill(model, prompt, save_state, every_s=0)
@@ -89,23 +91,36 @@ def checkpoint_interval(total: int) -> int:
     return max(SAVE_INTERVAL_TOKENS, int(total * _SAVE_INTERVAL_SHARE))
 
 
-def check_size(model: LoadedModel, messages: Sequence[Message]) -> None:
-    """Raises RequestError for messages that cannot fit, before the tokenizer spends minutes on them."""
+def check_size(model: LoadedModel, messages: Sequence[Message], size: int, limit: str = CONTEXT_LIMIT) -> None:
+    """Raises RequestError for messages that cannot fit in `size` tokens, before the tokenizer spends minutes on them.
+
+    `limit` is as for `context_overflow`.
+    """
     n_bytes = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
     # A lower bound: no token is longer than the longest in the vocabulary.
     min_tokens = n_bytes // model.tokenizer.longest_token_bytes
-    if min_tokens >= model.sequence.size:
-        raise context_overflow(model, f"more than {min_tokens:,}", min_tokens)
+    if min_tokens >= size:
+        raise context_overflow(model, min_tokens, size, limit, is_at_least=True)
 
 
-def context_overflow(model: LoadedModel, count: str, n_tokens: int, *, has_media: bool = False) -> RequestError:
-    """The error for a prompt of `n_tokens` tokens, written as `count`; `has_media` if it contains images."""
+def context_overflow(
+    model: LoadedModel,
+    n_tokens: int,
+    size: int,
+    limit: str = CONTEXT_LIMIT,
+    *,
+    is_at_least: bool = False,
+    has_media: bool = False,
+) -> RequestError:
+    """The error for a prompt of `n_tokens` tokens, or with `is_at_least` of more, where there is room for `size`.
+
+    `limit` is said before `size`; `has_media` if the prompt contains images.
+    """
     longest, needed = max_context(model.loaded.training_context_tokens), 1 << n_tokens.bit_length()
     hint = f"-c {min(needed, longest)} makes room for it"
     if n_tokens >= longest:
         hint = f"the model supports {longest:,} tokens, including the answer"
     if has_media:
         hint += ", --image-max-tokens makes images smaller"
-    return RequestError(
-        RequestFailed("context", f"prompt has {count} tokens, context is {model.sequence.size:,}", hint)
-    )
+    count = f"more than {n_tokens:,}" if is_at_least else f"{n_tokens:,}"
+    return RequestError(RequestFailed("context", f"prompt has {count} tokens, {limit} {size:,}", hint))

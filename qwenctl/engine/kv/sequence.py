@@ -20,7 +20,7 @@ from qwenctl.engine.kv.snapshots import StateCheckpoints, get_sequence_state, se
 from qwenctl.engine.kv.state_file import SequenceState
 from qwenctl.engine.kv.token_batch import TokenBatch
 from qwenctl.engine.llama.cancellation import CancelFlag
-from qwenctl.engine.llama.tokens import common_prefix_length
+from qwenctl.engine.llama.common_prefix import common_prefix_length
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.encoder import Embeddings
 from qwenctl.engine.vision.media_items import MediaItem

@@ -1,4 +1,4 @@
-"""A reusable llama_batch for one sequence: tokens at consecutive positions, with the logits of the last few of them.
+"""A reusable llama_batch: tokens of one sequence or of several, at consecutive positions in each.
 
 For an MTP head each token also comes with a hidden state. What is evaluated, and by whom, is not known here.
 """
@@ -13,22 +13,25 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
+BatchItem = tuple[int, int, Sequence[int] | npt.NDArray[np.int32], bool]
+"""Sequence, position of the first token, tokens, and whether to output the logits of the last token."""
+
 
 class TokenBatch:
-    """Capacity for `max_tokens` tokens of sequence 0.
+    """Capacity for `max_tokens` tokens.
 
     If `width` is not 0, each token comes with a hidden state of that many numbers.
     """
 
     def __init__(self, max_tokens: int, width: int = 0) -> None:
         self._tokens, self._positions = np.zeros(max_tokens, np.int32), np.zeros(max_tokens, np.int32)
-        self._counts, self._sequence, self._output_flags = (
+        self._counts, self._sequences, self._output_flags = (
             np.ones(max_tokens, np.int32),
-            np.zeros(1, np.int32),
+            np.zeros(max_tokens, np.int32),
             np.zeros(max_tokens, np.int8),
         )
-        # seq_id holds a pointer to a list of sequence ids for each token; all point to the same list, [0].
-        self._sequence_lists = np.full(max_tokens, self._sequence.ctypes.data, np.uint64)
+        # seq_id holds a pointer to a list for each token; here every list is one element of the array of sequences.
+        self._sequence_lists = np.uint64(self._sequences.ctypes.data) + 4 * np.arange(max_tokens, dtype=np.uint64)
         self._states = np.zeros((max_tokens, width), np.float32)
         self.batch = llama.llama_batch()
         self._set_pointer("token", self._tokens)
@@ -52,20 +55,36 @@ class TokenBatch:
         *,
         n_logits: int = 1,
     ) -> llama.llama_batch:
-        """Fill the batch with `tokens` at the positions from `position` on; request the logits of the last `n_logits`.
+        """Fill the batch with `tokens` of sequence 0 at the positions from `position` on.
 
-        `states` are [tokens, width]. The returned batch points into this object's arrays: the next `fill` overwrites
-        it.
+        The logits of the last `n_logits` are requested.
+
+        `states` are [tokens, width]. The returned batch points into this object's arrays: the next one overwrites it.
         """
         count = len(tokens)
         self._tokens[:count] = tokens
         self._positions[:count] = range(position, position + count)
+        self._sequences[:count] = 0
         self._output_flags[:count] = False
         self._output_flags[count - n_logits : count] = True
         if states is not None:
             self._states[:count] = states
         self.batch.n_tokens = count
         return self.batch
+
+    def fill_sequences(self, items: Sequence[BatchItem]) -> tuple[llama.llama_batch, list[int]]:
+        """Fill the batch with these items; return it, and for each item the row of its last token."""
+        end, rows = 0, []
+        for sequence, position, tokens, has_output in items:
+            start, end = end, end + len(tokens)
+            self._tokens[start:end] = tokens
+            self._positions[start:end] = range(position, position + len(tokens))
+            self._sequences[start:end] = sequence
+            self._output_flags[start:end] = 0
+            self._output_flags[end - 1] = has_output
+            rows.append(end - 1)
+        self.batch.n_tokens = end
+        return self.batch, rows
 
     def _set_pointer(self, name: str, array: npt.NDArray[Any]) -> None:
         types: dict[str, Any] = {field[0]: field[1] for field in llama.llama_batch._fields_}

@@ -6,7 +6,6 @@ Token ids come in; what is done with the bytes is not known here.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as llama
 
@@ -41,9 +40,3 @@ class EogTokens(dict[int, bool]):
     def __missing__(self, token: int) -> bool:
         self[token] = bool(llama.llama_vocab_is_eog(self._vocabulary, token))
         return self[token]
-
-
-def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """The number of leading tokens that are the same."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (left, right) in pairs if left != right), min(len(first), len(second)))

@@ -21,7 +21,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from qwenctl.engine.llama.tokens import common_prefix_length
+from qwenctl.engine.llama.common_prefix import common_prefix_length
 from qwenctl.engine.prompt.media_tokens import (
     MEDIA_PAD_TOKENS,
     ExpandedPrompt,

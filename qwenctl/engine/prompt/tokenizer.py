@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.llama.tokens import common_prefix_length
+from qwenctl.engine.llama.common_prefix import common_prefix_length
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import RequestFailed
 

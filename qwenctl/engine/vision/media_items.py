@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantize.file_system import file_sha256
 from qwenctl.engine.request_errors import MediaError, RequestError
 from qwenctl.engine.vision.resize import FRAMES_PER_ITEM, Size, frame_target_size, image_target_size
 from qwenctl.engine.vision.video import Video, frame_pairs, probe_video, read_frames, select_frames
@@ -112,8 +113,7 @@ class MediaCache:
 
     def _items_of_video(self, media: Media) -> tuple[MediaItem, ...]:
         path = Path(media.file)
-        with path.open("rb") as file:
-            _check_hash(media, hashlib.file_digest(file, "sha256").hexdigest())
+        _check_hash(media, file_sha256(path))
         video = self._videos[media.sha256] = probe_video(path)
         numbers = select_frames(video, self._settings.video_fps, self._settings.video_max_frames)
         size = frame_target_size(video.size, max(len(numbers), FRAMES_PER_ITEM), self._settings.image_max_tokens)

@@ -13,6 +13,8 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quantize.file_system import sync_folder
+
 _MAGIC = b"qwenctl part v1\n"
 _MIB = 1 << 20
 _MIN_SEGMENT, _MAX_SEGMENT, _TARGET_SEGMENTS = 8 * _MIB, 32 * _MIB, 8
@@ -118,15 +120,6 @@ def segment_bytes(size: int) -> int:
     matter (at 50 MB/s and 30 ms: 15 % of the time for the smallest segment, 4 % for the largest).
     """
     return min(_MAX_SEGMENT, max(_MIN_SEGMENT, -(-size // _TARGET_SEGMENTS // _MIB) * _MIB))
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync `folder`, so that renames in it are on disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _segment_lengths(part: PartialFile) -> list[int]:

@@ -14,10 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from qwenctl.hub.download.partial_file import sync_folder
-from qwenctl.hub.repository.listing import Listing, RemoteFile
-
-_CHUNK_BYTES = 1 << 20
+from qwenctl.files.atomic import atomic_write
+from qwenctl.hub.repository.listing import Listing, RemoteFile, hash_content
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class RepoCache:
 
     def has_verified(self, file: RemoteFile) -> bool:
         """Whether the content is present and has the right hash; reads the whole file."""
-        return self.has(file) and hash_content(self.blob_path(file), file) == file.etag
+        return self.has(file) and hash_content(self.blob_path(file), file.new_digest()) == file.etag
 
     def resolve_revision(self, revision: str) -> str:
         """The commit of a revision at the last pull; `revision` itself if the cache does not know it."""
@@ -82,15 +80,6 @@ def default_cache_root() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def hash_content(path: Path, file: RemoteFile) -> str:
-    """Hash the content at `path` with the algorithm of `file.etag` (SHA-256, or git's SHA-1). Raises OSError."""
-    digest = file.new_digest()
-    with path.open("rb") as content:
-        while chunk := content.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids requests to the Hub."""
     return bool(constants.HF_HUB_OFFLINE)
@@ -101,13 +90,8 @@ def replace_if_changed(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_bytes() == data:  # works in a read-only cache, too
         return
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as file:
+    with atomic_write(path, 0o666) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def _make_link(name: Path, blob: Path) -> None:

@@ -7,7 +7,6 @@ list is written as the same bytes on every machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantize.file_system import file_sha256
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.hf_cache import replace_if_changed
@@ -61,12 +61,6 @@ def make_lock_entry(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFi
     """
     files = tuple(LockedFile(file.path, file.size, file.sha256 or file_sha256(path)) for file, path in paths)
     return LockedModel(listing.repository, listing.commit, quant, files, listing.license)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def add_to_lock(folder: Path, model: LockedModel) -> None:

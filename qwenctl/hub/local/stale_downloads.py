@@ -6,12 +6,13 @@ from its partial files.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from quantize.file_system import try_lock
 
 _IDLE_SECONDS = 3600.0  # another tool's file that was modified more recently may still be in use
 
@@ -63,12 +64,8 @@ def _is_locked(lock: Path) -> bool:
         descriptor = os.open(lock, os.O_RDWR)
     except OSError:
         return False
-    # Try to lock it ourselves; closing the descriptor releases the lock again.
+    # Try to lock it ourselves; closing the descriptor releases the lock again. In doubt it counts as held.
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
+        return not try_lock(descriptor, without_locks=False)
     finally:
         os.close(descriptor)

@@ -17,8 +17,7 @@ from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.installed import InstalledModel
 from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, read_lock
-
-_CHUNK_BYTES = 1 << 20
+from qwenctl.hub.repository.listing import git_digest, hash_content
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,6 @@ def expected_files(model: InstalledModel) -> list[ExpectedFile]:
     return present + [ExpectedFile(file.path, base / file.path, file.size, file.sha256) for file in locked.values()]
 
 
-def hash_file(expected: ExpectedFile, on_read: Callable[[int], None]) -> str:
-    """Hash the file with the expected algorithm; `on_read` is called with the size of each chunk. Raises OSError."""
-    if len(expected.etag) == 40:  # git hashes a header with the size before the content
-        prefix = f"blob {expected.path.stat().st_size}\0".encode()
-        digest = hashlib.sha1(prefix, usedforsecurity=False)
-    else:
-        digest = hashlib.sha256()
-    with expected.path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            on_read(len(chunk))
-    return digest.hexdigest()
-
-
 def check_file(expected: ExpectedFile, pull_command: str, on_read: Callable[[int], None]) -> QwenctlError | None:
     """Check a file; returns the error, or None if the file is right. `pull_command` repairs it."""
     if not expected.path.exists():
@@ -62,7 +47,8 @@ def check_file(expected: ExpectedFile, pull_command: str, on_read: Callable[[int
         line = f"{expected.name} ends at {format_bytes(size)} of {format_bytes(expected.n_bytes)}"
         return QwenctlError(line, f"`{pull_command}` continues it", ExitCode.BAD_DATA)
     # A file that is too long is hashed as well: the hash shows that it is wrong.
-    actual = hash_file(expected, on_read)
+    digest = git_digest(size) if len(expected.etag) == 40 else hashlib.sha256()
+    actual = hash_content(expected.path, digest, on_read)
     if expected.etag in ("", actual):
         return None
     hash_name = "sha256" if len(expected.etag) == 64 else "git hash"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from qwenctl.errors import ExitCode, QwenctlError
 
 MAX_FILES = 100_000
+_CHUNK_BYTES = 1 << 20
 # Device names on Windows, with any extension (docs: "Naming Files, Paths, and Namespaces").
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 # Control characters, and characters that Windows or macOS do not allow in file names.
@@ -50,8 +52,22 @@ class RemoteFile:
         """A new hash object whose result is `etag` for the right content."""
         if self.sha256:
             return hashlib.sha256()
-        # git hashes "blob SIZE\0" before the content. It is an identifier, not protection against forgery.
-        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
+        return git_digest(self.size)
+
+
+def git_digest(size: int) -> Digest:
+    """A new hash object whose result is the SHA-1 that git has for a file of `size` bytes."""
+    # git hashes "blob SIZE\0" before the content. It is an identifier, not protection against forgery.
+    return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+
+
+def hash_content(path: Path, digest: Digest, on_read: Callable[[int], None] = lambda _: None) -> str:
+    """Hash the content at `path` with `digest`; `on_read` is called with the size of each chunk. Raises OSError."""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            on_read(len(chunk))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from quantize.convert import ConversionProgress as ConversionProgress
 from quantize.convert import ConversionResult, convert
+from quantize.file_system import file_sha256
 from quantize.formatting import format_bytes
 from quantize.output import check_paths, required_disk_space
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan, output_path
@@ -22,7 +23,7 @@ from quantize.recipe.recipes import find_recipe
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.download.downloader import Progress
-from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, file_sha256, make_lock_entry
+from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, make_lock_entry
 from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion
 from qwenctl.hub.pull import PullEvents, PullOptions
 from qwenctl.hub.repository.listing import Listing

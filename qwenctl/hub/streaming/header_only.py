@@ -19,12 +19,13 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.atomic import atomic_write
 from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_all
 from qwenctl.hub.download.hub_api import DownloadUrl, read_range, resolve_url
 from qwenctl.hub.download.retry import RetryPolicy
 from qwenctl.hub.download.segment_queue import DownloadTarget
-from qwenctl.hub.local.hf_cache import RepoCache, hash_content
-from qwenctl.hub.repository.listing import Listing, RemoteFile
+from qwenctl.hub.local.hf_cache import RepoCache
+from qwenctl.hub.repository.listing import Listing, RemoteFile, hash_content
 
 # Only files at the top of the repository are part of the checkpoint.
 _SMALL = re.compile(r"[^/]+\.(json|jinja|txt)")
@@ -86,7 +87,7 @@ def _is_shard(file: RemoteFile) -> bool:
 
 
 def _has_content(path: Path, file: RemoteFile) -> bool:
-    return _has_size(path, file) and hash_content(path, file) == file.etag
+    return _has_size(path, file) and hash_content(path, file.new_digest()) == file.etag
 
 
 def _has_size(path: Path, file: RemoteFile) -> bool:
@@ -112,12 +113,11 @@ def _fetch_headers(
         """Download the header of one shard into its sparse file."""
         file = missing[path]
         header = retry_policy.call(lambda: _read_header(resolve_url(listing, file)))
-        temporary = path.with_name(f"{path.name}.new")
-        with temporary.open("wb") as shard:
+        with atomic_write(path, 0o666) as shard:
             shard.write(header)
             shard.truncate(file.size)
-        os.utime(temporary, (0, 0))  # the plan's fingerprint uses size and mtime of a shard; make the latter constant
-        os.replace(temporary, path)
+            # The plan's fingerprint uses size and mtime of a shard; make the latter constant.
+            os.utime(shard.fileno(), (0, 0))
 
     try:
         _for_each(list(missing), fetch, options.connections)

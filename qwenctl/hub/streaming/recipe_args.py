@@ -9,11 +9,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
+from quantize.file_system import file_sha256
 from quantize.plan import QuantizeOptions
 from quantize.recipe.recipes import find_recipe
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.local.lock_file import file_sha256
 
 _WITH_VALUE = ("--tensor-type", "--vision-type", "--split-max-size", "--imatrix")
 

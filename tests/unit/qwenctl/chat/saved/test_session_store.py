@@ -56,7 +56,9 @@ def test_new_session_name_has_topic_and_is_unique(store: SessionStore) -> None:
     save(store, name)
     assert store.new_name("What is the capital of France, please?") == f"{name}-2"
     assert store.new_name("?!").endswith("-chat")
-    assert store.open(store.new_name("日本 ../../etc")).name.endswith("-日本-etc")
+    opened = store.open(store.new_name("日本 ../../etc"))
+    assert opened.name.endswith("-日本-etc")
+    opened.close()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", ".hidden", "x" * 81, "a\nb", "end."])

@@ -11,8 +11,8 @@ from qwenctl.engine.batching.prefix_cache import (
     CachedPrefix,
     PrefixCache,
     best_shared_length,
-    common_length,
 )
+from qwenctl.engine.llama.common_prefix import common_prefix_length
 
 TOKENS = st.integers(0, 2)
 PROMPT = st.builds(
@@ -25,14 +25,14 @@ PROMPT = st.builds(
 
 @given(PROMPT, PROMPT)
 def test_common_length_ends_where_prompts_differ(one: np.ndarray, other: np.ndarray) -> None:
-    length = common_length(one, other)
+    length = common_prefix_length(one, other)
     assert one[:length].tolist() == other[:length].tolist()
     assert length == min(len(one), len(other)) or one[length] != other[length]
 
 
 @given(PROMPT, st.integers(0, 40), st.lists(PROMPT, max_size=5))
 def test_best_shared_length_saves_most_tokens(prompt: np.ndarray, held: int, others: list[np.ndarray]) -> None:
-    lengths = [min(common_length(prompt, other), len(prompt) - 1) for other in others]
+    lengths = [min(common_prefix_length(prompt, other), len(prompt) - 1) for other in others]
 
     def saved(length: int) -> int:
         return (length - held) * sum(one >= length for one in lengths) if length - held >= MIN_SHARED_TOKENS else 0
