@@ -12,7 +12,7 @@ import time
 
 import llama_cpp.llama_cpp as llama
 
-from qwenctl.engine.llama.cancellation import CancelFlag
+from qwenctl.engine.llama.callbacks import CancelFlag
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import BenchmarkResult, RequestFailed, RunBenchmark

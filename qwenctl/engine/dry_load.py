@@ -12,8 +12,8 @@ import sys
 
 import llama_cpp.llama_cpp as llama
 
+from qwenctl.engine.llama.callbacks import LlamaLog, memory_use
 from qwenctl.engine.llama.device_params import device_by_buffer_type
-from qwenctl.engine.llama.log import LlamaLog, memory_use
 from qwenctl.engine.model import context_params, model_params, resolve_context_size
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.speculative.draft_setup import draft_limits, reserve_draft_outputs

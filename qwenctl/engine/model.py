@@ -22,13 +22,12 @@ import psutil
 from quantize.ggml.types import GGML_TYPES
 from qwenctl.engine.kv.sequence import KVSequence
 from qwenctl.engine.kv.snapshots import StateCheckpoints
-from qwenctl.engine.llama.cancellation import CancelFlag
+from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog, memory_use
 from qwenctl.engine.llama.device_params import apply_placement, device_by_buffer_type
-from qwenctl.engine.llama.log import LlamaLog, memory_use
+from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
-from qwenctl.engine.llama.tokens import EogTokens, TokenBytes
+from qwenctl.engine.llama.tokenizer import EogTokens, TokenBytes, Tokenizer
 from qwenctl.engine.prompt.chat_template import ChatTemplate
-from qwenctl.engine.prompt.tokenizer import Tokenizer
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarFactory
 from qwenctl.engine.speculative.decoder import SpeculativeDecoder
@@ -76,11 +75,11 @@ class LoadedModel:
     pointer: llama.llama_model_p
     context: llama.llama_context_p
     vocabulary: llama.llama_vocab_p
-    vocabulary_size: int
     tokenizer: Tokenizer
     template: ChatTemplate
     token_bytes: TokenBytes
     eog_tokens: EogTokens
+    logits: LogitsView
     think_end_token: int | None
     tool_call_start_token: int | None
     think_end_tokens: list[int]  # closes the thinking, as the template writes it
@@ -95,6 +94,11 @@ class LoadedModel:
     vision: VisionState
     threads: Threads
     loaded: ModelInfo
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids."""
+        return self.logits.vocabulary_size
 
 
 def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Callable[[float], None]) -> LoadedModel:
@@ -141,11 +145,11 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         pointer=pointer,
         context=context,
         vocabulary=vocabulary,
-        vocabulary_size=llama.llama_vocab_n_tokens(vocabulary),
         tokenizer=tokenizer,
         template=ChatTemplate(template, tokenizer, vision),
         token_bytes=token_bytes,
         eog_tokens=EogTokens(vocabulary),
+        logits=LogitsView(context, llama.llama_vocab_n_tokens(vocabulary)),
         think_end_token=_single_token(tokenizer.tokenize_template("</think>")),
         tool_call_start_token=_single_token(tokenizer.tokenize_template("<tool_call>")),
         think_end_tokens=tokenizer.tokenize_template(f"\n</think>{_POST_THINK}"),
@@ -158,18 +162,12 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         log=log,
         grammars=GrammarFactory(vocabulary, tokenizer, token_bytes),
         vision=vision,
-        threads=_threads(settings, params.n_threads, context, decoder),
+        threads=_threads(settings, params.n_threads, decoder.use_threads),
         loaded=loaded,
     )
 
 
-def _threads(
-    settings: LoadParams, max_threads: int, context: llama.llama_context_p, drafts: SpeculativeDecoder
-) -> Threads:
-    def set_threads(count: int) -> None:
-        llama.llama_set_n_threads(context, count, count)
-        drafts.use_threads(count)
-
+def _threads(settings: LoadParams, max_threads: int, set_threads: Callable[[int], None]) -> Threads:
     is_fixed = not settings.adapts_threads
     prefill = ThreadCount(max_threads, set_threads, is_fixed=is_fixed, longest_step_s=LONGEST_TRIED_S)
     return Threads(ThreadCount(max_threads, set_threads, is_fixed=is_fixed), prefill)

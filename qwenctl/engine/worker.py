@@ -26,8 +26,7 @@ from qwenctl.engine.event_writer import EventWriter
 from qwenctl.engine.generation.generate import generate
 from qwenctl.engine.generation.prefill import SAVE_INTERVAL_TOKENS, SaveState, prefill_ahead, read_prefix
 from qwenctl.engine.kv.state_file import StateMismatch, StateWriter, read_state
-from qwenctl.engine.llama.cancellation import CancelFlag
-from qwenctl.engine.llama.log import LlamaLog
+from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog
 from qwenctl.engine.model import LoadedModel, load_model
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.machine.llama_process import errors_end_the_process

@@ -39,8 +39,7 @@ def run(settings: Settings) -> Iterator[Figure]:
 def _rates(settings: Settings, model: Path, cache: str) -> dict[int, list[float]]:
     """Tokens per second at each depth, one value per round."""
     from qwenctl.engine.kv.snapshots import get_sequence_state
-    from qwenctl.engine.llama.cancellation import CancelFlag
-    from qwenctl.engine.llama.log import LlamaLog
+    from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog
     from qwenctl.engine.model import load_model
     from qwenctl.protocol.load import Load, LoadParams
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 llama = late("llama_cpp.llama_cpp")
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 
 # 200 prompts and 50,000 samples take minutes.
 PROMPTS = int(os.environ.get("QWENCTL_TEST_PROMPTS") or 24)

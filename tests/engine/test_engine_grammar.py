@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.own_process
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 
 ASKED = (Message("user", "What is the capital of France?"),)
 GREEDY = Sampling(temperature=0, presence_penalty=0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.own_process
 llama = late("llama_cpp.llama_cpp")
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 Penalties = late("qwenctl.engine.sampling.sampler:Penalties")
 
 VOCABULARY = 50

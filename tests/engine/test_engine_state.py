@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 prefill_ahead = late("qwenctl.engine.generation.prefill:prefill_ahead")
 prefill = late("qwenctl.engine.generation.prefill:prefill")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
 llama = late("llama_cpp.llama_cpp")
-TokenBytes = late("qwenctl.engine.llama.tokens:TokenBytes")
+TokenBytes = late("qwenctl.engine.llama.tokenizer:TokenBytes")
 
 
 @pytest.mark.own_process

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.own_process
 generate = late("qwenctl.engine.generation.generate:generate")
-CancelFlag = late("qwenctl.engine.llama.cancellation:CancelFlag")
+CancelFlag = late("qwenctl.engine.llama.callbacks:CancelFlag")
 ChatTemplate = late("qwenctl.engine.prompt.chat_template:ChatTemplate")
 
 

@@ -23,7 +23,6 @@ SHORT = {
     "qwenctl.hub.local.resolve_model": "boundary: a path costs no import of the caches",
     "qwenctl.http_retry": "boundary: downloads and batches share it, and neither may import the other",
     "qwenctl.engine.request_errors": "boundary: what crosses from any part of the child to its worker",
-    "qwenctl.engine.llama.cancellation": "boundary: the one flag that C reads",
     "qwenctl.engine.llama.common_prefix": "boundary: used and tested without libllama",
     "qwenctl.commands.models.rm": "entry of a command",
 }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.source_tree import PACKAGES
+from tests.support.source_tree import PACKAGES, identifiers, words
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (*PACKAGES, "tests")
@@ -39,31 +37,12 @@ RETIRED = {
 }
 
 
-def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every name that the code defines or uses, with its line number."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
-                yield name, node.lineno
-            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name, node.lineno
-            case ast.alias(name=name, asname=other):
-                yield other or name, node.lineno
-            case _:
-                pass
-
-
-def parts(identifier: str) -> list[str]:
-    """The words of an identifier in lower case: "KVCache_size" has "kv", "cache" and "size"."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)]
-
-
 def retired_words(root: Path) -> list[str]:
     found = []
     for path in sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py")):
         for name, line in identifiers(ast.parse(path.read_text(), str(path))):
             found += [
-                f"{path.relative_to(root)}:{line} {name}: {RETIRED[word]}" for word in parts(name) if word in RETIRED
+                f"{path.relative_to(root)}:{line} {name}: {RETIRED[word]}" for word in words(name) if word in RETIRED
             ]
     return found
 

@@ -1,6 +1,7 @@
-"""Call paths are short: few of our own frames, in few files, from chat line to token and from checkpoint to bytes.
+"""Call paths are short: from chat line to token, from batch record to output line, from tensor to bytes or device.
 
-Measured on the running program: the function at the end of a path is wrapped to record the stack of each call.
+Measured on the running program. For the depth of a path, the function at its end is wrapped to record the stack of each
+call; for the functions along a path, every call of a function of our own is recorded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
-Stack = list[tuple[str, str]]  # (file, function)
+Place = tuple[str, str]  # (file, function)
+Stack = list[Place]
 
 NOTE = """
 import json, os, sys
@@ -68,6 +70,70 @@ from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
 convert(make_plan(Path({toy!r}), Path({folder!r}) / "toy.gguf", QuantizeOptions("Q4_K_M")), 1)
 """
+PLAN = """
+import qwenctl.placement.engine_args as engine_args, qwenctl.placement.layer_split as layer_split
+note(layer_split, "pack_experts")
+note(engine_args, "overrides")
+from qwenctl.cli import main
+main(["plan", {model!r}, "--gpu-memory", "8G"])
+"""
+LOAD = """
+import qwenctl.engine.model as model
+note(model, "apply_placement")
+from qwenctl.engine.worker import start
+start().serve()
+"""
+
+# Calls `noticed(place, frame)` for each call of our own functions, in every thread, except comprehensions.
+CALLS = """
+import json, os, sys, threading
+own = tuple(os.path.join({root!r}, package, "") for package in ("quantize", "qwenctl"))
+def profile(frame, event, _):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(own):
+        place = os.path.relpath(code.co_filename, {root!r}), code.co_qualname.replace(".<locals>", "")
+        if "<" not in place[1]:
+            noticed(place, frame)
+found = dict()
+def tell():
+    sys.setprofile(None)
+    print("PLACES", json.dumps(list(found)), file=sys.stderr, flush=True)
+"""
+TOUCHED = """
+is_on = False
+def noticed(place, frame):
+    global is_on
+    line = frame.f_locals.get("line", b"")
+    is_on = is_on or (place[1] == "_understood" and line.startswith(b'["Generate"'))
+    if is_on and place[0].startswith(os.path.join("qwenctl", "engine")):
+        found[place] = True
+    if is_on and place[1] == "EventWriter._write" and line.startswith(b'["TextDelta"'):
+        tell()
+        os._exit(0)
+threading.setprofile(profile)
+sys.setprofile(profile)
+from qwenctl.engine.worker import start
+start().serve()
+"""
+ROOMS = """
+def noticed(place, frame):
+    code, values = frame.f_code, frame.f_locals
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if place not in found and any({word!r} in repr(values[name]) for name in names if name not in ("self", "cls")):
+        found[place] = True
+from qwenctl.cli import main
+threading.setprofile(profile)
+sys.setprofile(profile)
+main(["batch", {source!r}, "-o", {output!r}, "-m", {model!r}, "-n", "4"])
+tell()
+"""
+
+
+def request_lines(model: Path) -> list[bytes]:
+    """Requests that load `model` and ask it a question."""
+    question = {"role": "user", "content": "What is the capital of France?"}
+    requests = [["Load", {"path": str(model)}], ["Generate", {"messages": [question], "enable_thinking": False}]]
+    return [json.dumps(request).encode() + b"\n" for request in requests]
 
 
 def spines(program: str, requests: bytes = b"", **values: str) -> dict[str, list[Stack]]:
@@ -92,6 +158,13 @@ def spines(program: str, requests: bytes = b"", **values: str) -> dict[str, list
     return found
 
 
+def places(errors: str) -> list[Place]:
+    """The functions that a program has recorded."""
+    line = next((line for line in errors.splitlines() if line.startswith("PLACES ")), None)
+    assert line, errors
+    return [(file, function) for file, function in json.loads(line[7:])]
+
+
 def is_short(stacks: list[Stack], frames: int, files: int) -> bool:
     return all(len(stack) <= frames and len({place for place, _ in stack}) <= files for stack in stacks)
 
@@ -106,9 +179,7 @@ def test_call_path_from_chat_line_to_engine_request_is_short(toy_gguf: Path, tmp
 
 
 def test_call_path_from_engine_request_to_token_is_short(toy_gguf: Path) -> None:
-    question = {"role": "user", "content": "What is the capital of France?"}
-    requests = [["Load", {"path": str(toy_gguf)}], ["Generate", {"messages": [question], "enable_thinking": False}]]
-    found = spines(WORKER, b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+    found = spines(WORKER, b"".join(request_lines(toy_gguf)))
     assert is_short(found["llama_decode"], 5, 4)
     assert is_short(found["llama_sampler_sample"], 5, 4)
 
@@ -118,6 +189,46 @@ def test_call_path_from_checkpoint_to_output_bytes_is_short(toy: Path, tmp_path:
     of_weights = [stack for stack in found["preadv"] + found["pwrite"] if stack[-1][1] == "_run_worker"]
     assert of_weights
     assert is_short(of_weights, 5, 5)
+
+
+def test_call_path_from_expert_to_its_device_is_short(toy_gguf: Path) -> None:
+    found = spines(PLAN, model=str(toy_gguf))
+    command = ("qwenctl/commands/plan.py", "plan_command")
+    for stack in found["pack_experts"] + found["overrides"]:
+        assert is_short([stack[: stack.index(command) + 1]], 7, 3)
+    placed = spines(LOAD, b"".join(request_lines(toy_gguf)))
+    assert is_short(placed["apply_placement"], 5, 2)
+
+
+def test_chat_line_to_first_token_calls_few_functions(toy_gguf: Path) -> None:
+    command = [sys.executable, "-c", (CALLS + TOUCHED).format(root=str(ROOT))]
+    load, generate = request_lines(toy_gguf)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(load)
+        process.stdin.flush()
+        next(line for line in process.stdout if b"ModelInfo" in line)
+        process.stdin.write(generate)
+        process.stdin.flush()
+        touched = places(process.stderr.read().decode())  # the program ends by itself
+    assert ("qwenctl/engine/generation/generate.py", "generate") in touched
+    assert len(touched) <= 72, touched
+    assert len({file for file, _ in touched}) <= 15
+
+
+def test_batch_record_passes_through_few_functions(toy_gguf: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "prompt": "Where is Zanzibar?"}\n')
+    values = {"word": "Zanzibar", "source": str(source), "output": str(output), "model": str(toy_gguf)}
+    command = [sys.executable, "-c", (CALLS + ROOMS).format(root=str(ROOT), **values)]
+    done = subprocess.run(command, capture_output=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert json.loads(output.read_text())["id"] == "a", done.stderr.decode()
+    rooms = places(done.stderr.decode())
+    assert ("qwenctl/batch/output/formats.py", "render") in rooms
+    assert len(rooms) <= 20, rooms
+    assert len({file for file, _ in rooms}) <= 11
 
 
 @pytest.mark.parametrize(("frames", "files"), [(2, 9), (9, 1)])

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from qwenctl.protocol.load import Load, LoadParams
 
 if TYPE_CHECKING:
-    from qwenctl.engine.llama.log import LlamaLog
+    from qwenctl.engine.llama.callbacks import LlamaLog
     from qwenctl.engine.model import LoadedModel
 
 
 def loaded(path: Path, settings: LoadParams) -> LoadedModel:
     """The model at `path` and its context."""
-    from qwenctl.engine.llama.cancellation import CancelFlag
+    from qwenctl.engine.llama.callbacks import CancelFlag
     from qwenctl.engine.model import load_model
 
     return load_model(Load(str(path), settings), CancelFlag(), _log(), lambda _: None)
@@ -24,6 +24,6 @@ def loaded(path: Path, settings: LoadParams) -> LoadedModel:
 @functools.cache
 def _log() -> LlamaLog:
     """The log shared by all models and never freed: libllama calls it as long as any model is in use."""
-    from qwenctl.engine.llama.log import LlamaLog
+    from qwenctl.engine.llama.callbacks import LlamaLog
 
     return LlamaLog()

@@ -40,8 +40,7 @@ def main() -> None:
     """Load the model, evaluate the prompt, and print the result."""
     import llama_cpp.llama_cpp as llama
 
-    from qwenctl.engine.llama.cancellation import CancelFlag
-    from qwenctl.engine.llama.log import LlamaLog
+    from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog
     from qwenctl.engine.model import load_model
 
     request, log = decode(sys.stdin.buffer.readline(), Load), LlamaLog()

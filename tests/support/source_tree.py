@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,10 @@ class Module:
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
 
-def read_modules(root: Path) -> dict[str, Module]:
-    """Every module of both packages below `root`, by name."""
+def read_modules(root: Path, folders: Sequence[str] = PACKAGES) -> dict[str, Module]:
+    """Every module in `folders` of `root`, by name: of both packages, if not said otherwise."""
     found = {}
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         found[name] = Module(name, path, ast.parse(path.read_text(), str(path)))
@@ -37,8 +38,24 @@ def read_modules(root: Path) -> dict[str, Module]:
 
 def imports(module: Module, modules: Mapping[str, Module]) -> set[str]:
     """The dotted names of all modules that `module` imports, at any level."""
+    return _imports_of(ast.walk(module.tree), module, modules)
+
+
+def module_level_imports(module: Module, modules: Mapping[str, Module]) -> set[str]:
+    """The dotted names of the modules that `module` imports when it is imported itself."""
+    return _imports_of(_outside_functions(module.tree), module, modules)
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    if not isinstance(node, Function):
+        for child in ast.iter_child_nodes(node):
+            yield from _outside_functions(child)
+
+
+def _imports_of(nodes: Iterable[ast.AST], module: Module, modules: Mapping[str, Module]) -> set[str]:
     found = set()
-    for node in ast.walk(module.tree):
+    for node in nodes:
         match node:
             case ast.Import(names=names):
                 found |= {alias.name for alias in names}
@@ -78,3 +95,22 @@ def public_definitions(module: Module) -> Iterator[Function | ast.ClassDef]:
     for node in module.tree.body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
             yield node
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name that the code defines or uses, with its line."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                yield name, node.lineno
+            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.alias(name=name, asname=other):
+                yield other or name, node.lineno
+            case _:
+                pass
+
+
+def words(identifier: str) -> list[str]:
+    """The words of an identifier, in small letters: "KVCache_size" has "kv", "cache" and "size"."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", identifier)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qwenctl.engine.batching.prefix_cache import Ints
-from qwenctl.engine.generation.answer_state import AnswerState
+from qwenctl.engine.generation.generate import AnswerState
 from qwenctl.engine.generation.prefill import RECORD_LIMIT, check_size, context_overflow
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
@@ -51,7 +51,8 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     prompt = model.template.render_once(submitted.messages, think=submitted.think, tools=submitted.tools)
     if len(prompt.tokens) >= size:
         raise context_overflow(model, len(prompt.tokens), size, RECORD_LIMIT, has_media=bool(prompt.media_items))
-    grammar = model.grammars.compile(submitted.request)
+    request = submitted.request
+    grammar = model.grammars.compile(request) if request.json_schema or request.grammar else None
     return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items)
 
 
@@ -81,8 +82,7 @@ class Slot:
     @classmethod
     def start(cls, model: LoadedModel, request: TokenizedRequest, sequence: int, size: int, views: LogitsView) -> Slot:
         """Start a request."""
-        sampling = request.submitted.sampling
-        sampler = Sampler(sampling, views.context, model.vocabulary_size, request.grammar, views)
+        sampler = Sampler(request.submitted.sampling, views, request.grammar)
         return cls(model, request, sequence, size, sampler, AnswerState(model, request.submitted.request, sampler))
 
     @property

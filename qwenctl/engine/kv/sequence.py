@@ -19,7 +19,7 @@ from qwenctl.engine.kv.mrope import MRopeOffsets, image_batches
 from qwenctl.engine.kv.snapshots import StateCheckpoints, get_sequence_state, set_sequence_state
 from qwenctl.engine.kv.state_file import SequenceState
 from qwenctl.engine.kv.token_batch import TokenBatch
-from qwenctl.engine.llama.cancellation import CancelFlag
+from qwenctl.engine.llama.callbacks import CancelFlag
 from qwenctl.engine.llama.common_prefix import common_prefix_length
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.encoder import Embeddings
@@ -141,10 +141,11 @@ class KVSequence:
         `rollback_drafts` before anything else is evaluated. Raises RequestError if the context is full.
         """
         if not (drafts or self._replay):  # the hot path: a batch of one token, whose arrays are reused
-            position = self._mrope.position(len(self.tokens))
+            position = self._position()
             self._next[0], self._next_position[0] = token, position
             self._check_status(llama.llama_decode(self._context, self._next_batch))
-            self._notify(position, (token,), 0)
+            if self.observer:
+                self.observer.on_eval(position, (token,), 0)
             self.tokens.append(token)
             return 0
         row, batch_tokens = len(self._replay), [*self._replay, token, *drafts]
@@ -159,10 +160,15 @@ class KVSequence:
         )
         self._replay = []
         # The observer has seen the replayed tokens before; only the others are new to it.
-        self._notify(position + row, batch_tokens[row:], row)
+        if self.observer:
+            self.observer.on_eval(position + row, batch_tokens[row:], row)
         self.tokens.append(token)
         self._drafts.extend(drafts)
         return row
+
+    def use_threads(self, count: int) -> None:
+        """Compute with `count` threads."""
+        llama.llama_set_n_threads(self._context, count, count)
 
     def synchronize(self) -> None:
         """Wait until the last batch is computed: with a GPU, `decode` returns before that."""
@@ -238,8 +244,8 @@ class KVSequence:
         batch = llama.llama_batch_get_one(tokens, len(part))
         batch.pos = (ctypes.c_int32 * len(part))(*range(position, position + len(part)))
         completed = self._check_status(llama.llama_decode(self._context, batch))
-        if completed:
-            self._notify(position, part, 0)
+        if completed and self.observer:
+            self.observer.on_eval(position, part, 0)
         return completed
 
     def _eval_image(self, item: MediaItem, batch_tokens: int) -> bool:
@@ -252,11 +258,8 @@ class KVSequence:
 
     def _position(self) -> int:
         """The position of the next token to evaluate; after images it is less than the token's index."""
-        return self._mrope.position(len(self.tokens) - len(self._replay))
-
-    def _notify(self, position: int, tokens: Sequence[int], row: int) -> None:
-        if self.observer:
-            self.observer.on_eval(position, tokens, row)
+        length = len(self.tokens) - len(self._replay)
+        return self._mrope.position(length) if self._mrope.spans else length
 
     def _check_status(self, status: int) -> bool:
         """Return False if `llama_decode` was cancelled. If it failed, clear the sequence and raise RequestError."""

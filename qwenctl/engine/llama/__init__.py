@@ -1,1 +1,1 @@
-"""What libllama needs besides models and contexts: its log, devices, thread count, and cancellation."""
+"""What libllama needs besides models and contexts: its tokenizer, callbacks, devices and thread count."""

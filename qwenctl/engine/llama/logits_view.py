@@ -24,12 +24,12 @@ class LogitsView:
     """
 
     def __init__(self, context: llama.llama_context_p, vocabulary_size: int, state_size: int = 0) -> None:
-        self.context, self._vocabulary_size, self._state_size = context, vocabulary_size, state_size
+        self.context, self.vocabulary_size, self._state_size = context, vocabulary_size, state_size
         self._arrays: dict[tuple[int, tuple[int, ...]], npt.NDArray[np.float32]] = {}
 
     def row(self, number: int) -> npt.NDArray[np.float32]:
         """The logits [vocabulary size] of the token at `number` of the last batch; -1 is the last."""
-        return self._array(llama.llama_get_logits_ith(self.context, number), (self._vocabulary_size,))
+        return self._array(llama.llama_get_logits_ith(self.context, number), (self.vocabulary_size,))
 
     def state(self, number: int) -> npt.NDArray[np.float32]:
         """The state [state size] of the last layer for the token at `number` of the last batch."""

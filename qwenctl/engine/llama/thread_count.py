@@ -53,16 +53,12 @@ class ThreadCount:
         self._set_threads, self._switches, self._clock = set_threads, switches, clock
         self._longest_step_s = longest_step_s
         self._index = 0  # index in `_counts`
+        self.current = max_threads  # the number of threads in use
         self._is_trying = False
         self._rates: list[float] = []  # tokens/s of the counts tried so far, in their order
         self._windows_left = self._wait_windows = 0  # windows until the next trial, and between the last two trials
-        self._tokens = self._steps = self._switches_before = 0  # of the current window; `_seen`: switches at its start
+        self._tokens = self._steps = self._switches_before = 0  # of the current window, and at its start
         self._began = 0.0
-
-    @property
-    def current(self) -> int:
-        """The number of threads in use."""
-        return self._counts[self._index]
 
     def begin(self) -> None:
         """Start a series of steps: set the thread count again, since other work may have changed it."""
@@ -122,7 +118,7 @@ class ThreadCount:
 
     def _select(self, index: int) -> None:
         if index != self._index:
-            self._index = index
+            self._index, self.current = index, self._counts[index]
             self._set_threads(self.current)
 
 

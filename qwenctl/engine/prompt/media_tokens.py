@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qwenctl.engine.prompt.tokenizer import TemplateSegment
+from qwenctl.engine.llama.tokenizer import TemplateSegment
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.messages import RequestFailed

@@ -49,7 +49,13 @@ class StreamingDetokenizer:
         self._pending_tokens += 1
         if token == self._thinking_end and self.channel == "thinking":
             return self._switch_channel("answer")
-        deltas = self._emit(self._decode(self._token_bytes[token]))
+        piece = self._token_bytes[token]
+        if not self._split and piece.isascii():  # the usual case; several times faster than the decoder
+            text = piece.decode("ascii")
+        else:
+            text = self._decoder.decode(piece)
+            self._split = bool(self._decoder.getstate()[0])
+        deltas = self._emit(text)
         return rest + deltas if rest else deltas
 
     def finish(self) -> list[TextDelta]:
@@ -57,34 +63,23 @@ class StreamingDetokenizer:
         self._split = False
         return self._emit(self._decoder.decode(b"", final=True))
 
-    def _decode(self, piece: bytes) -> str:
-        if not self._split and piece.isascii():  # the usual case; several times faster than the decoder
-            return piece.decode("ascii")
-        text = self._decoder.decode(piece)
-        self._split = bool(self._decoder.getstate()[0])
-        return text
-
     def _switch_channel(self, channel: Channel) -> list[TextDelta]:
         rest = self.finish()
         self.channel, self._held_space, self._has_text, self._pending_tokens = channel, "", False, 0
         return rest
 
     def _emit(self, text: str) -> list[TextDelta]:
-        if self._has_text and self.channel != "thinking":  # the hot path: no white space to strip
-            return self._delta(text)
-        # Strip white space before the first text; in the thinking also hold back trailing white space, which is dropped
-        # if nothing follows.
-        text = self._held_space + text
-        if not self._has_text:
-            text = text.lstrip()
-        self._held_space = ""
-        if self.channel == "thinking":
-            stripped = text.rstrip()
-            text, self._held_space = stripped, text[len(stripped) :]
-        self._has_text = self._has_text or bool(text)
-        return self._delta(text)
-
-    def _delta(self, text: str) -> list[TextDelta]:
+        if not self._has_text or self.channel == "thinking":  # not the hot path
+            # Strip white space before the first text; in the thinking also hold back trailing white space, which is
+            # dropped if nothing follows.
+            text = self._held_space + text
+            if not self._has_text:
+                text = text.lstrip()
+            self._held_space = ""
+            if self.channel == "thinking":
+                stripped = text.rstrip()
+                text, self._held_space = stripped, text[len(stripped) :]
+            self._has_text = self._has_text or bool(text)
         if not text:
             return []
         tokens, self._pending_tokens = self._pending_tokens, 0

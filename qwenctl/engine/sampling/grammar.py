@@ -16,8 +16,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from qwenctl.engine.llama.tokens import TokenBytes
-from qwenctl.engine.prompt.tokenizer import Tokenizer
+from qwenctl.engine.llama.tokenizer import TokenBytes, Tokenizer
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.protocol.messages import Generate, RequestFailed
 
@@ -66,10 +65,8 @@ class GrammarFactory:
         # With libllama's tokenizer, text that spells a control token would become one, which the grammar does not know.
         self._tokenize = _TOKENIZE(partial(_write_tokens, tokenizer))
 
-    def compile(self, request: Generate) -> GrammarMatcher | None:
-        """The grammar that the answer must follow, if any. Raises RequestError for one that cannot be used."""
-        if not (request.json_schema or request.grammar):
-            return None
+    def compile(self, request: Generate) -> GrammarMatcher:
+        """The grammar that the answer to a request with one must follow. Raises RequestError if it cannot be used."""
         source = "JSON schema" if request.json_schema else "grammar"
         try:
             grammar = GrammarMatcher(self._tokenizer, _definition(request))

@@ -20,27 +20,13 @@ _MIN_KEEP = 1  # tokens that top-p and min-p leave at least
 
 
 class Sampler:
-    """The sampling state of one answer. Close it, or use it as a context manager, to free the sampler chain."""
+    """The sampling state of one answer, whose tokens are drawn from `logits`. Close it to free the sampler chain."""
 
-    def __init__(
-        self,
-        sampling: Sampling,
-        context: llama.llama_context_p,
-        vocabulary_size: int,
-        grammar: GrammarMatcher | None = None,
-        views: LogitsView | None = None,
-    ) -> None:
-        self._context, self._grammar = context, grammar
+    def __init__(self, sampling: Sampling, logits: LogitsView, grammar: GrammarMatcher | None = None) -> None:
+        self._logits, self._context, self._grammar = logits, logits.context, grammar
         self._chain = _chain(sampling) if sampling.temperature > 0 else None
-        self._penalties = Penalties(sampling, vocabulary_size)
-        self._views = views or LogitsView(context, vocabulary_size)
+        self._penalties = Penalties(sampling, logits.vocabulary_size)
         self._is_plain = self._chain is not None and grammar is None and not self._penalties.are_active
-
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the sampler chain; the sampler cannot be used afterwards."""
@@ -51,7 +37,7 @@ class Sampler:
         """Sample a token from the logits of row `row` of the last batch; within the grammar unless `unconstrained`."""
         if self._is_plain:
             return int(llama.llama_sampler_sample(self._chain, self._context, row))
-        logits = self._views.row(row)
+        logits = self._logits.row(row)
         self._penalties.apply(logits)
         grammar = None if unconstrained else self._grammar
         while True:

@@ -59,6 +59,8 @@ class SpeculativeDecoder:
 
     def begin(self, seconds: float) -> None:
         """Start an answer whose prompt took `seconds`."""
+        if not (self._mtp_tokens or self._ngram_tokens):
+            return
         self._ngrams.begin()
         self._unmeasured_left = 0
         self._controller.start_answer(seconds)
@@ -79,7 +81,8 @@ class SpeculativeDecoder:
         return self._decode(token, drafts=drafts)
 
     def use_threads(self, count: int) -> None:
-        """Let the MTP head compute with `count` threads."""
+        """Let the model and its MTP head compute with `count` threads."""
+        self._sequence.use_threads(count)
         if self._head:
             self._head.use_threads(count)
 

@@ -19,8 +19,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from qwenctl.engine.llama.cancellation import CancelFlag
-from qwenctl.engine.llama.log import LlamaLog
+from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.media_items import MediaCache, MediaItem
 from qwenctl.models.gguf_check import model_fingerprint

@@ -1,7 +1,11 @@
-"""llama.cpp's log: every line goes to standard error, which is the engine's log file; errors are collected as well.
+"""What libllama calls while it works: the receiver of its log, and the flag that stops it.
 
-Only its log says why libllama rejects a file. Lines come in through its callback; the errors since `clear` go out, for
-error messages, and the sizes of buffers.
+Every line of the log goes to standard error, which is the engine's log file. Only the log says why libllama rejects a
+file: the errors since `clear` go out, for error messages, and the sizes of buffers.
+
+The thread that reads requests sets the cancel flag of the running request; the thread that works clears and checks it.
+During a prefill libllama checks it as well, before each node of the graph, where a Python function would take the GIL
+thousands of times per token.
 """
 
 from __future__ import annotations
@@ -23,11 +27,6 @@ _FIELDS = {"model": "weights", "KV": "context", "RS": "context", "compute": "com
 # Buffers in RAM: the CPU's own, mapped from the file, repacked for its kernels, or pinned for a device's transfers.
 _IN_RAM = re.compile(r"CPU(_\w+)?|BLAS|\w+_Host")
 _MAPPED = "_Mapped"
-
-
-def is_size(line: str) -> bool:
-    """Whether a line of the log states a buffer size."""
-    return "buffer size" in line
 
 
 def memory_use(lines: Iterable[str], devices: Mapping[str, str]) -> tuple[MemoryUse, ...]:
@@ -76,9 +75,31 @@ class LlamaLog:
     def _receive(self, level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
         # A continued line has the level of the line that it continues.
         self._level = level if level != _CONTINUED else self._level
-        if is_size(line := text.decode("utf-8", "replace")):
+        if "buffer size" in (line := text.decode("utf-8", "replace")):
             self._sizes.append(line)
         if self._level == _ERROR:
             self._errors.append(line)
         if self._level != _DEBUG:
             os.write(_STANDARD_ERROR, text)
+
+
+class CancelFlag:
+    """A flag in one byte of memory that C code can read."""
+
+    def __init__(self) -> None:
+        self._byte = ctypes.create_string_buffer(2)
+        self.address = ctypes.addressof(self._byte)  # the argument of `callback`
+        # libllama calls a C function with an address, and stops if it returns true. strlen will do: it returns 0 if the
+        # byte is zero, and 1 if it is not, since a NUL follows it.
+        self.callback = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+
+    def set(self) -> None:
+        """Ask the running request to stop."""
+        self._byte[0] = b"\1"
+
+    def clear(self) -> None:
+        """Reset the flag for a new request."""
+        self._byte[0] = b"\0"
+
+    def __bool__(self) -> bool:
+        return self._byte[0] != b"\0"

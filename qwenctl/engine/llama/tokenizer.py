@@ -1,4 +1,4 @@
-"""libllama's tokenizer, with control tokens only where the template wrote them.
+"""A model's vocabulary: texts become token ids, and token ids become bytes.
 
 Segments come in, each from the template or from outside; token ids go out. They are the ids that the reference
 tokenizer makes of the whole text at once, except that a control token such as `<|im_end|>` in untrusted text stays
@@ -24,6 +24,7 @@ _USER_DEFINED = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 # What libllama looks for when special tokens are on (llama-vocab.cpp, cache_special_tokens).
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | _USER_DEFINED
 _CACHED_TEXTS = 256
+_FIRST_BUFFER_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,33 @@ def _alternatives(texts: Iterable[bytes], group_prefix: bytes = b"") -> bytes:
     """A regex group that matches any of `texts`, longest first as in libllama; it never matches if there are none."""
     choices = sorted(map(re.escape, texts), key=len, reverse=True)
     return b"(%b%b)" % (group_prefix, b"|".join(choices)) if choices else b"((?!))"
+
+
+class TokenBytes(dict[int, bytes]):
+    """The bytes of each token id, queried from libllama once. Control tokens have none."""
+
+    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bytes:
+        size = _FIRST_BUFFER_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            written = llama.llama_token_to_piece(self._vocabulary, token, buffer, size, 0, False)
+            if written >= 0:
+                self[token] = buffer.raw[:written]
+                return self[token]
+            size = -written  # the size that libllama needs: a token may be longer than any fixed buffer
+
+
+class EogTokens(dict[int, bool]):
+    """Whether each token id ends a turn (end of generation), queried from libllama once."""
+
+    def __init__(self, vocabulary: llama.llama_vocab_p) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bool:
+        self[token] = bool(llama.llama_vocab_is_eog(self._vocabulary, token))
+        return self[token]
