@@ -111,7 +111,7 @@ def quantize_chunk(
     floats = scratch.take("floats", chunk.rows * tensor.row_length * 4).view(np.float32)
     floats = floats.reshape(chunk.rows, tensor.row_length)
     _read_float32(chunk.ranges, floats, files, scratch)
-    floats = _apply_arithmetic(tensor, floats)
+    floats = _apply_transform(tensor, floats)
     magnitude = _max_magnitude(floats)
     if not math.isfinite(magnitude):
         raise BadCheckpoint(f"{tensor.name} contains values that are not finite", "it is damaged: download it again")
@@ -147,16 +147,16 @@ def _read_mean_squares(importance: ImatrixEntry, matrix: int, files: Files) -> F
 
 
 def _is_plain_copy(tensor: OutputTensor, ggml_type: GGMLType, chunk: RowChunk) -> bool:
-    """Whether a chunk is stored in the type of its sources, without arithmetic or reordered columns."""
+    """Whether a chunk is stored in the type of its sources, without a transform or reordered columns."""
     same_dtype = all(_SAME_TYPE.get(row_range.source.dtype) == ggml_type.name for row_range in chunk.ranges)
-    return same_dtype and tensor.arithmetic == "copy" and tensor.column_tiling is None
+    return same_dtype and tensor.transform == "copy" and tensor.column_tiling is None
 
 
-def _apply_arithmetic(tensor: OutputTensor, floats: Floats) -> Floats:
-    """Apply the arithmetic of `tensor` to `floats` [rows, row length], in place where possible."""
-    if tensor.arithmetic == "plus_one":  # checkpoints store norm weights minus one
+def _apply_transform(tensor: OutputTensor, floats: Floats) -> Floats:
+    """Apply the transform of `tensor` to `floats` [rows, row length], in place where possible."""
+    if tensor.transform == "plus_one":  # checkpoints store norm weights minus one
         floats += 1
-    elif tensor.arithmetic == "negative_exp":
+    elif tensor.transform == "negative_exp":
         # In float64, so that the result is correctly rounded, as torch's is.
         floats = (-np.exp(floats.astype(np.float64))).astype(np.float32)
     return _tile_columns(tensor.column_tiling, floats) if tensor.column_tiling else floats

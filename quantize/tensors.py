@@ -1,6 +1,6 @@
 """The values that describe an output tensor before any weight is read.
 
-An `OutputTensor` lists the row ranges of the source tensors it consists of, in order, and the arithmetic applied to
+An `OutputTensor` lists the row ranges of the source tensors it consists of, in order, and the transform applied to
 them. Every transform of the Qwen3.5 family has this form, so any tensor can be computed a few rows at a time: splitting
 packed experts, stacking separate experts, tiling value heads, selecting one of the two frames of a patch embedding.
 `CheckpointIndex` finds source tensors by name, checks their shapes, and collects problems.
@@ -18,7 +18,7 @@ from quantize.checkpoint import Checkpoint, SourceTensor
 from quantize.errors import BadCheckpoint
 
 # plus_one: w + 1, for norms that are stored minus one. negative_exp: -exp(w), for A_log.
-Arithmetic = Literal["copy", "plus_one", "negative_exp"]
+Transform = Literal["copy", "plus_one", "negative_exp"]
 _FLOAT_DTYPES = ("BF16", "F16", "F32")
 # The path of a placeholder for a missing tensor; it is never opened, because `validate` raises first.
 _NO_FILE = Path()
@@ -60,7 +60,7 @@ class OutputTensor:
     shape: tuple[int, ...]
     ranges: tuple[RowRange, ...]
     row_length: int
-    arithmetic: Arithmetic = "copy"  # applied to each weight
+    transform: Transform = "copy"  # applied to each weight
     column_tiling: ValueHeadTiling | None = None  # order of the columns, if it differs from the source
 
     @property
@@ -161,10 +161,10 @@ def _strip_prefixes(name: str) -> str:
 
 
 def single_range_tensor(
-    name: str, shape: tuple[int, ...], row_range: RowRange, arithmetic: Arithmetic = "copy"
+    name: str, shape: tuple[int, ...], row_range: RowRange, transform: Transform = "copy"
 ) -> OutputTensor:
     """The tensor `name` from a single row range; `shape` in GGUF order."""
-    return OutputTensor(name, shape, (row_range,), shape[0], arithmetic)
+    return OutputTensor(name, shape, (row_range,), shape[0], transform)
 
 
 def split_range(row_range: RowRange, first: int, count: int) -> RowRange:

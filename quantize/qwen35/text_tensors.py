@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 from quantize.qwen35.model_config import ModelConfig
 from quantize.tensors import (
-    Arithmetic,
     CheckpointIndex,
     OutputTensor,
     RowRange,
+    Transform,
     ValueHeadTiling,
     single_range_tensor,
     split_range,
@@ -197,6 +197,6 @@ def _feed_forward(
         yield single_range_tensor(f"{block}.ffn_{part}{suffix}.weight", (columns, rows), row_range)
 
 
-def _vector_tensor(index: CheckpointIndex, source: str, name: str, length: int, arithmetic: Arithmetic) -> OutputTensor:
-    """A vector, such as a norm, with `arithmetic` applied."""
-    return single_range_tensor(name, (length,), index.row_range(source, (length,)), arithmetic)
+def _vector_tensor(index: CheckpointIndex, source: str, name: str, length: int, transform: Transform) -> OutputTensor:
+    """A vector, such as a norm, with `transform` applied."""
+    return single_range_tensor(name, (length,), index.row_range(source, (length,)), transform)

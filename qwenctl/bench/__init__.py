@@ -1,5 +1,4 @@
-"""How fast a model is on this machine, measured and shown as llama-bench shows it.
+"""Measure how fast a model is on this machine, and report it like llama-bench.
 
-`cases` says what is measured, `measuring` has an engine do it, `energy` counts joules meanwhile, `table` and `picture`
-show the results.
+`cases` defines and runs the measurements, `energy` measures joules meanwhile, and `table` formats the results.
 """

@@ -1,8 +1,8 @@
-"""Joules, where this machine counts them: the processors' by RAPL, NVIDIA's cards by NVML.
+"""Measure energy in joules, if this machine can: CPUs with RAPL, NVIDIA GPUs with NVML.
 
-What goes out is a `Meter`, or none. RAPL's counters are in /sys/class/powercap (Linux, Intel and AMD since Zen); most
-systems let only root read them. What a machine takes beside them, at its plug, no counter knows: `of_watts` is for
-those who have a meter there.
+An `EnergyMeter` goes out, or None. RAPL's counters are in /sys/class/powercap (Linux; Intel, and AMD since Zen); most
+systems let only root read them. They do not cover the rest of the machine: `constant_power_meter` is for users with a
+wattmeter at the outlet.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from qwenctl.machine.nvml import energy_joules
 
 _POWERCAP = Path("/sys/class/powercap")
 _MICRO = 1e-6
-_JOULES_A_KWH = 3.6e6
+_JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True)
-class Meter:
-    """`read` gives the joules of each counter since some time; `ranges` at how many joules a counter begins again."""
+class EnergyMeter:
+    """`read` returns the joules of each counter since an arbitrary time; a counter wraps at its value in `ranges`."""
 
     name: str
     read: Callable[[], Mapping[str, float]]
     ranges: Mapping[str, float]
 
-    def since(self, before: Mapping[str, float]) -> float:
-        """The joules since an earlier reading."""
+    def joules_since(self, before: Mapping[str, float]) -> float:
+        """Return the joules of all counters since the reading `before`; each may have wrapped once."""
         now, used = self.read(), 0.0
         for name, start in before.items():
-            passed = now.get(name, start) - start
+            passed = now.get(name, start) - start  # a counter that can no longer be read counts as unchanged
             used += passed if passed >= 0 else passed + self.ranges.get(name, 0.0)
         return used
 
 
-def find_meter(powercap: Path = _POWERCAP) -> Meter | None:
-    """What counts energy here; None if nothing does, or nothing that this process may read."""
-    packages = _packages(powercap)
+def find_meter(powercap: Path = _POWERCAP) -> EnergyMeter | None:
+    """Return a meter of the counters that this process may read; None if there are none."""
+    packages = _find_packages(powercap)
     ranges = {}
     for package in packages:
         with suppress(OSError, ValueError):
@@ -48,32 +48,32 @@ def find_meter(powercap: Path = _POWERCAP) -> Meter | None:
     names = ["RAPL"] * bool(packages) + ["NVML"] * cards
 
     def read() -> dict[str, float]:
-        found = {}
+        joules = {}
         for package in packages:
             with suppress(OSError, ValueError):
-                found[package.name] = int((package / "energy_uj").read_text()) * _MICRO
+                joules[package.name] = int((package / "energy_uj").read_text()) * _MICRO
         if cards:
-            found["NVML"] = energy_joules() or 0.0
-        return found
+            joules["NVML"] = energy_joules() or 0.0
+        return joules
 
-    return Meter(" + ".join(names), read, ranges) if names else None
-
-
-def constant_power_meter(watts: float) -> Meter:
-    """A meter that goes by a power that somebody has measured."""
-    return Meter(f"{watts:g} W", lambda: {"watts": watts * time.perf_counter()}, {})
+    return EnergyMeter(" + ".join(names), read, ranges) if names else None
 
 
-def price_of_million(joules_a_token: float, price_a_kwh: float) -> float:
-    """What a million tokens cost, in the currency of the price."""
-    return joules_a_token * 1e6 / _JOULES_A_KWH * price_a_kwh
+def constant_power_meter(watts: float) -> EnergyMeter:
+    """Return a meter that assumes a constant power of `watts`."""
+    return EnergyMeter(f"{watts:g} W", lambda: {"watts": watts * time.perf_counter()}, {})
 
 
-def _packages(powercap: Path) -> list[Path]:
-    """The zones of whole processors; those in them are parts of the same energy."""
-    found = []
+def price_of_million(joules_per_token: float, price_per_kwh: float) -> float:
+    """Return the price of the energy for a million tokens, in the currency of `price_per_kwh`."""
+    return joules_per_token * 1e6 / _JOULES_PER_KWH * price_per_kwh
+
+
+def _find_packages(powercap: Path) -> list[Path]:
+    """Return the RAPL zones of whole CPU packages; the zones nested in them count the same energy again."""
+    packages = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         with suppress(OSError, ValueError):
             if zone.name.count(":") == 1 and int((zone / "energy_uj").read_text()) >= 0:
-                found.append(zone)
-    return found
+                packages.append(zone)
+    return packages

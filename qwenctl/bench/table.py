@@ -1,7 +1,7 @@
-"""Results as llama-bench's table, and as JSON with its names.
+"""Format results as llama-bench's table, and as JSON with its field names.
 
-A `BenchSetup` (what was measured on what) and results come in, text goes out. People paste these tables side by side,
-so the columns, their widths and their order are llama-bench's (`markdown_printer` of its source); energy has two more.
+A `BenchSetup` (what was measured, and how) and results come in; text goes out. Users compare these tables with
+llama-bench's, so columns, widths and order are the same (`markdown_printer` in its source); energy adds two columns.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qwenctl.bench.cases import Result
+from qwenctl.bench.cases import BenchResult
 from qwenctl.bench.energy import price_of_million
 from qwenctl.protocol.load import LoadParams, ModelInfo
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_USUAL = LoadParams()
+_DEFAULTS = LoadParams()
 
 
 @dataclass(frozen=True)
 class BenchSetup:
-    """What was measured: a model, how it was loaded, and on which backends ("CPU", "CUDA,RPC").
+    """What was measured: a model, how it was loaded, and its backends ("CPU", "CUDA,RPC").
 
-    `cpu_experts` is the number of layers with experts in RAM, where it was given; `price` that of a kWh.
+    `cpu_experts` is the number of layers with experts in RAM, if the user gave one; `price` is per kWh.
     """
 
     loaded: ModelInfo
@@ -35,29 +35,29 @@ class BenchSetup:
 
 @dataclass(frozen=True)
 class _Column:
-    """`width` is negative for text, which stands to the left, as in printf."""
+    """A column of the table; as in printf, a negative `width` aligns to the left, which is used for text."""
 
     name: str
     width: int
     text: str
 
 
-def head(setup: BenchSetup) -> str:
-    """The two lines above the rows."""
-    columns = [*_fixed(setup), *_measured(setup, None)]
-    names = " | ".join(_padded(column.name, column.width) for column in columns)
+def format_header(setup: BenchSetup) -> str:
+    """Format the two header lines of the table."""
+    columns = [*_setup_columns(setup), *_result_columns(setup, None)]
+    names = " | ".join(_pad(column.name, column.width) for column in columns)
     rules = " | ".join("-" * (abs(column.width) - 1) + ("-" if column.width < 0 else ":") for column in columns)
     return f"| {names} |\n| {rules} |\n"
 
 
-def row(setup: BenchSetup, result: Result) -> str:
-    """The line of a result."""
-    columns = [*_fixed(setup), *_measured(setup, result)]
-    return f"| {' | '.join(_padded(column.text, column.width) for column in columns)} |\n"
+def format_row(setup: BenchSetup, result: BenchResult) -> str:
+    """Format the line of a result."""
+    columns = [*_setup_columns(setup), *_result_columns(setup, result)]
+    return f"| {' | '.join(_pad(column.text, column.width) for column in columns)} |\n"
 
 
-def as_json(setup: BenchSetup, results: Sequence[Result]) -> dict[str, Any]:
-    """Everything, with llama-bench's names of fields; speeds are tokens a second."""
+def to_json(setup: BenchSetup, results: Sequence[BenchResult]) -> dict[str, Any]:
+    """Return setup and results with llama-bench's field names; speeds are in tokens/s."""
     settings, loaded = asdict(setup.settings), setup.loaded
     return {
         "backends": setup.backend, "model_type": loaded.description, "model_size": loaded.size_bytes,
@@ -65,12 +65,12 @@ def as_json(setup: BenchSetup, results: Sequence[Result]) -> dict[str, Any]:
         "n_batch": settings["batch_tokens"], "n_ubatch": settings["micro_batch_tokens"],
         "type_k": settings["cache_type_k"], "type_v": settings["cache_type_v"], "meter": setup.meter or None,
         "memory": [asdict(use) for use in loaded.memory], "placement": settings["placement"],
-        "results": [_fields(setup, result) for result in results],
+        "results": [_result_fields(setup, result) for result in results],
     }  # fmt: skip
 
 
-def _fields(setup: BenchSetup, result: Result) -> dict[str, Any]:
-    case, joules = result.case, result.joules_a_token
+def _result_fields(setup: BenchSetup, result: BenchResult) -> dict[str, Any]:
+    case, joules = result.case, result.joules_per_token
     cost = price_of_million(joules, setup.price) if joules is not None and setup.price is not None else None
     return {
         "test": case.name, "n_prompt": case.prompt, "n_gen": case.generate, "n_depth": case.depth,
@@ -80,7 +80,8 @@ def _fields(setup: BenchSetup, result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fixed(setup: BenchSetup) -> Iterator[_Column]:
+def _setup_columns(setup: BenchSetup) -> Iterator[_Column]:
+    """Yield the columns of the setup; like llama-bench, parameters with default values are left out."""
     loaded, settings = setup.loaded, setup.settings
     yield _Column("model", -30, loaded.description)
     size = loaded.size_bytes
@@ -99,21 +100,21 @@ def _fixed(setup: BenchSetup) -> Iterator[_Column]:
     )  # fmt: skip
     for name, width, field in others:
         value = getattr(settings, field)
-        if value != getattr(_USUAL, field):
+        if value != getattr(_DEFAULTS, field):
             yield _Column(name, width, str(value))
 
 
-def _measured(setup: BenchSetup, result: Result | None) -> Iterator[_Column]:
-    """The columns of a result; their texts are empty without one."""
+def _result_columns(setup: BenchSetup, result: BenchResult | None) -> Iterator[_Column]:
+    """Yield the columns of a result; with None, their texts are empty, for the header."""
     yield _Column("test", 15, result.case.name if result else "")
     yield _Column("t/s", 20, f"{result.mean:.2f} ± {result.deviation:.2f}" if result else "")
     if setup.meter:
-        joules = result.joules_a_token if result else None
+        joules = result.joules_per_token if result else None
         yield _Column("J/t", 10, f"{joules:.3f}" if joules is not None else "")
         if setup.price is not None:
             cost = price_of_million(joules, setup.price) if joules is not None else None
             yield _Column("price/1M", 10, f"{cost:.3f}" if cost is not None else "")
 
 
-def _padded(text: str, width: int) -> str:
+def _pad(text: str, width: int) -> str:
     return text.ljust(-width) if width < 0 else text.rjust(width)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from qwenctl.bench.cases import Result
+from qwenctl.bench.cases import BenchResult
 from qwenctl.charts.line_chart import Chart, Curve, Point, svg
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import atomic_write
@@ -39,7 +39,7 @@ def write_picture(path: Path, charts: Sequence[Chart]) -> None:
         file.write(data)
 
 
-def depth_chart(model: str, results: Sequence[Result]) -> Chart:
+def depth_chart(model: str, results: Sequence[BenchResult]) -> Chart:
     """Speed over the tokens that were there before: a curve for each prompt or answer length."""
     curves: dict[str, list[Point]] = {}
     for result in sorted(results, key=lambda one: one.case.depth):
@@ -50,7 +50,7 @@ def depth_chart(model: str, results: Sequence[Result]) -> Chart:
     return Chart(f"{model}: speed over context length", "tokens in the context", "tokens/s", made or read)
 
 
-def expert_chart(model: str, results: Sequence[tuple[int, Result]]) -> Chart:
+def expert_chart(model: str, results: Sequence[tuple[int, BenchResult]]) -> Chart:
     """Speed over the number of layers whose experts lie on GPUs."""
     points = tuple(Point(layers, one.mean, one.deviation) for layers, one in sorted(results, key=lambda pair: pair[0]))
     name = results[0][1].case.name if results else ""

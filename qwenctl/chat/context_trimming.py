@@ -52,7 +52,9 @@ def trim_context(
 
 
 def _tokens(engine: InferenceEngine, conversation: Conversation) -> int:
-    return engine.count_prompt(conversation.prompt_messages, think=conversation.think, tools=conversation.tools)
+    return engine.count_prompt(
+        conversation.prompt_messages, enable_thinking=conversation.think, tools=conversation.tools
+    )
 
 
 def _summary(model: LoadedEngine, asked: Conversation, left_out: int) -> str:

@@ -17,7 +17,7 @@ from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import StatusLine
 from qwenctl.tools.calls import ParsedCalls, answer_with_calls, format_call
-from qwenctl.tools.tool_set import MOST_ROUNDS, ToolSet, error_result
+from qwenctl.tools.tool_set import MAX_ROUNDS, ToolSet, error_result
 
 ToolRunner = Callable[[ParsedCalls], list[str]]
 
@@ -51,7 +51,10 @@ def answer_once(
     if session is not None:
         session.keep(answered, path, model.loaded)
         model.engine.warm_prefix(
-            answered.prompt_messages, think=answered.think, tools=answered.tools, keep=session.state_file
+            answered.prompt_messages,
+            enable_thinking=answered.think,
+            tools=answered.tools,
+            state_path=session.state_file,
         )
         model.engine.flush()
     return output
@@ -84,7 +87,7 @@ def _answered(
     """The answer, and the conversation with it and all calls on the way."""
     held: list[str] = []  # until it is known that no call follows, so that only the answer is passed on
     write = held.append if talk.tools else listener.answer
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         held.clear()
         events = model.engine.generate(request(talk, model.loaded, limits, session))
         output = pipe.stream_answer(events, listener.status, write, listener.thinking)
@@ -99,4 +102,4 @@ def _answered(
             return output, talk
         listener.thinking(message.content)
         talk = talk.with_results(caller(found))
-    raise QwenctlError(f"no answer after {MOST_ROUNDS} rounds of calls", "--verbose shows them", ExitCode.BAD_DATA)
+    raise QwenctlError(f"no answer after {MAX_ROUNDS} rounds of calls", "--verbose shows them", ExitCode.BAD_DATA)

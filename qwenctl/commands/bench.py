@@ -20,8 +20,8 @@ from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import StatusLine, text_writer
 
 if TYPE_CHECKING:
-    from qwenctl.bench.cases import BenchCase, Result
-    from qwenctl.bench.energy import Meter
+    from qwenctl.bench.cases import BenchCase, BenchResult
+    from qwenctl.bench.energy import EnergyMeter
     from qwenctl.bench.table import BenchSetup
     from qwenctl.protocol.load import LoadParams
 
@@ -75,13 +75,13 @@ def bench_command(
     where the machine reports its power draw (RAPL, NVML) or --watts does. --plot draws speed over context length, and
     with GPUs, over the number of layers whose experts are on them.
     """
-    from qwenctl.bench.cases import all_cases
+    from qwenctl.bench.cases import make_cases
     from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
     from qwenctl.loading.model_files import resolve_model
 
     if plot is not None:
         check_picture(plot)
-    cases = tuple(all_cases(n_prompt, n_gen, depths))
+    cases = tuple(make_cases(n_prompt, n_gen, depths))
     if not cases:
         raise QwenctlError("nothing to measure: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
     path, meter = resolve_model(model), _meter(price, watts)
@@ -94,7 +94,7 @@ def bench_command(
         write_picture(plot, charts)
 
 
-def _meter(price: float | None, watts: float | None) -> Meter | None:
+def _meter(price: float | None, watts: float | None) -> EnergyMeter | None:
     from qwenctl.bench.energy import constant_power_meter, find_meter
 
     meter = constant_power_meter(watts) if watts else find_meter()
@@ -111,11 +111,11 @@ def _measured(
     asked: LoadRequest,
     cases: Sequence[BenchCase],
     repetitions: int,
-    meter: Meter | None,
+    meter: EnergyMeter | None,
     price: float | None,
-) -> Iterator[tuple[BenchSetup, Iterator[Result]]]:
+) -> Iterator[tuple[BenchSetup, Iterator[BenchResult]]]:
     """What is measured, and the results as they come."""
-    from qwenctl.bench.cases import run
+    from qwenctl.bench.cases import run_cases
     from qwenctl.bench.table import BenchSetup
     from qwenctl.loading.open_model import open_engine
     from qwenctl.views.loading import follow_loading
@@ -125,26 +125,26 @@ def _measured(
         name = meter.name if meter else ""
         setup = BenchSetup(loaded, settings, _backend(settings), asked.constraints.cpu_experts, price, name)
         try:
-            yield setup, run(engine, cases, repetitions, meter, status.show)
+            yield setup, run_cases(engine, cases, repetitions, meter, status.show)
         finally:
             status.clear()
 
 
-def _shown(setup: BenchSetup, found: Iterator[Result], *, as_json: bool) -> list[Result]:
+def _shown(setup: BenchSetup, found: Iterator[BenchResult], *, as_json: bool) -> list[BenchResult]:
     """Print the results as they come."""
     from importlib.metadata import version
 
     from qwenctl.bench import table
 
-    results: list[Result] = []
+    results: list[BenchResult] = []
     if as_json:
         results += found
-        print_json(table.as_json(setup, results))
+        print_json(table.to_json(setup, results))
         return results
     write = text_writer(sys.stdout)
-    write(table.head(setup))
+    write(table.format_header(setup))
     for result in found:
-        write(table.row(setup, result))
+        write(table.format_row(setup, result))
         results.append(result)
     write(f"\nbuild: llama-cpp-python {version('llama-cpp-python')}\n")
     return results
@@ -178,9 +178,9 @@ def _backend(settings: LoadParams) -> str:
 
 def _swept(
     path: Path, asked: LoadRequest, cases: Sequence[BenchCase], repetitions: int
-) -> Iterator[tuple[int, Result]]:
+) -> Iterator[tuple[int, BenchResult]]:
     """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
-    from qwenctl.bench.cases import run, sweep_points
+    from qwenctl.bench.cases import run_cases, sweep_points
     from qwenctl.loading.open_model import open_engine, resolve
     from qwenctl.views.loading import follow_loading
 
@@ -192,6 +192,6 @@ def _swept(
         fixed = replace(asked, constraints=replace(asked.constraints, cpu_experts=on_cpu))
         settings = _settings(path, fixed, generates[:1])
         with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, _):
-            for result in run(engine, generates[:1], repetitions, None, status.show):
+            for result in run_cases(engine, generates[:1], repetitions, None, status.show):
                 yield layers, result
         status.clear()

@@ -27,16 +27,16 @@ def doctor_command(
     must agree; the results are saved. The exit code is 0 if there are no problems, and 1 otherwise.
     """
     from qwenctl.doctor.checks import run_checks
-    from qwenctl.doctor.report import as_json, check_table, rows
+    from qwenctl.doctor.report import backend_check_rows, report_rows, to_json
     from qwenctl.machine.devices import check_servers
 
     check_servers(rpc or ())
-    found = run_checks(rpc or (), reads_disks=disk, again=measure)
+    found = run_checks(rpc or (), reads_disks=disk, remeasure=measure)
     if json:
-        print_json(as_json(found))
+        print_json(to_json(found))
     else:
-        lines = [f"{label:<10}{clean_line(text)}" for label, text in rows(found)]
-        lines += ["", *_aligned(check_table(found.check))] if found.check else []
+        lines = [f"{label:<10}{clean_line(text)}" for label, text in report_rows(found)]
+        lines += ["", *_aligned(backend_check_rows(found.check))] if found.check else []
         for finding in found.findings:
             lines += ["", f"! {clean_line(finding.message)}", f"  hint: {clean_line(finding.hint)}"]
         lines += [] if found.findings else ["", "no problems found"]

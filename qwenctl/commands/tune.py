@@ -77,7 +77,7 @@ def tune_command(
     if forget:
         print_status(
             f"removed the saved settings of {path.name}"
-            if store.forget(path)
+            if store.delete_tuning(path)
             else f"no saved settings for {path.name}",
             quiet=False,
         )
@@ -90,14 +90,14 @@ def tune_command(
     status = StatusLine(sys.stderr)
 
     def measure(constraints: PlacementConstraints) -> float:
-        return _seconds(path, _settings(path, replace(asked, constraints=constraints))[0], ground.prompt, n_gen)
+        return _seconds(path, _settings(path, replace(asked, constraints=constraints))[0], ground.prompt_tokens, n_gen)
 
     try:
         tuning = search(asked.constraints, candidate_groups(ground), measure, time_limit, status.show)
     finally:
         status.clear()
     place = _keep(path, asked, tuning)
-    _show(tuning, place, ground.prompt, n_gen, as_json=json)
+    _show(tuning, place, ground.prompt_tokens, n_gen, as_json=json)
 
 
 def _settings(path: Path, asked: LoadRequest) -> tuple[LoadParams, Plan | None]:
@@ -149,10 +149,10 @@ def _keep(path: Path, asked: LoadRequest, tuning: Tuning) -> Path | None:
     from qwenctl.tune import store
 
     if not tuning.changes:
-        store.forget(path)
+        store.delete_tuning(path)
         return None
     measured = datetime.now(UTC).isoformat(timespec="seconds")
-    return store.keep(
+    return store.save_tuning(
         path,
         store.TuningResult(tuning.changes, tuning.verdict.gain, store.fixed_constraints(asked.constraints), measured),
     )

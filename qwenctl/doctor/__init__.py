@@ -1,5 +1,4 @@
-"""What is wrong with this machine for running models, and what to do about it.
+"""Find what is wrong with this machine for running models, and say what to do about it.
 
-`graphics` sees GPUs without ggml, `findings` judges, `examination` brings together what is found and what is wrong,
-`report` makes rows and JSON of it.
+`checks` inspects the machine, `findings` judges what was found, and `report` formats both as rows and JSON.
 """

@@ -1,6 +1,6 @@
-"""Everything that is looked at, and what is wrong with it.
+"""Inspect the machine, and collect what is wrong with it.
 
-Nothing comes in but which of the slower looks are wanted; a `DoctorReport` goes out, which `report` shows.
+Options for the slow checks come in; a `DoctorReport` goes out. How it is shown is not known here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PACKAGES = ("llama-cpp-python", "gguf", "huggingface_hub", "hf-xet", "nvidia-ml
 
 @dataclass(frozen=True)
 class ModelDisk:
-    """A disk that holds models: how many bytes of them, and how fast it reads if that was measured."""
+    """A disk with models or caches: the bytes of its models, and its read speed if that was measured."""
 
     disk: Disk
     model_bytes: int
@@ -43,109 +43,115 @@ class ModelDisk:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found, and what is wrong."""
+    """The state of the machine, and the problems found."""
 
-    survey: MachineReport
+    machine: MachineReport
     swap: Swap
-    holders: tuple[ModelDisk, ...]
+    disks: tuple[ModelDisk, ...]
     caches: tuple[Cache, ...]
     models: Mapping[str, int]  # bytes by name
     versions: Mapping[str, str]
-    check: BackendCheck | None  # of llama.cpp; None where it could not be done
+    check: BackendCheck | None  # of llama.cpp's results; None if it could not be run
     findings: tuple[Finding, ...]
 
 
-def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, again: bool = False) -> DoctorReport:
-    """Look at everything. `reads_disks` measures how fast models are read.
+def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, remeasure: bool = False) -> DoctorReport:
+    """Run all checks. `reads_disks` also measures how fast models are read from disk.
 
-    `again` measures how fast the memories are and checks the backend, though results of an earlier time are kept.
-    Raises QwenctlError if an RPC server cannot be reached.
+    `remeasure` measures memory bandwidth and checks the backend even if there are saved results from earlier. Raises
+    QwenctlError if an RPC server cannot be reached.
     """
     from qwenctl.hub.local.hf_cache import default_cache_root
     from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.local.registry import registered_roots
 
-    found, swap = inspect_machine(rpc, remeasure=again), read_swap()
+    machine, swap = inspect_machine(rpc, remeasure=remeasure), read_swap()
     roots = list(dict.fromkeys([default_cache_root().absolute(), *registered_roots()]))
     models = find_installed_models()
     paths = [path for model in models for path in model.files]
-    holders = tuple(_holders(roots, paths, reads_disks=reads_disks))
-    caches = tuple(_cache(root) for root in roots)
-    check, impossible = _check(found, again=again)
-    wrong = [
-        *findings.of_build(found.build, detect_gpu_backends(), card_names()),
+    disks = tuple(_inspect_disks(roots, paths, reads_disks=reads_disks))
+    caches = tuple(_inspect_cache(root) for root in roots)
+    check, impossible = _run_backend_check(machine, remeasure=remeasure)
+    problems = [
+        *findings.check_build(machine.build, detect_gpu_backends(), card_names()),
         *impossible,
-        *(findings.of_check(check) if check else ()),
-        *findings.of_features(found.cpu.flags, found.build.features),
-        *_too_large(found, models),
-        *findings.of_swap(swap),
-        *(one for holder in holders if holder.model_bytes for one in _of_holder(holder, paths)),
-        *(one for cache in caches for one in findings.of_cache(cache)),
-        *_own_folders(),
+        *(findings.check_computation(check) if check else ()),
+        *findings.check_features(machine.cpu.flags, machine.build.features),
+        *_check_models(machine, models),
+        *findings.check_swap(swap),
+        *(finding for disk in disks if disk.model_bytes for finding in _check_disk(disk, paths)),
+        *(finding for cache in caches for finding in findings.check_cache(cache)),
+        *_check_own_folders(),
     ]
     sizes = {model.name: model.n_bytes for model in models}
-    return DoctorReport(found, swap, holders, caches, sizes, _versions(), check, tuple(wrong))
+    return DoctorReport(machine, swap, disks, caches, sizes, _package_versions(), check, tuple(problems))
 
 
-def _check(found: MachineReport, *, again: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:
-    """The check of llama.cpp, or why there is none; nothing where it does not even start, which is said elsewhere."""
-    if found.build.error:
+def _run_backend_check(machine: MachineReport, *, remeasure: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:
+    """Check llama.cpp's results, or return a finding that says why that is impossible.
+
+    Neither if llama.cpp does not start, which `findings.check_build` reports.
+    """
+    if machine.build.error:
         return None, ()
     try:
-        return check_backend(found.build.devices, recheck=again)[0], ()
+        return check_backend(machine.build.devices, recheck=remeasure)[0], ()
     except CheckImpossible as error:
         return None, (Finding("backend", f"llama.cpp could not be checked ({error})", "TMPDIR sets another folder"),)
 
 
-def _holders(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[ModelDisk]:
-    """The disks of caches and models. The largest file on each is what is read."""
+def _inspect_disks(roots: Sequence[Path], paths: Sequence[Path], *, reads_disks: bool) -> Iterator[ModelDisk]:
+    """Yield the disks of caches and models; the largest model file on each is read to measure its speed."""
     files = [(read_disk(path.parent).mount, path) for path in {path.resolve() for path in paths}]
     for disk in read_disks([*roots, *(path.parent for _, path in files)]):
-        here = sorted((path.stat().st_size, path) for mount, path in files if mount == disk.mount)
-        speed = read_speed(here[-1][1]) if reads_disks and here else None
-        yield ModelDisk(disk, sum(size for size, _ in here), speed)
+        on_disk = sorted((path.stat().st_size, path) for mount, path in files if mount == disk.mount)
+        speed = read_speed(on_disk[-1][1]) if reads_disks and on_disk else None
+        yield ModelDisk(disk, sum(size for size, _ in on_disk), speed)
 
 
-def _of_holder(holder: ModelDisk, paths: Sequence[Path]) -> Iterator[Finding]:
+def _check_disk(disk: ModelDisk, paths: Sequence[Path]) -> Iterator[Finding]:
+    """Return findings about a disk of models, relative to the largest model file."""
     largest = max((path.stat().st_size for path in paths), default=0)
-    return findings.of_disk(holder.disk, holder.speed, largest)
+    return findings.check_disk(disk.disk, disk.speed, largest)
 
 
-def _too_large(found: MachineReport, models: Sequence[InstalledModel]) -> Iterator[Finding]:
-    """Models that do not fit into the memory, with a usual context."""
+def _check_models(report: MachineReport, models: Sequence[InstalledModel]) -> Iterator[Finding]:
+    """Yield findings about models that do not fit into memory with a default context."""
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.hub.select.fit import PullCandidate, fit_candidate
     from qwenctl.machine import MachineMemory
     from qwenctl.models.context_memory import context_memory_from_file
 
-    machine, fits = MachineMemory(found.memory, found.build.devices), {}
+    machine, fits = MachineMemory(report.memory, report.build.devices), {}
     for model in models:
         if model.quant == CHECKPOINT or model.missing_parts:
             continue
         context = context_memory_from_file(model.path)
         if context is not None:
             fits[model.name] = fit_candidate(PullCandidate(model.quant, model.n_bytes, 0), context, machine, 0)
-    return findings.of_models(fits, machine.memory, machine.gpu_bytes)
+    return findings.check_models(fits, machine.memory, machine.gpu_bytes)
 
 
-def _cache(root: Path) -> Cache:
+def _inspect_cache(root: Path) -> Cache:
     from qwenctl.hub.local.stale_downloads import find_stale_downloads
 
-    left = find_stale_downloads(root)
-    return Cache(root, free_disk(root), len(left), sum(one.n_bytes for one in left), _unwritable(root))
+    leftovers = find_stale_downloads(root)
+    return Cache(
+        root, free_disk(root), len(leftovers), sum(item.n_bytes for item in leftovers), _find_write_error(root)
+    )
 
 
-def _unwritable(folder: Path) -> str:
-    """What keeps this process from making files in a folder, or in the one in which it would be made."""
-    there = nearest_existing(folder)
-    if not there.is_dir():
+def _find_write_error(folder: Path) -> str:
+    """Return why this process cannot create files in `folder`, or in its nearest existing parent; empty if it can."""
+    existing = nearest_existing(folder)
+    if not existing.is_dir():
         return "not a folder"
-    if os.statvfs(there).f_flag & os.ST_RDONLY:
+    if os.statvfs(existing).f_flag & os.ST_RDONLY:
         return "read-only file system"
-    return "" if os.access(there, os.W_OK | os.X_OK) else "no permission"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else "no permission"
 
 
-def _own_folders() -> Iterator[Finding]:
+def _check_own_folders() -> Iterator[Finding]:
     for folder in (state_folder, cache_folder):
         try:
             folder()
@@ -153,11 +159,11 @@ def _own_folders() -> Iterator[Finding]:
             yield Finding("cache", error.message, error.hint)
 
 
-def _versions() -> dict[str, str]:
-    found = {"qwenctl": __version__, "Python": platform.python_version(), "system": platform.platform()}
+def _package_versions() -> dict[str, str]:
+    versions = {"qwenctl": __version__, "Python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

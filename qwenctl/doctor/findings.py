@@ -1,6 +1,6 @@
-"""What is wrong, by what was found: values come in, `Finding`s go out, each with something that can be done.
+"""Judge what was found: values come in, `Finding`s go out, each with a hint about what to do.
 
-Nothing is looked at here but the values that are given, so that every judgment can be shown on any machine.
+Apart from `detect_gpu_backends`, nothing is inspected here, so that every judgment can be tested on any machine.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from qwenctl.machine.llama_build import build_command
 from qwenctl.machine.memory import Memory, Swap
 
 _OTHER_NAMES = {"ROCm": ("HIP",), "MTL": ("Metal",)}
-# Vulkan drives cards of every maker.
-_ANY = ("Vulkan", "SYCL", "OpenCL")
+# Vulkan, SYCL and OpenCL drive GPUs of several vendors.
+_ANY_VENDOR = ("Vulkan", "SYCL", "OpenCL")
 
 
 def detect_gpu_backends(root: Path = Path("/")) -> dict[str, str]:
-    """The backends that this machine has hardware for, each with what it was seen by.
+    """Return the backends that this machine has hardware for, each with the evidence, without asking ggml.
 
-    NVIDIA's driver makes /dev/nvidia0 and on, AMD's compute driver /dev/kfd.
+    NVIDIA's driver creates /dev/nvidia0 and so on, AMD's compute driver /dev/kfd.
     """
     seen = {}
     nvidia = sorted((root / "dev").glob("nvidia[0-9]*")) or sorted((root / "proc/driver/nvidia/gpus").glob("*"))
@@ -42,15 +42,15 @@ def detect_gpu_backends(root: Path = Path("/")) -> dict[str, str]:
 
 
 def is_built_for(backend: str, built: tuple[str, ...]) -> bool:
-    """Whether a build with the backends `built` can use the hardware that `backend` is for."""
-    return any(name in built for name in (backend, *_OTHER_NAMES.get(backend, ()), *_ANY))
+    """Whether a build with the backends `built` can use the hardware of `backend`, under any of its names."""
+    return any(name in built for name in (backend, *_OTHER_NAMES.get(backend, ()), *_ANY_VENDOR))
 
 
-_SWAP_BYTES = 64 << 20  # a system puts a few pages there that it never needs again
-_SLOW_BYTES = 400e6  # below what an SSD by SATA reads: a model of 20 GB takes a minute
-_ROOM_BYTES = 5 << 30  # less than the smallest of the mixtures takes
-# ggml's names of what its CPU backend was built for, and the system's of what the processor has. Without AMX: see
-# `llama_build.WITHOUT_AMX`.
+_MAX_SWAP_BYTES = 64 << 20  # the kernel swaps out a few pages that are never needed again
+_MIN_READ_RATE = 400e6  # bytes/s; a SATA SSD is faster, and 20 GB take almost a minute
+_MIN_FREE_BYTES = 5 << 30  # less than the smallest mixture-of-experts model takes
+# CPU features: ggml's name for what its CPU backend was built for, and the kernel's name for what the processor has. No
+# AMX, see `llama_build.WITHOUT_AMX`.
 _FEATURES = {
     "AVX": "avx", "AVX2": "avx2", "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX_VNNI": "avx_vnni",
     "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
@@ -60,7 +60,7 @@ _FEATURES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, in one sentence, and what to do: mostly a command that can be pasted. `topic` is one word."""
+    """A problem in one sentence, and a `hint` about what to do, usually a command to paste. `topic` is one word."""
 
     topic: str
     message: str
@@ -69,7 +69,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache of models: bytes that stopped downloads left there, and the error that keeps it from being written."""
+    """A cache of models: free bytes, the leftovers of stopped downloads, and why it cannot be written ("": it can)."""
 
     root: Path
     free_bytes: int
@@ -78,10 +78,11 @@ class Cache:
     error: str = ""
 
 
-def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -> Iterator[Finding]:
-    """`seen` are the backends that this machine has hardware for, `names` those of its NVIDIA cards.
+def check_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -> Iterator[Finding]:
+    """Check whether llama.cpp runs and uses the GPUs.
 
-    A card of which a build makes no use is no matter where it uses another one: many processors have one built in.
+    `seen` are the backends that this machine has hardware for, `names` the names of its NVIDIA cards. A GPU that the
+    build does not use is no problem if it uses another one: many CPUs have an integrated GPU.
     """
     if build.error:
         yield Finding("build", f"llama.cpp does not run: {build.error}", build_command(next(iter(seen), "CPU")))
@@ -101,65 +102,64 @@ def of_build(build: Build, seen: Mapping[str, str], names: Sequence[str] = ()) -
         )
 
 
-def of_check(check: BackendCheck) -> Iterator[Finding]:
-    """What llama.cpp computes wrong on this machine."""
+def check_computation(check: BackendCheck) -> Iterator[Finding]:
+    """Report the operations that llama.cpp computes incorrectly on this machine."""
     for result in check.subjects:
         if not result.passed:
             yield Finding("backend", *describe_failure(result))
 
 
-def of_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Finding]:
-    """Instruction sets that the processor has and the build does not use."""
+def check_features(flags: frozenset[str], features: frozenset[str]) -> Iterator[Finding]:
+    """Report instruction sets that the processor has but the build does not use."""
     unused = [name for name, flag in _FEATURES.items() if flag in flags and name not in features]
     if unused and features:
         message = f"llama.cpp is built without {', '.join(unused)}, which this processor has"
         yield Finding("build", message, build_command("CPU"))
 
 
-def of_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:
-    """Models that are here, by name, and too large for the memory."""
+def check_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Iterator[Finding]:
+    """Report installed models (`fits`, by name) that are too large for the memory."""
     gpu = f"{format_memory(gpu_bytes)} of GPU memory and " if gpu_bytes else ""
-    here = f"{gpu}{format_memory(memory.total_bytes)} of RAM"
+    available = f"{gpu}{format_memory(memory.total_bytes)} of RAM"
     for name, fit in fits.items():
         if fit.where == "would page from disk":
-            message = (
-                f"{name} needs {format_memory(fit.needed_bytes)}, this machine has {here}: it would page from disk"
-            )
+            needed = format_memory(fit.needed_bytes)
+            message = f"{name} needs {needed}, this machine has {available}: it would page from disk"
             yield Finding("memory", message, f"`qwenctl ls {name.split(':')[0]}` lists smaller ones")
 
 
-def of_swap(swap: Swap) -> Iterator[Finding]:
-    """Swap in use: weights that lie there are read from the disk for each token."""
-    if swap.used_bytes > _SWAP_BYTES:
+def check_swap(swap: Swap) -> Iterator[Finding]:
+    """Report swap in use: weights swapped out are read from disk for each token."""
+    if swap.used_bytes > _MAX_SWAP_BYTES:
         message = f"{format_memory(swap.used_bytes)} of swap is in use: this machine has run out of RAM"
         yield Finding(
             "memory", message, "close programs that use it, then `sudo swapoff -a && sudo swapon -a` empties it"
         )
 
 
-def of_disk(disk: Disk, speed: ReadSpeed | None, largest_bytes: int) -> Iterator[Finding]:
-    """A disk that holds models, with its speed if it was measured, and the bytes of the largest of them."""
+def check_disk(disk: Disk, speed: ReadSpeed | None, largest_bytes: int) -> Iterator[Finding]:
+    """Report a slow disk of models, by its kind or its measured `speed`; the largest model has `largest_bytes`."""
     hint = "`qwenctl pull NAME --to DIR` stores a model on another disk"
     if disk.is_networked:
-        message = f"models are on a networked file system ({disk.file_system} at {disk.mount})"
+        message = f"models are on a network file system ({disk.file_system} at {disk.mount})"
         yield Finding("disk", message, hint)
     elif disk.is_rotational:
-        yield Finding("disk", f"models are on a rotating disk ({disk.mount})", hint)
-    if speed and speed.bytes_per_second < _SLOW_BYTES:
+        yield Finding("disk", f"models are on a hard disk ({disk.mount})", hint)
+    if speed and speed.bytes_per_second < _MIN_READ_RATE:
         seconds = largest_bytes / speed.bytes_per_second
         rate = f"{format_bytes(speed.bytes_per_second)}/s"
         message = f"{disk.mount} reads {rate}: {format_bytes(largest_bytes)} take {seconds:,.0f} s to read"
         yield Finding("disk", message, hint)
 
 
-def of_cache(cache: Cache) -> Iterator[Finding]:
-    """A cache of models."""
+def check_cache(cache: Cache) -> Iterator[Finding]:
+    """Report a cache that cannot be written, has leftovers, or has little free space."""
     if cache.error:
         message = f"{cache.root} cannot be written ({cache.error})"
         yield Finding("cache", message, "HF_HOME=DIR sets another folder; models already there stay usable")
     if cache.leftovers:
         message = f"stopped downloads left {format_bytes(cache.leftover_bytes)} in {cache.root}"
         yield Finding("cache", message, "`qwenctl pull` resumes them, `qwenctl clean` removes them")
-    if cache.free_bytes < _ROOM_BYTES:
+    if cache.free_bytes < _MIN_FREE_BYTES:
         message = f"{format_bytes(cache.free_bytes)} free where models are stored ({cache.root})"
         yield Finding("cache", message, "`qwenctl ls`, `qwenctl rm NAME` and `qwenctl clean` free up space")

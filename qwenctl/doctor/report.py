@@ -1,6 +1,6 @@
-"""An examination as rows for a person and as JSON for a program.
+"""Format a `DoctorReport` as rows for the user and as JSON for programs.
 
-Rows are pairs of a label and a text; how they are laid out is the caller's business.
+Rows are pairs (label, text); their layout is not known here.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from qwenctl.machine.bandwidth_cache import MemoryBandwidth, device_key
 from qwenctl.machine.devices import GgmlDevice
 
 
-def rows(found: DoctorReport) -> Iterator[tuple[str, str]]:
-    """What was found, one row a thing."""
-    cpu, memory, build = found.survey.cpu, found.survey.memory, found.survey.build
+def report_rows(report: DoctorReport) -> Iterator[tuple[str, str]]:
+    """Yield a row (label, text) for each part of the machine."""
+    cpu, memory, build = report.machine.cpu, report.machine.memory, report.machine.build
     nodes = f", {cpu.numa_nodes} NUMA nodes" if cpu.numa_nodes > 1 else ""
-    cores = f"{cpu.usable_cores} of {cpu.physical_cores} cores for this process, {found.survey.threads} free now"
+    cores = f"{cpu.usable_cores} of {cpu.physical_cores} cores for this process, {report.machine.threads} free now"
     yield "CPU", f"{cpu.model}: {cores}{nodes}"
-    threads = f"{found.survey.threads} thread{'s' * (found.survey.threads > 1)}"
-    speed = _speed_text(found.survey.ram_speed, f" by {threads}", copies=False)
+    threads = f"{report.machine.threads} thread{'s' * (report.machine.threads > 1)}"
+    speed = _format_bandwidth(report.machine.ram_speed, f" by {threads}", copies=False)
     yield "RAM", f"{format_memory(memory.total_bytes)}, {format_memory(memory.available_bytes)} available{speed}"
     swap = (
-        f"{format_memory(found.swap.used_bytes)} of {format_memory(found.swap.total_bytes)} used"
-        if found.swap.total_bytes
+        f"{format_memory(report.swap.used_bytes)} of {format_memory(report.swap.total_bytes)} used"
+        if report.swap.total_bytes
         else "none"
     )
     yield "swap", swap
@@ -36,75 +36,75 @@ def rows(found: DoctorReport) -> Iterator[tuple[str, str]]:
     for device in build.devices:
         if device.kind != "cpu":
             text = f"{device.description}: {format_memory(device.total_bytes)}, {format_memory(device.free_bytes)} free"
-            yield device.name, text + _speed_text(_speed(found, device), "", copies=True)
-    for holder in found.holders:
-        yield "disk", _disk_text(holder)
-    yield "models", f"{len(found.models)}, {format_bytes(sum(found.models.values()))}" if found.models else "none"
-    yield "versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())
+            yield device.name, text + _format_bandwidth(_device_bandwidth(report, device), "", copies=True)
+    for disk in report.disks:
+        yield "disk", _format_disk(disk)
+    yield "models", f"{len(report.models)}, {format_bytes(sum(report.models.values()))}" if report.models else "none"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())
 
 
-def check_table(check: BackendCheck) -> Iterator[tuple[str, ...]]:
-    """The check of llama.cpp: a row for each way of computing, a column for each thing that was checked."""
+def backend_check_rows(check: BackendCheck) -> Iterator[tuple[str, ...]]:
+    """Yield the check of llama.cpp as rows: one per way of computing, with a column per operation checked."""
     subjects = check.subjects
     yield (f"check of llama.cpp: error (allowed: {BOUND:g})", *(result.title for result in subjects))
-    found = [{case.case: _case_text(case) for case in result.cases} for result in subjects]
+    columns = [{case.case: _format_case(case) for case in result.cases} for result in subjects]
     for case in dict.fromkeys(case.case for result in subjects for case in result.cases):
-        yield (f"  {case}", *(one.get(case, "") for one in found))
+        yield (f"  {case}", *(column.get(case, "") for column in columns))
 
 
-def _case_text(case: CaseResult) -> str:
+def _format_case(case: CaseResult) -> str:
     if case.passed:
         return f"{case.nmse:.0e}" if case.nmse else "0"
     return f"FAILED ({case.error or f'{case.nmse:.2g}'})"
 
 
-def as_json(found: DoctorReport) -> dict[str, Any]:
-    """Everything, with bytes and bytes a second as numbers."""
-    surveyed = found.survey
-    cpu = {**asdict(surveyed.cpu), "flags": sorted(surveyed.cpu.flags), "free_cores": surveyed.threads}
+def to_json(report: DoctorReport) -> dict[str, Any]:
+    """Return the report as JSON values; sizes are in bytes, speeds in bytes/s."""
+    machine = report.machine
+    cpu = {**asdict(machine.cpu), "flags": sorted(machine.cpu.flags), "free_cores": machine.threads}
     devices = [
-        {**asdict(device), **asdict(_speed(found, device))} for device in surveyed.build.devices if device.kind != "cpu"
+        {**asdict(device), **asdict(_device_bandwidth(report, device))}
+        for device in machine.build.devices
+        if device.kind != "cpu"
     ]
     return {
         "cpu": cpu,
-        "ram": {**asdict(surveyed.memory), "bandwidth": surveyed.ram_speed.bandwidth},
-        "swap": asdict(found.swap),
-        "llama_cpp": {"backends": surveyed.build.backends, "features": sorted(surveyed.build.features)},
+        "ram": {**asdict(machine.memory), "bandwidth": machine.ram_speed.bandwidth},
+        "swap": asdict(report.swap),
+        "llama_cpp": {"backends": machine.build.backends, "features": sorted(machine.build.features)},
         "devices": devices,
-        "disks": [_disk_fields(holder) for holder in found.holders],
-        "caches": [{**asdict(cache), "root": str(cache.root)} for cache in found.caches],
-        "models": dict(found.models),
-        "versions": dict(found.versions),
-        "measured": surveyed.speeds.measured,
-        "measured_in": str(surveyed.speeds.path or ""),
-        "check": None if found.check is None else check_json(found.check),
-        "findings": [asdict(finding) for finding in found.findings],
+        "disks": [_disk_fields(disk) for disk in report.disks],
+        "caches": [{**asdict(cache), "root": str(cache.root)} for cache in report.caches],
+        "models": dict(report.models),
+        "versions": dict(report.versions),
+        "measured": machine.speeds.measured,
+        "measured_in": str(machine.speeds.path or ""),
+        "check": None if report.check is None else check_json(report.check),
+        "findings": [asdict(finding) for finding in report.findings],
     }
 
 
-def _speed(found: DoctorReport, device: GgmlDevice) -> MemoryBandwidth:
-    return found.survey.speeds.speeds.get(device_key(device, found.survey.threads), MemoryBandwidth())
+def _device_bandwidth(report: DoctorReport, device: GgmlDevice) -> MemoryBandwidth:
+    return report.machine.speeds.speeds.get(device_key(device, report.machine.threads), MemoryBandwidth())
 
 
-def _speed_text(speed: MemoryBandwidth, by: str, *, copies: bool) -> str:
+def _format_bandwidth(speed: MemoryBandwidth, by: str, *, copies: bool) -> str:
     texts = [f"read at {format_bytes(speed.bandwidth)}/s{by}"] if speed.bandwidth else []
     if copies and speed.copy_rate:
         texts.append(f"copied to at {format_bytes(speed.copy_rate)}/s")
     return "".join(f"; {text}" for text in texts)
 
 
-def _disk_text(holder: ModelDisk) -> str:
-    disk = holder.disk
-    kinds = [disk.file_system, "networked" * disk.is_networked, "rotating" * bool(disk.is_rotational)]
+def _format_disk(model_disk: ModelDisk) -> str:
+    disk = model_disk.disk
+    kinds = [disk.file_system, "network" * disk.is_networked, "hard disk" * bool(disk.is_rotational)]
     kind = ", ".join(filter(None, kinds))
     text = f"{disk.mount} ({kind}): {format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free"
-    if holder.model_bytes:
-        text += f", {format_bytes(holder.model_bytes)} of models"
-    return text + (f"; read at {format_bytes(holder.speed.bytes_per_second)}/s" if holder.speed else "")
+    if model_disk.model_bytes:
+        text += f", {format_bytes(model_disk.model_bytes)} of models"
+    return text + (f"; read at {format_bytes(model_disk.speed.bytes_per_second)}/s" if model_disk.speed else "")
 
 
-def _disk_fields(holder: ModelDisk) -> dict[str, Any]:
-    speed = asdict(holder.speed) if holder.speed else None
-    return {
-        **asdict(holder.disk), "mount": str(holder.disk.mount), "model_bytes": holder.model_bytes, "read_speed": speed
-    }  # fmt: skip
+def _disk_fields(model_disk: ModelDisk) -> dict[str, Any]:
+    disk, speed = model_disk.disk, asdict(model_disk.speed) if model_disk.speed else None
+    return {**asdict(disk), "mount": str(disk.mount), "model_bytes": model_disk.model_bytes, "read_speed": speed}

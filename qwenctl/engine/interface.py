@@ -65,22 +65,22 @@ class InferenceEngine(Protocol):
         return self.stream(request)
 
     def warm_prefix(
-        self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
+        self, messages: tuple[Message, ...], *, enable_thinking: bool, tools: Tools = (), state_path: Path | None = None
     ) -> None:
-        """Read ahead, in the background, what the next prompt of this conversation will begin with; `keep` the state.
+        """Read ahead, in the background, what the next prompt of this conversation will begin with; save its state.
 
-        It ends when anything else is asked for; the state is only kept if all was read.
+        It stops when another request comes. The state goes to the file `state_path`, only if all was evaluated.
         """
-        self.notify(WarmPrefix(messages, think, str(keep or ""), tools))
+        self.notify(WarmPrefix(messages, enable_thinking, str(state_path or ""), tools))
 
     def read_prefix(
-        self, messages: tuple[Message, ...], *, keep: Path, tools: Tools = ()
+        self, messages: tuple[Message, ...], *, state_path: Path, tools: Tools = ()
     ) -> Iterator[PrefillProgress | PrefixReady]:
-        """Read what every prompt with this beginning has in common, and keep its state in the file `keep`.
+        """Read what every prompt with this beginning has in common, and save its state in `state_path`.
 
         After a cancel, or a crash on the way, the same reading goes on from what is kept, if that is restored first.
         """
-        return self.stream(PrefillPrefix(messages, str(keep), tools))
+        return self.stream(PrefillPrefix(messages, str(state_path), tools))
 
     def restore(self, path: Path) -> Restored:
         """Go on from the state that is kept in the file `path`."""
@@ -90,9 +90,9 @@ class InferenceEngine(Protocol):
         """How many tokens `text` is."""
         return self.ask(Count(text)).tokens
 
-    def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
+    def count_prompt(self, messages: tuple[Message, ...], *, enable_thinking: bool, tools: Tools = ()) -> int:
         """How many tokens the prompt for the next answer would be."""
-        return self.ask(CountPrompt(messages, think, tools)).tokens
+        return self.ask(CountPrompt(messages, enable_thinking, tools)).tokens
 
     def configure_vision(self, vision: VisionSettings) -> None:
         """Say how the model is to look at pictures; what is wrong with that is told when one is looked at."""

@@ -165,13 +165,13 @@ class Worker:
     def _warm_prefix(self, model: LoadedModel, request: WarmPrefix) -> Iterable[Never]:
         with suppress(RequestError):  # it will be told when it is asked for
             is_whole = prefill_ahead(model, request, self._may_continue_prefill)
-            save = self._save_state(model, request.keep)
+            save = self._save_state(model, request.state_path)
             if save and (is_whole or self._only_flush_pending()):
                 save(model.sequence.export_state())
         return ()
 
     def _prefill_prefix(self, model: LoadedModel, request: PrefillPrefix) -> Iterable[PrefillProgress | PrefixReady]:
-        for event in read_prefix(model, request, self._save_state(model, request.keep)):
+        for event in read_prefix(model, request, self._save_state(model, request.state_path)):
             if isinstance(event, PrefixReady):
                 event = replace(event, error=self.writer.flush())
             yield event
@@ -190,7 +190,7 @@ class Worker:
         return [TokenCount(len(model.tokenizer.tokenize_text(request.text)))]
 
     def _count_prompt(self, model: LoadedModel, request: CountPrompt) -> Iterable[TokenCount]:
-        prompt = model.template.prompt(request.messages, think=request.think, tools=request.tools)
+        prompt = model.template.prompt(request.messages, think=request.enable_thinking, tools=request.tools)
         return [TokenCount(len(prompt.tokens))]
 
     def _configure_vision(self, model: LoadedModel, request: ConfigureVision) -> Iterable[Never]:

@@ -65,11 +65,11 @@ class EngineSpec:
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> EngineBackend:
         """The backend, with a plan for its model where there is anything to plan. Raises QwenctlError."""
-        from qwenctl.tune.store import find, with_tuned_threads
+        from qwenctl.tune.store import load_tuning, with_tuned_threads
 
         path = resolve_model(self.model)
         vision = vision_settings(path, self.mmproj, self.vision)
-        settings = with_tuned_threads(_load_params(self.load), find(path))
+        settings = with_tuned_threads(_load_params(self.load), load_tuning(path))
         most = self.parallel or max_parallel(path, settings.context_tokens, source.most)
         planned = plan_batch(path, reserve_mmproj(self.load, vision.mmproj), settings, most, fixed=self.parallel > 0)
 
@@ -89,7 +89,7 @@ class EngineSpec:
             max_parallel=planned.most,
             share_prefixes=self.share_prefixes,
             prefix_messages=(Message("system", source.prefix or ""),) if is_saved else (),
-            keep=str(self.prefix_state) if is_saved else "",
+            state_path=str(self.prefix_state) if is_saved else "",
         )
         folder = temp_dir_path()
         return EngineBackend(

@@ -72,11 +72,11 @@ def resolve(path: Path, request: LoadRequest, notify: Notify = warn, *, tuned: b
     Where a request leaves something open, `qwenctl tune` may have found what is fastest (`tuned`). Where that has no
     room, because less memory is free than there was, the plan decides where experts go.
     """
-    from qwenctl.tune.store import apply_tuning, find
+    from qwenctl.tune.store import apply_tuning, load_tuning
 
     if request.plan is not None or not tuned:
         return _resolve(path, request, notify)
-    constraints = apply_tuning(request.constraints, find(path))
+    constraints = apply_tuning(request.constraints, load_tuning(path))
     try:
         return _resolve(path, replace(request, constraints=constraints), notify)
     except QwenctlError:

@@ -35,7 +35,7 @@ _NOT_A_MODEL = (
 )
 # GGUF files that are not text models, by architecture or type.
 _OTHER_FILES = {
-    "clip": "the vision part (mmproj) of a model: give the text model next to it",
+    "clip": "the vision part (mmproj) of a model: use the text model next to it",
     "imatrix": "an importance matrix: use it with `qwenctl quantize --imatrix`",
 }
 

@@ -20,9 +20,9 @@ from qwenctl.protocol.messages import Sampling
 _SMALL_PARAMETERS = 3_000_000_000
 
 
-def recommended_sampling(think: bool, model: ModelInfo) -> Sampling:
+def recommended_sampling(enable_thinking: bool, model: ModelInfo) -> Sampling:
     """The sampling that the model card recommends for `model`, with or without thinking."""
-    if think:
+    if enable_thinking:
         generation_config: dict[str, Any] = model.generation_config
         return replace(Sampling(temperature=1.0, top_k=20, top_p=0.95, presence_penalty=1.5), **generation_config)
     if model.parameters < _SMALL_PARAMETERS:
@@ -64,10 +64,10 @@ SAMPLING_OPTIONS: Mapping[str, SamplingOption] = {
 }
 
 
-def resolve_sampling(options: Mapping[str, Number | None], think: bool, model: ModelInfo) -> Sampling:
+def resolve_sampling(options: Mapping[str, Number | None], enable_thinking: bool, model: ModelInfo) -> Sampling:
     """The recommended sampling for `model`, overridden by the user's `options` (by field name)."""
     values: dict[str, Any] = dict(options)
-    return replace(recommended_sampling(think, model), **values)
+    return replace(recommended_sampling(enable_thinking, model), **values)
 
 
 def find_option(name: str) -> SamplingOption:

@@ -1,1 +1,1 @@
-"""The messages between the program and its engine process: frozen values, and how they become JSON lines."""
+"""The messages between the program and its engine process: frozen dataclasses, and their encoding as JSON lines."""

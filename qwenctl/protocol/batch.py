@@ -1,8 +1,7 @@
-"""The messages of a batch: many records that are answered together.
+"""The messages of a batch, in which many requests are answered concurrently.
 
-After `StartBatch` the engine takes `SubmitRequest` at any time, and sends events in whatever order they happen, until
-`EndBatch`. Records are known by the numbers that the program gives them. Like `messages`, this module knows the shape
-of the messages alone.
+After `StartBatch` the engine accepts `SubmitRequest` at any time until `EndBatch`, and sends events as they happen, in
+any order. The program gives each request an ID, which its events carry. Scheduling is not known here.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from qwenctl.protocol.base import EngineInput, Event
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import FinishReason, Generate, Message, Sampling, ThinkingEnd, Timings, Tools, Usage
 
-RECORD_TOKENS = 8192  # the room of one record, if nothing is said
+RECORD_TOKENS = 8192  # default context of one request, in tokens
 
 
 class BatchRequest(EngineInput):
-    """What is sent of a batch, while the engine works or not."""
+    """A message of a batch to the engine; it may be sent while the engine is busy."""
 
 
 class BatchEvent(Event):
-    """What the engine sends of a batch, in whatever order it happens."""
+    """An event of a batch; events of different requests come in any order."""
 
 
 @dataclass(frozen=True)
 class StartBatch(BatchRequest):
-    """Make room for `parallel` records at once (0: as many as measuring finds best, at most `max_parallel`).
+    """Create a context for `parallel` concurrent requests (0: the fastest number measured, up to `max_parallel`).
 
-    `settings.context_tokens` is the room of one record. With `share_prefixes`, a beginning that several prompts have in
-    common is evaluated once. With `prefix_messages`, what all prompts that begin with them have in common is evaluated
-    first, and its state kept in the file `keep`. Answered by BatchStarted or RequestFailed.
+    `settings.context_tokens` is the context of one request. With `share_prefixes`, a prefix that several prompts share
+    is evaluated once. The prefix that `prefix_messages` give is evaluated first, and its state is saved in the file
+    `state_path` ("": not saved). Answered by BatchStarted or RequestFailed.
     """
 
     settings: LoadParams
@@ -38,19 +37,19 @@ class StartBatch(BatchRequest):
     max_parallel: int = 64
     share_prefixes: bool = True
     prefix_messages: tuple[Message, ...] = ()
-    keep: str = ""
+    state_path: str = ""
 
 
 @dataclass(frozen=True)
 class SubmitRequest(BatchRequest):
-    """Answer one conversation; the fields are those of `Generate`.
+    """Generate the answer to one conversation; the fields are those of `Generate`.
 
-    Answered by RecordStarted, then RecordDone or RecordFailed.
+    Answered by RecordStarted, then RecordDone or RecordFailed, all with the same `request_id`.
     """
 
-    number: int
+    request_id: int
     messages: tuple[Message, ...]
-    think: bool = True
+    enable_thinking: bool = True
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1
     think_budget: int = -1
@@ -60,21 +59,21 @@ class SubmitRequest(BatchRequest):
 
     @property
     def request(self) -> Generate:
-        """The same as a request of its own."""
+        """The same parameters as a `Generate` request."""
         return Generate(
-            self.messages, self.think, self.sampling, self.max_tokens, self.think_budget, self.grammar,
+            self.messages, self.enable_thinking, self.sampling, self.max_tokens, self.think_budget, self.grammar,
             self.json_schema, self.tools,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EndBatch(BatchRequest):
-    """No more records come, and those that run are no matter any more."""
+    """End the batch: no more requests follow, and those still running are dropped."""
 
 
 @dataclass(frozen=True)
 class BatchStarted(BatchEvent):
-    """Room for `parallel` records of `context_tokens` each; `rates` are the tokens/s measured, by number of records."""
+    """The context holds `parallel` requests of `context_tokens` each; `rates` are tokens/s by number of requests."""
 
     parallel: int
     context_tokens: int
@@ -83,16 +82,16 @@ class BatchStarted(BatchEvent):
 
 @dataclass(frozen=True)
 class RecordStarted(BatchEvent):
-    """From here on it may be this record that the engine fails on."""
+    """Sent before work on a request starts, so that a crash of the engine can be attributed to it."""
 
-    number: int
+    request_id: int
 
 
 @dataclass(frozen=True)
 class RecordDone(BatchEvent):
-    """A whole answer: its text, what was thought before it, and its calls as the model wrote them."""
+    """A complete answer: its text, the thinking before it, and its tool calls as the model wrote them."""
 
-    number: int
+    request_id: int
     text: str
     thinking: str
     calls: str
@@ -104,9 +103,9 @@ class RecordDone(BatchEvent):
 
 @dataclass(frozen=True)
 class RecordFailed(BatchEvent):
-    """A record that cannot be answered; the others can. `kind` is one of those of `RequestFailed`."""
+    """A request that cannot be answered; the others go on. `kind` is one of those of `RequestFailed`."""
 
-    number: int
+    request_id: int
     kind: str
     message: str
     hint: str = ""
@@ -114,9 +113,10 @@ class RecordFailed(BatchEvent):
 
 @dataclass(frozen=True)
 class BatchProgress(BatchEvent):
-    """What was done so far: tokens of prompts that were evaluated, or copied instead, and tokens of answers.
+    """Totals so far: prompt tokens evaluated, prompt tokens copied from a shared prefix, and answer tokens generated.
 
-    `prompt_s` and `answer_s` are the seconds that went into each; `active` records run, `waiting` ones do not yet.
+    `prompt_s` and `answer_s` are the seconds spent on prompts and answers; `active` requests are running, `waiting`
+    requests have not started.
     """
 
     prompt_tokens: int

@@ -1,8 +1,7 @@
-"""The messages of the engine's protocol as lines of JSON, one message a line, and other values out of JSON.
+"""Encode messages as lines of JSON, one message per line, and decode them; also other dataclasses from JSON.
 
-A line is `["Name", {fields}]`. `encode` and `decode` are each other's inverse for every message. The text of the JSON
-is the standard library's, not msgspec's, which can hold neither a path that is not UTF-8 nor a number that is none.
-What the lines go through is not known here.
+A line is `["Name", {fields}]`; `decode` inverts `encode` for every message. The JSON text is written and parsed by the
+standard library, because msgspec supports neither paths that are not UTF-8 nor NaN. How lines travel is not known here.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from qwenctl.protocol.base import EngineInput, Event
 
 T = TypeVar("T")
 
-# One of each for all tokens; `dataclasses.asdict` would take ten times as long.
+# Created once, because one message per token is encoded; `dataclasses.asdict` would take ten times as long.
 _ENCODER, _DECODER = json.JSONEncoder(default=vars), json.JSONDecoder()
 _NESTED = (dict, list)
-_KINDS: dict[object, type[EngineInput | Event]] = {
+# Every message by its name on the wire: any dataclass in these modules that derives from a base class of messages.
+_MESSAGE_CLASSES: dict[object, type[EngineInput | Event]] = {
     name: kind
     for module in (batch, load, media, messages)
     for name, kind in vars(module).items()
@@ -27,18 +27,18 @@ _KINDS: dict[object, type[EngineInput | Event]] = {
 
 
 def encode(message: EngineInput | Event) -> bytes:
-    """One line of JSON, newline included."""
+    """Return `message` as one line of JSON, including the newline."""
     return _ENCODER.encode([type(message).__name__, vars(message)]).encode() + b"\n"
 
 
 def decode(line: bytes, expected: type[T]) -> T:
-    """The message of one line, which is of the class `expected` or derives from it.
+    """Return the message in `line`, an instance of the class `expected`.
 
-    Raises ValueError for anything that `encode` did not make, and says what is wrong with it.
+    Raises ValueError with the reason for any line that `encode` cannot have produced.
     """
     try:
         name, fields = _DECODER.decode(line.decode())
-        kind = _KINDS.get(name)
+        kind = _MESSAGE_CLASSES.get(name)
         if kind is None or not issubclass(kind, expected):
             raise ValueError(f"no {expected.__name__} is called {name!r}")
         return from_builtins(kind, fields)
@@ -47,11 +47,11 @@ def decode(line: bytes, expected: type[T]) -> T:
 
 
 def from_builtins(kind: type[T], value: object) -> T:
-    """The dataclass `kind` with the fields of `value`, as JSON gives them: the inverse of `dataclasses.asdict`.
+    """Build the dataclass `kind` from `value`, a parsed JSON object: the inverse of `dataclasses.asdict`.
 
-    Raises ValueError for a field of another type, a missing one, and one that is not known, in any depth.
+    Raises ValueError for a field of the wrong type, a missing field or an unknown field, at any depth.
     """
-    import msgspec  # not for `--help`
+    import msgspec  # here, to keep it out of `--help`
 
     try:
         made = msgspec.convert(value, kind)
@@ -62,10 +62,10 @@ def from_builtins(kind: type[T], value: object) -> T:
 
 
 def _check_names(made: object, value: object) -> None:
-    """msgspec passes over fields of a dataclass that it does not have; a name misspelled is not to be lost."""
+    """Raise ValueError for unknown fields, at any depth: msgspec ignores them, which would hide a misspelled name."""
     if type(value) is list and type(made) is tuple:
-        for one, inner in zip(made, value, strict=True):
-            _check_names(one, inner)
+        for made_item, item in zip(made, value, strict=True):
+            _check_names(made_item, item)
     elif type(value) is dict and hasattr(made, "__dataclass_fields__"):
         fields = vars(made)
         if not fields.keys() >= value.keys():

@@ -1,6 +1,6 @@
-"""The messages about pictures and clips: which a turn has, how they are looked at, what they cost.
+"""The messages about images and videos: which a turn contains, how they are processed, how many tokens they take.
 
-Part of the protocol: plain values, which say nothing of how a picture is read.
+Plain values; how an image is decoded or encoded is not known here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from qwenctl.protocol.base import Notification, Reply, Request
 
 @dataclass(frozen=True)
 class Media:
-    """A picture or a clip in a message: its `file`, what it holds by its hash, and what a person calls it.
+    """An image or video in a message: the path of its `file`, the hash of its content, and the user's name for it.
 
-    It stands before the character `at` of the message's content; several at one place are seen in their order.
+    It precedes the character at index `at` of the message's content; several at one index keep their order.
     """
 
     kind: Literal["image", "video"]
@@ -27,10 +27,10 @@ class Media:
 
 @dataclass(frozen=True)
 class VisionSettings:
-    """How pictures are looked at: the file of the vision tower ("": there is none), and how much of them is seen.
+    """Settings of the vision encoder: the path of its `mmproj` file ("": none) and the resolution of its input.
 
-    A picture becomes `image_min_tokens` to `image_max_tokens` tokens; of a clip `video_fps` frames a second are seen,
-    `video_max_frames` at most.
+    An image becomes `image_min_tokens` to `image_max_tokens` tokens; a video is sampled at `video_fps` frames per
+    second, up to `video_max_frames` frames.
     """
 
     mmproj: str = ""
@@ -42,14 +42,17 @@ class VisionSettings:
 
 @dataclass(frozen=True)
 class ConfigureVision(Notification):
-    """Look at pictures so from now on. What is wrong with it is told when one is looked at."""
+    """Use these vision settings from now on; errors in them are reported when an image is processed."""
 
     vision: VisionSettings
 
 
 @dataclass(frozen=True)
 class MediaInfo(Reply):
-    """A picture or a clip of `width` x `height` pixels costs `tokens`; `frames` of the `seconds` of a clip are seen."""
+    """Size in pixels and number of tokens of an image or video.
+
+    For a video also its length in seconds and the number of sampled `frames`.
+    """
 
     width: int
     height: int
@@ -60,6 +63,6 @@ class MediaInfo(Reply):
 
 @dataclass(frozen=True)
 class InspectMedia(Request[MediaInfo]):
-    """What would the model see of this file?"""
+    """Ask for the size of an image or video, and the number of tokens it takes."""
 
     media: Media

@@ -1,7 +1,7 @@
 """The messages between the program and its engine.
 
-The engine runs in a child process (see `client` and `worker`); what crosses the boundary are the frozen dataclasses
-below, as lines of JSON (see `codec`). Of pipes, of llama.cpp and of a terminal nothing is known here.
+The engine runs in a child process (see `client` and `worker`). The frozen dataclasses below cross the boundary as lines
+of JSON (see `codec`). Pipes, llama.cpp and the terminal are not known here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, Literal
 from qwenctl.protocol.base import Event, Notification, Reply, Request
 from qwenctl.protocol.media import Media
 
-Channel = Literal["thinking", "answer", "call"]  # call: all from the first call of a function on
+Channel = Literal["thinking", "answer", "call"]  # call: everything from the first tool call on
 FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]
 ThinkingEnd = Literal["model", "budget", "loop"]
-Tools = tuple[dict[str, Any], ...]  # functions in OpenAI's form: {"type": "function", "function": {"name": …, …}}
+Tools = tuple[dict[str, Any], ...]  # functions in OpenAI's format: {"type": "function", "function": {"name": …, …}}
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function that the model calls; the values of `arguments` are what JSON can hold."""
+    """A call of the function `name` by the model; the values of `arguments` are JSON values."""
 
     name: str
     arguments: dict[str, Any]
@@ -28,21 +28,21 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. `thinking` is what an assistant thought before `content`.
+    """One turn of a conversation. `thinking` is the assistant's reasoning before `content`.
 
-    `tool_calls` follow an assistant's `content`; a turn of the role "tool" holds the result of one of them, in order.
+    `tool_calls` follow an assistant's `content`; each turn with the role "tool" is the result of one call, in order.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    media: tuple[Media, ...] = ()  # that are seen in a user's turn
+    media: tuple[Media, ...] = ()  # only in a user's turn
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen, with llama.cpp's names. `seed` None draws one; `temperature` 0 is greedy."""
+    """Sampling parameters, with llama.cpp's names. A `seed` of None is drawn at random; `temperature` 0 is greedy."""
 
     temperature: float = 1.0
     top_k: int = 20
@@ -51,13 +51,13 @@ class Sampling:
     presence_penalty: float = 1.5
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
-    repeat_last_n: int = -1  # the whole answer: what the published penalties were measured with
+    repeat_last_n: int = -1  # the whole answer, as for the penalties that the model cards recommend
     seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer. `cached` of the prompt's tokens did not have to be evaluated."""
+    """Token counts of one answer. `cached_tokens` of the prompt were reused instead of evaluated."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -65,12 +65,12 @@ class Usage:
     answer_tokens: int = 0
     context_used: int = 0
     drafted_tokens: int = 0
-    accepted_tokens: int = 0  # of those that were drafted
+    accepted_tokens: int = 0  # of the drafted tokens
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of one answer: reading the prompt, until the first token, and generating."""
+    """Durations of one answer in seconds: prefill, time to the first token, and generation."""
 
     prompt_s: float = 0.0
     first_token_s: float = 0.0
@@ -79,7 +79,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class PrefillProgress(Event):
-    """`done` of `total` prompt tokens evaluated in `seconds` (`total` leaves out those that the cache held)."""
+    """`done` of `total` prompt tokens were evaluated in `seconds`; `total` does not include cached tokens."""
 
     done: int
     total: int
@@ -88,7 +88,7 @@ class PrefillProgress(Event):
 
 @dataclass(frozen=True)
 class TextDelta(Event):
-    """A piece of text of at least one character, as soon as it is whole UTF-8, and how many tokens it is made of."""
+    """New text of at least one character, sent once it is complete UTF-8, and the number of `tokens` it consists of."""
 
     text: str
     channel: Channel
@@ -97,7 +97,7 @@ class TextDelta(Event):
 
 @dataclass(frozen=True)
 class GenerationFinished(Reply):
-    """The end of an answer. `thinking_end` is what closed the thinking: the model, its budget, or a loop in it."""
+    """The end of an answer. `thinking_end` says what ended the thinking: the model, its budget, or a repetition."""
 
     reason: FinishReason
     usage: Usage = field(default_factory=Usage)
@@ -107,7 +107,7 @@ class GenerationFinished(Reply):
 
 @dataclass(frozen=True)
 class PrefixReady(Reply):
-    """The first `tokens` of `total` are there now, and on the disk unless there was an `error`."""
+    """The first `tokens` of `total` are evaluated, and saved on disk unless there was an `error`."""
 
     tokens: int
     total: int
@@ -116,7 +116,7 @@ class PrefixReady(Reply):
 
 @dataclass(frozen=True)
 class Restored(Reply):
-    """`tokens` of a kept state are there again; none, and the `reason`, if it could not be used."""
+    """`tokens` of a saved state were restored; 0, and the `reason`, if the state could not be used."""
 
     tokens: int
     reason: str = ""
@@ -131,21 +131,21 @@ class TokenCount(Reply):
 
 @dataclass(frozen=True)
 class BenchmarkResult(Reply):
-    """What was measured took so many seconds."""
+    """The duration of the benchmark in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Flushed(Reply):
-    """All is on the disk, or the `error` that was in the way."""
+    """All states are on disk; if not, `error` says why."""
 
     error: str = ""
 
 
 @dataclass(frozen=True)
 class EngineStats(Reply):
-    """The state of the engine between answers."""
+    """Context, memory and draft statistics of the engine between two answers; sizes in bytes or tokens."""
 
     context_tokens: int
     context_used: int
@@ -158,7 +158,7 @@ class EngineStats(Reply):
 
 @dataclass(frozen=True)
 class RequestFailed(Reply):
-    """A request that could not be done. `kind` names the row of the error table in `qwenctl.errors`."""
+    """A request failed. `kind` selects the exit code in the table of `qwenctl.errors`."""
 
     kind: Literal["model", "memory", "template", "context", "setting", "cancelled", "request", "media", "mmproj"]
     message: str
@@ -167,59 +167,59 @@ class RequestFailed(Reply):
 
 @dataclass(frozen=True)
 class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
-    """Continue the conversation."""
+    """Generate the next answer of a conversation."""
 
     messages: tuple[Message, ...]
     enable_thinking: bool = True
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1  # -1: until the model ends its turn or the context is full
-    think_budget: int = -1  # tokens of thinking after which it is closed; -1: no limit
-    grammar: str = ""  # GBNF that the answer must follow, not the thinking
-    json_schema: str = ""  # the same, as a JSON schema
-    tools: Tools = ()  # the functions that may be called
-    state_path: str = ""  # the file for what has been read, of a prompt that takes long
+    max_tokens: int = -1  # -1: no limit but the context
+    think_budget: int = -1  # maximum tokens of thinking; -1: no limit
+    grammar: str = ""  # GBNF grammar for the answer; the thinking is not constrained
+    json_schema: str = ""  # the same constraint as a JSON schema
+    tools: Tools = ()  # the functions that the model may call
+    state_path: str = ""  # file for states saved during a long prefill
 
 
 @dataclass(frozen=True)
 class PrefillPrefix(Request[PrefillProgress | PrefixReady]):
-    """Read what all prompts have in common that begin with these messages, and keep the state in the file `keep`.
+    """Evaluate the prefix shared by all prompts that begin with `messages`, and save its state in `state_path`.
 
-    It may be cancelled; what has been read is kept then too.
+    If it is cancelled, the state of the tokens evaluated so far is saved.
     """
 
     messages: tuple[Message, ...]
-    keep: str
+    state_path: str
     tools: Tools = ()
 
 
 @dataclass(frozen=True)
 class Restore(Request[Restored]):
-    """Go on from the state in the file `path`."""
+    """Restore the state saved in the file `path`."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Count(Request[TokenCount]):
-    """How many tokens is `text`?"""
+    """Count the tokens of `text`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class CountPrompt(Request[TokenCount]):
-    """How many tokens would the prompt for the next answer be?"""
+    """Count the tokens of the prompt for the next answer."""
 
     messages: tuple[Message, ...]
-    think: bool = True
+    enable_thinking: bool = True
     tools: Tools = ()
 
 
 @dataclass(frozen=True)
 class RunBenchmark(Request[BenchmarkResult]):
-    """Evaluate made-up tokens: `prompt` at once, then `generate` one by one; `depth` before them do not count.
+    """Time the evaluation of arbitrary tokens: `prompt` of them in batches, then `generate` one by one.
 
-    What the context held is forgotten.
+    `depth` tokens are evaluated before them, without being timed. Clears the context.
     """
 
     prompt: int = 0
@@ -229,29 +229,29 @@ class RunBenchmark(Request[BenchmarkResult]):
 
 @dataclass(frozen=True)
 class Flush(Request[Flushed]):
-    """Wait until all that is to be kept is on the disk."""
+    """Wait until all saved states are on disk."""
 
 
 @dataclass(frozen=True)
 class Stats(Request[EngineStats]):
-    """Ask for the state of the engine between answers."""
+    """Ask for the statistics of the engine between two answers."""
 
 
 @dataclass(frozen=True)
 class WarmPrefix(Notification):
-    """Read ahead what the next prompt will begin with, until the next request comes."""
+    """Evaluate the beginning of the next prompt in the background, until the next request comes."""
 
     messages: tuple[Message, ...]
-    think: bool = True
-    keep: str = ""  # the file for the state at its end
+    enable_thinking: bool = True
+    state_path: str = ""  # file for the state after `messages`; "": not saved
     tools: Tools = ()
 
 
 @dataclass(frozen=True)
 class Cancel(Notification):
-    """Stop what runs: a load is answered by RequestFailed, a generation by GenerationFinished(reason="cancelled")."""
+    """Cancel the running request: a load ends with RequestFailed, a generation with reason="cancelled"."""
 
 
 @dataclass(frozen=True)
 class Close(Notification):
-    """End the engine."""
+    """Shut the engine down."""

@@ -1,6 +1,6 @@
-"""Where tensors shall lie, as the engine is told, and the memory that this took, as it answers.
+"""Which device holds which tensors, as sent to the engine, and the memory this took, as the engine reports it.
 
-Part of the protocol: plain values, which say nothing of why a tensor should lie where it does.
+Plain values; how a placement is chosen is not known here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ CPU = "CPU"
 
 @dataclass(frozen=True)
 class Placement:
-    """Devices by ggml's names. Without any, ggml takes all that it knows and divides the layers itself.
+    """The devices of a model, by ggml's names. Without any, ggml uses all it knows and splits the layers itself.
 
-    `layers` says how many of the layers that are not on the CPU each device gets, the first of them first; the output
-    is the last. A tensor whose name is found by the pattern of an override lies on that device (or on "CPU"), the first
-    that matches; patterns are C++'s regular expressions (ECMAScript). `rpc` are servers (host:port) with more devices.
+    `layers` has the number of layers for each of `devices`, in order (llama.cpp's tensor_split); the output counts as
+    the last layer. `overrides` are pairs (pattern, device): the first pattern found in a tensor's name decides where it
+    is stored, a device or "CPU"; patterns are C++ regular expressions (ECMAScript). `rpc` lists servers (host:port)
+    whose devices are used as well.
     """
 
     devices: tuple[str, ...] = ()
@@ -27,9 +28,9 @@ class Placement:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes that a loaded model takes in one memory: of weights, of the context (KV cache, state), of compute buffers.
+    """Bytes that a loaded model takes in one memory: weights, context (KV cache and recurrent state), compute buffers.
 
-    `name` is a device's or "CPU". `mapped` of the weights are mapped from the file, with gaps between them.
+    `name` is a device or "CPU". `mapped` bytes of the weights are mapped from the file, including gaps between them.
     """
 
     name: str
@@ -40,5 +41,5 @@ class MemoryUse:
 
     @property
     def n_bytes(self) -> int:
-        """All bytes."""
+        """The sum of weights, context and compute buffers, in bytes."""
         return self.weights + self.context + self.compute

@@ -1,6 +1,6 @@
 """Functions that the model may call.
 
-The model's text becomes calls (`calls`), whose values have the types that the functions' JSON schemas say (`schema`).
-`contract` says what is needed of a set of functions; `described` and `python_file` are the two there are, behind
-`--tools`. Nothing here knows a terminal or an engine.
+`calls` parses the model's text into calls, and `schema` converts their arguments to the types of the JSON schemas.
+`tool_set` is the interface of a set of functions; `json_tools` and `python_tools` implement it for `--tools`. Terminal
+and engine are not known here.
 """

@@ -1,7 +1,7 @@
-"""What the JSON schema of a function says of its parameters, as far as a call of Qwen's form needs it.
+"""Convert and check the arguments of a call by the JSON schema of its function.
 
-The form has no types: every value is text. A schema and that text come in, a value goes out, or a sentence for the
-model on what is wrong with its call. Nested values are not checked: who runs the function does that.
+Qwen's call format has no types: every argument is text. A schema and the text come in; a typed value goes out, or a
+sentence for the model about what is wrong with its call. Nested values are left to the function to check.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from qwenctl.protocol.messages import ToolCall, Tools
 from qwenctl.terminal.sanitize import replace_surrogates
 
 Schema = Mapping[str, Any]
-_KINDS = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
-_PYTHON_WORDS = {"True": True, "False": False, "None": None}  # as the template of Qwen3.5 writes them
-_DEEPEST = 64
-_DEEPEST_CHOICE = 8
+_JSON_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
+_PYTHON_WORDS = {"True": True, "False": False, "None": None}  # as the chat template of Qwen3.5 writes them
+_MAX_DEPTH = 64
+_MAX_CHOICE_DEPTH = 8
 
 
-def parameters_of(tools: Tools, name: str) -> Schema | None:
-    """The schema of the parameters of the function `name`; None if there is no such function."""
+def find_parameters(tools: Tools, name: str) -> Schema | None:
+    """Return the schema of the parameters of the function `name`; None if there is no such function."""
     functions = (tool["function"] for tool in tools)
-    return next((one.get("parameters", {}) for one in functions if one["name"] == name), None)
+    return next((function.get("parameters", {}) for function in functions if function["name"] == name), None)
 
 
 def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
-    """The value that the model means by `text` for the parameter `name`: what its schema allows, else the text."""
-    kinds = _kinds(parameters.get("properties", {}).get(name, {}), parameters)
+    """Convert `text`, the argument `name`, to a type that its schema allows; return it as it is if that fails."""
+    kinds = _allowed_types(parameters.get("properties", {}).get(name, {}), parameters)
     if kinds == {"string"}:
         return text
     try:
@@ -37,13 +37,15 @@ def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
     except ValueError:
         word = text.strip()
         value = _PYTHON_WORDS.get(word, text)
-        return value if value is text or _is_of(value, kinds) else text
-    return value if not isinstance(value, str) and (_is_of(value, kinds) or "string" not in kinds) else text
+        return value if value is text or _has_type(value, kinds) else text
+    # Quoted text keeps its quotes: the format does not quote strings, so they belong to the value. A value of a wrong
+    # type is converted unless a string is allowed, so that `validate_call` can name its type.
+    return value if not isinstance(value, str) and (_has_type(value, kinds) or "string" not in kinds) else text
 
 
 def validate_call(call: ToolCall, tools: Tools) -> str:
-    """What is wrong with `call`, as a sentence for the model; nothing if it can be run."""
-    parameters = parameters_of(tools, call.name)
+    """Return what is wrong with `call`, as a sentence for the model; an empty string if it can be run."""
+    parameters = find_parameters(tools, call.name)
     if parameters is None:
         return f"no function is named {call.name!r}; available: {', '.join(tool['function']['name'] for tool in tools)}"
     properties = parameters.get("properties", {})
@@ -55,27 +57,28 @@ def validate_call(call: ToolCall, tools: Tools) -> str:
             if parameters.get("additionalProperties") is False:
                 return f"{call.name} has no parameter {name!r}; it has: {', '.join(properties) or 'none'}"
             continue
-        kinds = _kinds(properties[name], parameters)
-        if not _is_of(value, kinds):
-            return f"{name!r} of {call.name} must be of type {' or '.join(sorted(kinds))}, not {_short(value)}"
-        allowed = _resolved(properties[name], parameters).get("enum")
+        kinds = _allowed_types(properties[name], parameters)
+        if not _has_type(value, kinds):
+            return f"{name!r} of {call.name} must be of type {' or '.join(sorted(kinds))}, not {_format_value(value)}"
+        allowed = _resolve_ref(properties[name], parameters).get("enum")
         if isinstance(allowed, list) and value not in allowed:
-            return f"{name!r} of {call.name} must be one of {json.dumps(allowed)}, not {_short(value)}"
+            return f"{name!r} of {call.name} must be one of {json.dumps(allowed)}, not {_format_value(value)}"
     return ""
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text that other programs can read too: finite numbers, whole Unicode, at most 64 levels deep.
+    """Parse JSON that is safe to pass on: finite numbers, no lone surrogates, at most 64 levels of nesting.
 
-    Raises ValueError for anything else.
+    Lone surrogates are replaced; raises ValueError for the rest.
     """
     try:
-        return _plain(json.loads(text), _DEEPEST)
+        return _check_value(json.loads(text), _MAX_DEPTH)
     except RecursionError as error:
         raise ValueError("too deep") from error
 
 
-def _plain(value: Any, levels: int) -> Any:
+def _check_value(value: Any, levels: int) -> Any:
+    """Return `value` without lone surrogates. Raises ValueError for non-finite numbers and too many `levels`."""
     if isinstance(value, str):
         return replace_surrogates(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -83,41 +86,42 @@ def _plain(value: Any, levels: int) -> Any:
     if isinstance(value, dict | list) and not levels:
         raise ValueError("too deep")
     if isinstance(value, dict):
-        return {replace_surrogates(key): _plain(inner, levels - 1) for key, inner in value.items()}
-    return [_plain(inner, levels - 1) for inner in value] if isinstance(value, list) else value
+        return {replace_surrogates(key): _check_value(inner, levels - 1) for key, inner in value.items()}
+    return [_check_value(inner, levels - 1) for inner in value] if isinstance(value, list) else value
 
 
-def _kinds(schema: Any, root: Schema, levels: int = _DEEPEST_CHOICE) -> frozenset[str]:
-    """The names of the types that a value of `schema` may have; all of them where it does not say."""
-    schema = _resolved(schema, root)
+def _allowed_types(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -> frozenset[str]:
+    """Return the JSON types that `schema` allows; all of them if it does not restrict the type."""
+    schema = _resolve_ref(schema, root)
     if "type" in schema:
         named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        return frozenset(name for name in named if isinstance(name, str)) & _KINDS or _KINDS
+        return frozenset(name for name in named if isinstance(name, str)) & _JSON_TYPES or _JSON_TYPES
     if "const" in schema or isinstance(schema.get("enum"), list):
-        return frozenset(_kind(value) for value in schema.get("enum", [schema.get("const")]))
+        return frozenset(_json_type(value) for value in schema.get("enum", [schema.get("const")]))
     choices: list[Any] = next(
         (schema[word] for word in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(word), list)), []
     )
     if not levels:
-        return _KINDS
-    return frozenset(kind for one in choices for kind in _kinds(one, root, levels - 1)) or _KINDS
+        return _JSON_TYPES
+    return frozenset(kind for choice in choices for kind in _allowed_types(choice, root, levels - 1)) or _JSON_TYPES
 
 
-def _resolved(schema: Any, root: Schema) -> Schema:
-    """`schema`, or what its `$ref` leads to within `root`; the empty schema if it leads nowhere."""
-    for _ in range(_DEEPEST):
+def _resolve_ref(schema: Any, root: Schema) -> Schema:
+    """Return `schema`, or the target of its `$ref` within `root` (RFC 6901); an empty schema if there is none."""
+    for _ in range(_MAX_DEPTH):
         if not isinstance(schema, Mapping):
             return {}
         if "$ref" not in schema:
             return schema
-        found: Any = root
+        target: Any = root
         for step in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-        schema = found
+            target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
+        schema = target
     return {}
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
+    """Return the name of the JSON type of `value`; a float without a fraction is an integer, as in JSON schema."""
     match value:
         case bool():
             return "boolean"
@@ -132,11 +136,12 @@ def _kind(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-def _is_of(value: Any, kinds: frozenset[str]) -> bool:
-    kind = _kind(value)
+def _has_type(value: Any, kinds: frozenset[str]) -> bool:
+    """Whether the JSON type of `value` is among `kinds`; an integer also counts as a number."""
+    kind = _json_type(value)
     return kind in kinds or (kind == "integer" and "number" in kinds)
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:60]}…"

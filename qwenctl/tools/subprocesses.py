@@ -1,6 +1,6 @@
-"""Reads what another process says, no longer than until a point in time, and ends it with all that it has started.
+"""Read the output of another process until a deadline, and kill it together with its children.
 
-Time is that of `time.monotonic`. What the bytes mean is not known here.
+Deadlines are in seconds of `time.monotonic`. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
@@ -14,39 +14,45 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO
 
-_CHUNK = 65_536
-_GONE_WITHIN_S = 5.0
+_CHUNK_BYTES = 65_536
+_EXIT_TIMEOUT_S = 5.0
 
 
-def read_chunks(streams: Sequence[IO[bytes]], until: float) -> Iterator[tuple[int, bytes]]:
-    """What comes from `streams`, with the number of the stream; nothing comes as its end. Raises TimeoutError."""
+def read_chunks(streams: Sequence[IO[bytes]], deadline: float) -> Iterator[tuple[int, bytes]]:
+    """Yield (index of the stream, bytes) as they arrive; empty bytes mark the end of a stream.
+
+    Raises TimeoutError at `deadline`.
+    """
     with selectors.DefaultSelector() as selector:
         for number, stream in enumerate(streams):
             selector.register(stream, selectors.EVENT_READ, number)
         while selector.get_map():
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             ready = selector.select(left) if left > 0 else []
-            if not ready and time.monotonic() >= until:
+            if not ready and time.monotonic() >= deadline:
                 raise TimeoutError
             for key, _ in ready:
-                data = os.read(key.fd, _CHUNK)
+                data = os.read(key.fd, _CHUNK_BYTES)
                 if not data:
                     selector.unregister(key.fileobj)
                 yield key.data, data
 
 
-def exit_description(code: int | None) -> str:
-    """How a process ended that has `code`."""
+def describe_exit(code: int | None) -> str:
+    """Describe the return code of a process: its exit code, or the signal that killed it."""
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def kill_process_tree(process: subprocess.Popen[bytes]) -> None:
-    """End `process`, which leads a session of its own, and what it has started there, and wait until it is gone."""
-    if process.returncode is None:  # it has not been waited for, so that its number is still its own
+    """Kill `process` and all processes in its session, wait until it has exited, and close its pipes.
+
+    `process` must have been started with `start_new_session=True`.
+    """
+    if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_GONE_WITHIN_S)
+        process.wait(_EXIT_TIMEOUT_S)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with suppress(OSError):

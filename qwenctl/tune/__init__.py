@@ -1,5 +1,5 @@
-"""Finds settings under which a model is faster on this machine than as it is planned, by measuring.
+"""Find settings that make a model faster on this machine than its plan, by measurement.
 
-`candidates` says what is worth a try, `search` tries it within a time limit, `verdict` says whether a difference is
-more than noise, `kept` keeps the result for this machine and model and gives it to whoever loads that model.
+`candidates` lists settings to try, `search` measures them within a time limit and decides whether a difference is more
+than noise, and `store` saves the result for this machine and model, for later loads.
 """

@@ -1,7 +1,7 @@
-"""What is worth a try around a plan, one dimension after the other.
+"""Candidate settings around a plan, one group after the other.
 
-A `TuningBaseline` (how the model would be loaded, and what the machine has) comes in; changes of wishes go out, each
-with what a person calls it. Nothing is measured here.
+A `TuningBaseline` (how the model would be loaded, and what the machine has) comes in; changes of constraints go out,
+each with a name for the user. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ _EXACT_CACHE, _SMALL_CACHE = "f16", "q8_0"
 
 @dataclass(frozen=True)
 class TuningBaseline:
-    """`settings` of the untuned plan for `wishes`; `cores` that may be used; tokens of a measured prompt.
+    """`settings` of the untuned plan for `constraints`, the number of usable `cores`, tokens of a measured prompt.
 
-    `cpu_experts` counts the layers with experts in RAM by that plan, of `expert_layers`; None without GPUs.
+    `cpu_experts` is the number of layers (of `expert_layers`) whose experts the plan puts in RAM; None without GPUs.
+    `try_kv_types` allows a KV cache with a smaller type.
     """
 
     constraints: PlacementConstraints
     settings: LoadParams
     cores: int
-    prompt: int
+    prompt_tokens: int
     cpu_experts: int | None = None
     expert_layers: int = 0
     try_kv_types: bool = False
@@ -36,49 +37,53 @@ class TuningBaseline:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Fields of `PlacementConstraints` with new values, and what they are called in a table."""
+    """New values for fields of `PlacementConstraints`, and the `name` of the change in tables."""
 
     name: str
     fields: tuple[tuple[str, Any], ...]
 
 
-def candidate_groups(ground: TuningBaseline) -> Iterator[tuple[Candidate, ...]]:
-    """The changes of one kind together: of each kind at most one will hold. What a person has fixed is left alone."""
-    yield tuple(_threads(ground))
-    yield tuple(_experts(ground))
-    yield tuple(_micro_batches(ground))
-    yield tuple(_caches(ground))
+def candidate_groups(baseline: TuningBaseline) -> Iterator[tuple[Candidate, ...]]:
+    """Yield the candidates in groups; at most one of each group can win. What the user has fixed is not varied."""
+    yield tuple(_thread_candidates(baseline))
+    yield tuple(_expert_candidates(baseline))
+    yield tuple(_micro_batch_candidates(baseline))
+    yield tuple(_cache_candidates(baseline))
 
 
-def _threads(ground: TuningBaseline) -> Iterator[Candidate]:
-    """Never more than there are physical cores: threads wait for each other at every step of a graph."""
-    if ground.constraints.threads:
+def _thread_candidates(baseline: TuningBaseline) -> Iterator[Candidate]:
+    """Never more threads than physical cores: all threads synchronize after every step of a graph."""
+    if baseline.constraints.threads:
         return
-    now = ground.settings.threads
-    for threads in sorted({ground.cores, now + 1, now - 1, now // 2} - {now}, reverse=True):
-        if 0 < threads <= ground.cores:
+    now = baseline.settings.threads
+    for threads in sorted({baseline.cores, now + 1, now - 1, now // 2} - {now}, reverse=True):
+        if 0 < threads <= baseline.cores:
             yield Candidate(f"{threads} thread{'s' * (threads > 1)}", (("threads", threads),))
 
 
-def _experts(ground: TuningBaseline) -> Iterator[Candidate]:
-    now = ground.cpu_experts
-    if now is None or ground.constraints.cpu_experts is not None or ground.constraints.overrides:
+def _expert_candidates(baseline: TuningBaseline) -> Iterator[Candidate]:
+    now = baseline.cpu_experts
+    if now is None or baseline.constraints.cpu_experts is not None or baseline.constraints.overrides:
         return
     for layers in (now + step for step in _EXPERT_STEPS):
-        if 0 <= layers <= ground.expert_layers:
+        if 0 <= layers <= baseline.expert_layers:
             yield Candidate(f"experts of {layers} layers in RAM", (("cpu_experts", layers),))
 
 
-def _micro_batches(ground: TuningBaseline) -> Iterator[Candidate]:
-    """Those that make a difference for a prompt of the measured length."""
-    now = ground.settings.micro_batch_tokens
-    if ground.constraints.micro_batch:
+def _micro_batch_candidates(baseline: TuningBaseline) -> Iterator[Candidate]:
+    """Only sizes that make a difference for a prompt of the measured length."""
+    now = baseline.settings.micro_batch_tokens
+    if baseline.constraints.micro_batch:
         return
     for tokens in _MICRO_BATCHES:
-        if tokens != now and (tokens < ground.prompt or now < ground.prompt) and tokens < 2 * ground.prompt:
+        if (
+            tokens != now
+            and (tokens < baseline.prompt_tokens or now < baseline.prompt_tokens)
+            and tokens < 2 * baseline.prompt_tokens
+        ):
             yield Candidate(f"micro-batch {tokens:,}", (("micro_batch", tokens),))
 
 
-def _caches(ground: TuningBaseline) -> Iterator[Candidate]:
-    if ground.try_kv_types and ground.constraints.cache_k == ground.constraints.cache_v == _EXACT_CACHE:
+def _cache_candidates(baseline: TuningBaseline) -> Iterator[Candidate]:
+    if baseline.try_kv_types and baseline.constraints.cache_k == baseline.constraints.cache_v == _EXACT_CACHE:
         yield Candidate(f"KV cache {_SMALL_CACHE}", (("cache_k", _SMALL_CACHE), ("cache_v", _SMALL_CACHE)))

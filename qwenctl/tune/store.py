@@ -1,7 +1,7 @@
-"""The result of a tuning, kept for a machine and a model, and put into the wishes of later loads.
+"""Save the result of a tuning for a machine and a model, and apply it to the constraints of later loads.
 
-A model is known by the sizes of its files and the first MiB of them, a machine as its speeds are (`machine.speeds`).
-What a person asks for himself is never changed.
+A model is identified by the sizes and the first MiB of its files, a machine as in `machine.bandwidth_cache`. What the
+user has fixed is never changed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.protocol.load import LoadParams
 
 _HEADER_BYTES = 1 << 20
-_UNFIXED = PlacementConstraints()
-# The fields that a tuning may choose. Threads and micro-batch hold for every load; the others only where everything
-# else is asked for as it was when they were measured, but for what lies beside the model: where that takes the room,
-# the plan holds.
-_ANYWHERE, _ALIKE = ("threads", "micro_batch"), ("cpu_experts", "cache_k", "cache_v")
-_BESIDE = (
+_DEFAULTS = PlacementConstraints()
+# The fields that a tuning may choose. Threads and micro-batch apply to every load; the others only if all other
+# constraints are those under which they were measured, except for what is loaded next to the model: if that leaves too
+# little memory, the plan decides.
+_UNCONDITIONAL, _CONDITIONAL = ("threads", "micro_batch"), ("cpu_experts", "cache_k", "cache_v")
+_IRRELEVANT = (
     "batch", "snapshot_bytes", "sequences", "mtp", "draft", "draft_max", "draft_min", "vision", "vision_bytes",
     "limits",
 )  # fmt: skip
@@ -33,10 +33,10 @@ _BESIDE = (
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a tuning has found: fields of `PlacementConstraints` with their values, none where the plan itself was the
-    fastest.
+    """The result of a tuning: new values for fields of `PlacementConstraints`.
 
-    `gain` is how many times as fast a turn was as with the plan; `alike` the other wishes under which it was measured.
+    `gain` is the speed of a turn relative to the plan; `alike` has the other constraints under which it was measured,
+    and `measured` the time of that (ISO 8601).
     """
 
     changes: Mapping[str, Any]
@@ -46,7 +46,7 @@ class TuningResult:
 
 
 def model_key(path: Path) -> str:
-    """What a model is kept by. Raises OSError."""
+    """Return the key of the model at `path`: a hash of the sizes and headers of its files. Raises OSError."""
     digest = hashlib.sha256()
     for file_path in split_files(path):
         with file_path.open("rb") as file:
@@ -56,69 +56,76 @@ def model_key(path: Path) -> str:
 
 
 def fixed_constraints(constraints: PlacementConstraints) -> dict[str, Any]:
-    """What is asked for beside the fields that a tuning may choose, as JSON gives it back."""
-    fields = {name: value for name, value in asdict(constraints).items() if name not in (*_ANYWHERE, *_ALIKE, *_BESIDE)}
-    return {name: _listed(value) for name, value in fields.items() if value != getattr(_UNFIXED, name)}
+    """Return the constraints that differ from the defaults, apart from tunable and irrelevant ones, as JSON values."""
+    fields = {
+        name: value
+        for name, value in asdict(constraints).items()
+        if name not in (*_UNCONDITIONAL, *_CONDITIONAL, *_IRRELEVANT)
+    }
+    return {name: _to_lists(value) for name, value in fields.items() if value != getattr(_DEFAULTS, name)}
 
 
-def keep(path: Path, tuned: TuningResult) -> Path:
-    """Keep a result for the model at `path`; where it lies. Raises QwenctlError, OSError."""
-    place = tuned_folder() / f"{model_key(path)}-{_machine()}.json"
-    write_object(place, {"model": path.name, **asdict(tuned)})
-    return place
+def save_tuning(path: Path, tuned: TuningResult) -> Path:
+    """Save a result for the model at `path`; return the path of its file. Raises QwenctlError, OSError."""
+    file = tuned_folder() / f"{model_key(path)}-{_machine_key()}.json"
+    write_object(file, {"model": path.name, **asdict(tuned)})
+    return file
 
 
-def forget(path: Path) -> bool:
-    """Remove what is kept for the model at `path` on this machine; whether there was anything. Raises QwenctlError."""
-    place = tuned_folder() / f"{model_key(path)}-{_machine()}.json"
-    there = place.exists()
-    place.unlink(missing_ok=True)
-    return there
+def delete_tuning(path: Path) -> bool:
+    """Delete the result for the model at `path` on this machine; return whether there was one.
+
+    Raises QwenctlError, OSError.
+    """
+    file = tuned_folder() / f"{model_key(path)}-{_machine_key()}.json"
+    exists = file.exists()
+    file.unlink(missing_ok=True)
+    return exists
 
 
-def find(path: Path) -> TuningResult | None:
-    """What is kept for the model at `path` on this machine; nothing where that cannot be told."""
+def load_tuning(path: Path) -> TuningResult | None:
+    """Return the result for the model at `path` on this machine; None if there is none that can be read."""
     try:
         folder, key = tuned_folder(), model_key(path)
-        if not any(folder.glob(f"{key}-*.json")):  # the usual case, without a look at the machine
+        if not any(folder.glob(f"{key}-*.json")):  # the usual case: skip identifying the machine
             return None
-        found = read_object(folder / f"{key}-{_machine()}.json")
+        fields = read_object(folder / f"{key}-{_machine_key()}.json")
         return TuningResult(
-            _known(found["changes"]), float(found["gain"]), dict(found["alike"]), str(found["measured"])
+            _check_changes(fields["changes"]), float(fields["gain"]), dict(fields["alike"]), str(fields["measured"])
         )
     except (OSError, QwenctlError, KeyError, TypeError, ValueError):
         return None
 
 
 def apply_tuning(constraints: PlacementConstraints, tuned: TuningResult | None) -> PlacementConstraints:
-    """`wishes` with what a tuning has found for those that are left open."""
+    """Return `constraints` with tuned values for fields that the user left open; unchanged if `tuned` is None."""
     if tuned is None:
         return constraints
-    names = [*_ANYWHERE, *(_ALIKE if fixed_constraints(constraints) == dict(tuned.alike) else ())]
-    left_open = [name for name in names if getattr(constraints, name) == getattr(_UNFIXED, name)]
+    names = [*_UNCONDITIONAL, *(_CONDITIONAL if fixed_constraints(constraints) == dict(tuned.alike) else ())]
+    left_open = [name for name in names if getattr(constraints, name) == getattr(_DEFAULTS, name)]
     return replace(constraints, **{name: tuned.changes[name] for name in left_open if name in tuned.changes})
 
 
 def with_tuned_threads(settings: LoadParams, tuned: TuningResult | None) -> LoadParams:
-    """`settings` with the number of threads that a tuning has found, if it is left open."""
+    """Return `settings` with the tuned number of threads, unless they fix a number."""
     return settings if tuned is None or settings.threads else replace(settings, threads=tuned.changes.get("threads", 0))
 
 
-def _known(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for a field that no tuning chooses, or a value of another kind."""
+def _check_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `changes` as a dict. Raises ValueError for a field that is not tunable, or a value of the wrong type."""
     for name, value in changes.items():
         is_text = name in ("cache_k", "cache_v")
         is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 30
-        if name not in (*_ANYWHERE, *_ALIKE) or not (isinstance(value, str) if is_text else is_count):
+        if name not in (*_UNCONDITIONAL, *_CONDITIONAL) or not (isinstance(value, str) if is_text else is_count):
             raise ValueError(name)
     return dict(changes)
 
 
-def _listed(value: Any) -> Any:
-    return [_listed(one) for one in value] if isinstance(value, tuple | list) else value
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _machine() -> str:
+def _machine_key() -> str:
     from qwenctl.machine.bandwidth_cache import machine_identity
     from qwenctl.machine.cpu import read_cpu
     from qwenctl.machine.memory import read_memory

@@ -35,7 +35,7 @@ def run(settings: Settings) -> Iterator[Figure]:
         messages = _conversation(engine)
         asked = (*messages, Message("user", _QUESTION))
         for _ in settings.rounds():
-            engine.warm_prefix(messages, think=False, keep=keep)
+            engine.warm_prefix(messages, enable_thinking=False, state_path=keep)
             begin = time.perf_counter()
             engine.flush()  # waits for the prefix evaluation, then for the disk
             save.append(time.perf_counter() - begin)
@@ -90,4 +90,4 @@ def _read_all(settings: Settings, model: Path, asked: tuple[Message, ...]) -> fl
 
 def _tokens(settings: Settings, model: Path, asked: tuple[Message, ...]) -> int:
     with _engine(settings, model) as engine:
-        return engine.count_prompt(asked, think=False)
+        return engine.count_prompt(asked, enable_thinking=False)

@@ -19,7 +19,7 @@ from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import Message, TextDelta, ToolCall
 from qwenctl.tools.json_tools import JsonTools
-from qwenctl.tools.tool_set import MOST_ROUNDS
+from qwenctl.tools.tool_set import MAX_ROUNDS
 from tests.support.scripted_engine import CRASH, DONE, LOADED, Chat, Emitted, ScriptedEngine, answer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}
@@ -157,11 +157,11 @@ def test_ctrl_c_stops_a_function_that_runs(tmp_path: Path) -> None:
 
 
 def test_a_model_that_calls_for_ever_is_stopped(tmp_path: Path) -> None:
-    one = ToolChat(tmp_path, *[calling(PARIS)] * MOST_ROUNDS, answer("Done."))
+    one = ToolChat(tmp_path, *[calling(PARIS)] * MAX_ROUNDS, answer("Done."))
     one.run("Go.", "Go on.", auto_approve_tools=True)
-    assert f"stopped after {MOST_ROUNDS} rounds of calls" in one.chat.text
-    assert len(one.engine.requests) == MOST_ROUNDS + 1
-    assert len(one.results(MOST_ROUNDS)) == MOST_ROUNDS
+    assert f"stopped after {MAX_ROUNDS} rounds of calls" in one.chat.text
+    assert len(one.engine.requests) == MAX_ROUNDS + 1
+    assert len(one.results(MAX_ROUNDS)) == MAX_ROUNDS
 
 
 def test_an_answer_that_was_cut_runs_nothing(tmp_path: Path) -> None:

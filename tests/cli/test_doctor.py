@@ -61,13 +61,13 @@ def test_gpus_are_seen_by_what_their_drivers_make(tmp_path: Path) -> None:
     ],
 )
 def test_a_build_that_leaves_a_gpu_idle_is_found(build: Build, seen: dict[str, str], message: str | None) -> None:
-    found = list(findings.of_build(build, seen))
+    found = list(findings.check_build(build, seen))
     assert len(found) == (message is not None)
     assert all(message in one.message and one.hint for one in found if message)
 
 
 def test_a_card_is_called_by_its_name() -> None:
-    (found,) = findings.of_build(CPU_BUILD, {"CUDA": "/dev/nvidia0"}, ("RTX 5080", "RTX 3090"))
+    (found,) = findings.check_build(CPU_BUILD, {"CUDA": "/dev/nvidia0"}, ("RTX 5080", "RTX 3090"))
     assert "there is a GPU (RTX 5080, RTX 3090)" in found.message
     assert found.hint == build_command("CUDA")
 
@@ -84,16 +84,16 @@ def test_the_line_that_mends_a_build_is_that_of_the_install_page(backend: str, m
 def test_builds_for_x86_leave_amx_out_and_others_do_not_know_it() -> None:
     assert build_command("CPU", "AMD64").startswith(f"CFLAGS={WITHOUT_AMX} CXXFLAGS={WITHOUT_AMX} CMAKE_ARGS=")
     assert build_command("CPU", "aarch64").startswith("CMAKE_ARGS=")
-    unused = findings.of_features(frozenset({"amx_int8", "amx_tile", "avx2"}), frozenset({"AVX2"}))
+    unused = findings.check_features(frozenset({"amx_int8", "amx_tile", "avx2"}), frozenset({"AVX2"}))
     assert list(unused) == []  # left out on purpose
 
 
 def test_unused_instruction_sets_are_found() -> None:
     flags = frozenset({"avx", "avx2", "avx512f", "sse2"})
-    (found,) = findings.of_features(flags, frozenset({"AVX", "SSE3"}))
+    (found,) = findings.check_features(flags, frozenset({"AVX", "SSE3"}))
     assert found.message == "llama.cpp is built without AVX2, AVX512, which this processor has"
-    assert list(findings.of_features(flags, frozenset({"AVX", "AVX2", "AVX512"}))) == []
-    assert list(findings.of_features(flags, frozenset())) == []  # it could not be asked: said elsewhere
+    assert list(findings.check_features(flags, frozenset({"AVX", "AVX2", "AVX512"}))) == []
+    assert list(findings.check_features(flags, frozenset())) == []  # it could not be asked: said elsewhere
 
 
 # ------------------------------------------------------------------ memory, disks, caches
@@ -102,7 +102,7 @@ def test_unused_instruction_sets_are_found() -> None:
 def test_models_that_do_not_fit_are_found() -> None:
     small = Fit(PullCandidate("Q8_0", 9 * GB, 0), "RAM", 10 * GB)
     large = Fit(PullCandidate("BF16", 70 * GB, 0), "would page from disk", 72 * GB)
-    (found,) = findings.of_models({"x/y:Q8_0": small, "x/y:BF16": large}, Memory(32 * GB, 30 * GB), 24 * GB)
+    (found,) = findings.check_models({"x/y:Q8_0": small, "x/y:BF16": large}, Memory(32 * GB, 30 * GB), 24 * GB)
     need = (
         "x/y:BF16 needs 67.1 GiB, this machine has 22.4 GiB of GPU memory and 29.8 GiB of RAM: it would page from disk"
     )
@@ -110,8 +110,8 @@ def test_models_that_do_not_fit_are_found() -> None:
 
 
 def test_swap_counts_when_it_is_used() -> None:
-    assert list(findings.of_swap(Swap(8 * GB, 1 << 20))) == []
-    (found,) = findings.of_swap(Swap(8 * GB, 2 * GB))
+    assert list(findings.check_swap(Swap(8 * GB, 1 << 20))) == []
+    (found,) = findings.check_swap(Swap(8 * GB, 2 * GB))
     assert found.message.startswith("1.86 GiB of swap is in use")
 
 
@@ -120,20 +120,20 @@ def test_swap_counts_when_it_is_used() -> None:
     [
         (disk(), None, None),
         (disk(rotational=False), ReadSpeed(2e9, GB, True), None),
-        (disk(networked=True), None, "models are on a networked file system (nfs4 at /m)"),
-        (disk(rotational=True), None, "models are on a rotating disk (/m)"),
+        (disk(networked=True), None, "models are on a network file system (nfs4 at /m)"),
+        (disk(rotational=True), None, "models are on a hard disk (/m)"),
         (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s to read"),
     ],
 )
 def test_slow_disks_are_found(holder: Disk, speed: ReadSpeed | None, message: str | None) -> None:
-    found = [one.message for one in findings.of_disk(holder, speed, 20 * GB)]
+    found = [one.message for one in findings.check_disk(holder, speed, 20 * GB)]
     assert found == ([message] if message else [])
 
 
 def test_what_is_wrong_with_a_cache_is_found() -> None:
     root = Path("/c")
-    assert list(findings.of_cache(Cache(root, 90 * GB, 0, 0))) == []
-    found = [one.message for one in findings.of_cache(Cache(root, GB, 2, 3 * GB, "read-only file system"))]
+    assert list(findings.check_cache(Cache(root, 90 * GB, 0, 0))) == []
+    found = [one.message for one in findings.check_cache(Cache(root, GB, 2, 3 * GB, "read-only file system"))]
     assert found == [
         "/c cannot be written (read-only file system)",
         "stopped downloads left 3.00 GB in /c",

@@ -83,7 +83,7 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
         (
             {"general__architecture": "clip"},
             "x.gguf: architecture 'clip' is not Qwen3.5",
-            "the vision part (mmproj) of a model: give the text model next to it",
+            "the vision part (mmproj) of a model: use the text model next to it",
         ),
         (
             {"general__architecture": "qwen35", "qwen35__block_count": 0},

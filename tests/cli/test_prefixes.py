@@ -136,7 +136,7 @@ def reading(engine: Engine, file: Path, until: int) -> PrefixReady | PrefillProg
     """The last event of reading LONG; it is stopped after `until` tokens."""
     messages = Conversation().with_system(LONG).prompt_messages
     last: PrefixReady | PrefillProgress = PrefillProgress(0, 0)
-    for last in engine.read_prefix(messages, keep=file):
+    for last in engine.read_prefix(messages, state_path=file):
         if isinstance(last, PrefillProgress) and last.done >= until:
             engine.cancel()
     return last
@@ -167,7 +167,7 @@ def test_a_long_reading_goes_on_where_it_was_stopped_or_killed(toy_gguf: Path, t
         stopped = reading(engine, file, until=1024)
         assert isinstance(stopped, PrefixReady)
         assert 1024 <= stopped.tokens < stopped.total
-        events = engine.read_prefix(Conversation().with_system(LONG).prompt_messages, keep=file)
+        events = engine.read_prefix(Conversation().with_system(LONG).prompt_messages, state_path=file)
         first = next(events)
         assert isinstance(first, PrefillProgress)
         assert first.total == stopped.total - stopped.tokens  # nothing is read twice

@@ -26,7 +26,7 @@ def model(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def test_later_loads_use_it_until_it_is_forgotten(model: Path) -> None:
     bench = ["bench", str(model), "-p", "8", "-n", "1", "-r", "1", "--json"]
-    saved.keep(model, FOUND)
+    saved.save_tuning(model, FOUND)
     told = json.loads(run(*bench).stdout)
     assert (told["n_threads"], told["n_ubatch"]) == (1, 64)
     assert json.loads(run(*bench, "-ub", "32").stdout)["n_ubatch"] == 32
@@ -55,7 +55,7 @@ def test_a_plan_is_shown_as_it_is_loaded(model: Path) -> None:
         return fields
 
     before = told()
-    saved.keep(model, FOUND)
+    saved.save_tuning(model, FOUND)
     after = told()
     assert (before["settings"]["micro_batch_tokens"], after["settings"]["micro_batch_tokens"]) == (512, 64)
     assert set(after["reasons"]) - set(before["reasons"]) == {"uses the faster settings found by `qwenctl tune`"}
@@ -65,7 +65,7 @@ def test_experts_lie_where_the_plan_puts_them_if_what_was_tuned_has_no_room(mode
     with rpc_server(20 << 20) as endpoint:
         options = ["-c", "512", "-t", "1", "--rpc", endpoint, "--fit-target", "12"]
         asked = PlacementConstraints(context=512, threads=1, fit_targets=(12 << 20,), rpc=(endpoint,))
-        saved.keep(
+        saved.save_tuning(
             model,
             TuningResult({"cpu_experts": 0, "micro_batch": 64}, 1.5, saved.fixed_constraints(asked), "2026-11-24"),
         )

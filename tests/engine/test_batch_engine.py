@@ -37,7 +37,7 @@ def mixed_records(count: int) -> list[SubmitRequest]:
     for number in range(count):
         text = TEXTS[number % len(TEXTS)] + " please" * (number % 5 * 20)
         sampling = GREEDY if number % 3 else WARM
-        records.append(add(number, text, think=bool(number % 2), sampling=sampling, max_tokens=60))
+        records.append(add(number, text, enable_thinking=bool(number % 2), sampling=sampling, max_tokens=60))
     return records
 
 
@@ -65,7 +65,7 @@ def test_answers_are_identical_in_another_order_with_other_records(
 
 
 def test_batch_answer_equals_the_chat_answer(engine: Engine) -> None:
-    found, _ = answers(engine, [add(number, text, think=True) for number, text in enumerate(TEXTS)], 8)
+    found, _ = answers(engine, [add(number, text, enable_thinking=True) for number, text in enumerate(TEXTS)], 8)
     for number, text in enumerate(TEXTS):
         one = found[number]
         assert isinstance(one, RecordDone)
@@ -132,7 +132,7 @@ def test_each_record_has_its_own_limits(engine: Engine) -> None:
     colors = json.dumps({"enum": ["mauve", "teal"]})
     records = [
         add(0, TEXTS[0], max_tokens=3),
-        add(1, TEXTS[0], think=True, think_budget=2),
+        add(1, TEXTS[0], enable_thinking=True, think_budget=2),
         add(2, "What is 2 + 3?", json_schema=colors),
         add(3, "repeat: " + "blue " * 80),
     ]

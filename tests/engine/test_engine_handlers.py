@@ -14,7 +14,7 @@ from qwenctl.protocol.messages import Cancel, Close
 from tests.support.own_process import late, real
 
 HANDLERS = late("qwenctl.engine.worker:HANDLERS")
-MESSAGES = list(codec._KINDS.values())
+MESSAGES = list(codec._MESSAGE_CLASSES.values())
 
 
 @pytest.mark.own_process

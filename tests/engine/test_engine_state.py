@@ -38,7 +38,7 @@ def talk(engine: Engine, questions: tuple[str, ...], keep: Path) -> tuple[Messag
     messages: tuple[Message, ...] = (SYSTEM,)
     for question in questions:
         messages = with_turn(messages, question, ask(engine, (*messages, Message("user", question))))
-        engine.warm_prefix(messages, think=True, keep=keep)
+        engine.warm_prefix(messages, enable_thinking=True, state_path=keep)
         assert engine.flush().error == ""
     return messages
 
@@ -82,7 +82,7 @@ def test_state_is_saved_during_a_long_prefill_and_includes_the_position_before_i
     begin = Message("user", QUESTIONS[0])
     first, first_end = answer(begin)
     turns, long = (begin, Message("assistant", first)), Message("user", "word " * 9000)
-    assert prefill_ahead(toy_model, WarmPrefix(turns, think=False), lambda _: True)
+    assert prefill_ahead(toy_model, WarmPrefix(turns, enable_thinking=False), lambda _: True)
     output, whole = answer(*turns, long)
     assert 3 <= len(saved_states) <= 10
     assert len(saved_states[-1].tokens) >= 0.7 * whole.usage.prompt_tokens
@@ -145,11 +145,11 @@ def test_full_disk_is_reported_and_the_chat_continues(start: Start, tmp_path: Pa
     engine = start()
     messages = with_turn((SYSTEM,), QUESTIONS[0], ask(engine, (SYSTEM, Message("user", QUESTIONS[0]))))
     resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    engine.warm_prefix(messages, think=True, keep=tmp_path / "state")
+    engine.warm_prefix(messages, enable_thinking=True, state_path=tmp_path / "state")
     assert "File too large" in engine.flush().error
     assert not (tmp_path / "state").exists()
     resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    engine.warm_prefix(messages, think=True, keep=tmp_path / "no such folder" / "state")
+    engine.warm_prefix(messages, enable_thinking=True, state_path=tmp_path / "no such folder" / "state")
     assert "No such file" in engine.flush().error
     assert ask(engine, (*messages, Message("user", QUESTIONS[1]))).message.content == "The capital of France is Paris."
 

@@ -23,7 +23,7 @@ def wait_for_read_ahead(engine: Engine, messages: tuple[Message, ...]) -> None:
     """Wait until the whole prefix is evaluated. (Every request interrupts this, a request for statistics too.)"""
     held = -1
     while held != (held := engine.stats().context_used):
-        engine.warm_prefix(messages, think=True)
+        engine.warm_prefix(messages, enable_thinking=True)
         time.sleep(0.5)
 
 
@@ -135,7 +135,7 @@ def test_answers_after_any_history_equal_those_without_snapshots(start: Start) -
             reference = ask(uncached, (*messages, Message("user", question)), think=think)
             assert replace(reply, usage=reference.usage) == reference
             turns = [*saved, (question, reply)]
-            engine.warm_prefix(with_turn(messages, question, reply), think=think)
+            engine.warm_prefix(with_turn(messages, question, reply), enable_thinking=think)
 
     check()
 

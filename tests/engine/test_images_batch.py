@@ -59,7 +59,7 @@ def test_image_records_do_not_affect_each_other(seeing_gguf: Path, tmp_path: Pat
 
     def record(number: int, path: Path | None) -> SubmitRequest:
         turn = Message("user", WHAT, media=(media(path),)) if path else Message("user", "What is 2 + 3?")
-        return SubmitRequest(number, (system, turn), think=False, sampling=GREEDY)
+        return SubmitRequest(number, (system, turn), enable_thinking=False, sampling=GREEDY)
 
     found = []
     with Engine.start(tmp_path) as engine:
@@ -74,7 +74,7 @@ def test_image_records_do_not_affect_each_other(seeing_gguf: Path, tmp_path: Pat
             while len(ended) < len(paths):
                 event = engine.receive(60)
                 if isinstance(event, RecordDone | RecordFailed):
-                    ended[event.number] = event
+                    ended[event.request_id] = event
             found.append(ended)
     output = [
         [(one.text, one.usage.prompt_tokens, one.usage.context_used) for _, one in sorted(each.items())]

@@ -127,7 +127,7 @@ def test_restored_engine_does_not_encode_images_again(start: Start, tmp_path: Pa
     first = start()
     reply = reply_to(first, SYSTEM, image_question(RED))
     messages = (SYSTEM, image_question(RED), reply.message)
-    first.warm_prefix(messages, think=True, keep=tmp_path / "state")
+    first.warm_prefix(messages, enable_thinking=True, state_path=tmp_path / "state")
     assert first.flush().error == ""
     engine, uncached = start(), start(snapshot_bytes=0)
     assert engine.restore(tmp_path / "state").tokens > TOKENS

@@ -101,7 +101,7 @@ def test_answers_after_any_call_history_equal_those_without_snapshots(start: Sta
             turns.append(turn)
             if action == "ask and read ahead":
                 ahead = (SYSTEM, *(message for one in turns for message in one))
-                engine.warm_prefix(ahead, think=think, tools=(WEATHER,))
+                engine.warm_prefix(ahead, enable_thinking=think, tools=(WEATHER,))
 
     check()
 

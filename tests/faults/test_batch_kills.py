@@ -157,12 +157,12 @@ class Poisoned:
 
     def send(self, request: BatchRequest) -> None:
         if isinstance(request, SubmitRequest) and "poison" in request.messages[0].content:
-            self._poison.add(request.number)
+            self._poison.add(request.request_id)
         self._engine.send(request)
 
     def receive(self, timeout_s: float | None) -> BatchEvent | None:
         event = self._engine.receive(timeout_s)
-        if isinstance(event, RecordStarted) and event.number in self._poison:
+        if isinstance(event, RecordStarted) and event.request_id in self._poison:
             if self._signal == signal.SIGSTOP:
                 os.kill(self._engine.pid, signal.SIGSTOP)
             else:

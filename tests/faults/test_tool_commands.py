@@ -10,7 +10,7 @@ import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.tools.json_tools import JsonTools
-from qwenctl.tools.tool_set import MOST_CHARACTERS
+from qwenctl.tools.tool_set import MAX_RESULT_CHARACTERS
 from tests.support.tool_calls import run
 
 
@@ -43,7 +43,7 @@ def test_command_reads_the_arguments_and_writes_the_result(tmp_path: Path) -> No
         ("sleep 600 & echo started; exec >&- 2>&-; sleep 600", "error: no answer within 2 seconds"),
         ("yes", "error: no answer within 2 seconds"),
         ("yes >&2", "error: no answer within 2 seconds"),
-        ("head -c 10000000 /dev/zero | tr '\\0' x", "x" * MOST_CHARACTERS + "\n… cut after 20,000 characters"),
+        ("head -c 10000000 /dev/zero | tr '\\0' x", "x" * MAX_RESULT_CHARACTERS + "\n… cut after 20,000 characters"),
         ("setsid sleep 5 & exit 0", "error: no answer within 2 seconds"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.tools.python_tools import PythonTools
-from qwenctl.tools.tool_set import MOST_CHARACTERS
+from qwenctl.tools.tool_set import MAX_RESULT_CHARACTERS
 from tests.support.tool_calls import run
 from tests.support.waiting import until
 
@@ -189,7 +189,7 @@ def test_ctrl_c_ends_a_function_and_its_children(start: Start, tmp_path: Path) -
 
 def test_long_result_is_truncated(start: Start) -> None:
     text = run(start(), "echo", text="x" * 1_000_000)
-    assert text == "x" * MOST_CHARACTERS + f"\n… cut after {MOST_CHARACTERS:,} characters"
+    assert text == "x" * MAX_RESULT_CHARACTERS + f"\n… cut after {MAX_RESULT_CHARACTERS:,} characters"
 
 
 def test_close_ends_the_process(start: Start) -> None:

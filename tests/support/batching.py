@@ -62,7 +62,7 @@ def batch(
 
 def add(number: int, text: str, **changes: Any) -> SubmitRequest:
     """A greedy record with one question."""
-    return SubmitRequest(number, (Message("user", text),), **{"think": False, "sampling": GREEDY, **changes})
+    return SubmitRequest(number, (Message("user", text),), **{"enable_thinking": False, "sampling": GREEDY, **changes})
 
 
 def loaded_engine(model: Path, logs: Path) -> Engine:
@@ -92,7 +92,7 @@ def answers(
         event = engine.receive(patience_s)
         assert event is not None
         if isinstance(event, RecordDone | RecordFailed):
-            found[event.number] = event
+            found[event.request_id] = event
         elif isinstance(event, BatchProgress):
             progress = event
     return found, progress

@@ -62,7 +62,7 @@ class ScriptedEngine:
                 yield event
 
     def warm_prefix(
-        self, messages: tuple[Message, ...], *, think: bool, tools: Tools = (), keep: Path | None = None
+        self, messages: tuple[Message, ...], *, enable_thinking: bool, tools: Tools = (), state_path: Path | None = None
     ) -> None:
         self.prepared.append(messages)
 
@@ -72,7 +72,7 @@ class ScriptedEngine:
     def count(self, text: str) -> int:
         return len(text.split())
 
-    def count_prompt(self, messages: tuple[Message, ...], *, think: bool, tools: Tools = ()) -> int:
+    def count_prompt(self, messages: tuple[Message, ...], *, enable_thinking: bool, tools: Tools = ()) -> int:
         return sum(len(message.content.split()) for message in messages)
 
     def flush(self) -> Flushed:

@@ -123,7 +123,7 @@ def test_saved_state_is_restored_in_another_placement(
         messages: tuple[Message, ...] = ()
         for question in QUESTIONS[:2]:
             messages = with_turn(messages, question, ask(one, (*messages, Message("user", question)), think=False))
-        one.warm_prefix(messages, think=False, keep=keep)
+        one.warm_prefix(messages, enable_thinking=False, state_path=keep)
         assert one.flush().error == ""
         restored = other.restore(keep)
         assert (restored.reason, restored.tokens > 0) == ("", True)

@@ -230,11 +230,11 @@ class EngineBackend:
     def _note(self, event: BatchEvent) -> None:
         match event:
             case RecordStarted():
-                self._started.add(event.number)
+                self._started.add(event.request_id)
             case RecordDone():
-                self._finish(event.number, self._answer(event))
+                self._finish(event.request_id, self._answer(event))
             case RecordFailed():
-                self._finish(event.number, RecordError(event.kind, event.message, event.hint))
+                self._finish(event.request_id, RecordError(event.kind, event.message, event.hint))
             case BatchProgress():
                 parallel = self.opened.parallel if self.opened is not None else 0
                 self._now = BackendStats(
@@ -257,7 +257,7 @@ class EngineBackend:
         self._found.append((number, outcome))
 
     def _answer(self, done: RecordDone) -> Answer:
-        tools = self._records[done.number].wanted.tools
+        tools = self._records[done.request_id].wanted.tools
         message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools)
         usage = {
             "prompt_tokens": done.usage.prompt_tokens,

@@ -25,7 +25,7 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import GenerationFinished
 from qwenctl.terminal.signals import cancel_on_sigint, defer_sigint
 from qwenctl.tools.calls import ParsedCalls, answer_with_calls
-from qwenctl.tools.tool_set import MOST_ROUNDS
+from qwenctl.tools.tool_set import MAX_ROUNDS
 
 
 def run_chat(setup: ChatSetup) -> ExitCode:
@@ -107,7 +107,7 @@ def _answer(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatStat
         state.model.engine.close()
         state = replace(state, model=setup.open_model(), engine_alive=True)
     state = keeping.save_question(setup, replace(state, conversation=asked))
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         state, found = _say(setup, state)
         if found is None:
             return state
@@ -116,7 +116,7 @@ def _answer(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatStat
         state, goes_on = run_tool_calls(setup, setup.functions, state, found)
         if not goes_on:
             return keeping.save(setup, state)
-    setup.screen.note(f"stopped after {MOST_ROUNDS} rounds of calls; the next message continues")
+    setup.screen.note(f"stopped after {MAX_ROUNDS} rounds of calls; the next message continues")
     return keeping.save(setup, state)
 
 

@@ -41,7 +41,9 @@ def save(setup: ChatSetup, state: ChatState) -> ChatState:
     file = state.session.state_file if state.session is not None else None
     with suppress(QwenctlError):  # an engine that has died says so at the next question
         talk = state.conversation
-        state.model.engine.warm_prefix(talk.prompt_messages, think=talk.think, tools=talk.tools, keep=file)
+        state.model.engine.warm_prefix(
+            talk.prompt_messages, enable_thinking=talk.think, tools=talk.tools, state_path=file
+        )
     return state
 
 

@@ -73,7 +73,7 @@ def prefill_prefix(model: LoadedEngine, path: Path, prefix: SavedPrefix, tools: 
     file = _state_file(prefix, tools)
     restored = model.engine.restore(file) if file.exists() else None
     with cancel_on_sigint(model.engine.cancel):
-        read = follow(model.engine.read_prefix(conversation.prompt_messages, keep=file, tools=tools))
+        read = follow(model.engine.read_prefix(conversation.prompt_messages, state_path=file, tools=tools))
     if read.tokens < read.total:
         raise QwenctlError(
             f"stopped after {read.tokens:,} of {read.total:,} tokens of the prefix, which are saved",

@@ -35,7 +35,7 @@ def prefill_pinned_prefix(
     if len(tokens) >= context.size:
         message = f"the prefix has {len(tokens):,} tokens, a record can have {context.size:,}"
         raise RequestError(RequestFailed("context", message, f"-c {1 << len(tokens).bit_length()} makes room for it"))
-    path, key = Path(request.keep), {**model.state_compat_key, "context": "of many sequences"}
+    path, key = Path(request.state_path), {**model.state_compat_key, "context": "of many sequences"}
     n_evaluated = n_saved = n_restored = _restore_prefix(context, sequence, path, key, tokens)
     step = checkpoint_interval(len(tokens))
     while n_evaluated < len(tokens):

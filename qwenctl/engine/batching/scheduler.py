@@ -102,12 +102,12 @@ class Scheduler:
         budget = _TOKENIZED_PER_STEP if any(slot.is_decoding for slot in self._active) else self._max_tokenized
         while self._untokenized and len(self._waiting) < self._max_tokenized and budget > 0:
             request, budget = self._untokenized.popleft(), budget - 1
-            yield RecordStarted(request.number)
+            yield RecordStarted(request.request_id)
             try:
                 self._waiting.append(tokenize_request(self._model, request, self._context.size))
             except RequestError as failure:
                 failed = failure.failed
-                yield RecordFailed(request.number, failed.kind, failed.message, failed.hint)
+                yield RecordFailed(request.request_id, failed.kind, failed.message, failed.hint)
 
     def _admit(self) -> Iterator[RecordFailed]:
         """Give free sequences to waiting requests."""
@@ -181,7 +181,7 @@ class Scheduler:
                 raise
             slot.close()
             self._context.clear_sequence(slot.sequence)
-            return RecordFailed(request.submitted.number, failed.kind, failed.message, failed.hint)
+            return RecordFailed(request.submitted.request_id, failed.kind, failed.message, failed.hint)
         self._counts.prompt += slot.done - done_before
         self._counts.prompt_s += time.perf_counter() - started
         return slot

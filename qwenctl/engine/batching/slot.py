@@ -48,7 +48,7 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     if submitted.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     check_size(model, submitted.messages, size, RECORD_LIMIT)
-    prompt = model.template.render_once(submitted.messages, think=submitted.think, tools=submitted.tools)
+    prompt = model.template.render_once(submitted.messages, think=submitted.enable_thinking, tools=submitted.tools)
     if len(prompt.tokens) >= size:
         raise context_overflow(model, len(prompt.tokens), size, RECORD_LIMIT, has_media=bool(prompt.media_items))
     request = submitted.request
@@ -135,6 +135,6 @@ class Slot:
         prefill_s = self.prefilled - self.started
         timings = Timings(prefill_s, prefill_s, now - self.prefilled)
         return RecordDone(
-            self.request.submitted.number, output["answer"], output["thinking"], output["call"], reason, usage, timings,
-            self.answer.stop_conditions.thinking_end,
+            self.request.submitted.request_id, output["answer"], output["thinking"], output["call"], reason, usage,
+            timings, self.answer.stop_conditions.thinking_end,
         )  # fmt: skip

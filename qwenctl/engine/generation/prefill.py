@@ -54,7 +54,7 @@ def prefill_ahead(model: LoadedModel, request: WarmPrefix, may_continue: Callabl
 
     Continues while `may_continue`, which receives the number of remaining tokens. Returns whether all were evaluated.
     """
-    prompt = model.template.shared_prefix(request.messages, think=request.think, tools=request.tools)
+    prompt = model.template.shared_prefix(request.messages, think=request.enable_thinking, tools=request.tools)
     if len(prompt.tokens) < model.sequence.size:
         model.sequence.reuse_prefix(prompt.tokens)
         # Closing the generator resets libllama's abort callback, even if the loop below stops early.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenctl.bench.cases import BenchCase, Result, all_cases, expert_layers, parse_counts, sweep_points
+from qwenctl.bench.cases import BenchCase, BenchResult, expert_layers, make_cases, parse_counts, sweep_points
 from qwenctl.bench.energy import constant_power_meter, find_meter, price_of_million
 from qwenctl.charts.line_chart import Chart, Curve, Point, svg, ticks
 from qwenctl.machine.profile import Machine
@@ -25,9 +25,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_bench_cases_follow_order_and_names_of_llama_bench() -> None:
-    names = [case.name for case in all_cases((512, 1024), (128,), (0, 4096))]
+    names = [case.name for case in make_cases((512, 1024), (128,), (0, 4096))]
     assert names == ["pp512", "pp1024", "tg128", "pp512 @ d4096", "pp1024 @ d4096", "tg128 @ d4096"]
-    assert [case.name for case in all_cases((0,), (16, 16), (0,))] == ["tg16"]
+    assert [case.name for case in make_cases((0,), (16, 16), (0,))] == ["tg16"]
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_random_counts_text_gives_few_counts_or_error(text: str) -> None:
 
 
 def test_result_has_mean_of_speeds_and_sample_deviation() -> None:
-    result = Result(BenchCase(100, 0, 0), (1.0, 2.0, 4.0))
+    result = BenchResult(BenchCase(100, 0, 0), (1.0, 2.0, 4.0))
     assert result.speeds == (100, 50, 25)
     assert result.mean == pytest.approx(58.333, abs=0.001)
     assert result.deviation == pytest.approx(38.188, abs=0.001)  # divided by n - 1
-    assert Result(BenchCase(100, 0, 0), (1.0,)).deviation == 0
+    assert BenchResult(BenchCase(100, 0, 0), (1.0,)).deviation == 0
 
 
 # ------------------------------------------------------------------ energy
@@ -75,14 +75,14 @@ def test_rapl_meter_sums_joules_of_cpu_packages(tmp_path: Path) -> None:
     before = meter.read()
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("1000000\n")  # the counter wrapped around at 6 J
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("500900\n")
-    assert meter.since({name: before[name] for name in ("intel-rapl:0", "intel-rapl:1")}) == pytest.approx(2.5)
+    assert meter.joules_since({name: before[name] for name in ("intel-rapl:0", "intel-rapl:1")}) == pytest.approx(2.5)
 
 
 def test_price_of_million_tokens_follows_energy() -> None:
     assert price_of_million(3.6, 0.3) == pytest.approx(0.3)  # 3.6 J per token is 1 kWh per million tokens
     meter = constant_power_meter(100)
-    assert meter.since({"watts": meter.read()["watts"] - 250}) == pytest.approx(250, abs=5)
-    assert Result(BenchCase(0, 10, 0), (1.0, 1.0), (20.0, 40.0)).joules_a_token == 3.0
+    assert meter.joules_since({"watts": meter.read()["watts"] - 250}) == pytest.approx(250, abs=5)
+    assert BenchResult(BenchCase(0, 10, 0), (1.0, 1.0), (20.0, 40.0)).joules_per_token == 3.0
 
 
 # ------------------------------------------------------------------ charts

@@ -19,7 +19,7 @@ from qwenctl.protocol.codec import decode, encode
 from qwenctl.protocol.load import Load
 from qwenctl.protocol.messages import Generate, RequestFailed, TextDelta, ToolCall
 
-MESSAGES = list(codec._KINDS.values())
+MESSAGES = list(codec._MESSAGE_CLASSES.values())
 REQUESTS = [kind for kind in MESSAGES if issubclass(kind, Request)]
 
 JSON = st.recursive(
@@ -122,7 +122,7 @@ def test_request_declares_its_event_types() -> None:
 
 
 def test_submit_request_converts_to_generate_request() -> None:
-    record = SubmitRequest(1, (protocol.Message("user", "Hi"),), think=False, max_tokens=3)
+    record = SubmitRequest(1, (protocol.Message("user", "Hi"),), enable_thinking=False, max_tokens=3)
     assert record.request == Generate(record.messages, enable_thinking=False, max_tokens=3)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.protocol.messages import FinishReason, Message, ToolCall
-from qwenctl.tools.calls import answer_with_calls, find_calls, format_call
+from qwenctl.tools.calls import answer_with_calls, format_call, parse_calls
 from tests.support.tool_calls import tool
 
 WEATHER = tool(
@@ -35,7 +35,7 @@ def test_call_without_line_breaks_or_closing_tag_is_parsed() -> None:
         calling(PARIS).replace("\n", ""),
         calling(PARIS).replace("\n", "\n  ").replace("  Paris\n  ", "Paris\n"),
     ):
-        assert [one.call for one in find_calls(output, TOOLS).calls] == wanted
+        assert [one.call for one in parse_calls(output, TOOLS).calls] == wanted
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_call_without_line_breaks_or_closing_tag_is_parsed() -> None:
     ],
 )
 def test_malformed_call_gives_one_line_problem(output: str, names: list[str], broken: int, problem: str) -> None:
-    found = find_calls(output, TOOLS)
+    found = parse_calls(output, TOOLS)
     assert [one.call.name for one in found.calls] == names
     assert found.broken.count("<tool_call>") == broken
     assert found.problem.startswith(problem)
@@ -93,7 +93,7 @@ def test_malformed_call_gives_one_line_problem(output: str, names: list[str], br
     ],
 )
 def test_call_that_cannot_run_names_problem(function: str, problem: str) -> None:
-    [found] = find_calls(calling(function), TOOLS).calls
+    [found] = parse_calls(calling(function), TOOLS).calls
     assert found.problem == problem
 
 
@@ -126,7 +126,7 @@ ANY_SCHEMA = st.recursive(
 @settings(max_examples=500)
 @given(ANYTHING, ANY_SCHEMA)
 def test_random_model_output_raises_nothing(output: str, schema: Any) -> None:
-    found = find_calls("<tool_call>" + output, (tool("now", {"x": schema}),))
+    found = parse_calls("<tool_call>" + output, (tool("now", {"x": schema}),))
     assert found.calls or found.problem
     for one in found.calls:
         assert json.loads(json.dumps(one.call.arguments, allow_nan=False)) == one.call.arguments
@@ -135,7 +135,7 @@ def test_random_model_output_raises_nothing(output: str, schema: Any) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 70 + "]" * 70, "NaN", "1e999", "-Infinity", "9" * 5000, "{", ""])
 def test_argument_with_nonportable_json_stays_text(text: str) -> None:
-    [found] = find_calls(
+    [found] = parse_calls(
         calling(f"<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>\n"), (tool("f", {"x": {}}),)
     ).calls
     assert found.call.arguments == {"x": text}
@@ -143,8 +143,8 @@ def test_argument_with_nonportable_json_stays_text(text: str) -> None:
 
 def test_call_of_one_megabyte_is_parsed_quickly() -> None:
     output = calling(f"<function=f>\n<parameter=x>\n{'</parameter> <tool_call>' * 40_000}\n</parameter>\n</function>\n")
-    assert len(find_calls(output, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
-    find_calls("<tool_call><function=f><parameter=x>" * 20_000, ())
+    assert len(parse_calls(output, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
+    parse_calls("<tool_call><function=f><parameter=x>" * 20_000, ())
 
 
 @pytest.mark.parametrize(

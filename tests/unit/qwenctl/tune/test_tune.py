@@ -17,7 +17,7 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.protocol.load import LoadParams
 from qwenctl.tune import store
 from qwenctl.tune.candidates import TuningBaseline, candidate_groups
-from qwenctl.tune.search import Tuning, search, verdict
+from qwenctl.tune.search import Tuning, compare_rounds, search
 from tests.support.tuned import FOUND
 
 BASELINE = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048, cpu_experts=30, expert_layers=40)
@@ -27,13 +27,13 @@ BASELINE = TuningBaseline(PlacementConstraints(), LoadParams(threads=8), 8, 2048
 
 
 def test_verdict_steady_gain_is_faster_and_noise_is_not() -> None:
-    steady = verdict([1.0, 1.1, 0.9, 1.0], [0.9, 1.0, 0.8, 0.91])
+    steady = compare_rounds([1.0, 1.1, 0.9, 1.0], [0.9, 1.0, 0.8, 0.91])
     assert steady.is_faster
     assert steady.gain == pytest.approx(1.11, abs=0.01)
-    assert not verdict([1.0, 1.3, 0.8, 1.0], [0.9, 0.9, 1.1, 1.0]).is_faster
-    assert not verdict([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # too small a gain to be worth a setting
-    assert not verdict([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds are too few
-    assert not verdict([], []).is_faster
+    assert not compare_rounds([1.0, 1.3, 0.8, 1.0], [0.9, 0.9, 1.1, 1.0]).is_faster
+    assert not compare_rounds([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # too small a gain to be worth a setting
+    assert not compare_rounds([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds are too few
+    assert not compare_rounds([], []).is_faster
 
 
 SECONDS = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), max_size=9)
@@ -42,7 +42,7 @@ SECONDS = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), max_si
 @given(SECONDS)
 def test_verdict_of_swapped_sides_is_never_faster_both_ways(pairs: list[tuple[float, float]]) -> None:
     base, other = [one for one, _ in pairs], [two for _, two in pairs]
-    there, back = verdict(base, other), verdict(other, base)
+    there, back = compare_rounds(base, other), compare_rounds(other, base)
     assert not (there.is_faster and back.is_faster)
     assert there.gain * back.gain == pytest.approx(1)
     assert not there.is_faster or there.gain > 1
@@ -135,7 +135,7 @@ def test_search_result_was_faster_in_its_own_rounds(seed: int) -> None:
     base = [trial.seconds or 0 for trial in pairs if trial.name.startswith("as planned")]
     tuned = [trial.seconds or 0 for trial in pairs if trial.name.startswith("tuned")]
     assert len(base) == len(tuned) == tuning.rounds
-    assert not tuning.changes or verdict(base, tuned).is_faster
+    assert not tuning.changes or compare_rounds(base, tuned).is_faster
 
 
 def test_search_on_pure_noise_rarely_changes_plan() -> None:
@@ -188,18 +188,18 @@ def model(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_stored_tuning_is_found_for_same_model_only(model: Path, tmp_path: Path) -> None:
-    assert store.find(model) is None
-    store.keep(model, FOUND)
-    assert store.find(model) == FOUND
+    assert store.load_tuning(model) is None
+    store.save_tuning(model, FOUND)
+    assert store.load_tuning(model) == FOUND
     other = tmp_path / "other.gguf"
     other.write_bytes(model.read_bytes()[:-1])
-    assert store.find(other) is None
+    assert store.load_tuning(other) is None
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(model.read_bytes())
-    assert store.find(copy) == FOUND
-    assert store.forget(model)
-    assert store.find(model) is None
-    assert not store.forget(model)
+    assert store.load_tuning(copy) == FOUND
+    assert store.delete_tuning(model)
+    assert store.load_tuning(model) is None
+    assert not store.delete_tuning(model)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_stored_tuning_is_found_for_same_model_only(model: Path, tmp_path: Path)
              '{"changes": {"threads": "8"}, "gain": 1, "alike": {}, "measured": ""}', '{"changes": {}}'],
 )  # fmt: skip
 def test_stored_tuning_that_is_damaged_is_ignored(text: str, model: Path) -> None:
-    store.keep(model, FOUND).write_text(text)
-    assert store.find(model) is None
+    store.save_tuning(model, FOUND).write_text(text)
+    assert store.load_tuning(model) is None
 
 
 def test_stored_tuning_changes_no_requested_setting() -> None:
