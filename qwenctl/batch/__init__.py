@@ -1,8 +1,8 @@
-"""Many prompts in, as many answers out, none lost and none twice.
+"""Answers many prompts at once; each record gets exactly one result, even after a crash.
 
-`run` is a whole batch: it answers the records of an `InputSpec` by a `BackendSpec`, and writes them to an `OutputSpec`.
-Of these there are two: `backends.openai_client.EndpointSpec` asks OpenAI-compatible servers, and the engine on this
-machine is `qwenctl.loading.batch_engine.EngineSpec`.
+`run` is a whole batch: it answers the records of an `InputSpec` with a `BackendSpec`, and writes the answers to an
+`OutputSpec`. There are two backends: `backends.openai_client.EndpointSpec` uses OpenAI-compatible servers, and
+`qwenctl.loading.batch_engine.EngineSpec` uses the engine on this machine.
 
     stats = run(
         input=InputSpec("questions.jsonl"),
@@ -11,8 +11,7 @@ machine is `qwenctl.loading.batch_engine.EngineSpec`.
         on_progress=lambda stats: print(stats.settled, stats.total),
     )
 
-`input` makes records of what comes in, `backends` answers them, `output` keeps what goes out, and `runner` brings the
-three together.
+`input` reads records, `backends` answers them, `output` stores the answers, and `runner` connects the three.
 """
 
 from qwenctl.batch.backends.backend import BackendSpec, BackendStats, BatchBackend

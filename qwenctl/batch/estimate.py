@@ -1,7 +1,7 @@
 """How many records and tokens a batch has, and how long it would take.
 
-The whole input is read, and a few of its records are answered, for nothing else tells how long answers are; nothing is
-written.
+The whole input is read, and a few of its records are answered, because the length of answers cannot be known otherwise.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from qwenctl.batch.records import Answer, GenerationParams, InvalidRecord, Recor
 from qwenctl.batch.specs import InputSpec, OutputSpec, check_apart
 from qwenctl.terminal.streams import warn
 
-_TRIED = 8
-_SHOWN_BAD = 5
+_TRIED = 8  # records answered
+_SHOWN_BAD = 5  # invalid records reported
 
 
 @dataclass(frozen=True)
 class BatchEstimate:
-    """What `records` would need, by `tried` of them that were answered; `bad` more are invalid.
+    """What `records` would need, extrapolated from the `tried` that were answered; `bad` more are invalid.
 
-    Tokens of all prompts and of all answers; `seconds` is None where the backend's speed is not known.
+    `prompt_tokens` and `answer_tokens` are totals; `seconds` is None if the backend does not report its speed.
     """
 
     records: int
@@ -37,7 +37,7 @@ class BatchEstimate:
 
 @dataclass
 class _Survey:
-    """What the input holds; `tried` are records spread over it."""
+    """Counts of the whole input; `tried` are records spread evenly over it, to be answered."""
 
     records: int = 0
     bad: int = 0
@@ -53,9 +53,9 @@ def estimate(
     params: GenerationParams,
     on_warning: Callable[[str], None] = warn,
 ) -> BatchEstimate:
-    """Read all records of `input`, and answer a few; the arguments are those of `run`, and `output` is left alone.
+    """Read all records of `input`, and answer a few. The arguments are those of `run`; `output` is not touched.
 
-    `on_warning` hears of the first that are invalid. Raises QwenctlError, and OSError for an input that cannot be
+    `on_warning` is called for the first invalid records. Raises QwenctlError, and OSError for an input that cannot be
     read.
     """
     check_apart(input, output)
@@ -71,7 +71,8 @@ def estimate(
 
 
 def _survey(source: InputSpec, params: GenerationParams, on_warning: Callable[[str], None]) -> _Survey:
-    """Read everything; keep each second, fourth, … record, so that a few remain, far apart."""
+    """Read everything, and pick records to try."""
+    # The input's length is unknown: whenever too many are picked, drop every other one and double the stride.
     survey, stride = _Survey(), 1
     with open_source(source) as stream:
         for item in select_records(source, source.format(params), stream):
@@ -92,11 +93,12 @@ def _survey(source: InputSpec, params: GenerationParams, on_warning: Callable[[s
 
 
 def _length(record: Record) -> int:
+    """Characters in all messages."""
     return sum(len(message.content) for message in record.messages)
 
 
 def _estimate(survey: _Survey, backend: BatchBackend, counted: BatchEstimate) -> BatchEstimate:
-    """Tokens and seconds of all, by those that are tried: prompts by their characters, answers by their mean."""
+    """Extrapolate to all records: prompts by their number of characters, answers by their mean length."""
     answers = _answers(survey.tried, backend)
     if not answers:
         return counted
@@ -117,6 +119,7 @@ def _estimate(survey: _Survey, backend: BatchBackend, counted: BatchEstimate) ->
 
 
 def _answers(tried: list[Record], backend: BatchBackend) -> dict[int, Answer]:
+    """The answers by index in `tried`, without records that fail."""
     for number, record in enumerate(tried):
         backend.submit(number, record)
     outcomes: dict[int, Answer | RecordError] = {}

@@ -1,4 +1,4 @@
-"""The values that travel through a batch: records, what is wrong with one, answers, and what an answer is held to."""
+"""The values that travel through a batch: records, invalid records, answers, errors, and generation parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Number = float | int
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How an answer is made, by a record's own values or those for all. `sampling`: what was given, by field name."""
+    """How to generate an answer: a record's own values, or those of the batch. `sampling` has only given fields."""
 
     think: bool = True
     think_budget: int = -1
@@ -28,18 +28,18 @@ class GenerationParams:
 
 @dataclass(frozen=True)
 class Record:
-    """One question. `key` is its id, `line` is its place in the input, `passthrough` is copied into its answer."""
+    """A prompt to answer. `key` is its id, `line` its line in the input; `passthrough` is copied into the answer."""
 
     key: str
     line: int
     messages: tuple[Message, ...]
-    wanted: GenerationParams
+    params: GenerationParams
     passthrough: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """What stands in the input and cannot be answered; `where` is its file, line and column in one word."""
+    """A part of the input that is not a valid record; `where` is "FILE:LINE:COLUMN"."""
 
     line: int
     where: str
@@ -48,13 +48,13 @@ class InvalidRecord:
 
     @property
     def key(self) -> str:
-        """What it is known by."""
+        """The id of the record in messages and in the errors file."""
         return f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `stats` may differ from run to run, and all else must not."""
+    """A generated answer. All but `stats` must be the same in every run."""
 
     text: str
     thinking: str
@@ -66,7 +66,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class RecordError:
-    """Why there is no answer."""
+    """Why a record has no answer. `kind` is a short word such as "input", "media", "crash" or "server"."""
 
     kind: str
     message: str
@@ -74,16 +74,16 @@ class RecordError:
 
 
 def record_seed(record: Record, seed: int) -> int:
-    """The seed of a record: its own, or one that `seed` and its id determine, whatever stands beside it."""
-    own = record.wanted.sampling.get("seed")
+    """The seed of a record: its own, or a hash of `seed` and its id. Its place in the input does not matter."""
+    own = record.params.sampling.get("seed")
     if own is not None:
         return int(own)
     return int.from_bytes(hashlib.sha256(f"{seed}\0{record.key}".encode()).digest()[:4], "big")
 
 
-def fingerprint(record: Record, seed: int, answerer: Mapping[str, Any]) -> str:
-    """A hash of all that determines a record's answer; `answerer` says what answers, and how it is set up."""
-    wanted = {**asdict(record.wanted), "seed": record_seed(record, seed)}
+def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) -> str:
+    """A hash (32 hex digits) of everything that determines a record's answer; `backend` is the backend's identity."""
+    params = {**asdict(record.params), "seed": record_seed(record, seed)}
     messages = [asdict(message) for message in record.messages]
-    text = json.dumps([wanted, messages, dict(answerer)], sort_keys=True, ensure_ascii=True)
+    text = json.dumps([params, messages, dict(backend)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""A whole batch in one call: its input, its output and who answers are opened, and records are answered between them.
+"""A whole batch in one call: opens the input, the output and the backend, and answers the records.
 
-Frozen values come in, statistics go out, and whatever ends a batch early is a `QwenctlError` that says how far it came;
-what was done until then is on the disk.
+Frozen values come in, statistics go out. Anything that ends a batch early becomes a `QwenctlError` that says how many
+records are done; those are on disk.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def run(
 ) -> BatchStats:
     """Answer the records of `input` with `backend`, and write the answers to `output`.
 
-    `params` hold where a record says nothing. `on_progress` is called about twice a second, and at the end, with the
-    statistics that are returned then. Records that fail are counted in them, and listed in a file beside the output.
-    Raises QwenctlError for all that ends the batch: with INTERRUPTED for Ctrl-C, with TERMINATED for SIGTERM where that
-    raises SystemExit; OSError for an input that cannot be read, BrokenPipeError where nobody reads standard output.
+    `params` are the defaults for what a record leaves out. `on_progress` gets the statistics about twice a second and
+    at the end; they are also returned. Failed records are counted there, and listed in a file beside the output.
+
+    Raises QwenctlError for anything that ends the batch: INTERRUPTED for Ctrl-C, TERMINATED for SIGTERM if that raises
+    SystemExit. Raises OSError for an input that cannot be read, BrokenPipeError if the reader of standard output left.
     """
     check_apart(input, output)
     with lock_output(output, on_warning):
@@ -55,6 +56,7 @@ def run(
 
 @contextlib.contextmanager
 def _closed_on_failure(writer: ResultWriter) -> Iterator[None]:
+    """Inside, any exception closes the writer."""
     try:
         yield
     except BaseException:
@@ -66,7 +68,7 @@ def _closed_on_failure(writer: ResultWriter) -> Iterator[None]:
 def _ended_in_order(
     runner: BatchRunner, writer: ResultWriter, backend: BatchBackend, *, can_resume: bool
 ) -> Iterator[None]:
-    """Whatever ends the batch: what is done is on the disk, and it is said how to resume."""
+    """Inside, whatever ends the batch closes the writer first, and its error says how to resume."""
     resume = "the same command resumes" if can_resume else ""
     try:
         yield
@@ -78,34 +80,36 @@ def _ended_in_order(
         where = f"{error.filename}: " if error.filename else "the output: "
         reason = (error.strerror or str(error)).lower()
         hint = f"then {resume}" if resume else ""
-        raise QwenctlError(f"{where}{reason}; {_done(runner.figures)}", hint, ExitCode.IO) from error
+        raise QwenctlError(f"{where}{reason}; {_describe_progress(runner.stats)}", hint, ExitCode.IO) from error
     except QwenctlError as error:
         _close_quietly(writer)
-        if not runner.figures.settled:
+        if not runner.stats.settled:
             raise
-        hint = error.hint if error.code == ExitCode.USAGE else _joined(error.hint, resume)
-        raise QwenctlError(f"{error.message}; {_done(runner.figures)}", hint, error.code) from error
+        hint = error.hint if error.code == ExitCode.USAGE else _join_hints(error.hint, resume)
+        raise QwenctlError(f"{error.message}; {_describe_progress(runner.stats)}", hint, error.code) from error
     except KeyboardInterrupt as stopped:
         writer.close(is_complete=False)
-        raise QwenctlError(f"stopped; {_done(runner.figures)}", resume, ExitCode.INTERRUPTED) from stopped
+        raise QwenctlError(f"stopped; {_describe_progress(runner.stats)}", resume, ExitCode.INTERRUPTED) from stopped
     except SystemExit as stopped:  # SIGTERM
         writer.close(is_complete=False)
         code = ExitCode(stopped.code) if isinstance(stopped.code, int) else ExitCode.TERMINATED
-        raise QwenctlError(f"stopped; {_done(runner.figures)}", resume, code) from stopped
+        raise QwenctlError(f"stopped; {_describe_progress(runner.stats)}", resume, code) from stopped
     finally:
         backend.close()
 
 
 def _close_quietly(writer: ResultWriter) -> None:
-    """What cannot be brought to the disk any more has been told already."""
+    """Close without a second error: the one that ends the batch is reported already."""
     with contextlib.suppress(OSError):
         writer.close(is_complete=False)
 
 
-def _done(stats: BatchStats) -> str:
+def _describe_progress(stats: BatchStats) -> str:
+    """How far the batch got, in words."""
     of = f" of {stats.total:,}" if stats.total is not None else ""
     return f"{stats.known + stats.answered:,}{of} records are done"
 
 
-def _joined(*hints: str) -> str:
+def _join_hints(*hints: str) -> str:
+    """The hints as one, without those that another one includes."""
     return "; ".join(hint for at, hint in enumerate(hints) if hint and not any(hint in one for one in hints[:at]))

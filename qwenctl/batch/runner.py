@@ -1,7 +1,7 @@
-"""A batch from its first record to its last: what is known is skipped, the rest is answered, all is kept.
+"""The loop of a batch: skips records that are already done, has the others answered, and writes the results.
 
-Items, an output and who answers come in; figures go out while it runs, and at its end. Who the three are, and how the
-figures are shown, is not known here.
+Records, a writer and a backend come in; statistics go out while it runs and at the end. Which backend and writer these
+are, and how statistics are shown, is not known here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from qwenctl.batch.input.seen_ids import IdSet
 from qwenctl.batch.output.batch_journal import JournalEntry
 from qwenctl.batch.output.formats import Style, render
 from qwenctl.batch.output.writers import ResultWriter
-from qwenctl.batch.records import Answer, InvalidRecord, Record, RecordError, fingerprint
+from qwenctl.batch.records import Answer, InvalidRecord, Record, RecordError, record_fingerprint
 
 _WAIT_SECONDS = 0.5
-_AHEAD = 8  # windows that a record may be ahead of the first unfinished one
+# A record may be this many queue depths ahead of the first unfinished one: so many answers wait in the journal at most.
+_AHEAD = 8
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How answers are written, and what determines them beside the records; `total` is their number, if known.
+    """How answers are written, and what determines them besides the records; `total` records, if known.
 
-    `seed` and `backend`, which identifies what answers, are part of each answer's fingerprint.
+    `seed` and `backend`, the backend's identity, are part of each answer's fingerprint.
     """
 
     style: Style
@@ -38,27 +39,27 @@ class RunSettings:
 
 @dataclass
 class BatchStats:
-    """How far a batch is: records known from before, answered, failed; and what each took, for the final summary."""
+    """How far a batch is: records done by an earlier run, answered, failed; and timings for the final summary."""
 
     total: int | None
     known: int = 0
     answered: int = 0
     failed: int = 0
     bad: int = 0
-    cut: int = 0  # answers that ended at a limit
-    started: float = field(default_factory=time.monotonic)
+    cut: int = 0  # answers that were truncated: by a limit, or as a repetition
+    started: float = field(default_factory=time.monotonic)  # time.monotonic(), s
     work: BackendStats = field(default_factory=BackendStats)
-    seconds: list[float] = field(default_factory=list)  # of a sample of answers
+    seconds: list[float] = field(default_factory=list)  # latencies of a sample of answers
     rates: list[tuple[float, int, int]] = field(default_factory=list)  # seconds, prompt tokens, answer tokens so far
 
     @property
     def settled(self) -> int:
-        """Records that are over with."""
+        """Records that need no more work."""
         return self.known + self.answered + self.failed
 
 
 class BatchRunner:
-    """One run."""
+    """One run of a batch over its input."""
 
     def __init__(
         self, settings: RunSettings, output: ResultWriter, backend: BatchBackend, report: Callable[[BatchStats], None]
@@ -67,10 +68,10 @@ class BatchRunner:
         self._ids = IdSet()
         self._stride = 1
         self._in_flight: dict[int, tuple[Record, str, float]] = {}
-        self.figures = BatchStats(settings.total)
+        self.stats = BatchStats(settings.total)
 
     def run(self, items: Iterator[Record | InvalidRecord]) -> BatchStats:
-        """All items. Raises what the output, the backend and the items raise."""
+        """Process all items; the final statistics. Raises what the writer, the backend and the items raise."""
         numbered = enumerate(items)
         more = True
         while more or self._in_flight:
@@ -79,12 +80,12 @@ class BatchRunner:
                 for number, outcome in self._backend.collect(_WAIT_SECONDS):
                     self._settle(number, outcome)
             self._output.sync_if_due()
-            self._tell()
-        self._tell()
-        return self.figures
+            self._report_progress()
+        self._report_progress()
+        return self.stats
 
     def _feed(self, numbered: Iterator[tuple[int, Record | InvalidRecord]]) -> bool:
-        """Submit as many as should be at hand; whether there may be more."""
+        """Submit records until the backend's queue is full; False at the end of the input."""
         while self._has_capacity():
             number, item = next(numbered, (-1, None))
             if item is None:
@@ -92,7 +93,7 @@ class BatchRunner:
             if isinstance(item, InvalidRecord):
                 self._refuse(number, item)
             elif not self._ids.add(item.key):
-                self._refuse(number, InvalidRecord(item.line, f"line {item.line}", f"the id {item.key!r} occurs twice"))
+                self._refuse(number, InvalidRecord(item.line, f"line {item.line}", f"duplicate id {item.key!r}"))
             else:
                 self._submit(number, item)
             self._output.sync_if_due()
@@ -106,53 +107,53 @@ class BatchRunner:
         return newest - oldest < _AHEAD * window
 
     def _submit(self, number: int, record: Record) -> None:
-        print_of = fingerprint(record, self._settings.seed, self._settings.backend)
-        known = self._output.already_done(number, record.key, print_of)
+        fingerprint = record_fingerprint(record, self._settings.seed, self._settings.backend)
+        known = self._output.already_done(number, record.key, fingerprint)
         if known == "failed":
-            self.figures.failed += 1
+            self.stats.failed += 1
         elif known == "done":
-            self.figures.known += 1
+            self.stats.known += 1
         else:
-            self._in_flight[number] = record, print_of, time.monotonic()
+            self._in_flight[number] = record, fingerprint, time.monotonic()
             self._backend.submit(number, record)
 
     def _refuse(self, number: int, bad: InvalidRecord) -> None:
         if self._output.already_done(number, bad.key, ""):
-            self.figures.failed += 1
+            self.stats.failed += 1
         else:
             self._fail(number, bad.key, "", bad.where, RecordError("input", bad.reason, bad.hint))
-        self.figures.bad += 1
+        self.stats.bad += 1
 
     def _settle(self, number: int, outcome: Answer | RecordError) -> None:
-        record, print_of, submitted = self._in_flight.pop(number)
+        record, fingerprint, submitted = self._in_flight.pop(number)
         if isinstance(outcome, RecordError):
-            self._fail(number, record.key, print_of, f"line {record.line}", outcome)
+            self._fail(number, record.key, fingerprint, f"line {record.line}", outcome)
             return
-        line = render(record, print_of, outcome, self._settings.style, self._settings.select, self._backend.model)
+        line = render(record, fingerprint, outcome, self._settings.style, self._settings.select, self._backend.model)
         stats = {"line": record.line, "usage": dict(outcome.usage), **outcome.stats}
-        self._output.write_answer(number, JournalEntry(record.key, print_of, line, stats))
-        self.figures.answered += 1
-        self.figures.cut += outcome.finish_reason in ("length", "context", "loop")
+        self._output.write_answer(number, JournalEntry(record.key, fingerprint, line, stats))
+        self.stats.answered += 1
+        self.stats.cut += outcome.finish_reason in ("length", "context", "loop")
         self._sample(time.monotonic() - submitted)
 
-    def _fail(self, number: int, key: str, print_of: str, where: str, failure: RecordError) -> None:
-        self._output.write_error(number, key, print_of, where, failure)
-        self.figures.failed += 1
+    def _fail(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
+        self._output.write_error(number, key, fingerprint, where, failure)
+        self.stats.failed += 1
 
     def _sample(self, seconds: float) -> None:
-        """Keep the latency of every answer, of many answers that of each second, fourth, …: the memory stays flat."""
-        if self.figures.answered % self._stride == 0:
-            self.figures.seconds.append(seconds)
-        if len(self.figures.seconds) > 1 << 12:
-            del self.figures.seconds[::2]
+        """Record a latency. In long batches only every 2nd, 4th, … is kept, so that memory stays bounded."""
+        if self.stats.answered % self._stride == 0:
+            self.stats.seconds.append(seconds)
+        if len(self.stats.seconds) > 1 << 12:
+            del self.stats.seconds[::2]
             self._stride *= 2
 
-    def _tell(self) -> None:
-        figures = self.figures
-        figures.work = self._backend.stats
-        now = time.monotonic() - figures.started
-        if not figures.rates or now - figures.rates[-1][0] >= 1:
-            figures.rates.append((now, figures.work.prompt_tokens, figures.work.answer_tokens))
-        if len(figures.rates) > 1 << 12:
-            del figures.rates[1::2]
-        self._report(figures)
+    def _report_progress(self) -> None:
+        stats = self.stats
+        stats.work = self._backend.stats
+        now = time.monotonic() - stats.started
+        if not stats.rates or now - stats.rates[-1][0] >= 1:
+            stats.rates.append((now, stats.work.prompt_tokens, stats.work.answer_tokens))
+        if len(stats.rates) > 1 << 12:
+            del stats.rates[1::2]
+        self._report(stats)

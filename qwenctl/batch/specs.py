@@ -1,7 +1,7 @@
-"""What a batch is asked for, as two frozen values: which records come in, and where and how their answers go out.
+"""What a batch reads and writes, as two frozen values: which records come in, and where and how answers go out.
 
-Each refuses what contradicts itself when it is made. Whoever answers is a third value, `backends.backend.BackendSpec`.
-Nothing is opened here.
+Each checks itself for contradictions when it is created. The third value is the `backends.backend.BackendSpec`. Nothing
+is opened here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STANDARD_STREAM = "-"
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The records: `source` is a file, "-" for standard input, read as `kind` says.
+    """Which records to answer: `source` is a file in the format `kind`, or "-" for standard input.
 
-    `prompt` and `system` are templates, `prefix` is a system prompt without fields. `passthrough` names fields that are
-    copied into the answer. Records end with NUL if `null`. Of all records only the first `limit` are answered, or
-    `sample` of them, drawn by `seed`, which with the id of a record also determines the seed of its answer.
-    Raises QwenctlError where two of these cannot be used together.
+    `prompt` and `system` are templates; `prefix` is a system prompt taken literally. `passthrough` names fields to copy
+    into the answer. Records end with NUL if `null`. `limit` answers only the first records, `sample` draws that many at
+    random by `seed`; together with a record's id, `seed` also determines the seed of its answer.
+    Raises QwenctlError if two of these cannot be used together.
     """
 
     source: str | Path = STANDARD_STREAM
@@ -58,7 +58,7 @@ class InputSpec:
 
     @property
     def name(self) -> str:
-        """What the source is called in messages."""
+        """The name of the source in messages."""
         return "stdin" if str(self.source) == STANDARD_STREAM else str(self.source)
 
     @property
@@ -67,12 +67,12 @@ class InputSpec:
         return b"\0" if self.null else b"\n"
 
     @property
-    def most(self) -> int | None:
-        """The most records that can come; None if only the source knows."""
+    def max_records(self) -> int | None:
+        """The maximum number of records; None if only the source limits it."""
         return min((count for count in (self.limit, self.sample) if count is not None), default=None)
 
     def format(self, params: GenerationParams) -> InputFormat:
-        """How records are read; `params` hold where one says nothing. Raises QwenctlError for a bad template."""
+        """How to read records; `params` are their defaults. Raises QwenctlError for a bad template."""
         prompt = Template.parse(self.prompt, "--prompt") if self.prompt is not None else None
         system = Template.parse(self.system, "--system") if self.system is not None else None
         if self.prefix is not None:
@@ -82,12 +82,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Where answers go: `path` is a file, "-" for standard output; a line is in the form `style`, or one field alone.
+    """Where answers go: `path` is a file, or "-" for standard output. A line has the format `style`, or is the JSON of
+    the field `select`.
 
-    An output that is there already is resumed, by force if `resume` says so although settings have changed, and with
-    `retry_errors` its failed records are tried again; or it is begun anew, with `overwrite`. `recorded_as` has other
-    words for settings that are compared when it is resumed: "grammar" and "json_schema" by the names of their files.
-    Raises QwenctlError where two of these cannot be used together.
+    An existing output is resumed: with `resume="force"` even if settings have changed, with `retry_errors` including
+    its failed records; `overwrite` starts over instead. `recorded_as` replaces the values of "grammar" and
+    "json_schema" where settings are compared on resuming: by the names of their files.
+    Raises QwenctlError if two of these cannot be used together.
     """
 
     path: str | Path = STANDARD_STREAM
@@ -107,12 +108,12 @@ class OutputSpec:
 
     @property
     def is_standard_output(self) -> bool:
-        """Whether answers go to standard output, and nothing can be resumed."""
+        """Whether answers go to standard output, which cannot be resumed."""
         return str(self.path) == STANDARD_STREAM
 
 
 def check_apart(source: InputSpec, output: OutputSpec) -> None:
-    """Raise QwenctlError if the output is the file that is read."""
+    """Raises QwenctlError if the output is the input file."""
     if STANDARD_STREAM in (str(source.source), str(output.path)):
         return
     one, other = Path(source.source), Path(output.path)

@@ -1,4 +1,4 @@
-"""`qwenctl bench`: how fast a model is here, in llama-bench's table."""
+"""`qwenctl bench`: measures how fast a model is on this machine, and prints llama-bench's table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qwenctl.bench.table import BenchSetup
     from qwenctl.protocol.load import LoadParams
 
-_SWEPT = 5  # points of the curve over expert layers
+_SWEPT = 5  # points of the chart over expert layers
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ def bench_command(
     plot: Plot = None,
     price: Price = None,
     watts: Watts = None,
-    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
     """Measure how fast a model is, in llama-bench's table.
@@ -85,11 +85,11 @@ def bench_command(
     if not cases:
         raise QwenctlError("nothing to measure: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
     path, meter = resolve_model(model), _meter(price, watts)
-    with _measured(path, asked, cases, repetitions, meter, price) as (setup, found):
-        results = _shown(setup, found, as_json=json)
+    with _measure_cases(path, load, cases, repetitions, meter, price) as (setup, found):
+        results = _show_results(setup, found, as_json=json)
     if plot is not None:
         charts = [depth_chart(setup.loaded.description, results)]
-        swept = list(_swept(path, asked, cases, repetitions))
+        swept = list(_sweep_experts(path, load, cases, repetitions))
         charts += [expert_chart(setup.loaded.description, swept)] if swept else []
         write_picture(plot, charts)
 
@@ -106,31 +106,31 @@ def _meter(price: float | None, watts: float | None) -> EnergyMeter | None:
 
 
 @contextmanager
-def _measured(
+def _measure_cases(
     path: Path,
-    asked: LoadRequest,
+    load: LoadRequest,
     cases: Sequence[BenchCase],
     repetitions: int,
     meter: EnergyMeter | None,
     price: float | None,
 ) -> Iterator[tuple[BenchSetup, Iterator[BenchResult]]]:
-    """What is measured, and the results as they come."""
+    """Inside, the setup, and an iterator that measures each case and yields its results."""
     from qwenctl.bench.cases import run_cases
     from qwenctl.bench.table import BenchSetup
     from qwenctl.loading.open_model import open_engine
     from qwenctl.views.loading import follow_loading
 
-    status, settings = StatusLine(sys.stderr), _settings(path, asked, cases)
+    status, settings = StatusLine(sys.stderr), _load_params(path, load, cases)
     with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, loaded):
         name = meter.name if meter else ""
-        setup = BenchSetup(loaded, settings, _backend(settings), asked.constraints.cpu_experts, price, name)
+        setup = BenchSetup(loaded, settings, _backend(settings), load.constraints.cpu_experts, price, name)
         try:
             yield setup, run_cases(engine, cases, repetitions, meter, status.show)
         finally:
             status.clear()
 
 
-def _shown(setup: BenchSetup, found: Iterator[BenchResult], *, as_json: bool) -> list[BenchResult]:
+def _show_results(setup: BenchSetup, found: Iterator[BenchResult], *, as_json: bool) -> list[BenchResult]:
     """Print the results as they come."""
     from importlib.metadata import version
 
@@ -150,25 +150,25 @@ def _shown(setup: BenchSetup, found: Iterator[BenchResult], *, as_json: bool) ->
     return results
 
 
-def _settings(path: Path, asked: LoadRequest, cases: Sequence[BenchCase]) -> LoadParams:
-    """How the model is loaded: as it would be for a chat, with a context that holds every case."""
+def _load_params(path: Path, load: LoadRequest, cases: Sequence[BenchCase]) -> LoadParams:
+    """How to load the model: as for a chat, with a context that holds every case."""
     from qwenctl.loading.open_model import resolve
     from qwenctl.machine.cpu import usable_cores
 
-    settings = resolve(path, _sized(asked, cases)).params
+    settings = resolve(path, _with_context(load, cases)).params
     return replace(settings, threads=settings.threads or usable_cores())
 
 
-def _sized(asked: LoadRequest, cases: Sequence[BenchCase]) -> LoadRequest:
-    """`asked` with a context that holds every case, unless one is asked for."""
-    if asked.plan is not None:
-        return asked
+def _with_context(load: LoadRequest, cases: Sequence[BenchCase]) -> LoadRequest:
+    """`load` with a context that holds every case, unless it has a context size."""
+    if load.plan is not None:
+        return load
     needed = max(case.depth + case.tokens for case in cases)
-    return replace(asked, constraints=replace(asked.constraints, context=asked.constraints.context or needed))
+    return replace(load, constraints=replace(load.constraints, context=load.constraints.context or needed))
 
 
 def _backend(settings: LoadParams) -> str:
-    """The backends in llama-bench's way: all but the CPU's, if there are others."""
+    """The names of the backends as llama-bench prints them: CPU only if there is no other."""
     from qwenctl.machine.devices import read_build
 
     build = read_build()
@@ -176,21 +176,21 @@ def _backend(settings: LoadParams) -> str:
     return ",".join([*names, *(["RPC"] if settings.placement.rpc else [])]) or "CPU"
 
 
-def _swept(
-    path: Path, asked: LoadRequest, cases: Sequence[BenchCase], repetitions: int
+def _sweep_experts(
+    path: Path, load: LoadRequest, cases: Sequence[BenchCase], repetitions: int
 ) -> Iterator[tuple[int, BenchResult]]:
-    """How fast it is with fewer layers with experts on GPUs, from none to as many as have room."""
+    """Generation speed by the number of layers with experts on GPUs, from none to as many as fit."""
     from qwenctl.bench.cases import run_cases, sweep_points
     from qwenctl.loading.open_model import open_engine, resolve
     from qwenctl.views.loading import follow_loading
 
     generates = [case for case in cases if case.generate]
-    is_fixed = asked.plan is not None or asked.constraints.cpu_experts is not None
-    plan = resolve(path, _sized(asked, generates[:1]), tuned=False).plan if generates and not is_fixed else None
+    is_fixed = load.plan is not None or load.constraints.cpu_experts is not None
+    plan = resolve(path, _with_context(load, generates[:1]), tuned=False).plan if generates and not is_fixed else None
     status = StatusLine(sys.stderr)
     for layers, on_cpu in sweep_points(plan, _SWEPT) if plan is not None else ():
-        fixed = replace(asked, constraints=replace(asked.constraints, cpu_experts=on_cpu))
-        settings = _settings(path, fixed, generates[:1])
+        fixed = replace(load, constraints=replace(load.constraints, cpu_experts=on_cpu))
+        settings = _load_params(path, fixed, generates[:1])
         with open_engine(path, settings, lambda events: follow_loading(events, status)) as (engine, _):
             for result in run_cases(engine, generates[:1], repetitions, None, status.show):
                 yield layers, result

@@ -1,6 +1,6 @@
-"""`qwenctl config`: shows the settings and where they come from, names their files, and begins one.
+"""`qwenctl config`: shows the settings and where they come from, lists their files, and creates one.
 
-None of it depends on the settings being right: what is wrong with them is a warning here.
+None of this needs valid settings: errors in them are only warnings here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`qwenctl doctor`: what this machine has, what is wrong with it, and what to do about it."""
+"""`qwenctl doctor`: shows this machine's hardware, its problems, and how to solve them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options import load_options as placing
+from qwenctl.commands.options import load_options
 from qwenctl.commands.quantize.result import print_json
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
@@ -19,7 +19,7 @@ Measure = Annotated[bool, typer.Option("--measure", help="Measure memory bandwid
 
 
 def doctor_command(
-    disk: Disk = False, measure: Measure = False, rpc: placing.Rpc = None, json: options.Json = False
+    disk: Disk = False, measure: Measure = False, rpc: load_options.Rpc = None, json: options.Json = False
 ) -> None:
     """Check this machine for problems with running models.
 
@@ -46,6 +46,7 @@ def doctor_command(
 
 
 def _aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells as lines with aligned columns. Indentation stays, other control characters do not."""
     cleaned = [[text[: len(text) - len(text.lstrip())] + clean_line(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cleaned, strict=True)]
     for row in cleaned:

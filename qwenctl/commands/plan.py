@@ -1,4 +1,4 @@
-"""`qwenctl plan`: where a model would lie on this machine or on a described one, how fast it would be, and why."""
+"""`qwenctl plan`: where a model would fit on this machine or on a described one, how fast it would be, and why."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def plan_command(
     type_name: TypeName = "",
     gpu_memory: GpuMemory = "",
     ram: Ram = None,
-    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     vision: Vision = False,
     mtp: Mtp = False,
     svg: Svg = None,
@@ -74,8 +74,8 @@ def plan_command(
     from qwenctl.charts.plan import svg as picture
     from qwenctl.placement.plan import to_json
 
-    asked = replace(asked, constraints=replace(asked.constraints, vision=vision, mtp=mtp))
-    plan = _plan(model, type_name, gpu_memory or (), ram, asked, quiet=json)
+    load = replace(load, constraints=replace(load.constraints, vision=vision, mtp=mtp))
+    plan = _plan(model, type_name, gpu_memory or (), ram, load, quiet=json)
     if svg is not None:
         svg.write_text(picture(plan), "utf-8")
     if json:
@@ -87,7 +87,7 @@ def plan_command(
 
 
 def _plan(
-    model: str, type_name: str, gpu_memory: tuple[int, ...], ram: int | None, asked: LoadRequest, *, quiet: bool
+    model: str, type_name: str, gpu_memory: tuple[int, ...], ram: int | None, load: LoadRequest, *, quiet: bool
 ) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
     from qwenctl.loading.open_model import resolve
@@ -97,25 +97,25 @@ def _plan(
     from qwenctl.placement.planner import make_plan
     from qwenctl.placement.trial_load import plan_with_dry_load
 
-    if asked.plan is not None:
-        return from_json(asked.plan.read_text("utf-8", "replace"), asked.plan.name)
-    if (gpu_memory or ram) and asked.constraints.rpc:
+    if load.plan is not None:
+        return from_json(load.plan.read_text("utf-8", "replace"), load.plan.name)
+    if (gpu_memory or ram) and load.constraints.rpc:
         raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
-    check_servers(asked.constraints.rpc)
-    inventory = _inventory(model, type_name, quiet=quiet)
-    if asked.constraints.vision and not inventory.vision_bytes:
-        inventory = _with_tower(inventory)
+    check_servers(load.constraints.rpc)
+    inventory = _load_inventory(model, type_name, quiet=quiet)
+    if load.constraints.vision and not inventory.vision_bytes:
+        inventory = _with_mmproj(inventory)
     if gpu_memory or ram:
-        return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), asked.constraints)
-    tuned = resolve(Path(inventory.path), asked).request if inventory.path else asked
-    plan = plan_with_dry_load(inventory, read_usable_hardware(asked.constraints), tuned.constraints)
-    if tuned != asked:
+        return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), load.constraints)
+    tuned = resolve(Path(inventory.path), load).request if inventory.path else load
+    plan = plan_with_dry_load(inventory, read_usable_hardware(load.constraints), tuned.constraints)
+    if tuned != load:
         plan = replace(plan, reasons=("uses the faster settings found by `qwenctl tune`", *plan.reasons))
     return plan
 
 
-def _with_tower(inventory: TensorInventory) -> TensorInventory:
-    """With the vision tower in the file beside the model. Raises QwenctlError if there is none."""
+def _with_mmproj(inventory: TensorInventory) -> TensorInventory:
+    """`inventory` with the mmproj file next to the model. Raises QwenctlError if there is none."""
     from qwenctl.models.mmproj import find_mmproj
 
     tower = find_mmproj(Path(inventory.path)) if inventory.path else None
@@ -126,16 +126,16 @@ def _with_tower(inventory: TensorInventory) -> TensorInventory:
     return replace(inventory, vision_bytes=tower.stat().st_size)
 
 
-def _inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
-    """The tensors of the model, wherever it is."""
+def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
+    """The tensors of the model: a path, a local model or a repository on the Hub. Raises QwenctlError."""
     from quantize.plan import QuantizeOptions
     from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
     path = Path(model).expanduser()
     if not path.exists():
-        found = _path_here(model, type_name)
+        found = _local_path(model, type_name)
         if found is None:
-            return _remote(model, type_name, quiet=quiet)
+            return _fetch_inventory(model, type_name, quiet=quiet)
         path = found
     if path.is_dir():
         return from_checkpoint(path, QuantizeOptions(type_name or _USUAL_TYPE))
@@ -144,8 +144,8 @@ def _inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     return from_gguf(path)
 
 
-def _path_here(model: str, type_name: str) -> Path | None:
-    """Where a model lies that is here by a name; None if it can only be on the Hub."""
+def _local_path(model: str, type_name: str) -> Path | None:
+    """The path that `model` means, itself or as a local model's name; None if it can only be on the Hub."""
     from qwenctl.hub.local.installed import CHECKPOINT, filter_by_name, find_installed_models
     from qwenctl.hub.repository.model_name import parse_name
 
@@ -156,8 +156,8 @@ def _path_here(model: str, type_name: str) -> Path | None:
     return fitting[-1].path if fitting else None
 
 
-def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
-    """The tensors of a model of the Hub, by its headers."""
+def _fetch_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
+    """The tensors of a model on the Hub, from file headers only."""
     from quantize.plan import QuantizeOptions
     from qwenctl.commands.quantize.remote import fetch_listing
     from qwenctl.hub.pull import PullOptions
@@ -167,19 +167,19 @@ def _remote(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     from qwenctl.hub.streaming.header_only import fetch_headers_only
     from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         print_status(line, quiet=quiet)
 
     request, pull, name = PullRequest(type_name, vision=False), PullOptions(), parse_name(model)
-    target = resolve_target(name, request, lambda repository: fetch_listing(repository, name.revision, pull, tell))
+    target = resolve_target(name, request, lambda repository: fetch_listing(repository, name.revision, pull, notify))
     if target.needs_choice:
         target = select_quant(target, _USUAL_TYPE, request)
     with tempfile.TemporaryDirectory(prefix="qwenctl-") as folder:
         if target.recipe:
-            skeleton = fetch_headers_only(target.listing, Path(folder), pull.download_options, tell, lambda _: None)
+            skeleton = fetch_headers_only(target.listing, Path(folder), pull.download_options, notify, lambda _: None)
             found = from_checkpoint(skeleton.folder, QuantizeOptions(target.recipe))
             label = target.recipe
         else:
-            paths = fetch_gguf_headers(target.listing, target.files, Path(folder), pull.download_options, tell)
+            paths = fetch_gguf_headers(target.listing, target.files, Path(folder), pull.download_options, notify)
             found, label = from_gguf(paths[0]), target.label
     return replace(found, name=f"{target.listing.repository}:{label}", path="")

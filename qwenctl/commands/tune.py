@@ -1,4 +1,4 @@
-"""`qwenctl tune`: measures around a plan, and keeps what is faster for later loads of that model."""
+"""`qwenctl tune`: measures variations of a plan, and saves the fastest for later loads of that model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from qwenctl.tune.candidates import TuningBaseline
     from qwenctl.tune.search import Tuning
 
-_REPEATS, _LONG_S = 3, 4.0  # of a turn in one measurement, if it does not take long; the quickest counts
-_OFFLOADED_PROMPT = 2048  # a prompt for which experts are copied to a GPU
+# A turn is measured up to 3 times, until 4 s have passed; the fastest counts.
+_REPEATS, _LONG_S = 3, 4.0
+_OFFLOADED_PROMPT = 2048  # prompt tokens; long enough that llama.cpp copies experts to a GPU to compute them there
 
 Model = Annotated[
     Path,
@@ -59,7 +60,7 @@ def tune_command(
     n_gen: Generate = 128,
     kv: Kv = False,
     forget: Forget = False,
-    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     json: options.Json = False,
 ) -> None:
     """Find the fastest settings for a model on this machine.
@@ -82,41 +83,43 @@ def tune_command(
             quiet=False,
         )
         return
-    if asked.plan is not None:
+    if load.plan is not None:
         raise QwenctlError("--plan leaves nothing to tune", f"qwenctl tune {path}")
-    # A chat drafts with the MTP block: its room is not for experts.
-    asked = replace(asked, constraints=replace(asked.constraints, mtp=True))
-    ground = _ground(path, asked, n_prompt, tries_cache=kv)
+    # A chat drafts with the MTP block: its memory is not available for experts.
+    load = replace(load, constraints=replace(load.constraints, mtp=True))
+    baseline = _baseline(path, load, n_prompt, tries_cache=kv)
     status = StatusLine(sys.stderr)
 
     def measure(constraints: PlacementConstraints) -> float:
-        return _seconds(path, _settings(path, replace(asked, constraints=constraints))[0], ground.prompt_tokens, n_gen)
+        return _measure_turn(
+            path, _load_params(path, replace(load, constraints=constraints))[0], baseline.prompt_tokens, n_gen
+        )
 
     try:
-        tuning = search(asked.constraints, candidate_groups(ground), measure, time_limit, status.show)
+        tuning = search(load.constraints, candidate_groups(baseline), measure, time_limit, status.show)
     finally:
         status.clear()
-    place = _keep(path, asked, tuning)
-    _show(tuning, place, ground.prompt_tokens, n_gen, as_json=json)
+    place = _save_result(path, load, tuning)
+    _show_result(tuning, place, baseline.prompt_tokens, n_gen, as_json=json)
 
 
-def _settings(path: Path, asked: LoadRequest) -> tuple[LoadParams, Plan | None]:
-    """How a chat would load the model, without what was found before."""
+def _load_params(path: Path, load: LoadRequest) -> tuple[LoadParams, Plan | None]:
+    """How a chat would load the model without saved tuning results."""
     from qwenctl.loading.open_model import resolve
     from qwenctl.machine.cpu import usable_cores
 
-    resolved = resolve(path, asked, tuned=False)
+    resolved = resolve(path, load, tuned=False)
     plan, settings = resolved.plan, resolved.params
     return replace(settings, threads=settings.threads or usable_cores(), adapts_threads=False), plan
 
 
-def _ground(path: Path, asked: LoadRequest, prompt: int, *, tries_cache: bool) -> TuningBaseline:
+def _baseline(path: Path, load: LoadRequest, prompt: int, *, tries_cache: bool) -> TuningBaseline:
     from qwenctl.bench.cases import expert_layers
     from qwenctl.machine.cpu import usable_cores
     from qwenctl.protocol.placement import CPU
     from qwenctl.tune.candidates import TuningBaseline
 
-    settings, plan = _settings(path, asked)
+    settings, plan = _load_params(path, load)
     memories = plan.memories if plan is not None else ()
     layers = [expert_layers(memory) for memory in memories]
     in_ram = set().union(*(found for found, memory in zip(layers, memories, strict=True) if memory.name == CPU))
@@ -124,13 +127,13 @@ def _ground(path: Path, asked: LoadRequest, prompt: int, *, tries_cache: bool) -
     has_devices = plan is not None and bool(plan.machine.devices) and bool(every)
     usual = _OFFLOADED_PROMPT if has_devices and in_ram else 512
     return TuningBaseline(
-        asked.constraints, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
+        load.constraints, settings, usable_cores(), prompt or usual, len(in_ram) if has_devices else None, len(every),
         tries_cache,
     )  # fmt: skip
 
 
-def _seconds(path: Path, settings: LoadParams, prompt: int, generate: int) -> float:
-    """The seconds of a turn, in an engine of its own, after a short one that does not count."""
+def _measure_turn(path: Path, settings: LoadParams, prompt: int, generate: int) -> float:
+    """The seconds of a turn in a new engine, after a short warm-up."""
     from qwenctl.loading.open_model import open_engine
     from qwenctl.views.loading import follow_loading
 
@@ -142,8 +145,8 @@ def _seconds(path: Path, settings: LoadParams, prompt: int, generate: int) -> fl
         return min(seconds)
 
 
-def _keep(path: Path, asked: LoadRequest, tuning: Tuning) -> Path | None:
-    """Keep what was found; where the plan stays as it is, nothing is kept, nor what was found another time."""
+def _save_result(path: Path, load: LoadRequest, tuning: Tuning) -> Path | None:
+    """Save the result, and return its file; if the plan is the fastest, forget earlier results and return None."""
     from datetime import UTC, datetime
 
     from qwenctl.tune import store
@@ -154,11 +157,11 @@ def _keep(path: Path, asked: LoadRequest, tuning: Tuning) -> Path | None:
     measured = datetime.now(UTC).isoformat(timespec="seconds")
     return store.save_tuning(
         path,
-        store.TuningResult(tuning.changes, tuning.verdict.gain, store.fixed_constraints(asked.constraints), measured),
+        store.TuningResult(tuning.changes, tuning.verdict.gain, store.fixed_constraints(load.constraints), measured),
     )
 
 
-def _show(tuning: Tuning, place: Path | None, prompt: int, generate: int, *, as_json: bool) -> None:
+def _show_result(tuning: Tuning, place: Path | None, prompt: int, generate: int, *, as_json: bool) -> None:
     if as_json:
         fields = {**asdict(tuning), "n_prompt": prompt, "n_gen": generate, "kept_in": str(place or "") or None}
         print_json(fields)

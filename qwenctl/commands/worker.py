@@ -1,4 +1,4 @@
-"""`qwenctl worker`: serves this machine's devices to another machine, until it is stopped."""
+"""`qwenctl worker`: serves this machine's devices to another machine until it is stopped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def worker_command(
     """Serve this machine's GPUs or CPU to another machine.
 
     It runs until Ctrl-C. llama.cpp's RPC has no authentication and no encryption: keep it on 127.0.0.1, and let the
-    other machine connect through SSH with the command that is printed. There, --rpc takes the end of the tunnel.
+    other machine connect through SSH with the command that is printed. There, --rpc takes its end of the tunnel.
     """
     from qwenctl.backend_check.check import require_backend
     from qwenctl.doctor.findings import detect_gpu_backends

@@ -1,1 +1,1 @@
-"""From a model file and what the user fixed to an engine with the model in it."""
+"""Loads models: a model file and a `LoadRequest` come in, an engine with the model loaded goes out."""

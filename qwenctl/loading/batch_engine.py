@@ -1,6 +1,6 @@
-"""The engine on this machine as who answers a batch: which model, how it is loaded, how many records at once.
+"""The engine on this machine as the backend of a batch: which model, how to load it, how many records at once.
 
-An `EngineSpec` is what `qwenctl.batch.run` takes as its backend; the model is loaded when the first record comes.
+`qwenctl.batch.run` takes an `EngineSpec` as its backend; the model is loaded when the first record comes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from qwenctl.protocol.messages import Message
 if TYPE_CHECKING:
     from qwenctl.loading.load_engine import Follow
 
-_MOST_AT_ONCE = 64
+_MAX_PARALLEL = 64
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """The model in the file or of the name `model`, loaded as `load` says; `follow` shows the progress of that.
+    """Which model to use, a path or a local model's name, and how; `load` says how to load it, `follow` shows progress.
 
-    `parallel` is the number of records answered at once, each with room for `load.wishes.context` tokens (0: 8,192);
-    0 measures which number is best. With `share_prefixes`, a beginning that prompts have in common is evaluated once;
-    the state of the input's prefix is kept in the file `prefix_state`, if there is one. Pictures are seen through the
-    tower in `mmproj`, or in the file beside the model, as `vision` says, and fetched from addresses if `allow_urls`.
+    `parallel` records are answered at once, each with `load.constraints.context` tokens (0: 8,192); 0 measures which
+    number is fastest. With `share_prefixes`, a prefix that prompts have in common is evaluated once; the state of the
+    input's prefix is saved in the file `prefix_state`, if given. Images and videos need the vision encoder `mmproj`
+    (default: the file next to the model), with the settings `vision`; URLs are downloaded if `allow_urls`.
     """
 
     model: Path | None
@@ -53,7 +53,7 @@ class EngineSpec:
     follow: Follow = field(default=wait_for_load, compare=False)
 
     def identity(self) -> dict[str, Any]:
-        """The model's content, the room of a record and the types of the KV cache. Raises QwenctlError."""
+        """The model's fingerprint, the context per record and the types of the KV cache. Raises QwenctlError."""
         from qwenctl.models.gguf_check import model_fingerprint
 
         constraints = self.load.constraints
@@ -64,13 +64,13 @@ class EngineSpec:
         }
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> EngineBackend:
-        """The backend, with a plan for its model where there is anything to plan. Raises QwenctlError."""
+        """The backend, with a plan if there is anything to plan; nothing is loaded yet. Raises QwenctlError."""
         from qwenctl.tune.store import load_tuning, with_tuned_threads
 
         path = resolve_model(self.model)
         vision = vision_settings(path, self.mmproj, self.vision)
         settings = with_tuned_threads(_load_params(self.load), load_tuning(path))
-        most = self.parallel or max_parallel(path, settings.context_tokens, source.most)
+        most = self.parallel or max_parallel(path, settings.context_tokens, source.max_records)
         planned = plan_batch(path, reserve_mmproj(self.load, vision.mmproj), settings, most, fixed=self.parallel > 0)
 
         def start() -> tuple[BatchEngine, ModelInfo]:
@@ -83,10 +83,10 @@ class EngineSpec:
                 raise
 
         is_saved = source.prefix is not None and self.prefix_state is not None
-        opening = StartBatch(
+        start_batch = StartBatch(
             settings=planned.settings,
             parallel=self.parallel,
-            max_parallel=planned.most,
+            max_parallel=planned.max_parallel,
             share_prefixes=self.share_prefixes,
             prefix_messages=(Message("system", source.prefix or ""),) if is_saved else (),
             state_path=str(self.prefix_state) if is_saved else "",
@@ -95,31 +95,31 @@ class EngineSpec:
         return EngineBackend(
             EngineBackendConfig(
                 start=start,
-                opening=opening,
+                start_batch=start_batch,
                 seed=source.seed,
-                tell=warn,
-                pictures=MediaSource(folder, self.allow_urls, copies=False),
+                notify=warn,
+                media_source=MediaSource(folder, self.allow_urls, copies=False),
                 close=lambda: rmtree(folder, ignore_errors=True),
             )
         )
 
 
 def _load_params(load: LoadRequest) -> LoadParams:
-    """How the model of a batch is loaded where nothing is planned: a batch is no larger than a micro-batch."""
+    """Load parameters without a plan. The logical batch size of a batch is its micro-batch size."""
     params = load_params(load.constraints)
     return replace(params, batch_tokens=params.micro_batch_tokens)
 
 
 def max_parallel(path: Path, context_tokens: int, records: int | None) -> int:
-    """How many records of `context_tokens` (0: 8,192) there is memory for in the model at `path`, and use.
+    """The most records of `context_tokens` tokens each (0: 8,192) that fit in memory with the model at `path`.
 
-    Half of what is free may go into their contexts; `records` is how many there are, if that is known.
+    Their contexts may take half of the free RAM; `records` is the number of records, if known.
     """
     import psutil
 
     from qwenctl.models.context_memory import context_memory_from_file
 
-    most = min(_MOST_AT_ONCE, records or _MOST_AT_ONCE)
+    most = min(_MAX_PARALLEL, records or _MAX_PARALLEL)
     memory = context_memory_from_file(path)
     if memory is None:
         return most

@@ -1,4 +1,4 @@
-"""What the check of the backend lets a command use: engines, and the hardware to plan for."""
+"""Engines and hardware for commands, after the backend check: devices that compute wrong results are left out."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Notify = Callable[[str], None]
 
 
 def start_engine(notify: Notify = warn) -> Engine:
-    """An engine of a llama.cpp that computes what it should. Raises QwenctlError if it does not."""
+    """A new engine, once the backend check has passed. Raises QwenctlError if it fails."""
     from qwenctl.backend_check.check import require_backend
     from qwenctl.engine.client import Engine
     from qwenctl.files.paths import log_folder
 
-    with _shown() as show:
+    with _show_check() as show:
         backend = require_backend(report=notify, show=show)
     return Engine.start(log_folder(), backend)
 
 
 def read_usable_hardware(constraints: PlacementConstraints, notify: Notify = warn) -> Machine:
-    """This machine, without devices that compute wrong, unless they are asked for by name. Raises QwenctlError."""
+    """This machine without devices that compute wrong results, except those named by --device. Raises QwenctlError."""
     from qwenctl.backend_check.check import failed_devices, require_backend
     from qwenctl.machine.inspect import inspect_machine, to_plan_machine
 
     found = inspect_machine(constraints.rpc)
     if found.build.error:
         return to_plan_machine(found)
-    with _shown() as show:
+    with _show_check() as show:
         backend = require_backend(found.build.devices, report=notify, show=show)
     machine = to_plan_machine(found)
     failed = failed_devices(backend, found.build.devices)
@@ -47,8 +47,8 @@ def read_usable_hardware(constraints: PlacementConstraints, notify: Notify = war
 
 
 @contextmanager
-def _shown() -> Iterator[Notify]:
-    """Shows on a terminal what is being checked, and leaves nothing behind."""
+def _show_check() -> Iterator[Notify]:
+    """Inside, the yielded function shows a status line on a terminal; it is cleared afterwards."""
     status = StatusLine(sys.stderr)
     try:
         yield status.show
@@ -57,5 +57,5 @@ def _shown() -> Iterator[Notify]:
 
 
 def without_devices(machine: Machine, names: Collection[str]) -> Machine:
-    """The machine without the devices of these names."""
+    """The machine without the devices with these names."""
     return replace(machine, devices=tuple(one for one in machine.devices if one.name not in names))

@@ -1,6 +1,6 @@
-"""The files that a model's name means: its GGUF, the mmproj file of its vision tower, and the memory that one needs.
+"""The files of a model: its GGUF file, the mmproj file of its vision encoder, and the memory that the latter needs.
 
-Paths and names as a person gives them come in, files that exist and are what they should be go out.
+Paths and names from the command line come in; checked paths of existing files go out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qwenctl.protocol.media import VisionSettings
 
 
 def resolve_model(model: Path | None) -> Path:
-    """The file that `model` names, a path or a model that is here. Raises QwenctlError if there is none."""
+    """The GGUF file that `model` means: a path, or a local model's name. Raises QwenctlError if there is none."""
     from qwenctl.hub.local.resolve_model import resolve_model_path
     from qwenctl.models.gguf_check import check_model_file
 
@@ -29,9 +29,9 @@ def resolve_model(model: Path | None) -> Path:
 
 
 def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) -> VisionSettings:
-    """`vision` with the tower in `mmproj`, or else in the file beside `model`; with none if there is no such file.
+    """`vision` with the vision encoder `mmproj`, by default the file next to `model`; without one if there is none.
 
-    Raises QwenctlError for a file that is no vision tower.
+    Raises QwenctlError for a file that is not an mmproj file.
     """
     from qwenctl.models.mmproj import check_mmproj, find_mmproj
 
@@ -39,7 +39,7 @@ def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) ->
     return replace(vision, mmproj=str(found.absolute()) if found is not None else "")
 
 
-def reserve_mmproj(asked: LoadRequest, mmproj: str) -> LoadRequest:
-    """`asked` with room for the vision tower in the file `mmproj`, if there is one."""
+def reserve_mmproj(load: LoadRequest, mmproj: str) -> LoadRequest:
+    """`load` with memory reserved for the vision encoder in the file `mmproj`, if not ""."""
     n_bytes = Path(mmproj).stat().st_size if mmproj else 0
-    return replace(asked, constraints=replace(asked.constraints, vision_bytes=n_bytes)) if n_bytes else asked
+    return replace(load, constraints=replace(load.constraints, vision_bytes=n_bytes)) if n_bytes else load

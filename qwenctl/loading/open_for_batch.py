@@ -1,7 +1,7 @@
-"""Opens a model for many records at once, as the options for its placement ask.
+"""Opens a model for a batch. A `LoadRequest` comes in; a plan, and an engine with the model loaded, go out.
 
-The context of a batch is made after the model is loaded, and grows with the number of records that are answered at the
-same time: a plan leaves it room on the devices, a quarter of their memory at most.
+The context of a batch is created after the model is loaded, and grows with the number of records answered at once: the
+plan reserves memory for it on the devices, a quarter of what is free there at most.
 """
 
 from __future__ import annotations
@@ -23,68 +23,71 @@ if TYPE_CHECKING:
     from qwenctl.machine.profile import Machine
     from qwenctl.placement.plan import Plan
 
-_CACHE_SHARE = 4
-# The context that a model is loaded with is of no use for a batch: as small as can be.
+_CACHE_SHARE = 4  # a context may take one part in this many of the free device memory
+# A batch creates its own context: the one that the model is loaded with is as small as possible.
 _LOADED_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a batch's model is loaded, by a `plan` if there is one, and `most` records that are answered at once."""
+    """How to load the model of a batch, with a `plan` if there is one, for up to `max_parallel` records at once."""
 
     path: Path
-    asked: LoadRequest
+    load: LoadRequest
     settings: LoadParams
-    most: int
+    max_parallel: int
     plan: Plan | None = None
 
-    def open(self, start: Callable[[], LoggingEngine], follow: Follow, tell: Callable[[str], None]) -> LoadedEngine:
-        """A new engine with the model in it. Raises QwenctlError."""
+    def open(self, start: Callable[[], LoggingEngine], follow: Follow, notify: Callable[[str], None]) -> LoadedEngine:
+        """A new engine with the model loaded; if a device lacks memory, by smaller plans. Raises QwenctlError."""
         settings = replace(self.settings, context_tokens=_LOADED_TOKENS, snapshot_bytes=0)
         if self.plan is None:
             return LoadedEngine(*load_engine(self.path, settings, start, follow))
         machine, loading = self.plan.machine, replace(self.plan, settings=settings)
 
         def replan(limits: Mapping[str, int]) -> Plan:
-            smaller = _planned(self, machine, self.most, limits)
-            return replace(smaller, settings=_placed(settings, smaller))
+            smaller = _make_plan(self, machine, self.max_parallel, limits)
+            return replace(smaller, settings=_with_placement(settings, smaller))
 
-        return open_by_plan(self.path, loading, OpenRequest(start, follow, replan, tell, compares=False))
+        return open_by_plan(self.path, loading, OpenRequest(start, follow, replan, notify, compares=False))
 
 
-def plan_batch(path: Path, asked: LoadRequest, settings: LoadParams, most: int, *, fixed: bool) -> BatchPlan:
-    """How to load for `most` records at once, or fewer if that is not `fixed`. Raises QwenctlError."""
-    wanted = BatchPlan(path, asked, settings, most)
-    if asked.plan is not None:
-        plan = load_plan_file(asked.plan, path)
-        return replace(wanted, settings=_placed(settings, plan), plan=plan)
-    machine = detect_machine(path, asked.constraints)
+def plan_batch(path: Path, load: LoadRequest, settings: LoadParams, max_parallel: int, *, fixed: bool) -> BatchPlan:
+    """A plan for `max_parallel` records at once. Raises QwenctlError.
+
+    Unless `fixed`, the number is halved until their context is small enough.
+    """
+    batch = BatchPlan(path, load, settings, max_parallel)
+    if load.plan is not None:
+        plan = load_plan_file(load.plan, path)
+        return replace(batch, settings=_with_placement(settings, plan), plan=plan)
+    machine = detect_machine(path, load.constraints)
     while machine is not None:
-        plan = _planned(wanted, machine, most, {})
+        plan = _make_plan(batch, machine, max_parallel, {})
         cache = sum(one.of("KV cache", "state") for one in plan.memories if one.name != CPU)
         room = sum(device.free_bytes for device in machine.devices) // _CACHE_SHARE
-        if fixed or most == 1 or cache <= room:
-            return replace(wanted, settings=_placed(settings, plan), most=most, plan=plan)
-        most = max(1, most // 2)
-    return wanted
+        if fixed or max_parallel == 1 or cache <= room:
+            return replace(batch, settings=_with_placement(settings, plan), max_parallel=max_parallel, plan=plan)
+        max_parallel = max(1, max_parallel // 2)
+    return batch
 
 
-def _planned(batch: BatchPlan, machine: Machine, most: int, limits: Mapping[str, int]) -> Plan:
-    """The plan for `most` records at once; its buffers are estimated, for a trial load knows one sequence only."""
+def _make_plan(batch: BatchPlan, machine: Machine, max_parallel: int, limits: Mapping[str, int]) -> Plan:
+    """A plan for `max_parallel` records; buffer sizes are estimated: a trial load measures one sequence only."""
     from qwenctl.placement.planner import make_plan
     from qwenctl.placement.tensor_inventory import from_gguf
 
-    given = batch.asked.constraints
+    given = batch.load.constraints
     room, micro_batch = batch.settings.context_tokens or RECORD_TOKENS, batch.settings.micro_batch_tokens
     constraints = replace(
-        given, context=room, sequences=most, snapshot_bytes=0, limits=tuple(limits.items()),
+        given, context=room, sequences=max_parallel, snapshot_bytes=0, limits=tuple(limits.items()),
         batch=given.micro_batch, micro_batch=given.micro_batch or micro_batch,
     )  # fmt: skip
     return make_plan(from_gguf(batch.path), machine, constraints)
 
 
-def _placed(settings: LoadParams, plan: Plan) -> LoadParams:
-    """The settings of a batch, with where the plan puts tensors and how it reads them."""
+def _with_placement(settings: LoadParams, plan: Plan) -> LoadParams:
+    """`settings` with the placement, load mode and threads of the plan."""
     planned = plan.settings
     return replace(
         settings, gpu_layers=planned.gpu_layers, placement=planned.placement, load_mode=planned.load_mode,

@@ -1,7 +1,7 @@
-"""Opens a model: from a path and a `LoadRequest` (what the user fixed) to an engine with the model in it.
+"""Opens a model: a path and a `LoadRequest` come in, an engine with the model loaded goes out.
 
-`resolve` says how a model would be loaded: by a plan where there is anything to plan, else with llama.cpp's own
-defaults. Without a GPU, and without an option that needs one, nothing is asked of the machine. `open_model` loads so.
+`resolve` determines how to load a model: by a plan if there is anything to plan, else with llama.cpp's own defaults.
+Without a GPU and options that need one, the hardware is not inspected. `open_model` loads the model like that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResolvedLoad:
-    """How a model is loaded: `params`, and the `plan` they are of, if there is one. `request` has what was tuned."""
+    """How to load a model: `params`, and the `plan` they come from, if any. `request` includes tuned settings."""
 
     request: LoadRequest
     params: LoadParams
@@ -44,9 +44,9 @@ def open_model(
     follow: Follow = wait_for_load,
     notify: Notify = warn,
 ) -> LoadedEngine:
-    """A new engine with the model at `path` in it, which the caller closes.
+    """A new engine with the model at `path`; the caller closes it.
 
-    `follow` shows the progress, `notify` is told in a line what has changed of a plan. Raises QwenctlError.
+    `follow` shows the progress; `notify` gets a line when a plan has to be changed. Raises QwenctlError.
     """
     resolved = resolve(path, request, notify)
     plan = resolved.plan
@@ -54,7 +54,7 @@ def open_model(
         return LoadedEngine(*load_engine(path, resolved.params, start, follow))
     if request.plan is not None:
         constraints = constraints_of(plan.settings)
-    else:  # a smaller plan is free to put experts elsewhere than a tuning has found best
+    else:  # a smaller plan may put experts elsewhere than tuning found best
         constraints = replace(resolved.request.constraints, cpu_experts=request.constraints.cpu_experts)
 
     def replan(limits: Mapping[str, int]) -> Plan:
@@ -67,10 +67,10 @@ def open_model(
 
 
 def resolve(path: Path, request: LoadRequest, notify: Notify = warn, *, tuned: bool = True) -> ResolvedLoad:
-    """How the model at `path` is loaded. Raises QwenctlError.
+    """How to load the model at `path`. Raises QwenctlError.
 
-    Where a request leaves something open, `qwenctl tune` may have found what is fastest (`tuned`). Where that has no
-    room, because less memory is free than there was, the plan decides where experts go.
+    With `tuned`, settings found by `qwenctl tune` apply where the request leaves them open. If the tuned number of
+    experts on GPUs does not fit, because less memory is free than back then, the plan decides on it.
     """
     from qwenctl.tune.store import apply_tuning, load_tuning
 
@@ -101,7 +101,7 @@ def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
 
 
 def load_plan_file(file: Path, path: Path) -> Plan:
-    """The plan in `file`, for the model at `path`. Raises QwenctlError if it is none, or is one for another model."""
+    """The plan in `file`. Raises QwenctlError if it is not a plan, or not one for the model at `path`."""
     from qwenctl.placement.memory_breakdown import matches_model
     from qwenctl.placement.plan import from_json
     from qwenctl.placement.tensor_inventory import from_gguf
@@ -117,7 +117,7 @@ def load_plan_file(file: Path, path: Path) -> Plan:
 
 
 def detect_machine(path: Path, constraints: PlacementConstraints, notify: Notify = warn) -> Machine | None:
-    """The machine to plan for; None where there is nothing to plan. Raises QwenctlError."""
+    """The machine to plan for; None if there is nothing to plan. Raises QwenctlError."""
     from qwenctl.machine.devices import check_servers
     from qwenctl.machine.llama_build import has_gpu_build
 
@@ -129,7 +129,7 @@ def detect_machine(path: Path, constraints: PlacementConstraints, notify: Notify
 
 
 def _is_too_large(path: Path, constraints: PlacementConstraints) -> bool:
-    """Whether the files take more than the RAM, or with a long context more than is free; then a plan says so."""
+    """Whether the files exceed the RAM, or with a long context the free RAM; then a plan explains what is missing."""
     from qwenctl.machine import read_memory
     from qwenctl.models.context_memory import DEFAULT_TOKENS, context_memory_from_file
     from qwenctl.models.gguf_check import split_files
@@ -144,7 +144,7 @@ def _is_too_large(path: Path, constraints: PlacementConstraints) -> bool:
 
 @contextmanager
 def open_engine(path: Path, params: LoadParams, follow: Follow = wait_for_load) -> Iterator[tuple[Engine, ModelInfo]]:
-    """An engine and what it loaded, for as long as something is measured. Raises QwenctlError."""
+    """Inside, an engine with the model loaded, and what was loaded. Raises QwenctlError."""
     engine, loaded = load_engine(path, params, start_engine, follow)
     with engine:
         yield engine, loaded

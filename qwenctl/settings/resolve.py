@@ -105,7 +105,7 @@ def resolve(
 def _from_environment(commands: Sequence[Command], environment: Mapping[str, str]) -> Iterator[RawSetting]:
     for is_shared in (False, True):
         for command in commands:
-            for setting in command.settings:
+            for setting in (*command.settings, *command.old_settings):
                 for name in setting.names:
                     words = (name,) if is_shared else (*command.path, name)
                     variable = _PREFIX + "_".join(words).upper().replace("-", "_")

@@ -45,12 +45,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Command:
-    """typer's command `called`, by the words that call it, with its settings, and the options that are none."""
+    """typer's command `called`, by the words that call it, with its settings, and the options that are none.
+
+    `old_settings` are those of hidden options, the old forms of others: they are read, and nothing lists them.
+    """
 
     path: tuple[str, ...]
     called: Any
     settings: tuple[Setting, ...]
     unsettable: frozenset[str]
+    old_settings: tuple[Setting, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,7 +63,8 @@ class Command:
 
     def find(self, key: str) -> Setting | None:
         """The setting that is called `key`, with hyphens or underscores."""
-        return next((setting for setting in self.settings if hyphenated(key) in setting.names), None)
+        known = (*self.settings, *self.old_settings)
+        return next((setting for setting in known if hyphenated(key) in setting.names), None)
 
 
 def collect_options(root: Any) -> tuple[Command, ...]:
@@ -77,10 +82,12 @@ def _below(group: Any, path: tuple[str, ...]) -> Iterator[Command]:
 def _command(path: tuple[str, ...], called: Any) -> Command:
     """An option that is declared not to come from the environment comes from nowhere but the command line."""
     options = [option for option in called.params if isinstance(option, TyperOption) and option.expose_value]
-    shown = [option for option in options if not option.is_eager and not option.hidden]
-    settings = tuple(_setting(option) for option in shown if option.allow_from_autoenv)
-    unsettable = (name for option in shown if not option.allow_from_autoenv for name in _names(option))
-    return Command(path, called, settings, frozenset(unsettable))
+    options = [option for option in options if not option.is_eager]
+    settable = [option for option in options if option.allow_from_autoenv]
+    settings = tuple(_setting(option) for option in settable if not option.hidden)
+    old_settings = tuple(_setting(option) for option in settable if option.hidden)
+    unsettable = (name for option in options if not option.allow_from_autoenv for name in _names(option))
+    return Command(path, called, settings, frozenset(unsettable), old_settings)
 
 
 def _setting(option: TyperOption) -> Setting:

@@ -169,7 +169,7 @@ def test_without_a_network_it_says_how_many_models_are_here(hub: FakeHub, tmp_pa
     qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q8_0", "-o", tmp_path / "toy.gguf", "-q")
     line, hint, code = failure(qwenctl(NO_HUB, tmp_path, "pull", MODEL))
     assert (line, code) == ("cannot reach 127.0.0.1:9 (connection refused)", 69)
-    assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 1 model here"
+    assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 1 local model"
 
 
 def test_offline_a_revision_must_be_the_one_that_is_here(hub: FakeHub, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_list_with_evil_names(path: str, hub: FakeHub, repo: Repo, tmp_path: P
 def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
     line, hint, code = refused("http://hub.invalid", tmp_path)
     assert (line, code) == ("cannot reach hub.invalid (DNS)", 69)
-    assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 0 models here"
+    assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 0 local models"
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

@@ -202,6 +202,23 @@ def test_the_current_folder_may_not_say_yes(command: Command, setting: Setting) 
         assert shown(setting.name)[f"{command.name}.{setting.name}"][0] == value
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"folder": '[batch]\nresume = "force"'},
+        {"user": '[batch]\nresume = "force"'},
+        {"user": 'resume = "force"'},
+        {"QWENCTL_BATCH_RESUME": "force"},
+        {"QWENCTL_RESUME": "force"},
+    ],
+    ids=str,
+)
+def test_old_form_of_force_resume_is_read_and_not_listed(sources: dict[str, str]) -> None:
+    with settings(**sources):
+        assert call("batch", "none.jsonl").error[0] == "standard output cannot be resumed"
+        assert "batch.resume" not in shown("batch")
+
+
 def test_there_is_something_that_the_current_folder_may_not_say() -> None:
     assert GUARDED
 

@@ -179,7 +179,7 @@ def test_limit_and_sample_select_records_and_templates_build_prompts(tmp_path: P
         backend = ScriptedSpec()
         overwriting = OutputSpec(output.path, overwrite=True)
         stats = batch.run(input=given, output=overwriting, backend=backend)
-        assert (stats.total, stats.answered, given.most) == (many, many, many)
+        assert (stats.total, stats.answered, given.max_records) == (many, many, many)
     backend = ScriptedSpec()
     spec = InputSpec(path, "lines", prompt="say {text}", prefix="Be {brief}.", limit=1)
     batch.run(input=spec, output=OutputSpec(output.path, overwrite=True), backend=backend)

@@ -198,7 +198,7 @@ def make_backend(
             return Poisoned(engine, number), loaded
 
         made.append(
-            EngineBackend(EngineBackendConfig(start, StartBatch(settings, 3), 0, lambda _: None, longest_silence_s=5))
+            EngineBackend(EngineBackendConfig(start, StartBatch(settings, 3), 0, lambda _: None, max_silence_s=5))
         )
         return made[-1]
 

@@ -21,11 +21,13 @@ HEAVY = {
     "psutil",
     "rich",
 }
+# Packages of the program that help does not need; of the placement it needs the limits of its options.
+OWN = ("qwenctl.engine", "qwenctl.hub", "qwenctl.loading", "qwenctl.machine", "qwenctl.placement", "qwenctl.views")
 RUN = "from qwenctl.cli import main; code = main(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(code)"
 
 
-def heavy_modules(*argv: str, first: str = "pass") -> set[str]:
-    """The heavy packages loaded after running the command line `argv`, preceded by the statement `first`."""
+def loaded_modules(*argv: str, first: str = "pass") -> set[str]:
+    """The modules loaded after running the command line `argv`, preceded by the statement `first`."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {first}; {RUN}", *argv],
         capture_output=True,
@@ -34,7 +36,12 @@ def heavy_modules(*argv: str, first: str = "pass") -> set[str]:
         check=True,
     )
     assert done.stdout
-    return HEAVY & set(done.stderr.split())
+    return set(done.stderr.split())
+
+
+def heavy_modules(*argv: str, first: str = "pass") -> set[str]:
+    """The heavy packages among the loaded modules."""
+    return HEAVY & loaded_modules(*argv, first=first)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,11 @@ def heavy_modules(*argv: str, first: str = "pass") -> set[str]:
 )  # fmt: skip
 def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
     assert heavy_modules(*argv) == set()
+
+
+def test_help_imports_nothing_that_runs_a_model() -> None:
+    loaded = loaded_modules("chat", "--help")
+    assert {name for name in loaded if name.startswith(OWN)} <= {"qwenctl.placement", "qwenctl.placement.constraints"}
 
 
 @pytest.mark.parametrize("argv", [["config", "show"], ["config", "path"], ["config", "--help"]])

@@ -1,4 +1,4 @@
-"""What a batch needs of whoever answers, be it the engine on this machine or servers."""
+"""The interface of a backend that answers the records of a batch: the engine on this machine, or servers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qwenctl.batch.specs import InputSpec
 
 @dataclass(frozen=True)
 class BackendStats:
-    """What was done so far: tokens of prompts evaluated, or copied from a shared beginning, and tokens of answers.
+    """The work so far: prompt tokens evaluated, prompt tokens copied from a shared prefix, and answer tokens.
 
-    Seconds that went into prompts and answers, where they can be told apart; records that are answered now, at once at
-    the most, and those that wait.
+    `prompt_s` and `answer_s` are seconds, 0 if they cannot be told apart. Of the records, `active` are being answered,
+    `parallel` at once at most, and `waiting` are queued.
     """
 
     prompt_tokens: int = 0
@@ -29,35 +29,35 @@ class BackendStats:
 
 
 class BatchBackend(Protocol):
-    """Takes records by number and gives back answers in any order. Every method may raise QwenctlError."""
+    """Takes records by number and returns answers in any order. Every method may raise QwenctlError."""
 
     @property
     def model(self) -> str:
-        """The name of what answers."""
+        """The name of the model."""
 
     @property
     def queue_depth(self) -> int:
-        """How many records it wants to have at hand."""
+        """How many submitted records it wants, so that it is never idle."""
 
     @property
     def stats(self) -> BackendStats:
-        """What was done so far."""
+        """The work so far."""
 
     def submit(self, number: int, record: Record) -> None:
-        """Answer a record, soon."""
+        """Queue a record for answering."""
 
     def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
-        """What has been answered since the last call; waits for something up to `timeout_s`."""
+        """The outcomes since the last call; waits up to `timeout_s` seconds for the first."""
 
     def close(self) -> None:
-        """End at once; may be called twice."""
+        """Stop at once; may be called twice."""
 
 
 class BackendSpec(Protocol):
-    """Who is to answer, as a frozen value. Both methods may raise QwenctlError."""
+    """Which backend to use, as a frozen value. Both methods may raise QwenctlError."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What determines answers besides their records; the same when a batch is resumed."""
+        """What determines answers besides the records. It must not change when a batch is resumed."""
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> BatchBackend:
-        """The backend for the records of `source`; `warn` hears what went wrong and was made good."""
+        """Start the backend for the records of `source`; `warn` is called for problems that it recovers from."""

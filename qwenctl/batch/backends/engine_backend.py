@@ -1,7 +1,7 @@
-"""The engine on this machine as what answers a batch; when it crashes or hangs, it is started again.
+"""The backend that answers a batch with the engine on this machine, and restarts it when it crashes or hangs.
 
-Which record it crashed on is not known: those that it had begun are tried again one at a time, and one that it crashes
-on alone has failed. Records come in, answers go out; the model is loaded when the first record comes.
+Records come in, answers go out; the model is loaded when the first record comes. Which record caused a crash is not
+known: those that were started are retried one at a time, and one that crashes the engine alone has failed.
 """
 
 from __future__ import annotations
@@ -34,101 +34,102 @@ from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message
 from qwenctl.tools.calls import answer_with_calls
 
-LONGEST_S = 900.0  # a batch of a prompt takes minutes on a slow machine, and more where weights come from a disk
-_LEAST_WORK = 0.01  # of one core's time; even waiting for a disk takes more
+# One batch of prompt tokens takes minutes on a slow machine, and longer if weights are paged in from disk.
+MAX_SILENCE_S = 900.0
+_MIN_WORK = 0.01  # share of one core's time; even waiting for a disk takes more
+_MAX_CRASHES = 5  # in a row, without an answer in between
+_CRASHES = (ExitCode.ENGINE_CRASHED, ExitCode.NO_MEMORY)
+_OPENING_S = 1.0  # how often to check for a hang while the batch starts
+_WINDOW = 4  # queued records per slot
 
 
 class HangDetector:
-    """The time since the engine said something last; `longest_s` without work mean that it hangs."""
+    """Detects an engine that hangs: no event and almost no CPU time within `max_silence_s` seconds."""
 
-    def __init__(self, longest_s: float = LONGEST_S) -> None:
-        self._longest_s = longest_s
+    def __init__(self, max_silence_s: float = MAX_SILENCE_S) -> None:
+        self._max_silence_s = max_silence_s
         self._seconds = self._worked = 0.0
 
-    def end(self) -> None:
-        """It has said something."""
+    def reset(self) -> None:
+        """Start to measure again: an event has come."""
         self._seconds = 0.0
 
     def is_hang(self, seconds: float, work_seconds: Callable[[], float]) -> bool:
-        """Whether it hangs, now that `seconds` more have passed; `work_seconds` is its processor time so far."""
+        """Whether the engine hangs after `seconds` more without an event; `work_seconds` returns its CPU time."""
         if not self._seconds:
             self._worked = work_seconds()
         self._seconds += seconds
-        if self._seconds < self._longest_s:
+        if self._seconds < self._max_silence_s:
             return False
         self._seconds = 0.0
-        return work_seconds() - self._worked < _LEAST_WORK * self._longest_s
-
-
-_MOST_CRASHES = 5  # on end, without one answer between
-_CRASHES = (ExitCode.ENGINE_CRASHED, ExitCode.NO_MEMORY)
-_OPENING_S = 1.0  # after so long without a word it is looked at again
-_WINDOW = 4  # records at hand, for each one that is answered
+        return work_seconds() - self._worked < _MIN_WORK * self._max_silence_s
 
 
 class BatchEngine(Protocol):
-    """What is needed of an engine; `engine.client.Engine` is the real one."""
+    """The part of the engine that a batch needs; `engine.client.Engine` implements it."""
 
     def send(self, request: BatchRequest) -> None:
-        """Send a request of a batch, and wait for nothing."""
+        """Send a batch request; does not wait for a reply."""
 
     def receive(self, timeout_s: float | None) -> BatchEvent | None:
-        """The next event; None if none comes in that time."""
+        """The next event; None if none comes within `timeout_s` seconds."""
 
     def cpu_seconds(self) -> float:
-        """The processor time that it has taken so far."""
+        """The CPU time of the engine process so far."""
 
     def close(self) -> None:
-        """End it."""
+        """Stop the engine process."""
 
 
 @dataclass(frozen=True)
 class EngineBackendConfig:
-    """How the engine is made: `start` gives a new one with the model in it. `close` is called at the end."""
+    """How to start the engine: `start` returns a new one with the model loaded; `close` is called at the end."""
 
     start: Callable[[], tuple[BatchEngine, ModelInfo]]
-    opening: StartBatch
+    start_batch: StartBatch
     seed: int
-    tell: Callable[[str], None]
-    pictures: MediaSource | None = None
+    notify: Callable[[str], None]
+    media_source: MediaSource | None = None
     close: Callable[[], None] = lambda: None
-    longest_silence_s: float = LONGEST_S
+    max_silence_s: float = MAX_SILENCE_S
 
 
 class EngineBackend:
-    """Answers with an engine."""
+    """Answers records with an engine, and keeps track of what it is working on."""
 
-    def __init__(self, setup: EngineBackendConfig) -> None:
-        self._setup = setup
+    def __init__(self, config: EngineBackendConfig) -> None:
+        self._config = config
         self._engine: BatchEngine | None = None
         self._loaded: ModelInfo | None = None
-        self._new = deque[int]()  # not sent yet
-        self._suspects = deque[int]()  # to be sent alone
+        self._new = deque[int]()  # record numbers, not sent yet
+        self._suspects = deque[int]()  # started before a crash: to be sent one at a time
         self._records: dict[int, Record] = {}
         self._media: dict[int, tuple[Media, ...]] = {}  # of records that are being answered
         self._sent: set[int] = set()
         self._started: set[int] = set()
         self._alone: int | None = None
         self._crashes = 0
-        self._silence = HangDetector(setup.longest_silence_s)
-        self._found: list[tuple[int, Answer | RecordError]] = []
+        self._hang_detector = HangDetector(config.max_silence_s)
+        self._outcomes: list[tuple[int, Answer | RecordError]] = []
         self._before, self._now = BackendStats(), BackendStats()
-        self.opened: BatchStarted | None = None
+        self._batch_started: BatchStarted | None = None
 
     @property
     def model(self) -> str:
-        """The model's name."""
+        """The model's name; "" until it is loaded."""
         return self._loaded.name if self._loaded is not None else ""
 
     @property
     def queue_depth(self) -> int:
-        """Enough to choose from by common beginnings."""
-        parallel = self.opened.parallel if self.opened is not None else self._setup.opening.max_parallel
+        """Enough records for the engine to group them by common prefixes."""
+        parallel = (
+            self._batch_started.parallel if self._batch_started is not None else self._config.start_batch.max_parallel
+        )
         return max(64, _WINDOW * parallel)
 
     @property
     def stats(self) -> BackendStats:
-        """Of all engines so far."""
+        """The sums over all engines so far: those that crashed, and the current one."""
         counts = {
             name: getattr(self._before, name) + getattr(self._now, name)
             for name in ("prompt_tokens", "shared_tokens", "answer_tokens", "prompt_s", "answer_s")
@@ -136,29 +137,29 @@ class EngineBackend:
         return dataclasses.replace(self._now, **counts)
 
     def submit(self, number: int, record: Record) -> None:
-        """Take a record."""
+        """Queue a record for answering."""
         self._records[number] = record
         self._new.append(number)
 
     def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
-        """Answers since the last call. Raises QwenctlError when the engine can do nothing at all."""
+        """The outcomes since the last call. Raises QwenctlError if the engine does not start, or keeps crashing."""
         try:
             self._send()
-            event = self._hear(self._engine, timeout_s) if self._engine is not None and self._sent else None
+            event = self._receive(self._engine, timeout_s) if self._engine is not None and self._sent else None
             while event is not None and self._engine is not None:
-                self._note(event)
+                self._handle(event)
                 event = self._engine.receive(0)
         except QwenctlError as error:
             if error.code not in _CRASHES:
                 raise
             self._recover(error)
-        found, self._found = self._found, []
+        found, self._outcomes = self._outcomes, []
         return found
 
     def close(self) -> None:
-        """End the engine, and forget what was made for it."""
+        """Stop the engine, and clean up its temporary files."""
         self._end_engine()
-        self._setup.close()
+        self._config.close()
 
     def _end_engine(self) -> None:
         if self._engine is not None:
@@ -166,7 +167,7 @@ class EngineBackend:
             self._engine = None
 
     def _send(self) -> None:
-        """Hand over what is new; after a crash, those that may be its cause come first, one at a time."""
+        """Send new records; after a crash, first its possible causes, one at a time."""
         if self._alone is not None or not (self._new or self._suspects):
             return
         engine, loaded = self._open() if self._engine is None or self._loaded is None else (self._engine, self._loaded)
@@ -180,24 +181,24 @@ class EngineBackend:
     def _hand_over(self, engine: BatchEngine, loaded: ModelInfo, number: int) -> None:
         record = self._records[number]
         try:
-            messages = self._with_pictures(number, record)
+            messages = self._resolve_media(number, record)
         except QwenctlError as error:
             self._finish(number, RecordError("media", error.message, error.hint))
             return
-        wanted = record.wanted
-        sampling = resolve_sampling(wanted.sampling, wanted.think, loaded)
-        sampling = dataclasses.replace(sampling, seed=record_seed(record, self._setup.seed))
+        params = record.params
+        sampling = resolve_sampling(params.sampling, params.think, loaded)
+        sampling = dataclasses.replace(sampling, seed=record_seed(record, self._config.seed))
         self._sent.add(number)
         engine.send(
             SubmitRequest(
-                number, messages, wanted.think, sampling, wanted.max_tokens, wanted.think_budget,
-                wanted.grammar, wanted.json_schema, wanted.tools,
+                number, messages, params.think, sampling, params.max_tokens, params.think_budget,
+                params.grammar, params.json_schema, params.tools,
             )
         )  # fmt: skip
 
-    def _with_pictures(self, number: int, record: Record) -> tuple[Message, ...]:
-        """The messages, and in them the pictures that were named. Raises QwenctlError."""
-        source = self._setup.pictures
+    def _resolve_media(self, number: int, record: Record) -> tuple[Message, ...]:
+        """The messages with their media resolved to files. Raises QwenctlError if a file cannot be read or fetched."""
+        source = self._config.media_source
         messages = tuple(
             resolve_message_media(one, source.resolve if source else refuse_media) for one in record.messages
         )
@@ -205,29 +206,29 @@ class EngineBackend:
         return messages
 
     def _open(self) -> tuple[BatchEngine, ModelInfo]:
-        self.opened = None
-        self._engine, self._loaded = engine, loaded = self._setup.start()
-        engine.send(self._setup.opening)
-        self._silence.end()  # that of another engine, before it crashed
+        self._batch_started = None
+        self._engine, self._loaded = engine, loaded = self._config.start()
+        engine.send(self._config.start_batch)
+        self._hang_detector.reset()  # forget that of an engine that crashed
         event = None
         while event is None:
-            event = self._hear(engine, _OPENING_S)
-        self.opened = event if isinstance(event, BatchStarted) else None
+            event = self._receive(engine, _OPENING_S)
+        self._batch_started = event if isinstance(event, BatchStarted) else None
         return engine, loaded
 
-    def _hear(self, engine: BatchEngine, timeout_s: float) -> BatchEvent | None:
-        """The next event; None if none comes in that time. An engine that hangs is as good as crashed."""
+    def _receive(self, engine: BatchEngine, timeout_s: float) -> BatchEvent | None:
+        """The next event; None if none comes within `timeout_s` seconds. Raises QwenctlError if the engine hangs."""
         event = engine.receive(timeout_s)
         if event is not None:
-            self._silence.end()
-        elif self._silence.is_hang(timeout_s, engine.cpu_seconds):
-            minutes = format_duration(self._setup.longest_silence_s)
+            self._hang_detector.reset()
+        elif self._hang_detector.is_hang(timeout_s, engine.cpu_seconds):
+            minutes = format_duration(self._config.max_silence_s)
             raise QwenctlError(
                 f"the model engine hangs: no output and no CPU time in {minutes}", "", ExitCode.ENGINE_CRASHED
             )
         return event
 
-    def _note(self, event: BatchEvent) -> None:
+    def _handle(self, event: BatchEvent) -> None:
         match event:
             case RecordStarted():
                 self._started.add(event.request_id)
@@ -236,7 +237,7 @@ class EngineBackend:
             case RecordFailed():
                 self._finish(event.request_id, RecordError(event.kind, event.message, event.hint))
             case BatchProgress():
-                parallel = self.opened.parallel if self.opened is not None else 0
+                parallel = self._batch_started.parallel if self._batch_started is not None else 0
                 self._now = BackendStats(
                     event.prompt_tokens, event.shared_tokens, event.answer_tokens, event.prompt_s, event.answer_s,
                     event.active, parallel, event.waiting,
@@ -252,12 +253,12 @@ class EngineBackend:
         media = self._media.pop(number, ())
         needed = {one.file for others in self._media.values() for one in others}
         for one in media:
-            if self._setup.pictures is not None and one.file not in needed:
-                self._setup.pictures.remove(one)
-        self._found.append((number, outcome))
+            if self._config.media_source is not None and one.file not in needed:
+                self._config.media_source.remove(one)
+        self._outcomes.append((number, outcome))
 
     def _answer(self, done: RecordDone) -> Answer:
-        tools = self._records[done.request_id].wanted.tools
+        tools = self._records[done.request_id].params.tools
         message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools)
         usage = {
             "prompt_tokens": done.usage.prompt_tokens,
@@ -272,11 +273,11 @@ class EngineBackend:
         return Answer(message.content, done.thinking, message.tool_calls, reason, usage, stats)
 
     def _recover(self, error: QwenctlError) -> None:
-        """Close the engine; find out what to do with the records that it had."""
+        """Close the crashed engine, and queue its records again: those that it had started become suspects."""
         self._end_engine()
         self._before, self._now = self.stats, BackendStats()
         self._crashes += 1
-        if self.opened is None or self._crashes > _MOST_CRASHES:  # it never got as far as a record, or never further
+        if self._batch_started is None or self._crashes > _MAX_CRASHES:  # it crashes at start, or over and over
             raise error
         if self._alone is not None:
             self._finish(self._alone, RecordError("crash", error.message, error.hint))
@@ -285,6 +286,6 @@ class EngineBackend:
         self._new.extendleft(sorted(self._sent - set(begun), reverse=True))
         if self._sent:
             trying = f", {len(begun)} records one at a time" if len(begun) > 1 else ""
-            self._setup.tell(f"{error.message}; trying again{trying}")
+            self._config.notify(f"{error.message}; trying again{trying}")
         self._sent.clear()
         self._started.clear()

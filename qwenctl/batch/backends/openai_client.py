@@ -1,7 +1,8 @@
-"""Servers that speak OpenAI's protocol as what answers a batch: vLLM, SGLang, llama-server, many requests at once.
+"""The backend that answers a batch with OpenAI-compatible servers, such as vLLM, SGLang or llama-server.
 
-Records come in, answers go out. A server that is busy, breaks off or falls silent is asked again after a pause; one
-record that it never answers fails alone, and when no record is answered any more the batch stops.
+Records come in, answers go out; each server gets several requests at once. A request is retried after a pause if the
+server is busy or the connection fails. A record that keeps failing while others succeed fails alone; when no server
+answers anything any more, the batch stops.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from qwenctl.batch.specs import InputSpec
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.http_retry import backoff_seconds
 
-_MOST_ATTEMPTS = 6  # of one record, while others are answered
-_WINDOW = 4
-_PER_ENDPOINT = 16
+_MAX_ATTEMPTS = 6  # per record, while others are answered
+_WINDOW = 4  # queued records per request in flight
+_PER_ENDPOINT = 16  # requests in flight
 
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """Which servers to ask, for which model ("": their only one), and how many records at once each (0: 16).
+    """Which servers to use, with which model ("": the only one they have), and `parallel` requests each (0: 16).
 
-    `timeout_s` is how long one answer may take, `patience_s` how long no server may answer anything; `api_key` is sent.
+    `timeout_s` is the time limit for one answer; after `patience_s` seconds without any answer the batch stops.
+    `api_key` is sent as a bearer token.
     """
 
     urls: tuple[str, ...]
@@ -42,16 +44,18 @@ class EndpointSpec:
     api_key: str = field(default="", repr=False)
 
     def identity(self) -> dict[str, Any]:
-        """The model's name: which server has it does not matter."""
+        """The model's name; which server answers does not matter."""
         return {"model": self.model, "endpoint": True}
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> OpenAIBackend:
-        """The backend that asks them, with seeds by that of `source`."""
+        """Start the backend; the seed of `source` determines those of the records."""
         return OpenAIBackend(replace(self, parallel=self.parallel or _PER_ENDPOINT), source.seed)
 
 
 @dataclass
 class _Job:
+    """A record to answer; `attempt` counts failed ones, `first_at` is the time of the first (time.monotonic())."""
+
     number: int
     record: Record
     attempt: int = 0
@@ -59,12 +63,12 @@ class _Job:
 
 
 class OpenAIBackend:
-    """Asks servers from threads of its own, which end with the process."""
+    """Sends requests from daemon threads, `parallel` for each server."""
 
     def __init__(self, servers: EndpointSpec, seed: int) -> None:
         self._servers, self._seed = servers, seed
         self._jobs: queue.Queue[_Job] = queue.Queue()
-        self._found: queue.Queue[tuple[int, Answer | RecordError] | QwenctlError] = queue.Queue()
+        self._outcomes: queue.Queue[tuple[int, Answer | RecordError] | QwenctlError] = queue.Queue()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._prompt_tokens = self._answer_tokens = self._active = 0
@@ -79,46 +83,46 @@ class OpenAIBackend:
 
     @property
     def model(self) -> str:
-        """The name that was given."""
+        """The model's name, as given."""
         return self._servers.model
 
     @property
     def queue_depth(self) -> int:
-        """Enough that no thread waits."""
+        """Enough records that no thread is idle."""
         return _WINDOW * self._servers.parallel * len(self._servers.urls)
 
     @property
     def stats(self) -> BackendStats:
-        """What the servers have counted."""
+        """Tokens as counted by the servers; they do not report seconds."""
         parallel = self._servers.parallel * len(self._servers.urls)
         return BackendStats(
             self._prompt_tokens, 0, self._answer_tokens, 0.0, 0.0, self._active, parallel, self._jobs.qsize()
         )  # fmt: skip
 
     def submit(self, number: int, record: Record) -> None:
-        """Take a record."""
+        """Queue a record for answering."""
         self._jobs.put(_Job(number, record))
 
     def collect(self, timeout_s: float) -> Sequence[tuple[int, Answer | RecordError]]:
-        """Answers since the last call. Raises QwenctlError when no server answers any more, or refuses all."""
+        """The outcomes since the last call. Raises QwenctlError if no server answers any more, or all refuse."""
         found = []
         try:
-            one = self._found.get(timeout=timeout_s)
+            one = self._outcomes.get(timeout=timeout_s)
             while True:
                 if isinstance(one, QwenctlError):
                     raise one
                 found.append(one)
-                one = self._found.get_nowait()
+                one = self._outcomes.get_nowait()
         except queue.Empty:
             return found
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop sending requests."""
         self._stop.set()
         self._client.close()
 
     def _serve(self, url: str) -> None:
-        """Ask one server for one record after the other."""
+        """Send records to one server, one after the other, until closed."""
         while not self._stop.is_set():
             try:
                 job = self._jobs.get(timeout=0.2)
@@ -138,9 +142,9 @@ class OpenAIBackend:
         try:
             answer = self._ask(url, job.record)
         except PermanentError as error:
-            self._found.put(error.stops_all or (job.number, RecordError("refused", str(error))))
+            self._outcomes.put(error.stops_all or (job.number, RecordError("refused", str(error))))
         except RetryableResponse as error:
-            self._again(url, job, error)
+            self._retry(url, job, error)
         except RuntimeError:  # the client was closed
             if not self._stop.is_set():
                 raise
@@ -151,10 +155,10 @@ class OpenAIBackend:
                 self._answered_at = time.monotonic()
                 self._prompt_tokens += answer.usage["prompt_tokens"]
                 self._answer_tokens += answer.usage["completion_tokens"]
-            self._found.put((job.number, answer))
+            self._outcomes.put((job.number, answer))
 
     def _ask(self, url: str, record: Record) -> Answer:
-        """Raises PermanentError or RetryableResponse."""
+        """One request. Raises PermanentError or RetryableResponse."""
         body = request_body(record, self._servers.model, record_seed(record, self._seed))
         try:
             response = self._client.post(url, json=body)
@@ -164,20 +168,20 @@ class OpenAIBackend:
             raise RetryableResponse(f"{url}: {str(error).lower() or type(error).__name__}") from error
         return parse_response(url, response.status_code, response.headers, response.content, record)
 
-    def _again(self, url: str, job: _Job, trouble: RetryableResponse) -> None:
-        """Give a record back after a pause, or give it up, or all."""
+    def _retry(self, url: str, job: _Job, trouble: RetryableResponse) -> None:
+        """Queue a record again after a pause, or fail it, or stop the batch."""
         job.attempt += 1
         with self._lock:
             others = self._answered_at > job.first_at
             silence = time.monotonic() - max(self._answered_at, job.first_at)
-        if others and job.attempt >= _MOST_ATTEMPTS and trouble.wait is None:
-            self._found.put((job.number, RecordError("server", f"{trouble} ({job.attempt} attempts)")))
+        if others and job.attempt >= _MAX_ATTEMPTS and trouble.wait is None:
+            self._outcomes.put((job.number, RecordError("server", f"{trouble} ({job.attempt} attempts)")))
             return
         pause = trouble.wait if trouble.wait is not None else backoff_seconds(job.attempt)
         if silence + pause > self._servers.patience_s:
             hint = "the same command resumes; raise --patience to wait longer"
             message = f"no answer for {silence:.0f} s: {trouble}"
-            self._found.put(
+            self._outcomes.put(
                 QwenctlError(message, hint, ExitCode.NETWORK if trouble.wait is None else ExitCode.TRY_AGAIN)
             )
             return
@@ -186,7 +190,7 @@ class OpenAIBackend:
 
 
 def completions_url(url: str) -> str:
-    """The address for chat completions at a server, with or without its /v1."""
+    """The chat completions URL of a server, whose base URL may end with /v1 or not."""
     base = url.rstrip("/")
     if base.endswith("/chat/completions"):
         return base

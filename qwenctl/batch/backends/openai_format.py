@@ -1,7 +1,6 @@
-"""OpenAI's chat completions: a record as the body of a request, and an answer from a response.
+"""OpenAI's chat completions format: records become request bodies, and responses become answers.
 
-Nothing is sent here. What a server says that is no answer becomes one of two failures: asked again it may answer, or it
-will not.
+Nothing is sent here. A response without an answer raises one of two errors, depending on whether a retry may help.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from qwenctl.files.media_files import to_data_uri
 from qwenctl.http_retry import retry_after_seconds
 from qwenctl.protocol.messages import Message, ToolCall
 
-_BUSY = (408, 409, 425, 429)
-_LONGEST_WAIT_S = 600.0
+_BUSY = (408, 409, 425, 429)  # HTTP status codes
+_MAX_WAIT_S = 600.0  # of a Retry-After header
 
 
 class RetryableResponse(Exception):
-    """It may go better next time, after `wait` seconds if the server said so."""
+    """A retry may succeed, after `wait` seconds if the server said so."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -30,7 +29,7 @@ class RetryableResponse(Exception):
 
 
 class PermanentError(Exception):
-    """It will not go better; `stops_all` if it would be so for every record."""
+    """A retry will not help; `stops_all` is set if every record would fail like this."""
 
     def __init__(self, message: str, stops_all: QwenctlError | None = None) -> None:
         super().__init__(message)
@@ -38,22 +37,22 @@ class PermanentError(Exception):
 
 
 def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
-    """The body of the request."""
-    wanted = record.wanted
+    """The JSON body of the request. Raises QwenctlError for an image or video that cannot be read."""
+    params = record.params
     body: dict[str, Any] = {"messages": [_message(one) for one in record.messages], "stream": False, "seed": seed}
     if model:
         body["model"] = model
-    body |= {name: value for name, value in wanted.sampling.items() if name != "seed"}
-    if wanted.max_tokens >= 0:
-        body["max_tokens"] = wanted.max_tokens
-    if wanted.json_schema:
-        schema = {"name": "answer", "schema": json.loads(wanted.json_schema), "strict": True}
+    body |= {name: value for name, value in params.sampling.items() if name != "seed"}
+    if params.max_tokens >= 0:
+        body["max_tokens"] = params.max_tokens
+    if params.json_schema:
+        schema = {"name": "answer", "schema": json.loads(params.json_schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if wanted.grammar:
-        body["grammar"] = wanted.grammar  # llama-server's
-    if wanted.tools:
-        body["tools"] = list(wanted.tools)
-    body["chat_template_kwargs"] = {"enable_thinking": wanted.think}
+    if params.grammar:
+        body["grammar"] = params.grammar  # an extension of llama-server
+    if params.tools:
+        body["tools"] = list(params.tools)
+    body["chat_template_kwargs"] = {"enable_thinking": params.think}
     return body
 
 
@@ -61,27 +60,27 @@ def parse_response(url: str, status: int, headers: Mapping[str, str], content: b
     """The answer in a response. Raises PermanentError or RetryableResponse."""
     if status in _BUSY or status >= 500:
         asked = retry_after_seconds(headers)
-        wait = min(asked, _LONGEST_WAIT_S) if asked is not None else None
-        raise RetryableResponse(f"{url}: {status}{_reason(content)}", wait)
+        wait = min(asked, _MAX_WAIT_S) if asked is not None else None
+        raise RetryableResponse(f"{url}: {status}{_error_message(content)}", wait)
     if status in (401, 403):
         hint = "set the key in QWENCTL_BATCH_API_KEY"
         message = f"{url} rejected the API key ({status})"
         raise PermanentError(message, QwenctlError(message, hint, ExitCode.NO_PERMISSION))
     if status == 404:
-        message = f"{url}: 404{_reason(content)}"
+        message = f"{url}: 404{_error_message(content)}"
         raise PermanentError(
             message, QwenctlError(message, "--endpoint needs the server's base URL, including /v1", ExitCode.USAGE)
         )
     if status != 200:
-        raise PermanentError(f"{url}: {status}{_reason(content)}")
+        raise PermanentError(f"{url}: {status}{_error_message(content)}")
     try:
         return _answer(json.loads(content), record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise RetryableResponse(f"{url}: its response is not a chat completion") from error
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    """The text, and where there are pictures the parts. Raises QwenctlError for a file that is not there."""
+def _message_content(message: Message) -> str | list[dict[str, Any]]:
+    """The text, or parts if there are media. Raises QwenctlError for a file that cannot be read."""
     if not message.media:
         return message.content
     parts: list[dict[str, Any]] = []
@@ -95,7 +94,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    fields: dict[str, Any] = {"role": message.role, "content": _content(message)}
+    fields: dict[str, Any] = {"role": message.role, "content": _message_content(message)}
     if message.thinking:
         fields["reasoning_content"] = message.thinking
     if message.tool_calls:
@@ -118,8 +117,8 @@ def _answer(response: dict[str, Any], record: Record) -> Answer:
     return Answer(text, thinking, calls, str(choice.get("finish_reason") or "stop"), counts, {})
 
 
-def _reason(content: bytes) -> str:
-    """What the server says is wrong, if it can be found."""
+def _error_message(content: bytes) -> str:
+    """The server's error message in parentheses; "" if there is none."""
     try:
         found = json.loads(content)["error"]
         text = found["message"] if isinstance(found, dict) else str(found)

@@ -1,6 +1,6 @@
-"""A message of a record, in OpenAI's form: text or parts, calls of functions, pictures by address or path.
+"""The schema of a message in OpenAI's format: text or parts, tool calls, images and videos by URL or path.
 
-What pydantic has parsed becomes a `Message`. Pictures are named in it, and nobody has looked for them yet.
+JSON values come in, a `Message` goes out. Its media are only names so far: whether they exist is not known here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwenctl.protocol.messages import Message, ToolCall
 
 
 class StrictModel(BaseModel):
-    """A form in which nothing may stand but what is declared, each of its type."""
+    """A schema that refuses unknown keys and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -43,7 +43,7 @@ class _Address(StrictModel):
 
 
 class _Picture(StrictModel):
-    """OpenAI's form; the address may be a path."""
+    """An image in OpenAI's format; the URL may also be a path."""
 
     type: Literal["image_url"]
     image_url: _Address
@@ -59,7 +59,7 @@ _Part = Annotated[_Text | _Picture | _Clip, Field(discriminator="type")]
 
 
 class MessageForm(StrictModel):
-    """One turn."""
+    """A message of a conversation, in OpenAI's format."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_Part] | None = None
@@ -69,7 +69,7 @@ class MessageForm(StrictModel):
     name: str | None = None
 
     def message(self) -> Message:
-        """The turn. Raises ValueError for arguments that are not an object."""
+        """The message. Raises ValueError for media of another role than user, and for arguments that are no object."""
         text, media = _content(self.content)
         if media and self.role != "user":
             raise ValueError("images are allowed only in user messages")
@@ -79,7 +79,7 @@ class MessageForm(StrictModel):
 
 
 def _content(given: str | list[_Part] | None) -> tuple[str, tuple[Media, ...]]:
-    """The text, and the pictures at their places in it, as they are named; nobody has looked for them yet."""
+    """The text, and the media at their character offsets in it, by name."""
     if not isinstance(given, list):
         return given or "", ()
     text, media = "", []
@@ -94,7 +94,7 @@ def _content(given: str | list[_Part] | None) -> tuple[str, tuple[Media, ...]]:
 
 
 def _arguments(function: _Function) -> dict[str, Any]:
-    """The arguments of a call, which OpenAI writes as JSON in a text. Raises ValueError."""
+    """The arguments of a call, which OpenAI encodes as a JSON string. Raises ValueError if they are not an object."""
     found = function.arguments
     if isinstance(found, str):
         try:

@@ -1,7 +1,7 @@
-"""The ways in which records come in: JSON lines, lines of text, names of files, CSV.
+"""Readers for the input formats: JSON lines, lines of text, names of files, CSV.
 
-A stream comes in, records go out in its order, and for each that cannot be one what is wrong with it and where. Only
-what is wrong with all of them raises. Templates are filled here; who answers is not known.
+A stream comes in, records go out in its order; in the place of an invalid one, an `InvalidRecord` with position and
+reason. Only errors that affect the whole input raise. Templates are filled here; the backend is not known.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from qwenctl.batch.input.record_schema import parse_record, record_id
-from qwenctl.batch.input.splitter import MOST_BYTES, InputLine, check_text, split_lines
-from qwenctl.batch.input.strict_json import BadLine, decoded, parse_object
+from qwenctl.batch.input.splitter import MAX_RECORD_BYTES, InputLine, check_text, split_lines
+from qwenctl.batch.input.strict_json import BadLine, decode_utf8, parse_object
 from qwenctl.batch.input.template import MissingField, Template
 from qwenctl.batch.records import GenerationParams, InvalidRecord, Record
 from qwenctl.errors import ExitCode, QwenctlError
@@ -24,31 +24,31 @@ from qwenctl.protocol.messages import Message
 
 Kind = Literal["jsonl", "lines", "files", "csv"]
 Item = Record | InvalidRecord
-_TEXT_FIELD = "text"  # what a line is called in a template
+_TEXT_FIELD = "text"  # the name of a line in a template
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How records are read. `prompt` and `system` are templates; `kept` names fields that are copied through."""
+    """How to read records. `prompt` and `system` are templates; `passthrough` names fields to copy to the answer."""
 
     kind: Kind
-    wanted: GenerationParams
+    params: GenerationParams
     prompt: Template | None = None
     system: Template | None = None
-    saved: tuple[str, ...] = ()
+    passthrough: tuple[str, ...] = ()
     end: bytes = b"\n"
 
 
 def read_items(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
-    """The records of a stream called `name`. Raises QwenctlError for what is no such input at all."""
+    """The records of a stream called `name`. Raises QwenctlError if it is in another format or encoding."""
     if form.kind == "csv":
         return _csv(stream, name, form)
-    return _by_pieces(stream, name, form)
+    return _read_lines(stream, name, form)
 
 
-def _by_pieces(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
+def _read_lines(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
     parse: Callable[[InputLine, InputFormat], Record] = {"jsonl": _json, "lines": _line, "files": _file}[form.kind]
     for piece in split_lines(stream, name, form.end):
         data = piece.data.removesuffix(b"\r") if form.end == b"\n" else piece.data
@@ -56,7 +56,7 @@ def _by_pieces(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]
             continue
         try:
             if not piece.is_whole:
-                raise BadLine(MOST_BYTES + 1, f"longer than {MOST_BYTES >> 20} MiB")
+                raise BadLine(MAX_RECORD_BYTES + 1, f"longer than {MAX_RECORD_BYTES >> 20} MiB")
             yield parse(InputLine(piece.line, data), form)
         except BadLine as error:
             yield InvalidRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error))
@@ -64,50 +64,50 @@ def _by_pieces(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]
 
 def _json(piece: InputLine, form: InputFormat) -> Record:
     fields, text = parse_object(piece.data)
-    if form.prompt is not None:  # then the fields are data, whatever they are called
-        return _filled(fields, record_id(fields.get("id"), piece.line), piece.line, form)
+    if form.prompt is not None:  # with a template all fields are data, even one named "messages"
+        return _fill_templates(fields, record_id(fields.get("id"), piece.line), piece.line, form)
     system = form.system
     named = system.names if system is not None else frozenset()
     own = {key: value for key, value in fields.items() if key not in named or key == "id"}
-    record = parse_record(own, text, piece.line, form.wanted, form.saved)
+    record = parse_record(own, text, piece.line, form.params, form.passthrough)
     if system is None or any(message.role == "system" for message in record.messages):
         return record
-    messages = (*_system(system, fields), *record.messages)
-    return Record(record.key, record.line, messages, record.wanted, record.passthrough)
+    messages = (*_system_message(system, fields), *record.messages)
+    return Record(record.key, record.line, messages, record.params, record.passthrough)
 
 
 def _line(piece: InputLine, form: InputFormat) -> Record:
-    """A line of text: the prompt, or the field `text` of the template."""
-    text = decoded(piece.data)
+    """A line of text: the prompt itself, or the field `text` of a template."""
+    text = decode_utf8(piece.data)
     control = _CONTROL.search(text)
     if control is not None:
         raise BadLine(control.start() + 1, f"a control character ({control[0]!r}): is this a text file?")
-    return _filled({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
+    return _fill_templates({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
 
 
 def _file(piece: InputLine, form: InputFormat) -> Record:
-    """The name of a file, whose text is the field `file`."""
-    path = Path(decoded(piece.data))
+    """A line that names a file: its content is the field `file` of the template."""
+    path = Path(decode_utf8(piece.data))
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_RECORD_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadLine(1, f"{path}: {reason.lower()}") from error
-    if len(data) > MOST_BYTES:
-        raise BadLine(1, f"{path}: larger than {MOST_BYTES >> 20} MiB")
+    if len(data) > MAX_RECORD_BYTES:
+        raise BadLine(1, f"{path}: larger than {MAX_RECORD_BYTES >> 20} MiB")
     try:
-        text = decoded(data.removeprefix(b"\xef\xbb\xbf"))
+        text = decode_utf8(data.removeprefix(b"\xef\xbb\xbf"))
     except BadLine as error:
         raise BadLine(1, f"{path}: {error}") from error
     fields = {"file": text, "path": str(path), "name": path.name}
-    return _filled(fields, str(path), piece.line, form)
+    return _fill_templates(fields, str(path), piece.line, form)
 
 
 def _csv(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
-    """Rows by the names in the first one."""
+    """Rows of CSV; the first one names the fields."""
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-    csv.field_size_limit(MOST_BYTES)
+    csv.field_size_limit(MAX_RECORD_BYTES)
     try:
         rows = csv.reader(text, strict=True)
         names = _header(rows, name, form)
@@ -137,7 +137,7 @@ def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str
         twice = next(field for field in names if names.count(field) > 1)
         raise QwenctlError(f"{name}:1: two columns are named {twice!r}", "", ExitCode.BAD_DATA)
     wanted = (form.prompt.names if form.prompt else frozenset()) | (form.system.names if form.system else frozenset())
-    missing = sorted(wanted.union(form.saved) - set(names))
+    missing = sorted(wanted.union(form.passthrough) - set(names))
     if missing and names:
         raise QwenctlError(f"{name}:1: no column is named {missing[0]!r}", f"available: {', '.join(names)}")
     return names
@@ -151,25 +151,25 @@ def _row(row: list[str], names: list[str], line: int, name: str, form: InputForm
             return InvalidRecord(line, f"{name}:{line}:1", f"field {number + 1} ({names[number]}) is not UTF-8")
     fields = dict(zip(names, row, strict=True))
     try:
-        return _filled(fields, record_id(fields.get("id"), line), line, form)
+        return _fill_templates(fields, record_id(fields.get("id"), line), line, form)
     except BadLine as error:
         return InvalidRecord(line, f"{name}:{line}:{error.column}", str(error))
 
 
-def _filled(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -> Record:
-    """The record of a template's fields. Raises BadLine for one that lacks a field."""
+def _fill_templates(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -> Record:
+    """The record with the templates filled in. Raises BadLine if a field is missing or the prompt is empty."""
     try:
         text = form.prompt.fill(fields) if form.prompt is not None else str(fields[_TEXT_FIELD])
-        system = _system(form.system, fields)
+        system = _system_message(form.system, fields)
     except MissingField as error:
         there = ", ".join(sorted(fields)[:8])
         raise BadLine(1, f"no field {str(error)!r} for the template; available: {there}") from error
     if not text.strip():
         raise BadLine(1, "the prompt is empty")
-    saved = {name: fields[name] for name in form.saved if name in fields}
-    return Record(key, line, (*system, Message("user", text)), form.wanted, saved)
+    passthrough = {name: fields[name] for name in form.passthrough if name in fields}
+    return Record(key, line, (*system, Message("user", text)), form.params, passthrough)
 
 
-def _system(template: Template | None, fields: Mapping[str, Any]) -> tuple[Message, ...]:
+def _system_message(template: Template | None, fields: Mapping[str, Any]) -> tuple[Message, ...]:
     text = template.fill(fields) if template is not None else ""
     return (Message("system", text),) if text.strip() else ()

@@ -1,6 +1,7 @@
-"""The two forms of a record: the short one, and that of OpenAI's batches; what both mean is one `Record`.
+"""The two JSON formats of a record: qwenctl's own, and that of OpenAI's batch API.
 
-A parsed object comes in, a record goes out, or what is wrong with it, at its place. Values are checked as options are.
+A parsed object comes in, a `Record` goes out; an error names the column of the bad value. Values have the same limits
+as on the command line.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SAMPLING = tuple(option.field for option in SAMPLING_OPTIONS.values())
 
 
 def _ranged(field: str) -> Any:
-    """The bounds of a sampling parameter, as the command line has them."""
+    """The limits of a sampling parameter: those of its command-line option, but no negative seed."""
     option = next(option for option in SAMPLING_OPTIONS.values() if option.field == field)
     return Field(
         ge=max(option.minimum, 0) if field == "seed" else option.minimum, le=option.maximum, allow_inf_nan=False
@@ -32,7 +33,7 @@ def _ranged(field: str) -> Any:
 
 
 class _Sampled(StrictModel):
-    """The sampling parameters, by llama.cpp's names."""
+    """The sampling parameters, with llama.cpp's names."""
 
     temperature: Annotated[float, _ranged("temperature")] | None = None
     top_k: Annotated[int, _ranged("top_k")] | None = None
@@ -45,7 +46,7 @@ class _Sampled(StrictModel):
     seed: Annotated[int, _ranged("seed")] | None = None
 
     def sampling(self) -> dict[str, float | int]:
-        """What was given, by field name."""
+        """The parameters that the record has, by field name."""
         given = {name: getattr(self, name) for name in _SAMPLING}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -56,7 +57,7 @@ class _Tool(StrictModel):
 
 
 class _QwenctlRecord(_Sampled):
-    """The short form."""
+    """A record in qwenctl's own format."""
 
     id: str | int | None = None
     prompt: str | None = None
@@ -82,7 +83,7 @@ class _Format(StrictModel):
     json_schema: _NamedSchema | None = None
 
     def text(self) -> str:
-        """The JSON schema that it means; none for text."""
+        """The JSON schema that it stands for; "" for plain text."""
         if self.json_schema is not None:
             return json.dumps(self.json_schema.schema_)
         return '{"type": "object"}' if self.type == "json_object" else ""
@@ -93,7 +94,7 @@ class _TemplateValues(StrictModel):
 
 
 class _Body(_Sampled):
-    """The body of a request for a chat completion."""
+    """The body of an OpenAI chat completion request."""
 
     messages: Annotated[list[MessageForm], Field(min_length=1)]
     model: str | None = None
@@ -119,13 +120,13 @@ class _OpenAI(StrictModel):
 
 
 def parse_record(
-    fields: Mapping[str, Any], text: str, line: int, wanted: GenerationParams, saved: Sequence[str]
+    fields: Mapping[str, Any], text: str, line: int, params: GenerationParams, passthrough: Sequence[str]
 ) -> Record:
-    """The record on line `line`, whose parsed `text` is `fields`; `wanted` is what holds where it says nothing.
+    """The record on line `line`: `fields` are the parsed `text`, `params` the defaults for what it leaves out.
 
-    The fields `kept` are copied through and may be any. Raises BadLine.
+    Fields named in `passthrough` are copied to the answer and may have any name and value. Raises BadLine.
     """
-    carried = {name: fields[name] for name in saved if name in fields}
+    carried = {name: fields[name] for name in passthrough if name in fields}
     known = {
         name: value for name, value in fields.items() if name not in carried or name in _QwenctlRecord.model_fields
     }
@@ -133,7 +134,7 @@ def parse_record(
         if "custom_id" in fields or "body" in fields:
             openai = _OpenAI.model_validate({name: value for name, value in fields.items() if name not in carried})
             return Record(
-                openai.custom_id, line, _messages(openai.body.messages), _openai(openai.body, wanted), carried
+                openai.custom_id, line, _messages(openai.body.messages), _openai_params(openai.body, params), carried
             )
         short = _QwenctlRecord.model_validate(known)
     except ValidationError as error:
@@ -141,24 +142,24 @@ def parse_record(
     except ValueError as error:
         raise BadLine(1, str(error)) from error
     try:
-        return Record(record_id(short.id, line), line, _asked(short), _short(short, wanted), carried)
+        return Record(record_id(short.id, line), line, _record_messages(short), _qwenctl_params(short, params), carried)
     except ValueError as error:
         raise BadLine(1, str(error)) from error
 
 
 def record_id(given: object, line: int) -> str:
-    """The id of a record; without one the number of its line."""
+    """The id of a record; without one, the number of its line."""
     return str(given) if isinstance(given, str | int) and str(given) else str(line)
 
 
-def _asked(short: _QwenctlRecord) -> tuple[Message, ...]:
-    """The conversation. Raises ValueError if there is none, or two."""
+def _record_messages(short: _QwenctlRecord) -> tuple[Message, ...]:
+    """The messages. Raises ValueError unless exactly one of prompt and messages is given."""
     if (short.prompt is None) == (short.messages is None):
         both = short.prompt is not None
         raise ValueError("both prompt and messages: use only one of them" if both else "neither prompt nor messages")
     asked = _messages(short.messages) if short.messages is not None else (Message("user", short.prompt or ""),)
     if short.system is not None and asked[0].role == "system":
-        raise ValueError("both system and a system message: use only one of them: use only one of them")
+        raise ValueError("both system and a system message: use only one of them")
     return (*((Message("system", short.system),) if short.system else ()), *asked)
 
 
@@ -166,10 +167,10 @@ def _messages(given: Sequence[MessageForm]) -> tuple[Message, ...]:
     return tuple(one.message() for one in given)
 
 
-def _short(short: _QwenctlRecord, wanted: GenerationParams) -> GenerationParams:
+def _qwenctl_params(short: _QwenctlRecord, params: GenerationParams) -> GenerationParams:
     schema = short.json_schema
-    return _merged(
-        wanted,
+    return _merge_params(
+        params,
         short.sampling(),
         think=short.think,
         think_budget=short.think_budget,
@@ -180,11 +181,11 @@ def _short(short: _QwenctlRecord, wanted: GenerationParams) -> GenerationParams:
     )
 
 
-def _openai(body: _Body, wanted: GenerationParams) -> GenerationParams:
+def _openai_params(body: _Body, params: GenerationParams) -> GenerationParams:
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     thinks = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs is not None else None
-    return _merged(
-        wanted,
+    return _merge_params(
+        params,
         body.sampling(),
         think=thinks,
         max_tokens=most,
@@ -193,11 +194,11 @@ def _openai(body: _Body, wanted: GenerationParams) -> GenerationParams:
     )
 
 
-def _merged(wanted: GenerationParams, sampling: Mapping[str, float | int], **given: Any) -> GenerationParams:
+def _merge_params(params: GenerationParams, sampling: Mapping[str, float | int], **given: Any) -> GenerationParams:
     own = {name: value for name, value in given.items() if value is not None}
-    if own.get("json_schema") or own.get("grammar"):  # it stands for whichever of the two holds for all
+    if own.get("json_schema") or own.get("grammar"):  # it replaces the batch's schema or grammar, whichever there is
         own = {"json_schema": "", "grammar": "", **own}
-    merged: GenerationParams = replace(wanted, sampling={**wanted.sampling, **sampling}, **own)
+    merged: GenerationParams = replace(params, sampling={**params.sampling, **sampling}, **own)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar cannot be used together")
     return merged
@@ -208,18 +209,18 @@ def _tools(given: list[_Tool] | None) -> tuple[dict[str, Any], ...] | None:
 
 
 def _bad_line(error: ValidationError, text: str, fields: Mapping[str, Any]) -> BadLine:
-    """The first thing that is wrong, at its place."""
+    """The first error, with its column."""
     errors = error.errors(include_url=False, include_context=False)
     first = errors[0]
-    if _is_way(first["loc"][-1]):  # of the ways in which a value may be read, the one that went furthest was meant
+    if _is_union_step(first["loc"][-1]):  # for a union, report the alternative that matched furthest
         beside = first["loc"][:-1]
         first = max((one for one in errors if one["loc"][: len(beside)] == beside), key=lambda one: len(one["loc"]))
     steps = pairwise(("", *first["loc"]))
-    path = tuple(step for before, step in steps if not (_is_way(step) or _is_tag(before, step)))
+    path = tuple(step for before, step in steps if not (_is_union_step(step) or _is_tag(before, step)))
     kind, message = first["type"], first["msg"]
     where = ".".join(map(str, path))
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _known_beside(path), n=1)
+        near = difflib.get_close_matches(str(path[-1]), _valid_keys(path), n=1)
         hint = f": did you mean {near[0]!r}?" if near else ""
         return BadLine(find_column(text, path), f"unknown key {where[:60]!r}{hint}")
     if kind == "missing":
@@ -227,18 +228,18 @@ def _bad_line(error: ValidationError, text: str, fields: Mapping[str, Any]) -> B
     return BadLine(find_column(text, path), f"{where}: {message[:1].lower()}{message[1:]}")
 
 
-def _is_way(step: str | int) -> bool:
-    """Whether a step of pydantic's paths is no name, but one of several types that a value may have."""
+def _is_union_step(step: str | int) -> bool:
+    """Whether a step of a pydantic error path is not a key, but an alternative of a union type."""
     return isinstance(step, str) and (step in ("str", "int") or "[" in step)
 
 
 def _is_tag(before: str | int, step: str | int) -> bool:
-    """Whether a step is no name, but the type of the part of a message before it."""
+    """Whether a step is not a key, but the tag of a message part (a discriminated union)."""
     return isinstance(before, int) and step in PART_TYPES
 
 
-def _known_beside(path: Sequence[str | int]) -> list[str]:
-    """The names that may stand where an unknown one stands."""
+def _valid_keys(path: Sequence[str | int]) -> list[str]:
+    """The valid keys of the object that has an unknown one."""
     inside = {(): _QwenctlRecord, ("body",): _Body, ("messages",): MessageForm, ("body", "messages"): MessageForm}
     names = tuple(str(step) for step in path[:-1] if isinstance(step, str))
     form: Any = inside.get(names, _QwenctlRecord)

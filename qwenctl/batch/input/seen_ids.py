@@ -1,7 +1,7 @@
-"""The ids that have occurred, in a few bytes each: a batch may have millions.
+"""The set of ids seen so far, at a few bytes each: a batch may have millions of records.
 
-Texts come in; whether one is new goes out. Of each a hash of 64 bits is kept: that two of a million ids are taken for
-the same has a chance of one in thirty million.
+Ids come in; whether one is new goes out. Only a 64-bit hash of each is stored: by the birthday bound, the chance that
+two of a million different ids collide is n² / 2⁶⁵, one in 37 million.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from array import array
 
 
 class IdSet:
-    """A set of texts: open addressing in an array, at most half full."""
+    """A set of strings: a hash table with open addressing and linear probing, at most half full."""
 
     def __init__(self) -> None:
         self._size = 0
         self._table = array("Q", bytes(8 << 10))
 
     def add(self, text: str) -> bool:
-        """Take a text; whether it is new."""
+        """Add a string; True if it was not in the set."""
         digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
         if not self._put(int.from_bytes(digest, "little") or 1):
             return False

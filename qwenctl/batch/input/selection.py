@@ -1,6 +1,6 @@
-"""The stream that records come from, and which of them are wanted: all, the first ones, or some that are drawn.
+"""Opens the input and selects records from it: all, the first ones, or a random sample.
 
-An `InputSpec` comes in; a stream, a number of records and the records themselves go out.
+An `InputSpec` comes in; a stream, the number of records and the records themselves go out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 16
 
 @contextlib.contextmanager
 def open_source(given: InputSpec) -> Iterator[BinaryIO]:
-    """The stream to read. Raises QwenctlError if there is none, OSError for a file that cannot be read."""
+    """The input as a binary stream. Raises QwenctlError if there is none, OSError for a file that cannot be read."""
     if str(given.source) == STANDARD_STREAM:
         stream = piped_input()
         if stream is None:
@@ -41,7 +41,10 @@ def open_source(given: InputSpec) -> Iterator[BinaryIO]:
 
 
 def count_records(given: InputSpec, stream: BinaryIO) -> int | None:
-    """About how many records come: the lines of a file that can be read twice, else as many as are wanted, if known."""
+    """Roughly how many records there are: the lines of a regular file, else `sample` or `limit`; None if unknown.
+
+    It is an upper bound for a file: blank lines and newlines inside CSV fields are counted too.
+    """
     if not _is_regular(stream):
         return given.sample or given.limit
     count, last = 0, b""
@@ -62,7 +65,7 @@ def _is_regular(stream: BinaryIO) -> bool:
 
 
 def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Iterator[Item]:
-    """The records that are wanted, in their order. Raises QwenctlError if there are none."""
+    """The selected records, in input order. Raises QwenctlError if there are none."""
     items = read_items(stream, given.name, form)
     chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
     first = next(chosen, None)
@@ -74,8 +77,8 @@ def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Ite
 
 
 def _reservoir_sample(items: Iterator[Item], count: int, seed: int) -> list[Item]:
-    """`count` of all items, each set as likely as any other (reservoir sampling), in their order."""
-    draw = random.Random(seed)  # noqa: S311 - the same records on each run
+    """A uniform random sample of `count` items in input order (reservoir sampling, Knuth's algorithm R)."""
+    draw = random.Random(seed)  # noqa: S311 - the same records in each run
     saved: list[tuple[int, Item]] = []
     for number, item in enumerate(items):
         if len(saved) < count:

@@ -1,6 +1,7 @@
-"""A stream cut into its pieces: lines, or what stands between NULs, each with its line; no piece fills the memory.
+"""Splits a stream into records: lines, or NUL-terminated strings, each with its line number.
 
-Bytes come in, pieces go out, each whole or marked as too long. What a piece means is not known here.
+Bytes come in, records go out, each cut off and marked if it is too long, so that memory stays bounded. What a record
+means is not known here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 from qwenctl.errors import ExitCode, QwenctlError
 
-MOST_BYTES = 64 << 20  # far above any context
+MAX_RECORD_BYTES = 64 << 20  # of a record; far more than any context holds
 _STEP = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _NOT_TEXT = (
@@ -26,7 +27,7 @@ _NOT_TEXT = (
 
 @dataclass(frozen=True)
 class InputLine:
-    """One piece without its end; `line` is where it begins, from 1. It is not whole if it is cut at `MOST_BYTES`."""
+    """A record without its terminator, cut at `MAX_RECORD_BYTES` unless `is_whole`; `line` is its first one, from 1."""
 
     line: int
     data: bytes
@@ -34,9 +35,9 @@ class InputLine:
 
 
 def split_lines(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[InputLine]:
-    """The pieces of a stream, which `end` ends; blank ones too. A byte order mark is left out.
+    """The records of a stream, each terminated by `end`; blank ones too. A byte order mark is dropped.
 
-    Raises QwenctlError for what is no UTF-8 text at all.
+    Raises QwenctlError for a stream that is compressed or in another encoding.
     """
     line, first = 1, True
     for data, is_whole in _cut(stream, end):
@@ -48,26 +49,26 @@ def split_lines(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[Inp
 
 
 def check_text(begin: bytes, name: str) -> None:
-    """Raise QwenctlError for the begin of what is compressed, or in another encoding."""
+    """Raises QwenctlError if the first bytes are those of a compressed file, or of another encoding."""
     for magic, what, hint in _NOT_TEXT:
         if begin.startswith(magic):
             raise QwenctlError(f"{name} {what}", hint.format(name=name), ExitCode.BAD_DATA)
 
 
 def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Pieces and whether they are whole; the last needs no end."""
+    """Records and whether they are whole; the last one needs no terminator."""
     held = bytearray()
     too_long = False
     while data := stream.read1(_STEP) if hasattr(stream, "read1") else stream.read(_STEP):
         *ended, rest = data.split(end)
         for piece in ended:
             held += piece
-            yield (bytes(held[:MOST_BYTES]), not too_long and len(held) <= MOST_BYTES)
+            yield (bytes(held[:MAX_RECORD_BYTES]), not too_long and len(held) <= MAX_RECORD_BYTES)
             held.clear()
             too_long = False
         held += rest
-        if len(held) > MOST_BYTES:
-            del held[MOST_BYTES + 1 :]
+        if len(held) > MAX_RECORD_BYTES:
+            del held[MAX_RECORD_BYTES + 1 :]
             too_long = True
     if held:
-        yield bytes(held[:MOST_BYTES]), not too_long and len(held) <= MOST_BYTES
+        yield bytes(held[:MAX_RECORD_BYTES]), not too_long and len(held) <= MAX_RECORD_BYTES

@@ -1,7 +1,7 @@
-"""JSON as a batch takes it: one object a line, strict, and each mistake with its column.
+"""Strict JSON lines: one object per line, and every error with its column.
 
-A line of bytes comes in, an object goes out. What Python's parser lets pass and JSON does not know is refused: NaN,
-names that occur twice, lone surrogates, bytes that are not UTF-8. Columns count characters, from 1.
+A line of bytes comes in, an object goes out. What Python's parser accepts although it is no interoperable JSON is
+refused: NaN, duplicate keys, lone surrogates, bytes that are not UTF-8. Columns count characters, from 1.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_LARGEST_DEPTH = 100
+_MAX_DEPTH = 100
 _DECODER = json.JSONDecoder()
 
 
 class BadLine(Exception):
-    """A line that is not what it should be: at `column`, because of the text."""
+    """A line that is not valid: at `column`, counted in characters from 1; the text says why."""
 
     def __init__(self, column: int, reason: str) -> None:
         super().__init__(reason)
@@ -28,27 +28,27 @@ class BadLine(Exception):
 
 
 def parse_object(data: bytes) -> tuple[dict[str, Any], str]:
-    """The object on a line, and the line as text. Raises BadLine."""
-    text = decoded(data)
+    """The object on a line, and the line as text. Raises BadLine if it is not one."""
+    text = decode_utf8(data)
     _check_depth(text)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except JSONDecodeError as error:
         raise BadLine(error.colno, f"invalid JSON ({_lower(error.msg)})") from error
-    except _Twice as error:
+    except _DuplicateKey as error:
         raise BadLine(_column_of_second(text, str(error)), f"duplicate key {str(error)[:60]!r}") from error
     except _Constant as error:
         raise BadLine(text.find(str(error)) + 1, f"invalid JSON ({error} is not a number)") from error
     except (ValueError, RecursionError) as error:
         raise BadLine(1, "a number has too many digits") from error
     if not isinstance(value, dict):
-        raise BadLine(1, f"a record is an object {{…}}, not {_kind(value)}")
+        raise BadLine(1, f"a record is an object {{…}}, not {_describe_type(value)}")
     _check_surrogates(text, value)
     return value, text
 
 
-def decoded(data: bytes) -> str:
-    """Bytes as text. Raises BadLine for what is not UTF-8."""
+def decode_utf8(data: bytes) -> str:
+    """Bytes as text. Raises BadLine if they are not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -57,18 +57,18 @@ def decoded(data: bytes) -> str:
 
 
 def find_column(text: str, path: Sequence[str | int]) -> int:
-    """The column at which the value at `path` stands in the JSON `text`; of what holds it, if it is not there."""
-    at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]  # it matches nothing at least
+    """The column of the value at `path` in the JSON `text`, or of the innermost container if there is no such value."""
+    at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]  # the pattern matches the empty string, so there is always a match
     for step in path:
-        found = _member(text, at, step)
+        found = _find_member(text, at, step)
         if found is None:
             break
         at = found
     return at + 1
 
 
-class _Twice(Exception):
-    """A name that occurs twice in an object."""
+class _DuplicateKey(Exception):
+    """A duplicate key in an object."""
 
 
 class _Constant(Exception):
@@ -79,11 +79,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _Constant(name)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _Twice(key)
+            raise _DuplicateKey(key)
         found[key] = value
     return found
 
@@ -94,32 +94,32 @@ def _column_of_second(text: str, key: str) -> int:
 
 
 def _check_depth(text: str) -> None:
-    """Python's parser ends at some depth with what the machine's stack allows; here it is always the same."""
+    """Limit the nesting depth: how deep Python's own parser can go depends on the machine's stack."""
     depth = 0
     for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', text):
         if match[0] in "[{":
             depth += 1
         elif match[0] in "]}":
             depth -= 1
-        if depth > _LARGEST_DEPTH:
-            raise BadLine(match.start() + 1, f"more than {_LARGEST_DEPTH} levels of brackets")
+        if depth > _MAX_DEPTH:
+            raise BadLine(match.start() + 1, f"more than {_MAX_DEPTH} levels of brackets")
 
 
 def _check_surrogates(text: str, value: object) -> None:
-    """Half a character, written as an escape, can be parsed but not encoded."""
+    """Refuse a lone surrogate: written as an escape it can be parsed, but not encoded as UTF-8."""
     escape = _ESCAPED.search(text)
     if escape is not None and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        raise BadLine(escape.start() + 1, f"{escape[0]} is half a character")
+        raise BadLine(escape.start() + 1, f"{escape[0]} is half of a surrogate pair")
 
 
-def _kind(value: object) -> str:
+def _describe_type(value: object) -> str:
     if isinstance(value, list):
-        return "a list: `jq -c '.[]'` makes lines of it"
-    return {str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+        return "a list: `jq -c '.[]'` splits it into lines"
+    return {str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
-def _member(text: str, at: int, step: str | int) -> int | None:
-    """Where the value of one member of the object or list at `at` begins."""
+def _find_member(text: str, at: int, step: str | int) -> int | None:
+    """The offset of the value of one member (key or index) of the object or list at `at`; None if there is none."""
     opening = text[at : at + 1]
     if opening not in ("{", "["):
         return None

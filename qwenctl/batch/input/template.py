@@ -1,7 +1,7 @@
 """Templates such as 'Translate {text} into {lang}': names in braces stand for a record's fields, {{ and }} for braces.
 
-A text and fields come in, a text goes out. Nothing but names is understood: no attributes, no indices, no formats, so
-that a template does nothing but put text where its braces are.
+A template and fields come in, text goes out. Only names are supported: no attributes, indices or format specifiers, so
+that a template can do nothing but insert text.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class MissingField(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """The parts of a template: each a text and the name of the field behind it, if there is one."""
+    """A parsed template: `parts` are literal texts, each with the name of the field that follows it, if any."""
 
     parts: tuple[tuple[str, str | None], ...]
 
     @classmethod
     def parse(cls, text: str, option: str) -> Template:
-        """Read a template, which `option` gave. Raises QwenctlError."""
+        """Parse a template, the value of `option`. Raises QwenctlError if it is not one."""
         hint = "{name} stands for the field of that name, {{ and }} for braces"
         try:
             found = [(before, name, spec, how) for before, name, spec, how in Formatter().parse(text)]
@@ -43,11 +43,11 @@ class Template:
 
     @property
     def names(self) -> frozenset[str]:
-        """The fields that it names."""
+        """The names of all fields in it."""
         return frozenset(name for _, name in self.parts if name is not None)
 
     def fill(self, fields: Mapping[str, Any]) -> str:
-        """The text with the fields in their places. Raises MissingField."""
+        """The text with the fields inserted, as JSON if they are not strings. Raises MissingField."""
         return "".join(before + (self._value(fields, name) if name is not None else "") for before, name in self.parts)
 
     def _value(self, fields: Mapping[str, Any], name: str) -> str:

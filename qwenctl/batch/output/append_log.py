@@ -1,7 +1,6 @@
-"""A file to which whole lines are added, each by one write, and which is on the disk when that is asked for.
+"""A file of lines that only grows: each line is appended by one write, and `sync` brings the file to disk.
 
-What stands in it survives the end of the process at any moment; at the worst its last line is torn, and `lines` leaves
-that out. What the lines are is not known here.
+If the process is killed, at worst the last line is torn; `lines` leaves it out. What the lines mean is not known here.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _STEP = 1 << 20
 
 
 class AppendLog:
-    """The file at `path`, made if it is not there. Every method raises OSError with its name."""
+    """The file at `path`, created if it does not exist. Every method raises OSError with the file name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,12 +22,12 @@ class AppendLog:
         self._is_dirty = False
 
     def append(self, line: bytes) -> int:
-        """Add a line, which ends with its newline; where it begins. After a failure nothing of it stays."""
+        """Append a line with its newline; its byte offset. If that fails, no part of the line remains."""
         begin = self.size
         self._is_dirty = True
         try:
             written = os.write(self._descriptor, line)
-            while written < len(line):  # what is in the way is told by the next write
+            while written < len(line):  # after a short write, the next one raises the reason
                 written += os.write(self._descriptor, line[written:])
         except OSError as error:
             self.truncate(begin)
@@ -37,11 +36,11 @@ class AppendLog:
         return begin
 
     def read(self, begin: int, size: int) -> bytes:
-        """Bytes from the middle."""
+        """`size` bytes from the offset `begin`."""
         return os.pread(self._descriptor, size, begin)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Every whole line, newline included, and where it begins."""
+        """The byte offset of every whole line, and the line with its newline."""
         at, held = 0, b""
         while piece := os.pread(self._descriptor, _STEP, at + len(held)):
             *whole, held = (held + piece).split(b"\n")
@@ -50,12 +49,12 @@ class AppendLog:
                 at += len(line) + 1
 
     def truncate(self, size: int) -> None:
-        """Leave out all after the first `size` bytes."""
+        """Cut the file after `size` bytes."""
         os.ftruncate(self._descriptor, size)
         self.size, self._is_dirty = size, True
 
     def sync(self) -> None:
-        """Wait until all is on the disk."""
+        """Wait until everything appended is on disk."""
         if not self._is_dirty:
             return
         try:
@@ -65,7 +64,7 @@ class AppendLog:
         self._is_dirty = False
 
     def close(self) -> None:
-        """Close the file, which may be closed already."""
+        """Close the file; does nothing if it is closed already."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,6 +1,6 @@
-"""An answer as a line of the output: the program's own form, OpenAI's, or one field alone.
+"""An answer as an output line: in qwenctl's format, in that of OpenAI's batch API, or as a single field.
 
-Everything in a line is determined by the record and what answers it: times and other chances belong to the statistics.
+A line depends only on the record and the backend: timings, which vary between runs, belong to the statistics.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _OPENAI_REASONS = {"stop": "stop", "tool_calls": "tool_calls"}
 
 
 def render(record: Record, fingerprint: str, answer: Answer, style: Style, select: str, model: str) -> str:
-    """The line, without its newline. `select` names the one field that is wanted; "" is all."""
+    """The output line without its newline. `select` names the only field to write; "" for all."""
     if style == "openai":
-        return _line(_openai(record, fingerprint, answer, model))
+        return _to_line(_openai_fields(record, fingerprint, answer, model))
     fields = {
         "id": record.key,
         **record.passthrough,
@@ -32,11 +32,11 @@ def render(record: Record, fingerprint: str, answer: Answer, style: Style, selec
         "usage": dict(answer.usage),
         "hash": fingerprint,
     }
-    return _line(fields[select] if select else fields)
+    return _to_line(fields[select] if select else fields)
 
 
-def _openai(record: Record, fingerprint: str, answer: Answer, model: str) -> Mapping[str, Any]:
-    """One line of the output file of OpenAI's batches."""
+def _openai_fields(record: Record, fingerprint: str, answer: Answer, model: str) -> Mapping[str, Any]:
+    """The fields of an output line of OpenAI's batch API."""
     message: dict[str, Any] = {"role": "assistant", "content": answer.text}
     if answer.thinking:
         message["reasoning_content"] = answer.thinking
@@ -63,7 +63,7 @@ def _openai(record: Record, fingerprint: str, answer: Answer, model: str) -> Map
 
 
 def openai_calls(calls: Sequence[ToolCall], ids: str) -> list[dict[str, Any]]:
-    """Calls of functions in OpenAI's form; their ids are `ids` and a number."""
+    """Tool calls in OpenAI's format; `ids` is the prefix of their ids, which a number follows."""
     return [
         {
             "id": f"{ids}{number}",
@@ -74,5 +74,5 @@ def openai_calls(calls: Sequence[ToolCall], ids: str) -> list[dict[str, Any]]:
     ]
 
 
-def _line(value: object) -> str:
+def _to_line(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)

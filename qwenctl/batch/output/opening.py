@@ -1,7 +1,7 @@
-"""The output of a batch, opened as its `OutputSpec` says: a file that is locked and can be resumed, or a stream.
+"""Opens the output of a batch as its `OutputSpec` says: a file that is locked and can be resumed, or a stream.
 
-What must be the same in a batch that is resumed is listed here, by the names of options: it is kept in the file of
-statistics, so that its names and values are those of earlier releases.
+The settings that must not change when a batch is resumed are listed here, by option. They are stored in the statistics
+file, so their names and values must stay those of earlier releases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwenctl.files.locks import file_lock
 
 @contextmanager
 def lock_output(given: OutputSpec, warn: Callable[[str], None]) -> Iterator[None]:
-    """Inside, no other process is writing this output. Raises QwenctlError if one does, or its folder is not there."""
+    """Inside, no other process writes this output. Raises QwenctlError if one does, or if there is no such folder."""
     path = Path(given.path)
     if _is_stream(given):
         yield
@@ -35,9 +35,9 @@ def lock_output(given: OutputSpec, warn: Callable[[str], None]) -> Iterator[None
 
 
 def open_output(given: OutputSpec, settings: Mapping[str, Any], warn: Callable[[str], None]) -> ResultWriter:
-    """The place where answers go; a file must have been made with the same `settings`.
+    """The writer for answers; an existing file must have been written with the same `settings`.
 
-    `warn` hears of records that fail where there is no file for them. Raises QwenctlError, OSError.
+    Without an errors file, `warn` is called for each failed record. Raises QwenctlError, OSError.
     """
     path = Path(given.path)
     if _is_stream(given):
@@ -50,7 +50,7 @@ def open_output(given: OutputSpec, settings: Mapping[str, Any], warn: Callable[[
 
 
 def _is_stream(given: OutputSpec) -> bool:
-    """Whether it is standard output, or a pipe or device by its name."""
+    """Whether the output is standard output, or a named pipe or device."""
     path = Path(given.path)
     return given.is_standard_output or (path.exists() and not path.is_file())
 
@@ -58,7 +58,7 @@ def _is_stream(given: OutputSpec) -> bool:
 def resume_settings(
     source: InputSpec, output: OutputSpec, params: GenerationParams, backend: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What must be the same for a batch that is resumed, by the names of options; `backend` identifies what answers."""
+    """The settings that must not change when a batch is resumed, by option; `backend` is the backend's identity."""
     return {
         **backend,
         "think": params.think,

@@ -1,8 +1,8 @@
-"""What an earlier run of the same batch has left: which records are done, and whether it was the same batch.
+"""Reads the files of an earlier run: which records are done, and whether it was the same batch.
 
-The output and the file of statistics beside it are compared line by line: each line of statistics has the hash of the
-line of the output that it belongs to. What only one of them has is cut off, and will be made again. A line that was
-changed by somebody else is refused.
+The output and the statistics file beside it are compared line by line: each line of statistics has the hash of its
+output line. Lines that only one of the two files has are cut off, and answered again. An output line that was edited
+since is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class CompletedLine:
-    """A line of the output: its record's key and fingerprint, and where both files' lines begin."""
+    """An output line with its statistics: the record's key and fingerprint, and byte offsets in both files.
+
+    `size` is that of the line of statistics, in bytes with its newline.
+    """
 
     key: str
     fingerprint: str
@@ -32,18 +35,18 @@ class CompletedLine:
 
 
 def line_hash(line: bytes) -> str:
-    """The hash of a line of the output, newline included."""
+    """The hash of an output line, newline included: 16 hex digits."""
     return hashlib.blake2b(line, digest_size=8).hexdigest()
 
 
 def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, Any], *, force: bool) -> bytes:
-    """Compare `settings` with those that the output was made with; the line to begin or to go on with, if any.
+    """Compare `settings` with those that the output was written with; the header line to append, b"" if none is due.
 
-    Raises QwenctlError where the output belongs to other settings, unless it is to be forced, or to nothing known.
+    Raises QwenctlError if they differ and `force` is not set, or if the output has no statistics file.
     """
     before = None
     for _, line in stats.lines():
-        before = ((_parsed(line) or {}).get("batch") or {}).get("settings", before)
+        before = ((_parse_line(line) or {}).get("batch") or {}).get("settings", before)
     if before is None:
         if output.size:
             raise QwenctlError(
@@ -57,8 +60,8 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
         name = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise QwenctlError(
-            f"{output.path} was written with {name} {_shown(before.get(name))}{more},"
-            f" now it is {_shown(settings.get(name))}",
+            f"{output.path} was written with {name} {_shorten(before.get(name))}{more},"
+            f" now it is {_shorten(settings.get(name))}",
             "--force-resume resumes anyway, --overwrite starts over",
             ExitCode.USAGE,
         )
@@ -66,11 +69,11 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
 
 
 def reconcile(stats: AppendLog, output: AppendLog) -> None:
-    """Cut off what stands in only one of the two files. Raises QwenctlError for a line that was changed."""
+    """Cut off lines that only one of the files has. Raises QwenctlError if an output line was edited."""
     saved_output = saved_stats = 0
     written = enumerate(output.lines(), 1)
     for begin, line in stats.lines():
-        fields = _parsed(line)
+        fields = _parse_line(line)
         if fields is None:
             break
         if "batch" not in fields:
@@ -90,7 +93,7 @@ def reconcile(stats: AppendLog, output: AppendLog) -> None:
 
 
 def done_lines(stats: AppendLog) -> Iterator[CompletedLine]:
-    """The lines of the output, in its order, once the two files agree."""
+    """The output lines in file order. To be called after `reconcile`."""
     output_begin = 0
     for done in _stats_lines(stats):
         yield CompletedLine(done.key, done.fingerprint, output_begin, done.stats_begin, done.size, done.stats)
@@ -99,7 +102,7 @@ def done_lines(stats: AppendLog) -> Iterator[CompletedLine]:
 
 def _stats_lines(stats: AppendLog) -> Iterator[CompletedLine]:
     for begin, line in stats.lines():
-        fields = _parsed(line)
+        fields = _parse_line(line)
         if fields is None:
             return
         if "batch" not in fields:
@@ -107,12 +110,12 @@ def _stats_lines(stats: AppendLog) -> Iterator[CompletedLine]:
 
 
 def header_line(settings: Mapping[str, Any]) -> bytes:
-    """The line of the statistics that says which settings hold from there on."""
+    """A line of the statistics file with the settings that apply to the lines after it."""
     fields = {"batch": {"version": _VERSION, "settings": dict(settings)}}
     return json.dumps(fields, ensure_ascii=True).encode() + b"\n"
 
 
-def _parsed(line: bytes | None) -> dict[str, Any] | None:
+def _parse_line(line: bytes | None) -> dict[str, Any] | None:
     try:
         fields = json.loads(line or b"")
     except ValueError:
@@ -120,6 +123,6 @@ def _parsed(line: bytes | None) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,7 +1,7 @@
-"""Where answers go: to a file that can be gone on with after any end, or to standard output.
+"""Writers for answers: to a file that can be resumed after any interruption, or to standard output.
 
-Each record is known by its number, its place in the input. Numbers are settled in any order, as answered, failed or
-known from before; lines go out in the order of the input, or as they come. What is in a line is not known here.
+Records have numbers, their positions in the input. They are settled in any order: answered, failed, or done by an
+earlier run. Lines are written in input order, or as they are done. What is in a line is not known here.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from qwenctl.errors import ExitCode, QwenctlError
 
 Order = Literal["input", "done"]
 Known = Literal["done", "failed"]
-_SYNC_SECONDS = 1.0
-_STANDARD_OUTPUT = 1
+_SYNC_SECONDS = 1.0  # a power cut loses the answers of this time at most
+_STANDARD_OUTPUT = 1  # its file descriptor
 
 
 class ResultWriter(Protocol):
-    """What a batch needs of the place where its answers go. Every method may raise OSError."""
+    """Where a batch writes its answers. Every method may raise OSError."""
 
     def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
-        """Whether the record is settled from before; asked for each in the order of the input."""
+        """Whether an earlier run has settled the record. To be called once for each, in input order."""
 
     def write_answer(self, number: int, entry: JournalEntry) -> None:
         """Settle a record with its answer."""
 
     def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
-        """Settle a record that has no answer."""
+        """Settle a record with its error; `where` is its position in the input."""
 
     def sync_if_due(self) -> None:
-        """Called often: keep the promise that what is finished is on the disk within a second."""
+        """To be called often: brings finished records to disk within a second."""
 
     def close(self, *, is_complete: bool) -> None:
-        """End; `is_complete` if every record is settled."""
+        """Close the files; `is_complete` if every record is settled."""
 
 
 class _Sequencer:
-    """Passes on what is settled, in the order of the numbers."""
+    """Passes on settled records in the order of their numbers."""
 
     def __init__(self, pass_on: Callable[[Any], None]) -> None:
         self._pass_on = pass_on
@@ -55,7 +55,7 @@ class _Sequencer:
         self.waiting: dict[int, Any] = {}
 
     def settle(self, number: int, what: Any) -> None:
-        """Pass `what` on now or when all before it are settled; None is nothing to pass on."""
+        """Pass `what` on as soon as all lower numbers are settled; None if there is nothing to pass on."""
         self.waiting[number] = what
         while self.next in self.waiting:
             due = self.waiting.pop(self.next)
@@ -65,32 +65,32 @@ class _Sequencer:
 
 
 class StreamOutput:
-    """Standard output, or a pipe or device, and failures on what `tell` is. Nothing can be gone on with."""
+    """Standard output, or a pipe or device; failed records go to `notify`. It cannot be resumed."""
 
-    def __init__(self, order: Order, tell: Callable[[str], None], path: Path | None = None) -> None:
-        self._tell, self._is_ordered = tell, order == "input"
+    def __init__(self, order: Order, notify: Callable[[str], None], path: Path | None = None) -> None:
+        self._notify, self._is_ordered = notify, order == "input"
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC) if path is not None else _STANDARD_OUTPUT
         self._sequencer = _Sequencer(self._write)
 
     def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
-        """Nothing is."""
+        """Always None: there is no earlier run."""
         return None
 
     def write_answer(self, number: int, entry: JournalEntry) -> None:
-        """Write the answer, now or when it is its turn."""
+        """Write the answer, in input order after all before it."""
         self._sequencer.settle(number, entry) if self._is_ordered else self._write(entry)
 
     def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
-        """Tell it."""
+        """Report the error."""
         if self._is_ordered:
             self._sequencer.settle(number, None)
-        self._tell(f"{where or key}: {failure.message}")
+        self._notify(f"{where or key}: {failure.message}")
 
     def sync_if_due(self) -> None:
-        """Nothing waits."""
+        """Does nothing: every line is written at once."""
 
     def close(self, *, is_complete: bool) -> None:
-        """Nothing is open."""
+        """Does nothing: the descriptor stays open until the process ends."""
 
     def _write(self, entry: JournalEntry) -> None:
         line = entry.line.encode() + b"\n"
@@ -99,10 +99,10 @@ class StreamOutput:
 
 
 class FileOutput:
-    """A file, with statistics, errors, and what waits for its turn in files beside it."""
+    """A file with answers, and beside it files for statistics, errors, and answers that wait for earlier ones."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], order: Order, *, force: bool, retries: bool) -> None:
-        """Open the files and find out what is done. Raises QwenctlError where they belong to another batch."""
+        """Open the files and find what is done. Raises QwenctlError if they belong to another batch."""
         self._force, self._is_ordered = force, order == "input"
         self._output, self._stats = AppendLog(path), AppendLog(sidecar_path(path, "stats"))
         self._header = header_line(settings)
@@ -125,7 +125,7 @@ class FileOutput:
         self._synced_at = time.monotonic()
 
     def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
-        """Whether an earlier run has settled it. Raises QwenctlError if it was another record by the same id."""
+        """Whether an earlier run has settled it. Raises QwenctlError if the record has changed since."""
         if key in self._failed:
             self._settle(number, None)
             return "failed"
@@ -149,7 +149,7 @@ class FileOutput:
         return "done"
 
     def write_answer(self, number: int, entry: JournalEntry) -> None:
-        """Write the answer, or keep it until it is its turn."""
+        """Write the answer, or put it into the journal until all before it are settled."""
         if not self._is_ordered or number == self._sequencer.next:
             self._write(entry)
             self._settle(number, None)
@@ -157,18 +157,18 @@ class FileOutput:
             self._settle(number, self._journal.append(entry))
 
     def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
-        """Write it to the file of errors."""
+        """Write the error to the errors file."""
         fields = {"id": key, "where": where, "hash": fingerprint, "error": asdict(failure)}
         self._errors.append(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
         self._settle(number, None)
 
     def sync_if_due(self) -> None:
-        """Bring what is finished to the disk, at least once a second."""
+        """Bring finished records to disk if a second has passed since the last time."""
         if time.monotonic() - self._synced_at >= _SYNC_SECONDS:
             self._sync()
 
     def close(self, *, is_complete: bool) -> None:
-        """Bring all to the disk, and leave no more than is needed."""
+        """Bring everything to disk, and delete the journal and the errors file where they are not needed."""
         self._sync()
         self._journal.close(remove=is_complete)
         is_empty = not self._errors.size
@@ -185,7 +185,7 @@ class FileOutput:
         self._write(self._journal.take(place))
 
     def _write(self, entry: JournalEntry) -> None:
-        """First the line, then its statistics: one that only the output has is cut off by the next run."""
+        """Append the line, then its statistics: if only the first was written, the next run cuts it off."""
         line = entry.line.encode() + b"\n"
         self._output.append(line)
         fields = {"id": entry.key, "hash": entry.fingerprint, "bytes": len(line), "line_hash": line_hash(line)}
@@ -199,7 +199,7 @@ class FileOutput:
         self._synced_at = time.monotonic()
 
     def _pull_back(self, first: CompletedLine) -> None:
-        """From here on another record comes first: put all later lines among those that wait for their turn."""
+        """Move this line and all later ones to the journal: the input has another record in their place now."""
         rest = [first, *self._lines]
         for done in rest:
             line = self._output.read(done.output_begin, done.stats["bytes"])
@@ -210,7 +210,7 @@ class FileOutput:
         self._journal.sync()
         self._output.truncate(first.output_begin)
         self._stats.truncate(first.stats_begin)
-        self._stats.append(self._header)  # one that held may stand after what was cut off
+        self._stats.append(self._header)  # the active settings header may have been in the part that was truncated
         self._ahead = None
 
     def _check(self, key: str, before: str, now: str) -> None:
@@ -222,7 +222,7 @@ class FileOutput:
             )
 
     def _failed_before(self, *, retries: bool) -> set[str]:
-        """The records that have failed; none if they are to be tried again."""
+        """The ids of failed records; empty if they are to be retried, which clears the errors file."""
         failed, end = set(), 0
         for begin, line in self._errors.lines():
             try:
@@ -235,13 +235,13 @@ class FileOutput:
 
 
 def sidecar_path(path: Path, what: str) -> Path:
-    """The file for `what` beside an output: out.jsonl has out.stats.jsonl."""
+    """The path of the file `what` beside an output: out.stats.jsonl for out.jsonl."""
     stem = path.name.removesuffix(".jsonl")
     return path.with_name(f"{stem}.{what}.jsonl")
 
 
 def remove_output(path: Path) -> None:
-    """Remove an output with all that stands beside it."""
+    """Remove an output and the files beside it."""
     for one in (
         path,
         sidecar_path(path, "stats"),

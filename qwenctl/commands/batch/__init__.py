@@ -1,1 +1,1 @@
-"""`qwenctl batch`."""
+"""The command `qwenctl batch`: its options, the command, and what it shows."""

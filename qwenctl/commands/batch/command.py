@@ -1,7 +1,7 @@
-"""`qwenctl batch`: a file of prompts becomes a file of answers.
+"""`qwenctl batch`: turns a file of prompts into a file of answers.
 
-Options come in; they become the values that `qwenctl.batch.run` works with, and what it finds is shown. Nothing is
-decided here, and nothing heavy is imported before a batch runs.
+Options come in and become the values that `qwenctl.batch.run` takes; its results are shown. Nothing heavy is imported
+before a batch runs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def batch_command(
     force_resume: own.ForceResume = False, resume: own.OldResume = "auto", retry_errors: own.RetryErrors = False,
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
-    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     predict: options.Predict = -1, think: options.Think = True, think_budget: options.ThinkBudget = -1,
     json_schema: options.JsonSchema = None, grammar: options.GrammarFile = None,
     temp: options.Temperature = None, top_k: options.TopK = None, top_p: options.TopP = None,
     min_p: options.MinP = None, presence_penalty: options.PresencePenalty = None,
     frequency_penalty: options.FrequencyPenalty = None, repeat_penalty: options.RepeatPenalty = None,
     repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None,
-    pictures: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
+    media: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Answer a file of prompts, many at once.
 
@@ -67,7 +67,7 @@ def batch_command(
     )
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
-        source=source, kind=_kind(lines=lines, files=files, csv=csv, null=null), prompt=prompt, system=system,
+        source=source, kind=_input_kind(lines=lines, files=files, csv=csv, null=null), prompt=prompt, system=system,
         prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
     )
     answers = batch.OutputSpec(
@@ -87,15 +87,15 @@ def batch_command(
         from qwenctl.loading.load_engine import wait_for_load
 
         backend = EngineSpec(
-            model=model, load=asked, parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
-            mmproj=pictures.mmproj, vision=pictures.vision, allow_urls=pictures.allows_urls,
-            follow=wait_for_load if quiet else reporting.follow,
+            model=model, load=load, parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
+            mmproj=media.mmproj, vision=media.vision, allow_urls=media.allows_urls,
+            follow=wait_for_load if quiet else reporting.show_loading,
         )
     if dry_run:
         estimate = batch.estimate(input=records, output=answers, backend=backend, params=params)
         reporting.show_estimate(estimate, as_json=json)
         return
-    with reporting.progress(quiet=quiet) as report:
+    with reporting.show_progress(quiet=quiet) as report:
         stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
     reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
 # fmt: on
@@ -106,8 +106,8 @@ def _given(**values: _Value | None) -> dict[str, _Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:
-    """The form of the input. Raises QwenctlError where options name more than one."""
+def _input_kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:
+    """The input format. Raises QwenctlError if options name more than one."""
     named: dict[Kind, bool] = {"lines": lines, "files": files, "csv": csv}
     kinds = [kind for kind, is_it in named.items() if is_it]
     if len(kinds) > 1:
@@ -117,9 +117,9 @@ def _kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:
 
 
 def _load_prefix(given: str | None) -> tuple[str | None, Path | None]:
-    """The text that `--prefix` names, and the file for its state in batches where it has a name; None for none.
+    """The text of `--prefix`, and the file for its evaluated state in batches; None for what there is not.
 
-    Raises QwenctlError if there is no such prefix.
+    Only saved prefixes, which have a name, have a file. Raises QwenctlError if there is no such prefix.
     """
     if given is None:
         return None, None

@@ -1,4 +1,4 @@
-"""What `qwenctl batch` shows: the loading of the model, progress, the summary and its picture, or an estimate.
+"""The output of `qwenctl batch`: progress of loading and answering, the summary, its chart, or an estimate.
 
 Statistics and estimates of `qwenctl.batch` come in; text goes to the standard streams.
 """
@@ -25,19 +25,19 @@ from qwenctl.views.loading import follow_loading
 
 
 def check_plot(plot: Path | None) -> None:
-    """Raise QwenctlError for a picture that cannot be drawn."""
+    """Raises QwenctlError if `--plot` names a file that is not SVG."""
     if plot is not None and plot.suffix != ".svg":
         raise QwenctlError(f"--plot {plot}: only SVG is supported", f"--plot {plot.with_suffix('.svg')}")
 
 
-def follow(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
-    """Show how far the loading of the model is, on a terminal."""
+def show_loading(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
+    """Show on a terminal how far loading the model is."""
     return follow_loading(events, StatusLine(sys.stderr))
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Callable[[BatchStats], None]]:
-    """Inside, what is given shows statistics on standard error; afterwards nothing is left of it on a terminal."""
+def show_progress(*, quiet: bool) -> Iterator[Callable[[BatchStats], None]]:
+    """Inside, the yielded function shows statistics on standard error; a terminal is cleared afterwards."""
     report, clear = batch_progress(sys.stderr, quiet=quiet)
     try:
         yield report
@@ -46,7 +46,7 @@ def progress(*, quiet: bool) -> Iterator[Callable[[BatchStats], None]]:
 
 
 def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """Draw and print how the batch went. Raises typer's Exit where records have failed."""
+    """Print the summary, and draw the chart. Raises typer.Exit if records have failed."""
     if plot is not None:
         from qwenctl.charts.batch import draw
 
@@ -64,7 +64,7 @@ def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as
 
 
 def show_estimate(estimate: BatchEstimate, *, as_json: bool) -> None:
-    """Print what the batch would be. Raises typer's Exit where records are invalid."""
+    """Print an estimate. Raises typer.Exit if records are invalid."""
     lines = [json.dumps(_estimate_fields(estimate))] if as_json else _estimate_lines(estimate)
     text_writer(sys.stdout)("".join(f"{line}\n" for line in lines))
     if estimate.bad:
@@ -72,7 +72,7 @@ def show_estimate(estimate: BatchEstimate, *, as_json: bool) -> None:
 
 
 def _estimate_fields(estimate: BatchEstimate) -> dict[str, Any]:
-    """Only what is known."""
+    """The fields that are known."""
     fields: dict[str, Any] = {"records": estimate.records, "bad": estimate.bad}
     if estimate.tried:
         fields |= {
@@ -88,9 +88,9 @@ def _estimate_lines(estimate: BatchEstimate) -> list[str]:
     bad = f", {estimate.bad:,} are invalid" if estimate.bad else ""
     lines = [f"records  {estimate.records:,}{bad}"]
     if estimate.tried:
-        by = f"by {estimate.tried} of them"
+        by = f"estimated from {estimate.tried} record{'s' * (estimate.tried != 1)}"
         lines.append(f"prompts  about {estimate.prompt_tokens:,} tokens, {by}")
         lines.append(f"answers  about {estimate.answer_tokens:,} tokens, {by}")
     if estimate.seconds is not None:
-        lines.append(f"time     about {format_duration(estimate.seconds)}, {estimate.parallel} at once")
+        lines.append(f"time     about {format_duration(estimate.seconds)}, with {estimate.parallel} records at once")
     return lines

@@ -1,7 +1,7 @@
-"""What `qwenctl chat` was asked for, as a value: the model, how it is loaded, the conversation, where that is kept.
+"""A chat as a value: the model, how to load it, the conversation, and where that is saved.
 
-Paths and names of the command line come in, files that exist and conversations come out; and an engine with the model
-in it. It knows no options and writes nothing to a terminal.
+Paths and names from the command line come in; checked files and conversations go out, and an engine with the model
+loaded. Options and the terminal are not known here.
 """
 
 from __future__ import annotations
@@ -37,48 +37,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What was asked for. `resume` is the name of a session in `store`; `conversation` goes on from it.
+    """What to chat about with which model. `resume` is the session in `store` that `conversation` continues, or "".
 
-    `images` go with the first question; `source` is where they come from, and `vision` how the model looks at them.
+    `images` are sent with the first question; `source` resolves them, and `vision` has the vision encoder's settings.
     """
 
     model: Path
-    asked: LoadRequest
+    load: LoadRequest
     conversation: Conversation
     limits: AnswerLimits
     store: SessionStore | None
     resume: str
     on_full: ContextFullPolicy
     functions: ToolSet | None = None
-    allows_all: bool = False
+    auto_approve_tools: bool = False
     prefix: SavedPrefix | None = None
     vision: VisionSettings = field(default_factory=VisionSettings)
     source: MediaSource | None = None
     images: tuple[str, ...] = ()
 
-    def take(self, named: str) -> Media:
-        """The picture or clip that a person names. Raises QwenctlError."""
+    def resolve_media(self, named: str) -> Media:
+        """The image or video that `named` means: a path, URL, data URI, or "-". Raises QwenctlError."""
         if self.source is None:
             raise QwenctlError("images cannot be sent here")
         return self.source.resolve(named)
 
 
-def chat_job(
+def make_chat_request(
     model: Path | None,
-    asked: LoadRequest,
+    load: LoadRequest,
     conversation: Conversation,
     limits: AnswerLimits,
     resume: str | None,
     on_full: ContextFullPolicy,
     *,
-    keeps: bool,
+    saves: bool,
 ) -> ChatRequest:
-    """With `resume`, the session's turns, and its model if none is given; with an empty one, the latest session."""
+    """The request for a chat. Raises QwenctlError.
+
+    With `resume`, it continues that session ("": the latest), with the session's model if `model` is None.
+    """
     from qwenctl.chat.saved.sessions import SessionStore
 
-    store = SessionStore(sessions_folder()) if keeps else None
+    store = SessionStore(sessions_folder()) if saves else None
     if resume is None:
-        return ChatRequest(resolve_model(model), asked, conversation, limits, store, "", on_full)
+        return ChatRequest(resolve_model(model), load, conversation, limits, store, "", on_full)
     if store is None:
         raise QwenctlError("--resume and --no-save cannot be used together", "leave one of them out")
     name = resume or next(iter(store.names()), "")
@@ -86,12 +89,12 @@ def chat_job(
         raise QwenctlError("no saved conversations yet", "qwenctl chat -m MODEL.gguf", ExitCode.NO_INPUT)
     session = store.load(name)
     return ChatRequest(
-        resolve_model(model or Path(session.model)), asked, session.conversation, limits, store, name, on_full
+        resolve_model(model or Path(session.model)), load, session.conversation, limits, store, name, on_full
     )
 
 
 def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRequest:
-    """`job` with the conversation beginning with the prefix `given`. Raises QwenctlError if there is none."""
+    """`job` with the prefix `given` as its system prompt, to be saved as `keep`. Raises QwenctlError."""
     from qwenctl.chat.saved.prefixes import find_prefix
     from qwenctl.chat.saved.sessions import SessionStore
 
@@ -113,35 +116,38 @@ def open_chat_engine(
     job: ChatRequest,
     follow: Callable[[Iterator[LoadProgress | ModelInfo]], ModelInfo],
     follow_reading: FollowReading,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> LoadedEngine:
-    """A new engine with the model in it, which has read the prefix; `follow` and `follow_reading` show the progress."""
+    """A new engine with the model loaded and the prefix evaluated; the caller closes it. Raises QwenctlError.
+
+    `follow` shows the progress of loading, `follow_reading` that of the prefix; `notify` gets messages for the user.
+    """
     from qwenctl.loading.checked_backend import start_engine
 
-    asked = reserve_mmproj(job.asked, job.vision.mmproj)
-    opened = open_model(job.model, asked, lambda: start_engine(say), follow, say)
+    load = reserve_mmproj(job.load, job.vision.mmproj)
+    opened = open_model(job.model, load, lambda: start_engine(notify), follow, notify)
     try:
         opened.engine.configure_vision(job.vision)
         if job.prefix is not None:
-            _begin_with(opened, job, job.prefix, follow_reading, say)
+            _prefill_prefix(opened, job, job.prefix, follow_reading, notify)
     except BaseException:
         opened.engine.close()
         raise
     return opened
 
 
-def _begin_with(
-    opened: LoadedEngine, job: ChatRequest, prefix: SavedPrefix, follow: FollowReading, say: Callable[[str], None]
+def _prefill_prefix(
+    opened: LoadedEngine, job: ChatRequest, prefix: SavedPrefix, follow: FollowReading, notify: Callable[[str], None]
 ) -> None:
     from qwenctl.chat.saved.prefixes import prefill_prefix
 
     told = prefill_prefix(opened, job.model, prefix, job.conversation.tools, follow)
     if told:
-        say(told)
+        notify(told)
 
 
 def load_tools(path: Path | None, timeout_s: int) -> AbstractContextManager[ToolSet | None]:
-    """The functions of a file, which end with the context."""
+    """Inside, the functions in a Python or JSON file, None without `path`. Raises QwenctlError."""
     if path is None:
         return nullcontext()
     if path.suffix == ".py":
@@ -153,19 +159,19 @@ def load_tools(path: Path | None, timeout_s: int) -> AbstractContextManager[Tool
     return JsonTools(path, timeout_s)
 
 
-def with_functions(job: ChatRequest, functions: ToolSet | None, *, allows_all: bool) -> ChatRequest:
-    """`job` with functions that the model may call. Raises QwenctlError where a schema forbids calls."""
+def with_tools(job: ChatRequest, functions: ToolSet | None, *, auto_approve_tools: bool) -> ChatRequest:
+    """`job` with functions that the model may call. Raises QwenctlError if it also has a JSON schema."""
     if functions is None:
         return job
     if job.limits.json_schema:
         raise QwenctlError("--tools and --json-schema cannot be used together", "leave one of them out")
     conversation = replace(job.conversation, tools=functions.schemas)
-    return replace(job, conversation=conversation, functions=functions, allows_all=allows_all)
+    return replace(job, conversation=conversation, functions=functions, auto_approve_tools=auto_approve_tools)
 
 
 @contextmanager
 def media_context(job: ChatRequest, given: MediaOptions) -> Iterator[ChatRequest]:
-    """`job` with pictures, which are copied into a folder that goes with the context. Raises QwenctlError."""
+    """Inside, `job` with media options; copies of media are in a temporary folder. Raises QwenctlError."""
     vision = vision_settings(job.model, given.mmproj, given.vision)
     folder = temp_dir_path()
     try:

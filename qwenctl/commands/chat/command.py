@@ -1,50 +1,43 @@
 """`qwenctl chat`: a conversation on a terminal, or one answer in a pipe.
 
-Options come in; they become the values that `chat.loop` and `pipe` work with. Nothing is decided here but which of the
-two runs, and nothing heavy is imported before that.
+Options come in and become a `ChatRequest`; `chat.interactive` or `single_answer` does the work. Only the choice between
+the two is made here, and nothing heavy is imported before it, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qwenctl.commands.chat.chat_job import (
-    ChatRequest,
-    chat_job,
-    load_tools,
-    media_context,
-    open_chat_engine,
-    with_functions,
-    with_prefix,
-)
-from qwenctl.commands.chat.single_answer import answer_as_json, answer_as_text
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
-from qwenctl.commands.options.vision_options import MediaOptions, with_picture_options
+from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
 from qwenctl.files.paths import state_folder
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
+
+if TYPE_CHECKING:
+    from qwenctl.commands.chat.chat_job import ChatRequest
 
 Prompt = Annotated[
     list[str] | None, typer.Argument(metavar="PROMPT", help="The question; without it, a chat starts on a terminal.")
 ]
 
 
-@with_picture_options
+@with_media_options
 @with_load_options
 def chat_command(
     prompt: Prompt = None,
     model: options.Model = None,
-    asked: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
     predict: options.Predict = -1,
     system_prompt: options.SystemPrompt = "",
     images: tuple[str, ...] = (),
-    pictures: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
+    media: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
     think: options.Think = True,
     think_budget: options.ThinkBudget = -1,
     resume: options.Resume = None,
@@ -87,6 +80,7 @@ def chat_command(
     """
     from qwenctl.chat.build_request import AnswerLimits
     from qwenctl.chat.conversation import Conversation
+    from qwenctl.commands.chat.chat_job import load_tools, make_chat_request, media_context, with_prefix, with_tools
 
     given = {
         "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
@@ -98,11 +92,11 @@ def chat_command(
     conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
         replace_surrogates(system_prompt)
     )
-    asked = with_drafts(asked, draft, draft_max, draft_min)
-    job = chat_job(model, asked, conversation, limits, resume, on_full, keeps=not no_save)
+    load = with_drafts(load, draft, draft_max, draft_min)
+    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save)
     job = with_prefix(job, prefix, save_as)
-    with load_tools(tools, tool_timeout) as functions, media_context(job, replace(pictures, images=images)) as job:
-        job = with_functions(job, functions, allows_all=yes)
+    with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
+        job = with_tools(job, functions, auto_approve_tools=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
 
 
@@ -115,7 +109,9 @@ def _run(
     verbose: bool,
     keep_history: bool,
 ) -> None:
-    """A chat on a terminal, or one answer."""
+    """Start a chat if there is a terminal and no prompt; otherwise give one answer."""
+    from qwenctl.commands.chat.single_answer import answer_as_json, answer_as_text
+
     if not words and not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
         _converse(job, color, keep_history=keep_history)
     elif as_json:
@@ -129,6 +125,7 @@ def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, ke
     from qwenctl.chat.interactive.loop import run_chat
     from qwenctl.chat.interactive.screen import Screen, make_console
     from qwenctl.chat.interactive.state import ChatSetup
+    from qwenctl.commands.chat.chat_job import open_chat_engine
 
     console = make_console(color)
     screen = Screen(console)
@@ -147,8 +144,8 @@ def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, ke
         on_full=job.on_full,
         ask=ask,
         functions=job.functions,
-        auto_approve_tools=job.allows_all,
-        resolve_media=job.take,
+        auto_approve_tools=job.auto_approve_tools,
+        resolve_media=job.resolve_media,
         media=job.images,
     )
     code = run_chat(setup)

@@ -1,4 +1,4 @@
-"""`qwenctl prefixes`: lists, shows and deletes what `qwenctl chat --prefix FILE --save-as NAME` has saved."""
+"""`qwenctl prefixes`: lists, shows and deletes prefixes saved by `qwenctl chat --prefix FILE --save-as NAME`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lists show of kept conversations and prefixes: a row of each, also of a damaged one."""
+"""Lists of saved conversations and prefixes: a row for each, even if it is damaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def list_text(store: SessionStore, *, as_json: bool) -> str:
-    """All that is kept in `store`, the latest first, in lines or as JSON."""
+    """The list of everything in `store`, the latest first, as lines or as JSON."""
     rows = [list_row(store, name) for name in store.names()]
     if as_json:
         return json.dumps(rows, ensure_ascii=False) + "\n"
@@ -23,7 +23,7 @@ def list_text(store: SessionStore, *, as_json: bool) -> str:
 
 
 def list_row(store: SessionStore, name: str) -> dict[str, Any]:
-    """What the list shows of a session; of a damaged one that it is so."""
+    """The fields of a session's row; a damaged one has only its name, its size and "damaged"."""
     state = store.state_bytes(name)
     try:
         session = store.load(name)
@@ -39,7 +39,7 @@ def list_row(store: SessionStore, name: str) -> dict[str, Any]:
 
 
 def row_text(row: dict[str, Any]) -> str:
-    """A row as text, but for its name."""
+    """A row as text, without the name."""
     if row.get("damaged"):
         return "damaged"
     when = row["updated"][:16].replace("T", " ")

@@ -1,4 +1,4 @@
-"""`qwenctl sessions`: lists, shows, exports and deletes the conversations that are kept."""
+"""`qwenctl sessions`: lists, shows, exports and deletes saved conversations."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A chat job done without a terminal: one answer as text, or as JSON.
+"""A chat without a terminal: one answer as text, or as JSON.
 
-A job and the words of the command line come in; the answer goes to standard output, all else to standard error.
+A `ChatRequest` and the words of the prompt come in; the answer goes to standard output, everything else to standard
+error.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
 
 def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None:
-    """Print the answer as it comes; with `verbose` thinking and statistics on standard error."""
-    write, talk = text_writer(sys.stdout), text_writer(sys.stderr) if verbose else _unheard
+    """Stream the answer; with `verbose`, thinking and statistics go to standard error. Raises QwenctlError."""
+    write, talk = text_writer(sys.stdout), text_writer(sys.stderr) if verbose else _discard
     by_hand = job.functions.manual_tools if job.functions is not None else ()
     if by_hand:
-        hint = 'a "command" beside its name answers; --json prints the calls as data'
-        raise QwenctlError(f"there is no way to answer for {min(by_hand)} in a pipe", hint)
-    keeps = job.prefix is not None and job.prefix.is_new
-    prompt = (pipe.read_optional_prompt if keeps else pipe.read_prompt)(words, _piped(job), warn)
+        hint = 'give it a "command" in the --tools file, or print the calls as data with --json'
+        raise QwenctlError(f"{min(by_hand)} has no command, and in a pipe nobody can type its result", hint)
+    saves = job.prefix is not None and job.prefix.is_new
+    prompt = (pipe.read_optional_prompt if saves else pipe.read_prompt)(words, _piped(job), warn)
     if not prompt:
-        _keep_prefix(job)
+        _save_prefix(job)
         return
     answer, loaded = _ask(job, prompt, write, talk)
     if verbose:
@@ -43,10 +44,10 @@ def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None
 
 
 def answer_as_json(job: ChatRequest, words: list[str]) -> None:
-    """Print the answer, and all that is known of it, as one JSON object."""
+    """Print the answer with thinking, tool calls and statistics as one JSON object. Raises QwenctlError."""
     write = text_writer(sys.stdout)
     as_data = replace(job, functions=None)
-    answer, loaded = _ask(as_data, pipe.read_prompt(words, _piped(job), warn), _unheard, _unheard)
+    answer, loaded = _ask(as_data, pipe.read_prompt(words, _piped(job), warn), _discard, _discard)
     write(pipe.as_json(answer, loaded) + "\n")
     _warn_if_cut(job, answer)
 
@@ -57,17 +58,19 @@ def _ask(
     from qwenctl.chat.context_trimming import trim_context
     from qwenctl.chat.one_shot import AnswerSink, answer_once, make_tool_runner
 
-    status, media = StatusLine(sys.stderr), tuple(map(job.take, job.images))
+    status, media = StatusLine(sys.stderr), tuple(map(job.resolve_media, job.images))
     listener = AnswerSink(status, answer, thinking)
-    caller = make_tool_runner(job.functions, listener, allowed=job.allows_all) if job.functions is not None else None
+    caller = (
+        make_tool_runner(job.functions, listener, allowed=job.auto_approve_tools) if job.functions is not None else None
+    )
     session = job.store.open(job.resume) if job.store is not None and job.resume else None
     opened = _open(job, status)
     try:
-        _tell_of(media, opened, listener)
-        asked = trim_context(
+        _show_media_tokens(media, opened, listener)
+        conversation = trim_context(
             opened, job.conversation.without_open_question().with_user(prompt, media), job.on_full, warn
         )
-        return answer_once(opened, asked, job.limits, job.model, session, listener, caller), opened.loaded
+        return answer_once(opened, conversation, job.limits, job.model, session, listener, caller), opened.loaded
     finally:
         opened.engine.close()
         if session is not None:
@@ -75,12 +78,12 @@ def _ask(
 
 
 def _piped(job: ChatRequest) -> BinaryIO | None:
-    """Standard input, unless it is a picture."""
+    """Standard input as a part of the prompt; None if it is a terminal, or an image (-i -)."""
     return None if job.source is not None and job.source.stdin is not None else piped_input()
 
 
-def _tell_of(media: tuple[Media, ...], opened: LoadedEngine, listener: AnswerSink) -> None:
-    """What each picture costs; a bad one is an error before anything is read."""
+def _show_media_tokens(media: tuple[Media, ...], opened: LoadedEngine, listener: AnswerSink) -> None:
+    """Show how many tokens each image takes; a bad one raises QwenctlError before anything is evaluated."""
     for each in media:
         line = format_media_line(each, opened.engine.inspect_media(each))
         listener.status.show(line)
@@ -93,8 +96,8 @@ def _open(job: ChatRequest, status: StatusLine) -> LoadedEngine:
     )
 
 
-def _keep_prefix(job: ChatRequest) -> None:
-    """Nothing is asked: the prefix is read and kept."""
+def _save_prefix(job: ChatRequest) -> None:
+    """Without a prompt, only evaluate and save the prefix."""
     _open(job, StatusLine(sys.stderr)).engine.close()
     if job.prefix is not None:
         text_writer(sys.stderr)(f"saved: qwenctl chat --prefix {job.prefix.name}\n")
@@ -106,5 +109,5 @@ def _warn_if_cut(job: ChatRequest, answer: pipe.CompletedAnswer) -> None:
         warn(message)
 
 
-def _unheard(_text: str) -> None:
-    """Where text goes that nobody asked for."""
+def _discard(_text: str) -> None:
+    """Discards text that was not requested."""

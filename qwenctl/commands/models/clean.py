@@ -42,7 +42,7 @@ def clean_command(dry_run: DryRun = False, yes: hub_options.Yes = False, json: o
                 shutil.rmtree(one.path, ignore_errors=True)
             else:
                 one.path.unlink(missing_ok=True)
-        print_status(f"removed {what}: {format_bytes(total)} are free", quiet=json)
+        print_status(f"removed {what}: freed {format_bytes(total)}", quiet=json)
     elif not found:
         print_status("nothing to remove", quiet=json)
     if json:

@@ -1,4 +1,4 @@
-"""`qwenctl ls`: the models that are here, or what a repository of the Hub offers."""
+"""`qwenctl ls`: lists local models, or the quantizations in a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qwenctl.commands.models.pull_flow import survey
+from qwenctl.commands.models.pull_flow import survey_repository
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_published
@@ -63,22 +63,24 @@ def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
     from qwenctl.hub.select.target import PullRequest, resolve_target
     from qwenctl.views.models import offer_fields, print_offers
 
-    asked, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
+    model_name, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
     job = QuantizeJob(None, available_cpus(), SPOOL_BYTES, overwrite=False, dry_run=True, json=as_json, quiet=as_json)
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         print_status(line, quiet=as_json)
 
     target = resolve_target(
-        asked, PullRequest(), lambda repository: fetch_listing(repository, revision or asked.revision, pull, tell)
+        model_name,
+        PullRequest(),
+        lambda repository: fetch_listing(repository, revision or model_name.revision, pull, notify),
     )
-    found = survey(target.listing, pull, job, Path(default_cache_root()), tell)
+    found = survey_repository(target.listing, pull, job, Path(default_cache_root()), notify)
     if as_json:
         _print_list(offer_fields(found.offers, found.fits))
     else:
         print_status(f"{target.listing.repository}@{target.listing.commit[:12]}", quiet=False)
         print_offers(found.offers, found.fits, sys.stdout)
-        others = asked.family.repositories if asked.family else ()
+        others = model_name.family.repositories if model_name.family else ()
         more = [name for name in others if name.lower() != target.listing.repository.lower()]
         print_status(*([f"see also: {', '.join(more)}"] if more else []), quiet=False)
 

@@ -1,6 +1,6 @@
-"""`qwenctl pull`: a model of the Hub is brought onto this machine, ready for `qwenctl chat`.
+"""`qwenctl pull`: downloads a model from the Hub, ready for `qwenctl chat`.
 
-Options come in; the modules of `hub` do what they say, and what they return is shown.
+Options come in; `hub` does the work, and its results are shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwenctl import __version__
-from qwenctl.commands.models.pull_flow import RepositorySurvey, pull_locked, pull_target, show_local, survey
+from qwenctl.commands.models.pull_flow import RepositorySurvey, pull_locked, pull_target, show_local, survey_repository
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.common import ask
@@ -104,12 +104,14 @@ def pull_command(
             raise QwenctlError("--locked and a model name cannot be used together", hint)
         pull_locked(locked, to, job, pull, offline=offline)
         return
-    asked, request = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
-    _check_request(asked, request)
+    model_name, request = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
+    _check_request(model_name, request)
     if offline:
-        show_local(replace(asked, quant=asked.quant or request.label, revision=revision or asked.revision), job)
+        show_local(
+            replace(model_name, quant=model_name.quant or request.label, revision=revision or model_name.revision), job
+        )
         return
-    target = _target(asked, request, revision, to or default_cache_root(), job, pull)
+    target = _target(model_name, request, revision, to or default_cache_root(), job, pull)
     if target is None:
         return
     if output and not target.recipe:
@@ -132,41 +134,41 @@ def _one_name(name: str, hf_name: str) -> str:
     return name or hf_name
 
 
-def _check_request(asked: ModelName, request: PullRequest) -> None:
-    """Raise QwenctlError if the command line asks for two things at once."""
+def _check_request(model_name: ModelName, request: PullRequest) -> None:
+    """Raises QwenctlError if the command line names more than one quantization."""
     from qwenctl.hub.repository.model_name import quant_key
 
     by_option = {
         f"--quantize {request.recipe}": request.recipe,
         "--source": request.source and request.label,
-        asked.quant: asked.quant,
+        model_name.quant: model_name.quant,
     }
     quants = {option: quant_key(value) for option, value in by_option.items() if value}
     if len(set(quants.values())) > 1:
-        hint = f"qwenctl pull {asked.base} {next(iter(quants))}"
+        hint = f"qwenctl pull {model_name.base} {next(iter(quants))}"
         raise QwenctlError(f"{' and '.join(quants)} cannot be used together", hint)
 
 
 def _target(
-    asked: ModelName, request: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
+    model_name: ModelName, request: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
 ) -> ResolvedTarget | None:
-    """What the name comes to; None if the person at the terminal does not want it."""
+    """What to pull; None if the user at the terminal declines."""
     from qwenctl.hub.select.target import resolve_target, select_quant
     from qwenctl.views.pull import pull_progress
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
         target = resolve_target(
-            asked, request, lambda name: fetch_listing(name, revision or asked.revision, pull, shown.notify)
+            model_name, request, lambda name: fetch_listing(name, revision or model_name.revision, pull, shown.notify)
         )
         if not target.needs_choice:
             return target
-        found = survey(target.listing, pull, job, folder, shown.notify)
-    label = _chosen(target, found, job)
+        found = survey_repository(target.listing, pull, job, folder, shown.notify)
+    label = _choose_quant(target, found, job)
     return select_quant(target, label, request) if label else None
 
 
-def _chosen(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -> str:
-    """The quantization to take: the best that fits, or what the person at the terminal prefers; "" for none."""
+def _choose_quant(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -> str:
+    """The quantization to pull: the best that fits, or the one the user types; "" if the user declines."""
     from qwenctl.hub.select.fit import best_fit
     from qwenctl.views.models import print_offers
 

@@ -1,4 +1,4 @@
-"""The ways in which `qwenctl pull` gets at a model: from the Hub, exactly as locked, or as it is here already."""
+"""The three ways of `qwenctl pull` to provide a model: from the Hub, as a lock file says, or from local files."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepositorySurvey:
-    """What a repository offers, and where each would fit on this machine."""
+    """The quantizations in a repository, and where each would fit on this machine."""
 
     offers: AvailableQuants
     machine: MachineMemory
     fits: tuple[Fit, ...]
 
 
-def survey(
-    listing: Listing, pull: PullOptions, job: QuantizeJob, folder: Path, tell: Callable[[str], None]
+def survey_repository(
+    listing: Listing, pull: PullOptions, job: QuantizeJob, folder: Path, notify: Callable[[str], None]
 ) -> RepositorySurvey:
-    """Look at the repository, and at the machine with the disk of `folder`."""
+    """Inspect the repository, and this machine with the disk of `folder`. Raises QwenctlError."""
     from qwenctl.hub.select.available_quants import find_available_quants
     from qwenctl.hub.select.fit import fit_candidate
     from qwenctl.machine import free_disk, read_machine_memory
 
     offers, machine, free = (
-        find_available_quants(listing, pull.download_options, job.spool_bytes, tell),
+        find_available_quants(listing, pull.download_options, job.spool_bytes, notify),
         read_machine_memory(),
         free_disk(folder),
     )
@@ -55,14 +55,14 @@ def survey(
 
 
 def pull_target(target: ResolvedTarget, to: Path | None, job: QuantizeJob, pull: PullOptions) -> None:
-    """Bring the files of a target here, and say what to do with them."""
+    """Download the files of a target, and print the next command."""
     plan = _pull(target.listing, target.label, target.files, to, job, pull)
     if plan is not None:
         _show(plan, job)
 
 
 def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions, *, offline: bool) -> None:
-    """Bring exactly those models here that a lock file lists; `offline` see that they are here."""
+    """Download the models that a lock file lists; with `offline`, only verify local ones. Raises QwenctlError."""
     from qwenctl.hub.local.lock_file import check_locked, find_locked_files, read_lock
 
     for model in read_lock(path):
@@ -81,7 +81,7 @@ def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions
 
 
 def _show_locked(model: LockedModel, to: Path | None, job: QuantizeJob) -> None:
-    """The model that is locked, as it is here, with nobody asked."""
+    """Verify the local files of a locked model, and print their path. No network is used."""
     from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.hub.local.lock_file import verify_local
@@ -97,7 +97,7 @@ def _show_locked(model: LockedModel, to: Path | None, job: QuantizeJob) -> None:
 
 
 def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: PullOptions) -> None:
-    """Quantize again what was quantized; the same must come out."""
+    """Quantize the checkpoint again. Raises QwenctlError if the result is not what the lock file has."""
     from qwenctl.hub.streaming.recipe_args import recipe_from_args
 
     output = job.output
@@ -113,17 +113,17 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
             )
 
 
-def show_local(asked: ModelName, job: QuantizeJob) -> None:
-    """The model as it is here, with nobody asked."""
+def show_local(model_name: ModelName, job: QuantizeJob) -> None:
+    """Print the path of a local model. No network is used. Raises QwenctlError if there is none."""
     from qwenctl.hub.local.installed import filter_by_name, find_installed_models
     from qwenctl.views.models import model_fields
 
     models = find_installed_models()
-    found = [model for model in filter_by_name(asked, models) if not model.missing_parts]
+    found = [model for model in filter_by_name(model_name, models) if not model.missing_parts]
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         hint = f"available: {names}" if names else "pull it without --offline"
-        raise QwenctlError(f"{asked.text} is not on this machine", hint, ExitCode.NO_INPUT)
+        raise QwenctlError(f"{model_name.text} is not on this machine", hint, ExitCode.NO_INPUT)
     if job.json:
         print_json(model_fields(found[-1]))
     else:
@@ -133,7 +133,7 @@ def show_local(asked: ModelName, job: QuantizeJob) -> None:
 def _pull(
     listing: Listing, label: str, files: Sequence[RemoteFile], to: Path | None, job: QuantizeJob, pull: PullOptions
 ) -> PullPlan | None:
-    """Follow the plan, or show it."""
+    """Download the files; with `job.dry_run`, only show the plan and return None."""
     from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
     from qwenctl.hub.local.registry import register_root
     from qwenctl.hub.pull import plan_pull, pull_files
@@ -152,14 +152,14 @@ def _pull(
         register_root(to)
     took = f"{format_bytes(plan.needed_bytes)} of it downloaded in {format_duration(time.monotonic() - start)}"
     print_status(
-        f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'here already'}",
+        f"{label}: {format_bytes(plan.n_bytes)}, {took if plan.missing else 'already downloaded'}",
         quiet=job.quiet or job.json,
     )
     return plan
 
 
 def _show(plan: PullPlan, job: QuantizeJob) -> None:
-    """Where it lies, and what to do with it."""
+    """Print the path of a model, and the next command."""
     from qwenctl.hub.local.installed import CHECKPOINT
     from qwenctl.views.models import plan_fields
 

@@ -1,4 +1,4 @@
-"""`qwenctl rm`: takes a model off this machine."""
+"""`qwenctl rm`: removes local models."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def rm_command(name: Name, yes: hub_options.Yes = False, json: options.Json = Fa
     if not yes and not json and not confirm(f"remove {names} ({format_bytes(n_bytes)})?"):
         return
     freed = remove_models(models, [model for model in find_installed_models() if model not in models])
-    print_status(f"removed {names}: {format_bytes(freed)} are free", quiet=json)
+    print_status(f"removed {names}: freed {format_bytes(freed)}", quiet=json)
     if json:
         print_json({"removed": [model.name for model in models], "freed_bytes": freed})

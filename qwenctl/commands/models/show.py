@@ -1,4 +1,4 @@
-"""`qwenctl show`: everything about one model that is here."""
+"""`qwenctl show`: shows everything about a local model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _facts(model: InstalledModel) -> dict[str, Any]:
 
 
 def _metadata(model: InstalledModel) -> Mapping[str, object]:
-    """The metadata of a GGUF file, or of a checkpoint the same keys from its files."""
+    """The metadata of a GGUF file; for a checkpoint, the same keys from its files."""
     import json
 
     from quantize.gguf_header import read_header
@@ -89,7 +89,7 @@ def _metadata(model: InstalledModel) -> Mapping[str, object]:
 
 
 def _license(model: InstalledModel) -> str:
-    """What the repository said when it was pulled."""
+    """The license of the repository at the time of the pull; "" if unknown."""
     from qwenctl.errors import QwenctlError
     from qwenctl.hub.local.lock_file import LOCK_NAME, read_lock
 

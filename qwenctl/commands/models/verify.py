@@ -1,11 +1,9 @@
-"""`qwenctl verify`: reads the files of models that are here, and compares them with their hashes."""
+"""`qwenctl verify`: checks the files of local models against their hashes."""
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,7 +50,10 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
 
 
 def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:
-    """A row for each file, and what is wrong."""
+    """A row of output for each file, and the errors."""
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
     from qwenctl.hub.download.downloader import Progress
     from qwenctl.hub.local.verification import check_file, expected_files
     from qwenctl.views.pull import pull_progress
@@ -69,12 +70,12 @@ def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str,
 
     with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(available_cpus()) as pool:
         shown.notify(f"reading {len(files)} files, {format_bytes(total)}")
-        jobs = [pool.submit(check_file, one, _mending(model), follow) for one, model in files.values()]
+        jobs = [pool.submit(check_file, one, _repair_command(model), follow) for one, model in files.values()]
         try:
             while not all(job.done() for job in jobs):
                 shown.report(Progress((), read[0], total, 0, ""))
                 time.sleep(_REPORT_SECONDS)
-        finally:  # on Ctrl-C at once, in the middle of files
+        finally:  # on Ctrl-C stop at once, in the middle of files
             stop.set()
             pool.shutdown(cancel_futures=True)
         found = [job.result() for job in jobs]
@@ -93,8 +94,8 @@ def _row(one: ExpectedFile, trouble: QwenctlError | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mending(model: InstalledModel) -> str:
-    """The command that fetches again what is wrong."""
+def _repair_command(model: InstalledModel) -> str:
+    """The command that repairs the model."""
     if model.cache is None:
         return f"qwenctl quantize {model.repository} --type {model.quant} -o {model.path} --overwrite"
     what = f"{model.repository} --source" if model.quant == "checkpoint" else model.name

@@ -1,4 +1,4 @@
-"""The options that commands share, declared once: llama.cpp's names, their checks and their one line of help."""
+"""The options that commands share, declared once: names (llama.cpp's), checks, and a line of help for each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from qwenctl.terminal.sanitize import decode
 from qwenctl.terminal.streams import is_terminal
 
 _LIMIT = 2**31 - 1
-# ggml's names of the types a KV cache may have (common/arg.cpp, kv_cache_types).
+# ggml's names of the types that a KV cache can have (llama.cpp: common/arg.cpp, kv_cache_types).
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with an empty value for `--resume` where none follows; typer knows no options that may have one."""
+    """`arguments` with `--resume=` for a `--resume` without a value: typer has no optional option values."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     following = [*options[1:], "-"]
     given = [
@@ -62,28 +62,28 @@ parse_size = with_usage_error(parse_bytes)
 
 
 def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[int, ...] | None]:
-    """A parser of sizes divided by commas, None if there are none; a bare number counts `bare_unit` bytes.
+    """A parser of comma-separated sizes in bytes, which returns None for none; a bare number counts `bare_unit` bytes.
 
-    It raises BadParameter.
+    The parser raises BadParameter.
     """
     parse = with_usage_error(lambda text: parse_bytes(text, bare_unit, lowest))
     return lambda text: tuple(parse(item) for item in text.split(",") if item.strip()) or None
 
 
 def text_or_file(given: str | None, mark: str) -> str:
-    """What an option gives: itself if it holds `mark`, which no file name does, else the text of that file."""
+    """The text of an option: `given` itself if it contains `mark`, which no file name does; else that file's text."""
     if given is None or mark in given:
         return given or ""
     return decode(Path(given).read_bytes(), lambda _: None)
 
 
 def _number(meaning: str, *names: str, lowest: int, words: Mapping[str, int] = MappingProxyType({})) -> Any:
-    """An option that takes a whole number from `lowest` up, or one of `words`."""
+    """An option that takes an integer of at least `lowest`, or one of `words`."""
     return typer.Option(*names, parser=number_parser(lowest, words=words), metavar="N", help=meaning)
 
 
 def _sampling(name: str, *short: str) -> Any:
-    """The option of one sampling parameter; not given, the value published for the model is used."""
+    """The option for one sampling parameter; its default is the value published for the model."""
     option = SAMPLING_OPTIONS[name]
     parse = with_usage_error(lambda text: parse_value(option, text))
     meaning = f"{option.help[:1].upper()}{option.help[1:]}."
@@ -231,7 +231,7 @@ Color = Annotated[Literal["auto", "always", "never"], typer.Option("--color", he
 
 
 def ask(question: str) -> str | None:
-    """What was typed, without blanks around it; None where nobody can answer. The end of input is an answer: "n"."""
+    """The line typed on the terminal, stripped; "n" at the end of input. None if there is no terminal to ask on."""
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return None
     sys.stderr.write(question)
@@ -248,6 +248,6 @@ def ask(question: str) -> str | None:
 
 
 def confirm(question: str) -> bool:
-    """Whether the answer is yes, as it is where nobody can answer."""
+    """Whether the user says yes. True if there is no terminal to ask on."""
     answer = ask(f"{question} [y/N] ")
     return answer is None or answer.lower() in ("y", "yes")

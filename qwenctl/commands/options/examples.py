@@ -1,4 +1,4 @@
-"""Examples for each command, as its help page shows them: what one does, and its command line."""
+"""The examples of each command's help page: what each does, and its command line."""
 
 from __future__ import annotations
 

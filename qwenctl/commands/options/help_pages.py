@@ -1,7 +1,7 @@
 """Help pages: options under headings, two examples at the end, as wide as the terminal.
 
-typer prints headings only through rich, which takes longer to import than all of a help page; these classes of commands
-print them with typer's own plain formatter. A command comes in with its options; text goes out.
+typer prints headings only through rich, whose import takes longer than everything else on a help page; the command
+classes here print them with typer's own plain formatter. A command with its options comes in, text goes out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from qwenctl.commands.options.examples import EXAMPLES
 
-# Options by heading, in the order of the page, by their long names. Commands of few options have one list.
+# The long names of options by heading, in page order. Commands with few options have a single list.
 HEADINGS = {
     "Model": "model hf-repo revision type tensor-type imatrix mtp vision vision-type quantize source locked mmproj",
     "Input": "lines null files csv prompt system limit sample",
@@ -31,10 +31,10 @@ HEADINGS = {
     "Advanced": "batch-size ubatch-size cache-type-k cache-type-v flash-attn load-mode snapshot-ram draft draft-max"
     " draft-min image-min-tokens image-max-tokens fps max-frames allow-url no-history",
 }
-# What stands under another heading in one command.
+# Exceptions: options that one command has under another heading.
 OTHERS = {("batch", "prefix"): "Input", ("batch", "patience"): "Servers", ("pull", "yes"): "Download"}
-_FEW = 12
-# Names that options had before: they work, and no page shows them.
+_MAX_WITHOUT_HEADINGS = 12  # commands with no more options have no headings
+# Former names of options: they still work, but no page shows them.
 OLD_NAMES = {"save-as": ("--keep",), "share-prefix": ("--share", "--no-share")}
 
 
@@ -50,20 +50,20 @@ def long_name(option: Any) -> str:
 
 
 def old_names(option: Any) -> tuple[str, ...]:
-    """The names of a parameter that no page shows."""
+    """The former names of a parameter, which no page shows."""
     return OLD_NAMES.get(long_name(option), ()) if option.param_type_name == "option" else ()
 
 
 class _Page:
-    """The parts of a help page that commands and groups of commands share."""
+    """The parts of a help page that commands and command groups share."""
 
     def get_help(self, context: Any) -> str:
-        """The page, as wide as the terminal."""
+        """The text of the page, as wide as the terminal."""
         context.max_content_width = shutil.get_terminal_size().columns
         return super().get_help(context)  # type: ignore[misc,no-any-return] # of the class that this is mixed into
 
     def format_options(self, context: Any, formatter: Any) -> None:
-        """The arguments, then the options by heading."""
+        """Write the arguments, then the options by heading."""
         command: Any = self
         rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{heading: [] for heading in HEADINGS}}
         options = [one for one in command.get_params(context) if one.param_type_name == "option" and not one.hidden]
@@ -73,15 +73,19 @@ class _Page:
                 continue
             heading = "Arguments"
             if parameter.param_type_name == "option":
-                heading = heading_of(str(context.info_name), long_name(parameter)) if len(options) > _FEW else ""
-            rows.setdefault(heading or "Options", []).append((_shown(parameter, record[0]), record[1]))
+                heading = (
+                    heading_of(str(context.info_name), long_name(parameter))
+                    if len(options) > _MAX_WITHOUT_HEADINGS
+                    else ""
+                )
+            rows.setdefault(heading or "Options", []).append((_current_names(parameter, record[0]), record[1]))
         for heading, found in rows.items():
             if found:
                 with formatter.section(heading):
                     formatter.write_dl(found)
 
     def format_epilog(self, context: Any, formatter: Any) -> None:
-        """The examples."""
+        """Write the examples."""
         path = context.command_path.partition(" ")[2]
         if path in EXAMPLES:
             with formatter.section("Examples"):
@@ -90,7 +94,7 @@ class _Page:
                     formatter.write("".join(f"  {text}\n" for text in _command_lines(line, formatter.width - 2)))
 
     def shell_complete(self, context: Any, incomplete: str) -> list[Any]:
-        """What may follow, without names that options had before."""
+        """The possible completions, without former names of options."""
         command: Any = self
         hidden = {name for option in command.get_params(context) for name in old_names(option)}
         found = super().shell_complete(context, incomplete)  # type: ignore[misc] # of the class that this is mixed into
@@ -98,28 +102,28 @@ class _Page:
 
 
 class HelpCommand(_Page, TyperCommand):
-    """A command with such a page."""
+    """A command with this kind of help page."""
 
 
 class HelpGroup(_Page, TyperGroup):
-    """A group of commands with such a page; the summaries of its commands are whole sentences."""
+    """A command group with this kind of help page; summaries of its commands are not shortened."""
 
     def format_options(self, context: Any, formatter: Any) -> None:
-        """The commands, then what a command has."""
+        """Write the commands, then what every page has."""
         commands = [(name, one) for name, one in self.commands.items() if not one.hidden]
         with formatter.section("Commands"):
             formatter.write_dl([(name, (one.short_help or one.help or "").split("\n\n")[0]) for name, one in commands])
         super().format_options(context, formatter)
 
 
-def _shown(parameter: Any, names: str) -> str:
-    """The names of a parameter as a page shows them."""
+def _current_names(parameter: Any, names: str) -> str:
+    """The names of a parameter without its former ones."""
     for name in old_names(parameter):
         names = names.replace(f", {name}", "")
     return names
 
 
 def _command_lines(line: str, width: int) -> list[str]:
-    """A command line as a shell reads it, on several lines where it is too long."""
+    """A command line, wrapped with backslashes where it is too long."""
     lines = textwrap.wrap(line, width - 2, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return [f"{one} \\" for one in lines[:-1]] + lines[-1:]

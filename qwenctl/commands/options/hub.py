@@ -1,4 +1,4 @@
-"""The options of the commands that deal with models of the Hub, declared once."""
+"""The options that commands for models on the Hub share, declared once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_seconds(text: str) -> float:
-    """The time that `text` means: 90, 90s, 5m, 2h. Raises BadParameter."""
+    """The seconds in a duration such as 90, 90s, 5m or 2h. Raises BadParameter."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip().lower())
     if not found:
         raise typer.BadParameter(f"'{text}' is not a time such as 90, 90s, 5m or 2h")

@@ -1,7 +1,7 @@
-"""The options that say how a model is loaded and where it shall lie, for every command that loads one.
+"""The options for loading a model and placing it on devices, for every command that loads one.
 
-A command takes them as one argument `asked: LoadRequest`; `with_load_options` puts the options in its place. Values of
-options come in, `PlacementConstraints` go out.
+A command takes one argument `load: LoadRequest`; `with_load_options` replaces it with the options. Option values come
+in, a `LoadRequest` goes out.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PlanFile = Annotated[
 Paging = Annotated[bool, typer.Option("--paging", help="Read what does not fit in RAM from disk, for every token.")]
 
 
-def _declared(
+def _load_request(
     ctx_size: options.ContextSize = 0,
     threads: options.Threads = 0,
     batch_size: options.BatchSize = None,
@@ -86,7 +86,7 @@ def _declared(
     paging: Paging = False,
     plan: PlanFile = None,
 ) -> LoadRequest:
-    """The options as they are declared, and what becomes of them."""
+    """The options, as typer reads them from this signature, as a `LoadRequest`. Raises QwenctlError."""
     constraints = PlacementConstraints(
         context=ctx_size,
         cache_k=cache_type_k,
@@ -99,11 +99,11 @@ def _declared(
         snapshot_bytes=snapshot_ram,
         gpu_layers=gpu_layers,
         cpu_experts=_cpu_experts(n_cpu_moe, everything=cpu_moe),
-        overrides=tuple(parse_override(text) for text in _list(override_tensor)),
+        overrides=tuple(parse_override(text) for text in _split_items(override_tensor)),
         fit_targets=fit_target or (),
-        split=tuple(_part(text) for text in _list([tensor_split])),
-        devices=tuple(_list([device])),
-        rpc=tuple(_list(rpc)),
+        split=tuple(_parse_proportion(text) for text in _split_items([tensor_split])),
+        devices=tuple(_split_items([device])),
+        rpc=tuple(_split_items(rpc)),
         paging=paging,
     )
     if plan is not None and constraints != PlacementConstraints():
@@ -112,24 +112,24 @@ def _declared(
 
 
 def with_drafts(
-    asked: LoadRequest, draft: Literal["auto", "mtp", "ngram", "off"], most: int, fewest: int
+    load: LoadRequest, draft: Literal["auto", "mtp", "ngram", "off"], draft_max: int, draft_min: int
 ) -> LoadRequest:
-    """`asked` with drafts, for a command that answers one at a time. Raises QwenctlError."""
-    if most and fewest > most:
-        raise QwenctlError(f"--draft-min {fewest} and --draft-max {most} cannot be used together")
+    """`load` with speculative decoding of `draft_min` to `draft_max` tokens (0: automatic). Raises QwenctlError."""
+    if draft_max and draft_min > draft_max:
+        raise QwenctlError(f"--draft-min {draft_min} and --draft-max {draft_max} cannot be used together")
     mtp = draft in ("auto", "mtp")
     return replace(
-        asked, constraints=replace(asked.constraints, mtp=mtp, draft=draft, draft_max=most, draft_min=fewest)
+        load, constraints=replace(load.constraints, mtp=mtp, draft=draft, draft_max=draft_max, draft_min=draft_min)
     )
 
 
 def with_load_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes `asked: LoadRequest`, with the options in the place of that argument."""
-    return with_options("asked", _declared, command)
+    """`command`, which takes `load: LoadRequest`, with the options in place of that argument."""
+    return with_options("load", _load_request, command)
 
 
 def with_options(argument: str, declared: Callable[..., object], command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the parameters of `declared` in the place of its `argument`, which is made of them."""
+    """`command` with the parameters of `declared` in place of `argument`, which gets the result of `declared`."""
     own = inspect.signature(command, eval_str=True).parameters
     shared = inspect.signature(declared, eval_str=True).parameters
     together: list[inspect.Parameter] = []
@@ -153,12 +153,15 @@ def _cpu_experts(layers: int | None, *, everything: bool) -> int | None:
     return ALL_EXPERTS if everything else layers
 
 
-def _list(given: Sequence[str] | None) -> list[str]:
-    """The items of options that are given again or hold several, divided by commas."""
+def _split_items(given: Sequence[str] | None) -> list[str]:
+    """The items of an option that may be repeated and may have several items, separated by commas.
+
+    A comma inside brackets does not separate: it may be part of a regular expression.
+    """
     return [item.strip() for text in given or () for item in re.split(r",(?![^\[({]*[\])}])", text) if item.strip()]
 
 
-def _part(text: str) -> float:
+def _parse_proportion(text: str) -> float:
     try:
         number = float(text)
     except ValueError as error:

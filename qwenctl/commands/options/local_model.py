@@ -1,4 +1,4 @@
-"""What the commands for models on this machine share: finding those that a name means."""
+"""Finds the local models that a name on the command line means."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AnyName = Annotated[
 
 
 def find_installed(text: str) -> list[InstalledModel]:
-    """The models here that `text` means; all for "". Raises QwenctlError if there is none."""
+    """The local models that `text` means (a name, file stem or path; "": all). Raises QwenctlError for none."""
     from qwenctl.hub.local.installed import filter_by_name, find_installed_models
     from qwenctl.hub.repository.model_name import parse_name
 
@@ -34,7 +34,7 @@ def find_installed(text: str) -> list[InstalledModel]:
     by_file = [model for model in models if text in (model.path.stem, str(model.path), model.name)]
     found = by_file
     if not found:
-        with suppress(QwenctlError):  # no name of the Hub: then what is here is the better hint
+        with suppress(QwenctlError):  # not a valid name: the list of local models is the better hint
             found = filter_by_name(parse_name(text), models)
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
@@ -44,7 +44,7 @@ def find_installed(text: str) -> list[InstalledModel]:
 
 
 def find_one_installed(text: str) -> InstalledModel:
-    """The one model here that `text` means. Raises QwenctlError."""
+    """The only local model that `text` means. Raises QwenctlError if there is none, or more than one."""
     found = find_installed(text)
     if len(found) > 1:
         counts = Counter(model.name for model in found)

@@ -1,7 +1,7 @@
-"""What Tab completes in a shell, beside what typer finds by itself: recipes, models, conversations, settings.
+"""Shell completion of what typer does not know: quantizations, models, conversations, settings.
 
-The text typed so far comes in, what may stand there goes out. Nothing here may fail: a Tab that finds nothing leaves
-the shell to complete names of files.
+The text typed so far comes in, possible completions go out. Nothing here may fail: without completions, the shell
+completes file names.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import typer
 
 from qwenctl.settings.defaults import SettingsContext
 
-# What every shell takes as one word as it stands. Other names are not offered: typer's scripts cannot quote them, and
-# what zsh gets is evaluated. Files with such names are left to the shell's own completion.
+# Names that need no quoting in any shell. Others are not offered: typer's scripts cannot quote them, and zsh evaluates
+# what it gets. Files with such names are left to the shell's own completion.
 _PLAIN = re.compile(r"[\w@%+:,./~-]+")
 
 
 def complete_types(incomplete: str) -> list[str]:
-    """Names of recipes."""
+    """Names of quantizations."""
     from quantize.recipe.recipes import RECIPES
 
     return [name for name in RECIPES if name.startswith(incomplete)]
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """GGUF files in the folder that `incomplete` names and one below, and names of models that are here."""
-    words = sorted({*_gguf_files(incomplete), *_models_here(checkpoints=False)})
+    """GGUF files in the folder that `incomplete` names and one level below, and names of local models."""
+    words = sorted({*_gguf_files(incomplete), *_local_models(checkpoints=False)})
     return [word for word in words if word.startswith(incomplete) and _PLAIN.fullmatch(word)]
 
 
 def complete_local(incomplete: str) -> list[str]:
-    """Names of models that are here, checkpoints too."""
-    return [name for name in dict.fromkeys(_models_here(checkpoints=True)) if name.startswith(incomplete)]
+    """Names of local models, checkpoints included."""
+    return [name for name in dict.fromkeys(_local_models(checkpoints=True)) if name.startswith(incomplete)]
 
 
 def complete_published(incomplete: str) -> list[str]:
@@ -50,14 +50,14 @@ def complete_published(incomplete: str) -> list[str]:
 
 
 def complete_sessions(incomplete: str) -> list[str]:
-    """Names of kept conversations, the latest first."""
+    """Names of saved conversations, the latest first."""
     from qwenctl.files.paths import sessions_folder
 
     return _saved_names(sessions_folder, incomplete)
 
 
 def complete_prefixes(incomplete: str) -> list[str]:
-    """Names of kept prefixes, the latest first."""
+    """Names of saved prefixes, the latest first."""
     from qwenctl.files.paths import prefixes_folder
 
     return _saved_names(prefixes_folder, incomplete)
@@ -75,7 +75,7 @@ def _saved_names(folder: Callable[[], Path], incomplete: str) -> list[str]:
 
 
 def complete_keys(context: typer.Context, incomplete: str) -> list[str]:
-    """Commands, their settings, and both together, as in `chat.temp`."""
+    """Commands, names of settings, and both combined, such as `chat.temp`."""
     configuration = context.find_object(SettingsContext)
     commands = configuration.commands if configuration else ()
     dotted = [f"{command.name}.{setting.name}" for command in commands for setting in command.settings]
@@ -86,11 +86,14 @@ def complete_keys(context: typer.Context, incomplete: str) -> list[str]:
 
 @contextmanager
 def bash_colon_words() -> Iterator[None]:
-    """Inside, typer completes names with colons in bash too, which takes what is behind a colon for another word."""
+    """Inside, typer can complete names with colons in bash, which splits words at colons.
+
+    The words are joined before typer sees them, and what bash already has is cut from the completions that it prints.
+    """
     if os.environ.get("_QWENCTL_COMPLETE") != "complete_bash":
         yield
         return
-    words, ending = _joined(os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1])
+    words, ending = _join_words(os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1])
     os.environ |= {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
     answer = io.StringIO()
     try:
@@ -101,8 +104,8 @@ def bash_colon_words() -> Iterator[None]:
         sys.stdout.write("".join(f"{line.removeprefix(known)}\n" for line in answer.getvalue().splitlines()))
 
 
-def _joined(words: Sequence[str]) -> tuple[list[str], str]:
-    """`words` as they were typed, and what of the last of them bash would replace."""
+def _join_words(words: Sequence[str]) -> tuple[list[str], str]:
+    """`words` joined at colons, and the end of the last one, which bash will replace."""
     typed: list[str] = []
     for before, word in pairwise(["", *words]):
         if typed and (word == ":" or before == ":"):
@@ -112,7 +115,7 @@ def _joined(words: Sequence[str]) -> tuple[list[str], str]:
     return typed, words[-1].removeprefix(":")
 
 
-def _models_here(*, checkpoints: bool) -> Iterator[str]:
+def _local_models(*, checkpoints: bool) -> Iterator[str]:
     from qwenctl.errors import QwenctlError
     from qwenctl.hub.local.installed import CHECKPOINT, find_installed_models
 

@@ -1,7 +1,7 @@
-"""Pictures on the command line: the options for them, and how the model is to look at them.
+"""The options for images and videos: which ones to send, and how the vision encoder processes them.
 
-A command takes the options as one argument `pictures: MediaOptions`; `with_picture_options` puts them in its place.
-Values of options and a job come in, a job with pictures goes out. What a picture holds is the engine's business.
+A command takes one argument `media: MediaOptions`; `with_vision_options` replaces it with the options. Option values
+come in, a `MediaOptions` goes out. No file is opened here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from qwenctl.errors import QwenctlError
 from qwenctl.files.media_files import STANDARD_INPUT
 from qwenctl.protocol.media import VisionSettings
 
-_MOST_TOKENS = 16_384  # of a picture, as published: 16,777,216 pixels
-_MOST_FPS, _MOST_FRAMES = 120, 100_000
+_MAX_TOKENS = 16_384  # per image, from the published limit of 16,777,216 pixels
+_MAX_FPS, _MAX_FRAMES = 120, 100_000
 
 
 @dataclass(frozen=True)
 class MediaOptions:
-    """What was asked for; `vision` still without the file."""
+    """The media to send and how to process them; `vision` has no mmproj file yet."""
 
     images: tuple[str, ...] = ()
     mmproj: Path | None = None
@@ -48,26 +48,26 @@ Mmproj = Annotated[
     Path | None,
     typer.Option("--mmproj", metavar="FILE", help="Vision encoder (mmproj); default: the one next to the model."),
 ]
-LeastTokens = Annotated[
-    int, _number("Minimum tokens per image; smaller images are enlarged.", "--image-min-tokens", 1, _MOST_TOKENS)
+MinTokens = Annotated[
+    int, _number("Minimum tokens per image; smaller images are enlarged.", "--image-min-tokens", 1, _MAX_TOKENS)
 ]
-MostTokens = Annotated[
-    int, _number("Maximum tokens per image; larger images are scaled down.", "--image-max-tokens", 1, _MOST_TOKENS)
+MaxTokens = Annotated[
+    int, _number("Maximum tokens per image; larger images are scaled down.", "--image-max-tokens", 1, _MAX_TOKENS)
 ]
-Fps = Annotated[float, _number("Frames per second to take from a video.", "--fps", 0, _MOST_FPS, whole=False)]
-MaxFrames = Annotated[int, _number("Maximum frames to take from a video.", "--max-frames", 1, _MOST_FRAMES)]
+Fps = Annotated[float, _number("Frames per second to take from a video.", "--fps", 0, _MAX_FPS, whole=False)]
+MaxFrames = Annotated[int, _number("Maximum frames to take from a video.", "--max-frames", 1, _MAX_FRAMES)]
 AllowUrl = Annotated[bool, typer.Option("--allow-url", help="Download images and videos given as URLs.")]
 
 
-def _looking(
+def _media_options(
     mmproj: Mmproj = None,
-    image_min_tokens: LeastTokens = 64,
-    image_max_tokens: MostTokens = 4096,
+    image_min_tokens: MinTokens = 64,
+    image_max_tokens: MaxTokens = 4096,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 768,
     allow_url: AllowUrl = False,
 ) -> MediaOptions:
-    """The options of how pictures are looked at, and what becomes of them."""
+    """The options, as typer reads them from this signature, as `MediaOptions`. Raises QwenctlError."""
     least, most = image_min_tokens, image_max_tokens
     if least > most:
         raise QwenctlError(
@@ -76,7 +76,8 @@ def _looking(
     return MediaOptions((), mmproj, VisionSettings("", least, most, fps, max_frames), allow_url)
 
 
-def _sending(image: Images = None) -> tuple[str, ...]:
+def _image_arguments(image: Images = None) -> tuple[str, ...]:
+
     images = tuple(image or ())
     if images.count(STANDARD_INPUT) > 1:
         raise QwenctlError("standard input can be one image only", "use -i - only once")
@@ -84,10 +85,10 @@ def _sending(image: Images = None) -> tuple[str, ...]:
 
 
 def with_vision_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes `pictures: MediaOptions`, with the options in its place of how pictures are seen."""
-    return with_options("pictures", _looking, command)
+    """`command`, which takes `media: MediaOptions`, with the options for processing media in place of that argument."""
+    return with_options("media", _media_options, command)
 
 
-def with_picture_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The same for a command that takes `images` too, the pictures to send."""
-    return with_options("images", _sending, with_vision_options(command))
+def with_media_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that also takes `images`, the images and videos to send."""
+    return with_options("images", _image_arguments, with_vision_options(command))

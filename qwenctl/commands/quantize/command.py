@@ -1,6 +1,6 @@
-"""`qwenctl quantize`: a checkpoint, in a folder or of the Hub, becomes GGUF files.
+"""`qwenctl quantize`: turns a checkpoint, in a folder or on the Hub, into GGUF files.
 
-Options come in; they become the values that the `quantize` library works with, and what it returns is shown.
+Options come in; the `quantize` library does the work, and its results are shown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TensorType = Annotated[
     list[str] | None,
     typer.Option(
         "--tensor-type", metavar="REGEX=TYPE",
-        help="Type for tensors whose names match, such as 'ffn_down_exps=q6_k'; may be repeated, the last match wins.",
+        help="Data type of matching tensors, such as 'ffn_down_exps=q6_k'; may be repeated, the last match wins.",
     ),
 ]  # fmt: skip
 Imatrix = Annotated[
@@ -53,7 +53,7 @@ Imatrix = Annotated[
 Mtp = Annotated[bool, typer.Option("--mtp/--no-mtp", help="Include the multi-token-prediction (MTP) block.")]
 Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="Write the vision encoder to an mmproj file.")]
 VisionType = Annotated[
-    str, typer.Option("--vision-type", metavar="TYPE", help="Type of the vision encoder: F16, BF16 or F32.")
+    str, typer.Option("--vision-type", metavar="TYPE", help="Data type of the vision encoder: F16, BF16 or F32.")
 ]
 SplitSize = Annotated[
     int | None,
@@ -114,17 +114,17 @@ def quantize_command(
         job = QuantizeJob(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
         _quantize_repository(repository, revision, wanted, job)
         return
-    plan = _planned(source, output, wanted)
+    plan = _make_plan(source, output, wanted)
     if dry_run:
         show_plan(plan, workers, as_json=json)
     else:
         result = _convert(plan, workers, overwrite=overwrite, quiet=quiet)
-        _note(plan)
+        _register(plan)
         show_result(plan, result, as_json=json, quiet=quiet)
 
 
-def _note(plan: ConversionPlan) -> None:
-    """Have `qwenctl ls` list what was made."""
+def _register(plan: ConversionPlan) -> None:
+    """Register the files, so that `qwenctl ls` lists them."""
     from qwenctl.hub.local.registry import LocalConversion, register_conversion
 
     source, paths = plan.checkpoint, tuple(str(file.path.absolute()) for file in plan.files)
@@ -132,7 +132,7 @@ def _note(plan: ConversionPlan) -> None:
 
 
 def _repository(source: Path) -> str:
-    """The repository of the Hub that `source` names, if it is not here; "" if it names none."""
+    """The repository on the Hub that `source` names; "" if it is a local path or no name."""
     from qwenctl.hub.repository.catalog import find_family
 
     text = str(source)
@@ -149,7 +149,7 @@ def _quantize_repository(name: str, revision: str, wanted: QuantizeOptions, job:
     quantize_remote(fetch_listing(name, revision, pull, lambda _: None), wanted, job, pull)
 
 
-def _planned(source: Path, output: Path | None, wanted: QuantizeOptions) -> ConversionPlan:
+def _make_plan(source: Path, output: Path | None, wanted: QuantizeOptions) -> ConversionPlan:
     from quantize.output import check_paths
     from quantize.plan import make_plan
 

@@ -1,6 +1,6 @@
-"""What `qwenctl pull --quantize` and `qwenctl quantize REPOSITORY` share: quantizing a checkpoint while it arrives.
+"""Quantizes a checkpoint while it downloads, for `qwenctl pull --quantize` and `qwenctl quantize REPOSITORY`.
 
-Values of the options come in; the modules of `hub` and `quantize` do the work, and what they return is shown.
+Option values come in; `hub` and `quantize` do the work, and their results are shown.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SPOOL_BYTES = 50 * 10**9
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """How to quantize, beside the options of the plan.
+    """How to run a conversion, apart from the options of its plan.
 
-    `json` and `quiet` say what is shown, `yes` that nothing is asked.
+    `json` and `quiet` determine what is shown; with `yes`, the user is not asked.
     """
 
     output: Path | None
@@ -43,25 +43,25 @@ class QuantizeJob:
     yes: bool = False
 
 
-def fetch_listing(repository: str, revision: str, pull: PullOptions, tell: Callable[[str], None]) -> Listing:
-    """What a repository holds. Raises QwenctlError; when nobody answers, it says what can be had without."""
+def fetch_listing(repository: str, revision: str, pull: PullOptions, notify: Callable[[str], None]) -> Listing:
+    """The files of a repository. Raises QwenctlError; if the Hub cannot be reached, its hint counts local models."""
     from qwenctl.hub.download.http_errors import Unreachable
     from qwenctl.hub.download.hub_api import fetch_listing
     from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.repository.model_name import check_revision
 
     try:
-        return fetch_listing(repository, check_revision(revision or "main"), pull.download_options.patience, tell)
+        return fetch_listing(repository, check_revision(revision or "main"), pull.download_options.patience, notify)
     except Unreachable as error:
         here = len(find_installed_models())
-        hint = f"{error.hint}; `--offline` uses the {here} model{'s' * (here != 1)} here"
+        hint = f"{error.hint}; `--offline` uses the {here} local model{'s' * (here != 1)}"
         raise QwenctlError(error.message, hint, error.code) from error
 
 
 def quantize_remote(
     listing: Listing, options: QuantizeOptions, job: QuantizeJob, pull: PullOptions
 ) -> tuple[LockedFile, ...]:
-    """Quantize the checkpoint of a repository while it arrives, or show what that would take; the files made."""
+    """Quantize a checkpoint while it downloads; the files made. With `job.dry_run`, only show the plan; no files."""
     from qwenctl.hub.streaming.conversion import convert_remote, plan_conversion
     from qwenctl.views.pull import pull_progress
 
@@ -85,17 +85,17 @@ def _start_line(remote: StreamingConversion, threads: int) -> str:
     most = remote.plan.n_bytes + remote.spool_bytes
     return (
         f"{start_line(remote.plan, threads)}, from {format_bytes(remote.source_bytes)} on the Hub; "
-        f"{format_bytes(most)} of disk at most, {format_bytes(remote.full_download_bytes)} the usual way"
+        f"{format_bytes(most)} of disk at most, instead of {format_bytes(remote.full_download_bytes)}"
     )
 
 
 def _remote_lines(remote: StreamingConversion) -> list[str]:
-    """What it takes, and what it would take the usual way."""
+    """What the conversion downloads and stores, compared with downloading everything first."""
     most, listing = remote.plan.n_bytes + remote.spool_bytes, remote.listing
     return [
         f"from the Hub: {format_bytes(remote.source_bytes)} of {listing.repository}@{listing.commit[:12]}",
         f"spool: up to {format_bytes(remote.spool_bytes)}, so {format_bytes(most)} of disk at most",
-        f"fetching all of it first and converting by way of BF16 would take {format_bytes(remote.full_download_bytes)}",
+        f"downloading all of it first and converting it via BF16 would take {format_bytes(remote.full_download_bytes)}",
     ]
 
 

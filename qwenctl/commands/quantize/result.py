@@ -1,4 +1,4 @@
-"""What the commands that quantize share: stopping with a word about what is kept, and showing plans and results."""
+"""Shared by commands that quantize: handling of SIGTERM, and output of plans and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def available_cpus() -> int:
-    """The processors that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -37,7 +37,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def handle_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM stops the conversion with a word about what is kept."""
+    """Inside, SIGTERM stops a conversion like Ctrl-C. Raises QwenctlError that says what is saved, or SystemExit."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -52,7 +52,7 @@ def handle_sigterm() -> Iterator[None]:
 
 
 def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:
-    """What was made: in words on standard error, as paths or JSON on standard output."""
+    """Show the files made: a summary on standard error, and paths or JSON on standard output."""
     from quantize.summary import summarize_files
     from qwenctl.views.quantization import result_lines
 
@@ -73,7 +73,7 @@ def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool
 def show_plan(
     plan: ConversionPlan, threads: int, *, as_json: bool, more: Mapping[str, object] = MappingProxyType({})
 ) -> None:
-    """What would be made, on standard output; in JSON with `more` fields."""
+    """Show on standard output what would be made; JSON gets the fields `more` too."""
     from quantize.summary import summarize
     from qwenctl.views.quantization import print_summary
 
@@ -117,12 +117,12 @@ def _file_fields(files: Iterable[FileSummary]) -> list[dict[str, Any]]:
 
 
 def print_status(*lines: str, quiet: bool) -> None:
-    """Lines on standard error."""
+    """Print lines on standard error, unless `quiet`."""
     if not quiet and sys.stderr is not None:
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
 
 
 def print_json(fields: Mapping[str, object]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     text_writer(sys.stdout)(json_format.dumps(fields, ensure_ascii=False) + "\n")

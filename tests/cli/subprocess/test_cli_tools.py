@@ -100,7 +100,7 @@ def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
         (["--tools", "nothing.py"], "nothing.py: no such file or directory", 66),
         (["--tools", "nothing.json"], "nothing.json: no such file or directory", 66),
         (["--tools", "call.lark"], "call.lark: not JSON: Expecting value: line 1 column 1 (char 0)", 65),
-        (["--tools", "by_hand.json"], "there is no way to answer for get_weather in a pipe", 2),
+        (["--tools", "by_hand.json"], "get_weather has no command, and in a pipe nobody can type its result", 2),
         (["--tools", "tools.py", "--json-schema", "{}"], "--tools and --json-schema cannot be used together", 2),
         (
             ["--tool-timeout", "0"],

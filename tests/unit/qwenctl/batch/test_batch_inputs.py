@@ -56,15 +56,15 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b'{"prompt": "\xff"}', 13, "0xff is not UTF-8"),
     (b'{"prompt": "caf\xe9"}', 16, "0xe9 is not UTF-8"),
     ('{"prompt": "日本'.encode() + b'\xed\xa0\x80"}', 15, "0xed is not UTF-8"),
-    (b'{"prompt": "\\ud800"}', 13, "half a character"),
-    (b'{"prompt": "a\\udc00b"}', 14, "half a character"),
+    (b'{"prompt": "\\ud800"}', 13, "half of a surrogate pair"),
+    (b'{"prompt": "a\\udc00b"}', 14, "half of a surrogate pair"),
     (b'{"prompt": "a", "prompt": "b"}', 17, "duplicate key 'prompt'"),
     (b'{"id": 1, "prompt": "a", "id": 2}', 26, "duplicate key 'id'"),
     (b'{"prompt": "a", "tools": ' + b"[" * 10_000 + b"}", 125, "levels of brackets"),
     (b'{"a":' * 10_000, 501, "levels of brackets"),
     (b"[]", 1, "not a list"),
     (b'[{"prompt": "a"}]', 1, "jq -c '.[]'"),
-    (b'"hi"', 1, "not a text"),
+    (b'"hi"', 1, "not a string"),
     (b"17", 1, "not a number"),
     (b"true", 1, "not true or false"),
     (b"null", 1, "not null"),
@@ -100,7 +100,7 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (
         b'{"system": "a", "messages": [{"role": "system", "content": "b"}]}',
         1,
-        "both system and a system message: use only one of them: use only one of them",
+        "both system and a system message: use only one of them",
     ),
     (b'{"custom_id": "a"}', 1, "no body"),
     (b'{"custom_id": "a", "body": {}}', 28, "no body.messages"),
@@ -153,7 +153,7 @@ def test_line_numbers_count_blank_lines() -> None:
 
 
 def test_line_over_size_limit_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwenctl.batch.input.splitter.MOST_BYTES", 1000)
+    monkeypatch.setattr("qwenctl.batch.input.splitter.MAX_RECORD_BYTES", 1000)
     long = b'{"prompt": "' + b"x" * (3 << 20) + b'"}'
     bad, good = read(long + b"\n" + GOOD)
     assert isinstance(bad, InvalidRecord)
@@ -216,7 +216,7 @@ def test_record_schema_replaces_grammar_of_batch() -> None:
     line = {"prompt": "a", "json_schema": {"type": "integer"}}
     [record] = read(json.dumps(line).encode(), form)
     assert isinstance(record, Record)
-    assert (record.wanted.grammar, record.wanted.json_schema) == ("", '{"type": "integer"}')
+    assert (record.params.grammar, record.params.json_schema) == ("", '{"type": "integer"}')
 
 
 def test_template_uses_record_fields_of_any_name_as_data() -> None:
@@ -274,7 +274,7 @@ def test_file_names_are_replaced_by_file_contents(tmp_path: Path) -> None:
 
 
 def test_csv_rows_become_records() -> None:
-    form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), saved=("lang",))
+    form = InputFormat("csv", GenerationParams(), template("{text} into {lang}"), passthrough=("lang",))
     data = 'id,text,lang\n1,"a\nb ""c""",de\n2,x\n\n,y,fr\n4,\xe9\xff,it\n'.encode("latin-1")
     first, short, last, no_text = read(data, form)
     assert isinstance(first, Record)

@@ -221,7 +221,7 @@ def test_records_inserted_into_input_are_inserted_into_output(tmp_path: Path) ->
 
 
 def test_journal_is_compacted_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "_LEAST_BYTES", 2000)
+    monkeypatch.setattr(journal_module, "_MIN_COMPACT_BYTES", 2000)
     path = tmp_path / "journal"
     saved = BatchJournal(path)
     waiting = [saved.append(entry(number)) for number in range(3)]

@@ -42,7 +42,7 @@ def test_silence_of_crashed_engine_does_not_count_for_next_engine(silent: int, h
     crash = QwenctlError("gone", "", ExitCode.ENGINE_CRASHED)
     engines = iter([SilentEngine(0, BatchStarted(1, 256)), SilentEngine(silent, BatchStarted(1, 256))])
     setup = EngineBackendConfig(
-        lambda: (next(engines), loaded), StartBatch(LoadParams(), 1), 0, lambda _: None, longest_silence_s=6
+        lambda: (next(engines), loaded), StartBatch(LoadParams(), 1), 0, lambda _: None, max_silence_s=6
     )
     backend = EngineBackend(setup)
     backend.submit(0, Record("0", 0, (Message("user", "hi"),), GenerationParams()))
