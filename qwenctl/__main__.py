@@ -1,4 +1,4 @@
-"""`python -m qwenctl` is the command `qwenctl`."""
+"""Entry of `python -m qwenctl`; the same as the command `qwenctl`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The command `qwenctl`: its subcommands, and the one place where a failure becomes text and an exit code.
+"""The command `qwenctl`: its subcommands, and the one place where an error becomes text and an exit code.
 
-Arguments come in, an exit code goes out. Nothing heavy is imported before a subcommand runs, so that `--help` is quick.
+Arguments come in, an exit code goes out. Nothing heavy is imported before a subcommand runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -88,13 +88,14 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code. Never raises."""
+    """Run one command; return its exit code. Errors are shown here, and none is raised."""
     given = with_optional_values(sys.argv[1:] if arguments is None else arguments)
+    # What follows "--" is text, never an option: a prompt may contain --debug.
     options = given[: given.index("--")] if "--" in given else given
-    configuration = SettingsContext(typer.main.get_command(app))
+    settings = SettingsContext(typer.main.get_command(app))
     try:
         with termination_as_exit(ExitCode.TERMINATED):
-            code = _run(configuration, [*(option for option in options if option != "--debug"), *given[len(options) :]])
+            code = _run(settings, [*(option for option in options if option != "--debug"), *given[len(options) :]])
             _flush()
         return code
     except KeyboardInterrupt:
@@ -102,23 +103,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _abandon_output()
         return ExitCode.BROKEN_PIPE
-    except Exception as error:  # noqa: BLE001 - the one boundary at which every failure becomes a line
+    except Exception as error:  # noqa: BLE001 - the boundary where every error becomes a message
         if "--debug" in options:
             traceback.print_exception(error)
         failure = explain_usage(error, given) or explain(error)
-        _show(failure, as_json="--json" in options or configuration.json)
+        _show_failure(failure, as_json="--json" in options or settings.json)
         return failure.code
 
 
-def _run(configuration: SettingsContext, arguments: list[str]) -> int:
+def _run(settings: SettingsContext, arguments: list[str]) -> int:
     try:
         with bash_colon_words():
-            result = configuration.run(arguments)
-    except SystemExit as leaving:
-        # typer makes exit code 1 of a broken pipe.
-        if isinstance(leaving.__context__, BrokenPipeError):
-            raise leaving.__context__ from None
-        return leaving.code if isinstance(leaving.code, int) else ExitCode.BUG
+            result = settings.run(arguments)
+    except SystemExit as exit_request:
+        # typer turns a broken pipe into exit code 1.
+        if isinstance(exit_request.__context__, BrokenPipeError):
+            raise exit_request.__context__ from None
+        return exit_request.code if isinstance(exit_request.code, int) else ExitCode.BUG
     return result if isinstance(result, int) else ExitCode.OK
 
 
@@ -128,11 +129,11 @@ def _flush() -> None:
 
 
 def _abandon_output() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter's own last flush is quiet."""
+    """Redirect standard output to the null device, so that the interpreter's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _show(failure: QwenctlError, *, as_json: bool) -> None:
+def _show_failure(failure: QwenctlError, *, as_json: bool) -> None:
     code, message, hint = failure.code, clean_line(failure.message), clean_line(failure.hint)
     if as_json:
         fields = {"code": code.name.lower(), "message": message, "hint": hint, "exit": int(code)}

@@ -1,7 +1,7 @@
-"""What a user sees when something is wrong: one line, a hint, an exit code.
+"""Errors that a user sees: one line, a hint and an exit code.
 
-Every failure that a user can cause or meet is a `QwenctlError`, raised where it is found and shown once, in `cli.main`.
-Failures of the `quantize` library are translated here, so that the library knows nothing of exit codes.
+Every error that a user can cause or meet is a `QwenctlError`, raised where it is detected and shown in one place,
+`cli.main`. Errors of the `quantize` library are translated here, so that the library does not know exit codes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from quantize.errors import QuantizeError
 
 
 class ExitCode(IntEnum):
-    """The codes of sysexits.h where one fits, and 128 + signal; `meaning` is what the documents say of one."""
+    """Exit codes: those of sysexits.h where one fits, and 128 + signal. `meaning` is the text for the documentation."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str = "") -> Self:
-        """A code with its meaning."""
+        """Create a member from its code and its meaning."""
         code = int.__new__(cls, value)
         code._value_ = value
         code.meaning = meaning
@@ -30,23 +30,23 @@ class ExitCode(IntEnum):
     BUG = 1, "a bug in qwenctl: run again with --debug and report it; from `qwenctl doctor`: something is wrong"
     USAGE = 2, "the command line is wrong"
     SOME_FAILED = 3, "some of several tasks failed"
-    BAD_DATA = 65, "a file is not what it should be: no Qwen3.5 checkpoint, no GGUF, damaged, or data are missing"
+    BAD_DATA = 65, "a file is not usable: not a Qwen3.5 checkpoint, not a GGUF file, damaged or incomplete"
     NO_INPUT = 66, "an input does not exist"
     NETWORK = 69, "the network or a server cannot be reached"
-    ENGINE_CRASHED = 70, "the engine crashed, or llama.cpp does not compute what it should on this machine"
+    ENGINE_CRASHED = 70, "the engine crashed, or llama.cpp computes wrong results on this machine"
     NO_MEMORY = 71, "not enough memory"
     CANNOT_CREATE = 73, "an output cannot be created"
     IO = 74, "reading or writing failed, or the disk is full"
-    TRY_AGAIN = 75, "something else is in the way now: try again later"
+    TRY_AGAIN = 75, "something is busy: try again later"
     NO_PERMISSION = 77, "no permission"
     CONFIG = 78, "a setting is wrong"
     INTERRUPTED = 130, "stopped by Ctrl-C"
-    BROKEN_PIPE = 141, "the reader of the output has gone"
+    BROKEN_PIPE = 141, "the reader of the output has closed it"
     TERMINATED = 143, "stopped by a signal"
 
 
 class QwenctlError(Exception):
-    """A failure with a sentence for the user, a hint that can be acted on, and an exit code."""
+    """An error with a message of one line, a hint (a command to paste, or what to change), and an exit code."""
 
     def __init__(self, message: str, hint: str = "", code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ _ERRNO_CODES = {
 
 
 def explain(error: BaseException) -> QwenctlError:
-    """`error`, whatever it is, as what a user is shown."""
+    """Turn any exception into the error to show; an unknown one is reported as a bug."""
     match error:
         case QwenctlError():
             return error
@@ -95,13 +95,13 @@ def explain(error: BaseException) -> QwenctlError:
 
 
 def from_quantize(error: QuantizeError) -> QwenctlError:
-    """A failure of the `quantize` library, with the exit code of its kind."""
-    code = next(code for kind, code in _QUANTIZE_CODES if isinstance(error, kind))
+    """Translate an error of the `quantize` library, with the exit code of its class."""
+    code = next(code for error_type, code in _QUANTIZE_CODES if isinstance(error, error_type))
     return QwenctlError(error.message, error.hint, code)
 
 
 def _from_os(error: OSError) -> QwenctlError:
-    """A failure of the operating system; without a file name it is standard output that cannot be written."""
+    """Translate an error of the operating system; without a file name, writing standard output failed."""
     reason = (error.strerror or str(error)).lower()
     where = f"{error.filename}: {reason}" if error.filename else f"cannot write the output ({reason})"
     return QwenctlError(where, "", _ERRNO_CODES.get(error.errno or 0, ExitCode.IO))

@@ -1,1 +1,1 @@
-"""Charts as SVG files."""
+"""Charts of benchmarks, batches and placement plans, as SVG."""

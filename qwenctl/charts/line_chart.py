@@ -1,6 +1,6 @@
-"""Speeds as a picture: one chart beside another.
+"""Line charts, side by side in one SVG.
 
-Curves come in, the text of an SVG file goes out. No library is needed for a few lines and marks, and none is asked for.
+Curves come in, the text of an SVG goes out. What the curves mean is not known here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qwenctl.charts.svg import document, label, line
+from qwenctl.charts.svg import draw_label, draw_line, make_document
 
 _WIDTH, _HEIGHT = 520, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 44, 52
@@ -19,7 +19,7 @@ _TICKS = 5
 
 @dataclass(frozen=True)
 class Point:
-    """`error` is what `y` may be off by, up and down."""
+    """A measured point; the error bar reaches from `y` - `error` to `y` + `error`."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in rising order of x, under one name."""
+    """Named points, sorted by x."""
 
     name: str
     points: tuple[Point, ...]
@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over a common axis; both axes begin at 0."""
+    """Curves over common axes, which start at 0."""
 
     title: str
     x_label: str
@@ -44,52 +44,55 @@ class Chart:
     curves: tuple[Curve, ...]
 
 
-def svg(charts: Sequence[Chart]) -> str:
-    """The charts, one beside the other."""
+def render_charts(charts: Sequence[Chart]) -> str:
+    """Return the charts, side by side, as the text of an SVG."""
     width = _WIDTH * len(charts)
     parts: list[str] = []
     for number, chart in enumerate(charts):
         parts.append(f'<g transform="translate({number * _WIDTH} 0)">')
-        parts += _chart(chart)
+        parts += _render_chart(chart)
         parts.append("</g>")
-    return document(width, _HEIGHT, parts)
+    return make_document(width, _HEIGHT, parts)
 
 
-def ticks(highest: float, least_step: float = 0.0) -> list[float]:
-    """Round numbers from 0 to the first that is at least `highest`, no nearer to each other than `least_step`."""
+def axis_ticks(highest: float, min_step: float = 0.0) -> list[float]:
+    """Return round numbers (steps of 1, 2 or 5 times a power of 10) from 0 to at least `highest`.
+
+    Steps are at least `min_step`.
+    """
     if not highest > 1e-9:
         return [0.0, 1.0]
     rough = highest / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    step = max(least_step, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9)))
+    step = max(min_step, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9)))
     return [step * number for number in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def _chart(chart: Chart) -> Iterator[str]:
+def _render_chart(chart: Chart) -> Iterator[str]:
     points = [point for curve in chart.curves for point in curve.points]
-    across = ticks(max((point.x for point in points), default=0), least_step=1)  # what is counted: tokens, layers
-    up = ticks(max((point.y + point.error for point in points), default=0))
+    across = axis_ticks(max((point.x for point in points), default=0), min_step=1)  # x is a count: tokens, layers
+    up = axis_ticks(max((point.y + point.error for point in points), default=0))
 
     def place(x: float, y: float) -> tuple[float, float]:
         inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
         return _LEFT + x / across[-1] * inner_width, _HEIGHT - _BOTTOM - y / up[-1] * inner_height
 
-    yield label(_WIDTH / 2, 22, chart.title, anchor="middle", size=14)
-    yield label(_WIDTH / 2, _HEIGHT - 14, chart.x_label, anchor="middle")
-    yield label(16, _HEIGHT / 2, chart.y_label, anchor="middle", turned=True)
+    yield draw_label(_WIDTH / 2, 22, chart.title, anchor="middle", size=14)
+    yield draw_label(_WIDTH / 2, _HEIGHT - 14, chart.x_label, anchor="middle")
+    yield draw_label(16, _HEIGHT / 2, chart.y_label, anchor="middle", turned=True)
     for value in up:
         (x, y), (end, _) = place(0, value), place(across[-1], value)
-        yield line([(x, y), (end, y)], "#ddd")
-        yield label(x - 6, y + 4, f"{value:,g}", anchor="end")
+        yield draw_line([(x, y), (end, y)], "#ddd")
+        yield draw_label(x - 6, y + 4, f"{value:,g}", anchor="end")
     for value in across:
         x, y = place(value, 0)
-        yield label(x, y + 18, f"{value:,g}", anchor="middle")
+        yield draw_label(x, y + 18, f"{value:,g}", anchor="middle")
     for number, curve in enumerate(chart.curves):
         color = _COLORS[number % len(_COLORS)]
-        yield label(_WIDTH - _RIGHT, _TOP - 4 + 14 * number, curve.name, anchor="end", color=color)
+        yield draw_label(_WIDTH - _RIGHT, _TOP - 4 + 14 * number, curve.name, anchor="end", color=color)
         spots = [place(point.x, point.y) for point in curve.points]
-        yield line(spots, color, 2)
+        yield draw_line(spots, color, 2)
         for point, (x, y) in zip(curve.points, spots, strict=True):
             low, high = place(point.x, max(0.0, point.y - point.error))[1], place(point.x, point.y + point.error)[1]
-            yield line([(x, low), (x, high)], color)
+            yield draw_line([(x, low), (x, high)], color)
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>'

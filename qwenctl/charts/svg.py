@@ -1,7 +1,7 @@
-"""The few elements of SVG that charts are drawn with.
+"""The SVG elements that charts are made of.
 
-Numbers and text come in, elements go out as text, and at last the document. All lengths are in pixels, with the origin
-at the top left. What is drawn is not known here.
+Numbers and text come in; elements and documents go out as text. Lengths are in pixels from the top left. What the
+charts show is not known here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 
-def document(width: float, height: float, parts: Iterable[str]) -> str:
-    """A whole file: the elements `parts` on white."""
+def make_document(width: float, height: float, parts: Iterable[str]) -> str:
+    """Return a complete SVG file with the elements `parts` on a white background."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="13">'
@@ -19,22 +19,22 @@ def document(width: float, height: float, parts: Iterable[str]) -> str:
     return "\n".join([head, f'<rect width="{width}" height="{height}" fill="white"/>', *parts, "</svg>", ""])
 
 
-def label(
-    x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, color: str = "#222", turned: bool = False
+def draw_label(
+    x: float, y: float, text: str, *, anchor: str = "start", size: int = 13, color: str = "#222", turned: bool = False
 ) -> str:
-    """Words whose beginning, middle or end (`anchor`: start, middle, end) is at that place; `turned` reads upward."""
-    place = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
-    return f'<text {place} text-anchor="{anchor}" font-size="{size}" fill="{color}">{escape(words)}</text>'
+    """Return a text whose `anchor` (start, middle, end) is at (x, y); a `turned` one reads upward."""
+    position = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
+    return f'<text {position} text-anchor="{anchor}" font-size="{size}" fill="{color}">{escape(text)}</text>'
 
 
-def rectangle(x: float, y: float, width: float, height: float, color: str, title: str = "") -> str:
-    """A filled rectangle; `title` is what a browser shows when one points at it."""
+def draw_rectangle(x: float, y: float, width: float, height: float, color: str, title: str = "") -> str:
+    """Return a filled rectangle; `title` is the tooltip in a browser."""
     inner = f"<title>{escape(title)}</title>" if title else ""
     size = f'width="{width:.1f}" height="{height:.1f}"'
     return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{color}">{inner}</rect>'
 
 
-def line(points: Iterable[tuple[float, float]], color: str, width: float = 1) -> str:
-    """A line from point to point."""
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{places}" fill="none" stroke="{color}" stroke-width="{width}"/>'
+def draw_line(points: Iterable[tuple[float, float]], color: str, width: float = 1) -> str:
+    """Return a line through the points."""
+    coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{coordinates}" fill="none" stroke="{color}" stroke-width="{width}"/>'

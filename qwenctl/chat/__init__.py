@@ -1,1 +1,1 @@
-"""A conversation on a terminal: `loop` runs it, `screen` shows it, `line_input` reads it."""
+"""Conversations with a model: on a terminal (`interactive`) and in a pipe (`one_shot`, `pipe`); `saved` stores them."""

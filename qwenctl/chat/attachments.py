@@ -1,7 +1,7 @@
-"""Files that go into a question: a file, or all of a folder that git would keep.
+"""Files that go into a question: one text file, or all text files of a folder that git would not ignore.
 
-A path or a line comes in, named texts go out, and a question with the texts before it. Only text is taken; what a file
-holds is content, whatever it says (`engine.prompt` sees to that). Nothing here knows a terminal.
+A path or a line of input comes in; named texts go out, and a question with the texts before it. A file is content only:
+special tokens in it are not obeyed (`engine.prompt` sees to that). The terminal is not known here.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ _PUNCTUATION = ".,;:!?)]}'"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A text with the name it goes by."""
+    """The text of a file, and the name that it has in the prompt."""
 
     name: str
     text: str
 
 
 def read_attachments(path: str) -> tuple[Attachment, ...]:
-    """The file at `path`, or the text files below it if it is a folder. Raises QwenctlError if there is nothing."""
+    """Read the file at `path`, or the text files below it if it is a folder.
+
+    Raises QwenctlError if there is no text, or more than `MAX_BYTES` or 2,000 files.
+    """
     root = Path(path).expanduser()
     if root.is_dir():
-        found = tuple(_read_folder(root))
-        if not found:
+        attachments = tuple(_read_folder(root))
+        if not attachments:
             raise QwenctlError(f"no text files in {root}", "", ExitCode.NO_INPUT)
-        return found
+        return attachments
     try:
         data = _read(root)
     except OSError as error:
@@ -50,20 +53,21 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
 
 
 def find_mentions(line: str) -> list[str]:
-    """The paths of existing files and folders that `line` names as @path or @"path"."""
+    """Return the existing files and folders that `line` names as @path or @"path", each once."""
     names = (quoted or plain for quoted, plain in _MENTION.findall(line))
     candidates = (name if _exists(name) else name.rstrip(_PUNCTUATION) for name in names)
     return list(dict.fromkeys(name for name in candidates if _exists(name)))
 
 
 def prepend_attachments(question: str, attachments: Sequence[Attachment]) -> str:
-    """`question` after the texts, each in a fence that is longer than any inside."""
+    """Return `question` with the attachments before it, each under its name in a code fence."""
     parts = [f"{attachment.name}:\n{code_fence(attachment.text)}" for attachment in attachments]
     return "\n\n".join([*parts, question])
 
 
 def code_fence(text: str) -> str:
-    """`text` as a block of Markdown that shows it as it is."""
+    """Return `text` as a fenced code block of Markdown."""
+    # The fence must be longer than any run of backticks in the text, or the text would end it.
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text.rstrip()}\n{fence}"
@@ -72,7 +76,7 @@ def code_fence(text: str) -> str:
 def _exists(name: str) -> bool:
     try:
         return bool(name) and Path(name).expanduser().exists()
-    except (OSError, RuntimeError):  # too long for a path, or the home of nobody
+    except (OSError, RuntimeError):  # the path is too long, or ~name is not a user
         return False
 
 
@@ -88,21 +92,22 @@ def _is_text(data: bytes) -> bool:
 
 def _read_folder(root: Path) -> Iterator[Attachment]:
     left = MAX_BYTES
-    for count, path in enumerate(_files(root, [])):
+    for count, path in enumerate(_iter_files(root, [])):
+        # A file that no longer fits is not read; its size alone uses up what is left.
         data = _read(path) if path.stat().st_size <= left else b"\0" * (left + 1)
         left -= len(data)
         if left < 0 or count >= _MAX_FILES:
             raise QwenctlError(
                 f"{root} has more than {MAX_BYTES >> 20} MiB or {_MAX_FILES:,} files",
-                "a subfolder",
+                "attach a subfolder",
                 ExitCode.BAD_DATA,
             )
         if _is_text(data):
             yield Attachment(str(path), decode(data, lambda _: None))
 
 
-def _files(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:
-    """The files below `folder` that no .gitignore names, in order; links are not followed."""
+def _iter_files(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:
+    """Yield the files below `folder` that no .gitignore excludes, sorted by name; links are not followed."""
     rules = folder / ".gitignore"
     if rules.is_file():
         lines = rules.read_text("utf-8", "replace").splitlines()
@@ -112,13 +117,13 @@ def _files(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[
         if entry.name == ".git" or _is_ignored(path, ignored, is_folder=is_folder):
             continue
         if is_folder:
-            yield from _files(path, ignored)
+            yield from _iter_files(path, ignored)
         elif entry.is_file(follow_symlinks=False):
             yield path
 
 
 def _is_ignored(path: Path, ignored: list[tuple[Path, GitIgnoreSpec]], *, is_folder: bool) -> bool:
-    """By the nearest .gitignore that says anything about `path`."""
+    """Tell whether git ignores `path`: the nearest .gitignore with a matching rule decides."""
     for base, spec in reversed(ignored):
         name = path.relative_to(base).as_posix() + "/" * is_folder
         verdict = spec.check_file(name).include

@@ -1,4 +1,4 @@
-"""From a conversation to what is asked of the engine; the same on a terminal and in a pipe."""
+"""Builds the engine's request from a conversation; the same on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from qwenctl.protocol.messages import Generate
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """What every answer is held to: a length in tokens (-1: none), and a grammar or a JSON schema, if any."""
+    """Limits on every answer: a length in tokens (-1: unlimited), and a GBNF grammar or a JSON schema ("": none)."""
 
     max_tokens: int = -1
     grammar: str = ""
     json_schema: str = ""
 
 
-def request(
+def build_request(
     conversation: Conversation, loaded: ModelInfo, limits: AnswerLimits, session: OpenSession | None = None
 ) -> Generate:
-    """Ask for the next answer, with the sampling that was chosen or else is published for the model.
+    """Return the request for the next answer, sampled as the user chose or else as published for the model.
 
-    What is read of a long prompt is kept in the `session`.
+    With a `session`, the engine saves its state there while it evaluates a long prompt.
     """
     return Generate(
         messages=conversation.prompt_messages,

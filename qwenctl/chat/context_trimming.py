@@ -1,6 +1,7 @@
-"""Room in a context that is nearly full: the oldest turns go, or become a summary. Never without saying so.
+"""Makes room in a context that is nearly full: drops or summarizes the oldest turns, and says so.
 
-A conversation comes in that asks; one goes out of which less is sent. What is kept on the disk stays whole.
+A conversation with an open question comes in; one goes out of which fewer turns are sent. The saved conversation keeps
+all of its turns.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from qwenctl.chat.build_request import AnswerLimits, request
+from qwenctl.chat.build_request import AnswerLimits, build_request
 from qwenctl.chat.conversation import Conversation
 from qwenctl.engine.interface import InferenceEngine, LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import TextDelta
 
 ContextFullPolicy = Literal["stop", "drop-oldest", "summarize"]
-# A prompt above the first share of the context is made to be below the second, so that it need not be done every turn.
-_FULL, _ROOMY = 0.8, 0.5
+# Shares of the context: a prompt above the first is trimmed below the second, so that not every turn needs trimming.
+_FULL, _TARGET = 0.8, 0.5
 _SUMMARY_TOKENS = 1000
 _SUMMARIZE = (
     "Summarize our conversation so far, for yourself: what I want, what was found out and decided, names, numbers and "
@@ -26,43 +27,47 @@ _SUMMARIZE = (
 
 
 def trim_context(
-    model: LoadedEngine, asked: Conversation, on_full: ContextFullPolicy, tell: Callable[[str], None]
+    model: LoadedEngine, conversation: Conversation, on_full: ContextFullPolicy, notify: Callable[[str], None]
 ) -> Conversation:
-    """`asked` with so many of its oldest turns left out that it fits; `tell` is told. Raises QwenctlError."""
+    """Return `conversation` with enough of its oldest turns left out to fit the context; `notify` gets a line of text.
+
+    If a summary fails, the turns are dropped without one. Raises QwenctlError if the engine crashes.
+    """
     size = model.loaded.context_tokens
-    if on_full == "stop" or _tokens(model.engine, asked) <= _FULL * size:
-        return asked
-    shorter = asked
-    while _tokens(model.engine, shorter) > _ROOMY * size and (next_shorter := shorter.without_oldest()) is not None:
+    if on_full == "stop" or _count_tokens(model.engine, conversation) <= _FULL * size:
+        return conversation
+    shorter = conversation
+    while (
+        _count_tokens(model.engine, shorter) > _TARGET * size and (next_shorter := shorter.without_oldest()) is not None
+    ):
         shorter = next_shorter
-    left_out = shorter.omitted - asked.omitted
+    left_out = shorter.omitted - conversation.omitted
     if not left_out:
-        return asked
+        return conversation
     if on_full == "summarize":
         try:
-            summarized = shorter.summarized(_summary(model, asked, left_out))
+            summarized = shorter.with_summary(_summarize(model, conversation, left_out))
         except QwenctlError as error:
             if error.code == ExitCode.ENGINE_CRASHED:
                 raise
         else:
-            tell(f"the context is nearly full: the {left_out:,} oldest messages are summarized")
+            notify(f"the context is nearly full: the {left_out:,} oldest messages are summarized")
             return summarized
-    tell(f"the context is nearly full: the {left_out:,} oldest messages are no longer sent")
+    notify(f"the context is nearly full: the {left_out:,} oldest messages are no longer sent")
     return shorter
 
 
-def _tokens(engine: InferenceEngine, conversation: Conversation) -> int:
+def _count_tokens(engine: InferenceEngine, conversation: Conversation) -> int:
     return engine.count_prompt(
         conversation.prompt_messages, enable_thinking=conversation.think, tools=conversation.tools
     )
 
 
-def _summary(model: LoadedEngine, asked: Conversation, left_out: int) -> str:
-    """What the model makes of the turns that will be left out, and of its earlier summary."""
-    turns = asked.turns[: asked.omitted + left_out]
-    old = replace(
-        asked.reset(), messages=(*asked.reset().messages, *turns), omitted=asked.omitted, think=False, tools=()
-    )
-    question = old.summarized(asked.summary).with_user(_SUMMARIZE)
-    events = model.engine.generate(request(question, model.loaded, AnswerLimits(_SUMMARY_TOKENS)))
+def _summarize(model: LoadedEngine, conversation: Conversation, left_out: int) -> str:
+    """Let the model summarize the turns that will be left out, together with its earlier summary."""
+    turns = conversation.turns[: conversation.omitted + left_out]
+    empty = conversation.reset()
+    old = replace(empty, messages=(*empty.messages, *turns), omitted=conversation.omitted, think=False, tools=())
+    question = old.with_summary(conversation.summary).with_user(_SUMMARIZE)
+    events = model.engine.generate(build_request(question, model.loaded, AnswerLimits(_SUMMARY_TOKENS)))
     return "".join(event.text for event in events if isinstance(event, TextDelta)).strip()

@@ -1,6 +1,7 @@
-"""One answer without a terminal: asked, passed on as it comes, and kept where it goes on with a session.
+"""One answer without a terminal: generated, streamed to the output, and saved if it belongs to a session.
 
-An answer may call functions; they are run, if that is allowed, until an answer comes that calls none.
+A loaded model and a conversation come in; the answer goes out. While an answer calls functions, and they may be run,
+their results are added and the model answers again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwenctl.chat import pipe
-from qwenctl.chat.build_request import AnswerLimits, request
+from qwenctl.chat.build_request import AnswerLimits, build_request
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import OpenSession
 from qwenctl.engine.interface import LoadedEngine
@@ -24,7 +25,7 @@ ToolRunner = Callable[[ParsedCalls], list[str]]
 
 @dataclass(frozen=True)
 class AnswerSink:
-    """Where an answer goes, piece by piece, as whole lines, and the thinking and all that is done on the way to it."""
+    """Writers for one answer: `answer` for its text, `thinking` for thinking and tool calls, `status` for progress."""
 
     status: StatusLine
     answer: pipe.Write
@@ -33,23 +34,24 @@ class AnswerSink:
 
 def answer_once(
     model: LoadedEngine,
-    asked: Conversation,
+    conversation: Conversation,
     limits: AnswerLimits,
     path: Path,
     session: OpenSession | None,
-    listener: AnswerSink,
-    caller: ToolRunner | None = None,
+    sink: AnswerSink,
+    run_calls: ToolRunner | None = None,
 ) -> pipe.CompletedAnswer:
-    """Answer the last question of `asked` by the model in the file `path`.
+    """Answer the last question of `conversation` with the model loaded from `path`.
 
-    `caller` gives the results of the calls in an answer; without one they are a part of it. With a `session` its state
-    is where the engine begins, and the answer is kept in it. Raises QwenctlError.
+    `run_calls` returns the results of the calls in an answer; without it the calls are returned with the answer. With
+    a `session` the engine starts from its saved state, and the answer is saved in it. Raises QwenctlError if the engine
+    fails, a call is not allowed, or `MOST_ROUNDS` answers in a row call functions.
     """
     if session is not None:
         model.engine.restore(session.state_file)
-    output, answered = _answered(model, asked, limits, session, listener, caller)
+    output, answered = _answer_with_tools(model, conversation, limits, session, sink, run_calls)
     if session is not None:
-        session.keep(answered, path, model.loaded)
+        session.save(answered, path, model.loaded)
         model.engine.warm_prefix(
             answered.prompt_messages,
             enable_thinking=answered.think,
@@ -60,46 +62,49 @@ def answer_once(
     return output
 
 
-def make_tool_runner(functions: ToolSet, listener: AnswerSink, *, allowed: bool) -> ToolRunner:
-    """A caller that runs `functions`, if that is `allowed`, and tells the listener."""
+def make_tool_runner(functions: ToolSet, sink: AnswerSink, *, allowed: bool) -> ToolRunner:
+    """Return a function that runs the calls of an answer with `functions`, and writes them to `sink.thinking`.
 
-    def results(found: ParsedCalls) -> list[str]:
+    It raises QwenctlError (NO_PERMISSION) for a call if running is not `allowed`.
+    """
+
+    def results(parsed_calls: ParsedCalls) -> list[str]:
         results = []
-        for one in found.calls:
-            if not (allowed or one.problem):
+        for parsed in parsed_calls.calls:
+            if not (allowed or parsed.problem):
                 hint = "--yes runs the functions, --json prints the calls as data"
-                raise QwenctlError(f"the model wants to call {format_call(one.call)}", hint, ExitCode.NO_PERMISSION)
-            results.append(error_result(one.problem) if one.problem else functions.run(one.call))
-            listener.thinking(f"\n→ {format_call(one.call)}\n{results[-1]}\n")
-        return results + ([error_result(found.problem)] if found.problem else [])
+                raise QwenctlError(f"the model wants to call {format_call(parsed.call)}", hint, ExitCode.NO_PERMISSION)
+            results.append(error_result(parsed.problem) if parsed.problem else functions.run(parsed.call))
+            sink.thinking(f"\n→ {format_call(parsed.call)}\n{results[-1]}\n")
+        return results + ([error_result(parsed_calls.problem)] if parsed_calls.problem else [])
 
     return results
 
 
-def _answered(
+def _answer_with_tools(
     model: LoadedEngine,
-    talk: Conversation,
+    conversation: Conversation,
     limits: AnswerLimits,
     session: OpenSession | None,
-    listener: AnswerSink,
-    caller: ToolRunner | None,
+    sink: AnswerSink,
+    run_calls: ToolRunner | None,
 ) -> tuple[pipe.CompletedAnswer, Conversation]:
-    """The answer, and the conversation with it and all calls on the way."""
-    held: list[str] = []  # until it is known that no call follows, so that only the answer is passed on
-    write = held.append if talk.tools else listener.answer
+    """Return the answer, and the conversation with it and with all calls and results before it."""
+    held: list[str] = []  # text of an answer that may still call functions: only the last answer is written
+    write = held.append if conversation.tools else sink.answer
     for _ in range(MAX_ROUNDS):
         held.clear()
-        events = model.engine.generate(request(talk, model.loaded, limits, session))
-        output = pipe.stream_answer(events, listener.status, write, listener.thinking)
-        message, found = answer_with_calls(
-            output.text, output.thinking, output.calls, output.finished.reason, talk.tools
+        events = model.engine.generate(build_request(conversation, model.loaded, limits, session))
+        output = pipe.stream_answer(events, sink.status, write, sink.thinking)
+        message, parsed_calls = answer_with_calls(
+            output.text, output.thinking, output.calls, output.finished.reason, conversation.tools
         )
-        talk = talk.with_turn(message)
-        if caller is None or not (found.calls or found.problem):
+        conversation = conversation.with_turn(message)
+        if run_calls is None or not (parsed_calls.calls or parsed_calls.problem):
             output = replace(output, text=message.content, tool_calls=message.tool_calls)
-            rest = output.text if talk.tools else ""
-            listener.answer(rest if output.text.endswith("\n") else f"{rest}\n")
-            return output, talk
-        listener.thinking(message.content)
-        talk = talk.with_results(caller(found))
+            rest = output.text if conversation.tools else ""
+            sink.answer(rest if output.text.endswith("\n") else f"{rest}\n")
+            return output, conversation
+        sink.thinking(message.content)
+        conversation = conversation.with_results(run_calls(parsed_calls))
     raise QwenctlError(f"no answer after {MAX_ROUNDS} rounds of calls", "--verbose shows them", ExitCode.BAD_DATA)

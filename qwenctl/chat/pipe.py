@@ -1,7 +1,7 @@
-"""One prompt in, one answer out: what a pipe or a script uses.
+"""One prompt in, one answer out: chat in a pipe or a script.
 
-Bytes of standard input and the words of the command line come in; on standard output goes the answer and nothing else,
-each piece as soon as it is there, or one JSON object at the end. Everything said besides goes to standard error.
+Standard input (bytes) and the arguments of the command line come in. Only the answer goes to standard output, streamed
+or as one JSON object at the end; everything else goes to standard error.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.messages import GenerationFinished, PrefillProgress, TextDelta, ToolCall
 from qwenctl.terminal.sanitize import decode, replace_surrogates
 from qwenctl.terminal.streams import StatusLine
-from qwenctl.views.answer import ending, figures, reading
+from qwenctl.views.answer import format_finish_reason, format_prefill, format_statistics
 
-MAX_PROMPT_BYTES = 64 * 2**20  # far above any context; keeps `qwenctl chat < /dev/zero` from filling the memory
+MAX_PROMPT_BYTES = 64 * 2**20  # far above any context; `qwenctl chat < /dev/zero` must not fill the memory
 Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class CompletedAnswer:
-    """A whole answer. `text`, `thinking` and `calls` are as the model wrote them, `tool_calls` what that means."""
+    """A whole answer. `text`, `thinking` and `calls` are as the model wrote them; `tool_calls` are the parsed calls."""
 
     text: str
     thinking: str
@@ -34,9 +34,10 @@ class CompletedAnswer:
 
 
 def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
-    """The prompt: standard input (None: a terminal, not read), an empty line, the words; either alone will do.
+    """Return the prompt: standard input (None: a terminal, not read), an empty line, and `words`. Either may be empty.
 
-    Raises QwenctlError if there is nothing, or more than 64 MiB.
+    `warn` gets a line if bytes are not UTF-8. Raises QwenctlError if the prompt is empty, or standard input has more
+    than `MAX_PROMPT_BYTES`.
     """
     prompt = read_optional_prompt(words, stdin, warn)
     if not prompt:
@@ -48,7 +49,7 @@ def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> st
 
 
 def read_optional_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
-    """The same, where nothing is no failure."""
+    """Like `read_prompt`, but an empty prompt is no error."""
     asked = replace_surrogates(" ".join(words)).strip()
     piped = decode(_read(stdin), warn).rstrip("\r\n") if stdin is not None else ""
     return "\n\n".join(part for part in (piped, asked) if part.strip())
@@ -60,7 +61,10 @@ def stream_answer(
     answer: Write,
     thinking: Write,
 ) -> CompletedAnswer:
-    """Pass on each piece of text as it comes, to `answer` or to `thinking`; return them whole, and the calls too."""
+    """Write each piece of text as it arrives, to `answer` or `thinking`; return the whole answer, calls included.
+
+    Raises QwenctlError (ENGINE_CRASHED) if the events end before the answer is finished.
+    """
     pieces: dict[str, list[str]] = {"answer": [], "thinking": [], "call": []}
     writers = {"answer": answer, "thinking": thinking}
     try:
@@ -69,7 +73,7 @@ def stream_answer(
                 answered, thought, calls = ("".join(pieces[channel]) for channel in ("answer", "thinking", "call"))
                 return CompletedAnswer(answered, thought, event, calls)
             if isinstance(event, PrefillProgress):
-                status.show(reading(event))
+                status.show(format_prefill(event))
                 continue
             status.clear()
             pieces[event.channel].append(event.text)
@@ -81,7 +85,7 @@ def stream_answer(
 
 
 def as_json(answer: CompletedAnswer, loaded: ModelInfo) -> str:
-    """One JSON object, on one line."""
+    """Return the answer as a JSON object on one line."""
     fields = {
         "answer": answer.text,
         "thinking": answer.thinking,
@@ -94,14 +98,14 @@ def as_json(answer: CompletedAnswer, loaded: ModelInfo) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def statistics(answer: CompletedAnswer, loaded: ModelInfo) -> str:
-    """The figures of an answer, on one line."""
-    return ", ".join(figures(answer.finished, loaded.context_tokens))
+def statistics_line(answer: CompletedAnswer, loaded: ModelInfo) -> str:
+    """Return the speed, waiting time and context use of an answer, on one line."""
+    return ", ".join(format_statistics(answer.finished, loaded.context_tokens))
 
 
 def truncation_warning(answer: CompletedAnswer, max_tokens: int) -> str:
-    """A warning where the answer is not all that the model would have said; otherwise nothing."""
-    why = ending(answer.finished, max_tokens)
+    """Return a warning if the answer was cut short; otherwise an empty text."""
+    why = format_finish_reason(answer.finished, max_tokens)
     if why and not answer.text.strip() and answer.thinking:
         return f"no answer, only thinking: {why}; --no-think answers at once"
     return f"the answer is incomplete: {why}" if why else ""

@@ -76,11 +76,11 @@ def bench_command(
     with GPUs, over the number of layers whose experts are on them.
     """
     from qwenctl.bench.cases import make_cases
-    from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
+    from qwenctl.charts.bench import check_plot_path, depth_chart, expert_chart, write_plot
     from qwenctl.loading.model_files import resolve_model
 
     if plot is not None:
-        check_picture(plot)
+        check_plot_path(plot)
     cases = tuple(make_cases(n_prompt, n_gen, depths))
     if not cases:
         raise QwenctlError("nothing to measure: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
@@ -91,7 +91,7 @@ def bench_command(
         charts = [depth_chart(setup.loaded.description, results)]
         swept = list(_sweep_experts(path, load, cases, repetitions))
         charts += [expert_chart(setup.loaded.description, swept)] if swept else []
-        write_picture(plot, charts)
+        write_plot(plot, charts)
 
 
 def _meter(price: float | None, watts: float | None) -> EnergyMeter | None:

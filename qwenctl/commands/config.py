@@ -36,7 +36,7 @@ def show_command(
     context: typer.Context, words: Words = None, origin: Origin = False, json: options.Json = False
 ) -> None:
     """Show the value of every setting, as TOML."""
-    from qwenctl.settings.origins import as_toml, effective_rows
+    from qwenctl.settings.origins import effective_rows, format_toml
 
     configuration: SettingsContext = context.obj
     settings = configuration.settings
@@ -48,27 +48,27 @@ def show_command(
         return
     for problem in problems:
         warn(problem)
-    _print(as_toml(rows, settings.unused, origin=origin))
+    _print(format_toml(rows, settings.unused, origin=origin))
 
 
 @config_app.command("path", cls=HelpCommand)
 def path_command() -> None:
     """Show which settings files are read, the one that wins first."""
-    from qwenctl.settings.toml import folder_path, user_path
+    from qwenctl.settings.toml import local_settings_path, user_settings_path
 
-    for path in (os.path.abspath(folder_path()), user_path()):
+    for path in (os.path.abspath(local_settings_path()), user_settings_path()):
         _print(f"{'found' if os.path.exists(path) else 'missing'}  {path}")
 
 
 @config_app.command("init", cls=HelpCommand)
 def init_command(context: typer.Context) -> None:
     """Write a settings file with every setting commented out."""
-    from qwenctl.settings.origins import example, write_new
-    from qwenctl.settings.toml import user_path
+    from qwenctl.settings.origins import example_file, write_new
+    from qwenctl.settings.toml import user_settings_path
 
     configuration: SettingsContext = context.obj
-    path = user_path()
-    write_new(path, example(configuration.commands))
+    path = user_settings_path()
+    write_new(path, example_file(configuration.commands))
     _print(str(path))
 
 

@@ -71,7 +71,7 @@ def plan_command(
     Hub, of which only headers are downloaded. Options fix parts of the plan; the rest is planned around them. Save a
     plan with --json, and load it with `qwenctl chat --plan FILE`.
     """
-    from qwenctl.charts.plan import svg as picture
+    from qwenctl.charts.plan import render_plan as picture
     from qwenctl.placement.plan import to_json
 
     load = replace(load, constraints=replace(load.constraints, vision=vision, mtp=mtp))

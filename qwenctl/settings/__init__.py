@@ -1,6 +1,5 @@
-"""Where an option's value comes from when it is not on the command line: the environment and two TOML files.
+"""Values of options that are not on the command line: from the environment and two TOML files.
 
-`rules` says which options there are, `toml` reads a file, `resolve` brings both together, `defaults` gives the result
-to the command that runs, as click's defaults, and `origins` shows it. An option that a command declares is a setting by
-that alone.
+`rules` lists the options, `toml` reads a file, `resolve` combines the sources, `defaults` passes the result to the
+command that runs, as click's defaults, and `origins` shows it. Every option that a command declares is a setting.
 """

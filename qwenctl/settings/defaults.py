@@ -1,4 +1,8 @@
-"""Gives the settings to the command that runs: as click's defaults of the options that are not on its command line."""
+"""Passes the settings to the command that runs, as click's defaults for options that are not on its command line.
+
+typer's root command comes in, with arguments; the result of the command goes out. What the options mean is not known
+here.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +19,33 @@ if TYPE_CHECKING:
 
 
 class SettingsContext:
-    """typer's `root` command with its settings; `json` says whether a setting has asked for JSON so far."""
+    """typer's `root` command with its settings; `json` becomes True if a setting asks for JSON."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
         self.json = False
         self.commands = collect_options(root)
         for command in self.commands:
-            command.called.context_class = _ConfiguredContext
+            command.typer_command.context_class = _ConfiguredContext
 
     @cached_property
     def settings(self) -> Settings:
-        """What environment and files say."""
+        """The settings from the environment and the files, read on first use."""
         from qwenctl.settings.resolve import resolve
-        from qwenctl.settings.toml import folder_path, read_toml, user_path
+        from qwenctl.settings.toml import local_settings_path, read_toml, user_settings_path
 
-        return resolve(self.commands, read_toml(folder_path()), read_toml(user_path()), os.environ)
+        return resolve(self.commands, read_toml(local_settings_path()), read_toml(user_settings_path()), os.environ)
 
     def run(self, arguments: list[str]) -> Any:
-        """Run the command that `arguments` call. Raises what typer and the command raise."""
+        """Run the command that `arguments` name; return its result. Raises what typer and the command raise."""
         return self.root(arguments, prog_name="qwenctl", standalone_mode=False, obj=self)
 
-    def defaults(self, called: Any) -> dict[str, Any]:
-        """What is set for typer's command `called`.
+    def defaults(self, typer_command: Any) -> dict[str, Any]:
+        """Return the settings for `typer_command`, by the option's name in click.
 
-        Raises QwenctlError for anything that is wrong in the files, and for a wrong variable of that command.
+        Raises QwenctlError for any error in the files, and for a wrong environment variable of that command.
         """
-        path = next(command.path for command in self.commands if command.called is called)
+        path = next(command.path for command in self.commands if command.typer_command is typer_command)
         defaults = self.settings.defaults(path)
         self.json = self.json or defaults.get("json") is True
         for problem in self.settings.problems:
@@ -51,17 +55,17 @@ class SettingsContext:
 
 
 class _ConfiguredContext(typer.Context):
-    """The context of a command, in which a setting stands for an option that is not given.
+    """A command's context in which a setting replaces the default of an option that is not on the command line.
 
-    click's own `default_map` would have to be there before the command line is parsed, so for `--help` too, and takes
-    options and commands of a group for one another where they have one name.
+    click's own `default_map` is needed before the command line is parsed, so even for `--help`, and it confuses an
+    option and a subcommand of one name.
     """
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
-        configuration = self.find_object(SettingsContext)
-        return configuration.defaults(self.command) if configuration else {}
+        settings = self.find_object(SettingsContext)
+        return settings.defaults(self.command) if settings else {}
 
     def lookup_default(self, name: str, call: bool = True) -> Any:
-        """The setting; for help and completion, which parse resiliently, there is none."""
+        """Return the setting `name`; None for help and completion, which parse resiliently. Called by click."""
         return None if self.resilient_parsing else self._defaults.get(name)

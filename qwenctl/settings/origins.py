@@ -1,6 +1,6 @@
-"""What every setting is now, and why: from the command line, the environment, a file, or by default.
+"""The current value of every setting and its origin: the command line, the environment, a file or the default.
 
-Settings come in, with words that choose among them or are a command line; rows go out, as values or as TOML.
+Settings come in, with words that select some of them or are a command line; rows go out, as values or as TOML.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import typer
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
 from qwenctl.settings.resolve import Settings
-from qwenctl.settings.rules import Command, Setting, hyphenated, nearest
+from qwenctl.settings.rules import Command, Setting, find_nearest, hyphenate
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of one command; `value` is None where nothing is set."""
+    """A setting of a command; `value` is None if it is not set. `command` is a dotted path, as in `sessions.delete`."""
 
     command: str
     key: str
@@ -32,62 +32,68 @@ class Row:
     origin: str
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """What the row may be chosen by."""
+    def selectors(self) -> tuple[str, ...]:
+        """The words that select this row: its command, the groups above, its key, and both joined."""
         outer = self.command.split(".")
         commands = [".".join(outer[:length]) for length in range(1, len(outer) + 1)]
         return (*commands, self.key, f"{self.command}.{self.key}")
 
 
 def effective_rows(root: Any, commands: Sequence[Command], settings: Settings, words: Sequence[str]) -> list[Row]:
-    """The rows that `words` choose, all without any. Raises QwenctlError, or what typer raises for a command line."""
+    """Return the rows that `words` select (all if there are none), or those of the command line in `words`.
+
+    Raises QwenctlError if a word selects nothing, and what typer raises for a wrong command line.
+    """
     if any(word.startswith("-") for word in words):
         calls = [command for command in commands if command.path == tuple(words[: len(command.path)])]
         if not calls:
             raise QwenctlError(f"no command '{words[0]}'", "qwenctl config show -- chat --temp 0.7")
         command = max(calls, key=lambda call: len(call.path))
-        return list(_rows(root, command, settings, words[len(command.path) :]))
-    rows = [row for command in commands for row in _rows(root, command, settings)]
-    wanted = [hyphenated(word) for word in words]
-    known = {word for row in rows for word in row.words}
-    for word in wanted:
+        return list(_command_rows(root, command, settings, words[len(command.path) :]))
+    rows = [row for command in commands for row in _command_rows(root, command, settings)]
+    selected = [hyphenate(word) for word in words]
+    known = {word for row in rows for word in row.selectors}
+    for word in selected:
         if word not in known:
-            near = nearest(word, known)
+            near = find_nearest(word, known)
             raise QwenctlError(f"no setting '{word}'", f"did you mean '{near}'?" if near else "qwenctl config show")
-    return [row for row in rows if not wanted or set(wanted) & set(row.words)]
+    return [row for row in rows if not selected or set(selected) & set(row.selectors)]
 
 
-def _rows(root: Any, command: Command, settings: Settings, arguments: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of one command line, with values and sources as click finds them when the command runs."""
+def _command_rows(root: Any, command: Command, settings: Settings, arguments: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of one command line, with the values and sources that click finds when the command runs."""
     context = typer.Context(
-        command.called,
+        command.typer_command,
         typer.Context(root, info_name="qwenctl"),
         " ".join(command.path),
         default_map=settings.defaults(command.path),
     )
-    given, _, _ = command.called.make_parser(context).parse_args(args=list(arguments))
+    given, _, _ = command.typer_command.make_parser(context).parse_args(args=list(arguments))
     for setting in command.settings:
         option = setting.option
         typed, source = option.consume_value(context, given)
         value, _ = option.handle_parse_result(context, given, [])
         origin = {"COMMANDLINE": "command line", "DEFAULT": "default"}.get(source.name)
         origin = origin or settings.values[command.path, option.name].origin
-        # A value that stands for none is shown as it was given, and no list as none.
-        yield Row(command.name, setting.name, _plain(typed if value is None or typed is None else value), origin)
+        # A value that is parsed to None is shown as it was written; an option without any list is shown as not set.
+        yield Row(command.name, setting.name, _to_plain(typed if value is None or typed is None else value), origin)
 
 
-def _plain(value: Any) -> Any:
-    """`value` in types of TOML and JSON."""
+def _to_plain(value: Any) -> Any:
+    """Convert `value` to types that TOML and JSON have."""
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-# ------------------------------------------------------------------ as text
+# ------------------------------------------------------------------ text
 
 
-def as_toml(rows: Sequence[Row], unused: Sequence[str], *, origin: bool) -> str:
-    """The rows as tables of TOML, with the origins as comments; what is not set is a comment too."""
+def format_toml(rows: Sequence[Row], unused: Sequence[str], *, origin: bool) -> str:
+    """Format the rows as TOML; settings that are not set, and origins if `origin`, are comments.
+
+    `unused` are environment variables that no setting reads.
+    """
     lines: list[str] = []
     width = min(40, max((len(_assignment(row)) for row in rows if row.value is not None), default=0))
     for number, row in enumerate(rows):
@@ -104,7 +110,7 @@ def _assignment(row: Row) -> str:
 
 
 def toml_text(value: Any) -> str:
-    """`value` as TOML writes it: JSON, but for the one control character that JSON leaves alone."""
+    """Format `value` as TOML: JSON, except that JSON does not escape DEL and TOML must."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -118,14 +124,16 @@ _HEAD = """\
 """
 
 
-def example(commands: Sequence[Command]) -> str:
-    """The text of a file to begin with: every setting as a comment, with its meaning and its default."""
+def example_file(commands: Sequence[Command]) -> str:
+    """Return the text of a new settings file: every setting as a comment, with its meaning and default."""
     counts = Counter(setting.name for command in commands for setting in command.settings)
     shared = ", ".join(sorted(name for name, count in counts.items() if count > 1))
-    return "\n".join([f"{_HEAD}# {shared}.", *(line for command in commands for line in _table(command))]) + "\n"
+    return (
+        "\n".join([f"{_HEAD}# {shared}.", *(line for command in commands for line in _example_table(command))]) + "\n"
+    )
 
 
-def _table(command: Command) -> Iterator[str]:
+def _example_table(command: Command) -> Iterator[str]:
     yield from ("", f"[{command.name}]") if command.settings else ()
     for setting in command.settings:
         meaning = (setting.option.help or "").splitlines()
@@ -133,7 +141,7 @@ def _table(command: Command) -> Iterator[str]:
 
 
 def _example_value(setting: Setting) -> str:
-    """The default, or what stands for a value where there is none."""
+    """Return the default, or a placeholder if there is none."""
     if setting.option.default is not None:
         return toml_text(setting.option.default)
     name = (setting.option.metavar or "").strip("[]") or "VALUE"
@@ -141,7 +149,7 @@ def _example_value(setting: Setting) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write `text` to a new file, whole or not at all. Raises QwenctlError if there is one already."""
+    """Write `text` to a new file, atomically. Raises QwenctlError if the file exists or cannot be written."""
     if os.path.lexists(path):
         raise QwenctlError(f"{path} already exists", f"rm {shlex.quote(str(path))}", ExitCode.CANNOT_CREATE)
     try:

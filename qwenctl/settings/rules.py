@@ -1,6 +1,6 @@
-"""Which settings available: the options of all commands, as they are declared for the command line.
+"""The available settings: the options of all commands, as declared for the command line.
 
-typer's root command comes in; `Command` values with their `Setting`s go out. Nothing here knows where values come from.
+typer's root command comes in; `Command` values with their `Setting`s go out. Where values come from is not known here.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typer.core import TyperGroup, TyperOption
 
 Kind = Literal["switch", "number", "text", "list"]
 
-# A file that lies in the current folder may have come with it, from anybody: it must not say yes in a person's place,
-# have code run, choose where a token or a conversation is sent, or open a port to others. Some of these are not for any
-# file: they are declared with `allow_from_autoenv=False`.
+# A file in the current folder may come from anyone: it must not confirm for the user, run code, choose where a token or
+# a conversation is sent, or open a port. Some of these are not allowed in any file: they are declared with
+# `allow_from_autoenv=False`.
 FORBIDDEN_IN_LOCAL_FILE = frozenset(
     {"yes", "overwrite", "force", "tools", "token", "endpoint", "rpc", "host", "plan", "allow-url"}
 )
 
-# The commands that show what is wrong with the settings do not depend on them.
+# The commands that show errors in the settings must work without them.
 _WITHOUT_SETTINGS = "config"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An option of a command. `names` are its long names without dashes, the first of which is the one that is shown;
-    `is_path` says whether its value, or each of a list, names a file.
+    """An option of a command. `names` are its long names without dashes; the first one is shown.
+
+    `is_path` says whether its value, or each item of a list, is a path.
     """
 
     option: TyperOption
@@ -45,49 +46,49 @@ class Setting:
 
 @dataclass(frozen=True)
 class Command:
-    """typer's command `called`, by the words that call it, with its settings, and the options that are none.
+    """A command: `path` are the words that call it, `cli_only` its options that cannot be settings.
 
     `old_settings` are those of hidden options, the old forms of others: they are read, and nothing lists them.
     """
 
     path: tuple[str, ...]
-    called: Any
+    typer_command: Any
     settings: tuple[Setting, ...]
-    unsettable: frozenset[str]
+    cli_only: frozenset[str]
     old_settings: tuple[Setting, ...] = ()
 
     @property
     def name(self) -> str:
-        """The words that call it, as its table in a file is named."""
+        """The dotted path, which is the name of its table in a file."""
         return ".".join(self.path)
 
     def find(self, key: str) -> Setting | None:
-        """The setting that is called `key`, with hyphens or underscores."""
+        """Return the setting named `key`, with hyphens or underscores; None if there is none."""
         known = (*self.settings, *self.old_settings)
-        return next((setting for setting in known if hyphenated(key) in setting.names), None)
+        return next((setting for setting in known if hyphenate(key) in setting.names), None)
 
 
 def collect_options(root: Any) -> tuple[Command, ...]:
-    """The commands below typer's `root` with their settings."""
-    return tuple(command for command in _below(root, ()) if command.path[0] != _WITHOUT_SETTINGS)
+    """Return the commands below typer's `root`, with their settings."""
+    return tuple(command for command in _iter_commands(root, ()) if command.path[0] != _WITHOUT_SETTINGS)
 
 
-def _below(group: Any, path: tuple[str, ...]) -> Iterator[Command]:
-    for name, called in group.commands.items():
-        yield _command((*path, name), called)
-        if isinstance(called, TyperGroup):
-            yield from _below(called, (*path, name))
+def _iter_commands(group: Any, path: tuple[str, ...]) -> Iterator[Command]:
+    for name, typer_command in group.commands.items():
+        yield _command((*path, name), typer_command)
+        if isinstance(typer_command, TyperGroup):
+            yield from _iter_commands(typer_command, (*path, name))
 
 
-def _command(path: tuple[str, ...], called: Any) -> Command:
-    """An option that is declared not to come from the environment comes from nowhere but the command line."""
-    options = [option for option in called.params if isinstance(option, TyperOption) and option.expose_value]
+def _command(path: tuple[str, ...], typer_command: Any) -> Command:
+    """Describe one command. Options declared with `allow_from_autoenv=False` are for the command line only."""
+    options = [option for option in typer_command.params if isinstance(option, TyperOption) and option.expose_value]
     options = [option for option in options if not option.is_eager]
     settable = [option for option in options if option.allow_from_autoenv]
     settings = tuple(_setting(option) for option in settable if not option.hidden)
     old_settings = tuple(_setting(option) for option in settable if option.hidden)
     unsettable = (name for option in options if not option.allow_from_autoenv for name in _names(option))
-    return Command(path, called, settings, frozenset(unsettable), old_settings)
+    return Command(path, typer_command, settings, frozenset(unsettable), old_settings)
 
 
 def _setting(option: TyperOption) -> Setting:
@@ -103,11 +104,11 @@ def _names(option: TyperOption) -> tuple[str, ...]:
     return tuple(name[2:] for name in option.opts if name.startswith("--"))
 
 
-def hyphenated(key: str) -> str:
-    """`key` as options are written."""
+def hyphenate(key: str) -> str:
+    """Return `key` as options are written, with hyphens."""
     return key.replace("_", "-")
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """The one of `names` that is most like `word`, "" if none is like it."""
+def find_nearest(word: str, names: Iterable[str]) -> str:
+    """Return the one of `names` that is most similar to `word`; "" if none is."""
     return next(iter(difflib.get_close_matches(word[:80], names, n=1)), "")

@@ -1,6 +1,6 @@
-"""Reads one TOML file of settings: its values and the line of each key, or what is wrong with it.
+"""Reads one TOML file of settings: its values and the line of each key, or an error.
 
-A path comes in, a `TomlFile` goes out; a file that is not there has no values. It does not know what a setting is.
+A path comes in, a `TomlFile` goes out; a missing file has no values. What the settings are is not known here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from qwenctl.errors import ExitCode, QwenctlError
 KeyPath = tuple[str, ...]
 
 _MAX_BYTES = 256 * 1024
-# tomllib takes time and memory in the square of the number of parts of a dotted key: 17 s for one of 64 KiB.
+# tomllib's time and memory grow with the square of the parts of a dotted key: 17 s for a key of 64 KiB.
 _MAX_KEY_PARTS = 16
-# Multi-line strings may have two more quotes before the three that end them (TOML 1.0, "String"). A string without an
-# end goes on to the end of the line or text: no alternative fails far from where it began, so nothing is read twice.
+# A multi-line string may end with two more quotes before the closing three (TOML 1.0, "String"). A string without end
+# extends to the end of the line or text: so no alternative fails late, and matching takes linear time.
 _STRING_OR_COMMENT = re.compile(
     r'"""(?:\\.?|[^\\])*?(?:""""{0,2}|\Z)'
     r"|'''.*?(?:''''{0,2}|\Z)"
@@ -31,13 +31,13 @@ _STRING_OR_COMMENT = re.compile(
     r"|#[^\n]*",
     re.DOTALL,
 )
-# Begins at the start of a word and gives nothing back, so that no word is read again for each of its letters.
+# Starts only at the start of a word and never backtracks (possessive quantifiers), so matching takes linear time.
 _DOTTED_KEY = re.compile(r"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+)++")
 
 
 @dataclass(frozen=True)
 class TomlFile:
-    """What the file `path` says: its `values`, as tomllib reads them from `text`; `problem` is why there are none."""
+    """The contents of the file `path`: `values` as tomllib parses `text`, or `problem` if that failed."""
 
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -46,29 +46,29 @@ class TomlFile:
 
     @cached_property
     def lines(self) -> Mapping[KeyPath, int]:
-        """The line of each key."""
-        return key_lines(self.text)
+        """The line number of each key, from 1."""
+        return find_key_lines(self.text)
 
-    def place(self, keys: KeyPath) -> str:
-        """Where the key with the path `keys` stands, as in `qwenctl.toml:7`; in an inline table its line."""
+    def location(self, keys: KeyPath) -> str:
+        """Return the location of a key, as in `qwenctl.toml:7`; for a key in an inline table, the line of the table."""
         known = [self.lines[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in self.lines]
         return f"{self.path}:{known[0]}" if known else str(self.path)
 
 
-def folder_path() -> Path:
-    """The file of the current folder, without the folder, as it is named in messages."""
+def local_settings_path() -> Path:
+    """Return the path of the current folder's file, relative as in messages."""
     return Path("qwenctl.toml")
 
 
-def user_path() -> Path:
-    """The user's file, in the platform's folder for configuration."""
+def user_settings_path() -> Path:
+    """Return the path of the user's file, in the platform's configuration folder."""
     from platformdirs import user_config_path
 
     return user_config_path("qwenctl", appauthor=False) / "config.toml"
 
 
 def read_toml(path: Path) -> TomlFile:
-    """The file `path`; without values if there is none, or if it cannot be read or understood."""
+    """Read the file `path`; a missing file has no values, and an error is returned as `problem`."""
     try:
         text = _text(path)
         return TomlFile(path, _values(path, text), text)
@@ -82,7 +82,7 @@ def read_toml(path: Path) -> TomlFile:
 
 
 def _text(path: Path) -> str:
-    """The text of a regular file of a reasonable size. Raises OSError, QwenctlError."""
+    """Read a regular file of at most `_MAX_BYTES`. Raises OSError, or QwenctlError if it is none or not UTF-8."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
         raise _problem(str(path), "is not a file")
     with path.open("rb") as file:
@@ -97,15 +97,15 @@ def _text(path: Path) -> str:
 
 
 def _values(path: Path, text: str) -> dict[str, Any]:
-    """Raises QwenctlError with the line at which `text` is not TOML."""
-    parts, line = deepest_key(text)
+    """Parse `text`. Raises QwenctlError with the line at which it is not TOML."""
+    parts, line = find_deepest_key(text)
     if parts > _MAX_KEY_PARTS:
-        raise _problem(f"{path}:{line}", f"a key of {parts} parts")
+        raise _problem(f"{path}:{line}", f"has a key of {parts} parts")
     try:
         return tomllib.loads(text)
     except RecursionError as error:
         raise _problem(str(path), "brackets are nested too deeply") from error
-    except ValueError as error:  # tomllib's own error is one; so is that of a number with too many digits
+    except ValueError as error:  # TOMLDecodeError, or a number with too many digits
         place = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
         reason = place[1] if place else str(error).partition(":")[0]
         where = f"{path}:{place[2] or text.rstrip().count(chr(10)) + 1}" if place else str(path)
@@ -116,13 +116,13 @@ def _problem(where: str, what: str) -> QwenctlError:
     return QwenctlError(f"{where} {what}", "qwenctl config path", ExitCode.CONFIG)
 
 
-def key_lines(text: str) -> dict[KeyPath, int]:
-    """The first line, from 1, on which each key and each table is named that does not stand in an inline table."""
+def find_key_lines(text: str) -> dict[KeyPath, int]:
+    """Return the first line, from 1, of each key and table outside inline tables."""
     text = text.replace("\r\n", "\n")
-    found: dict[KeyPath, int] = {}
+    lines: dict[KeyPath, int] = {}
     table: KeyPath = ()
     depth = 0
-    for number, (line, bare) in enumerate(zip(text.split("\n"), _masked(text).split("\n"), strict=True), 1):
+    for number, (line, bare) in enumerate(zip(text.split("\n"), _mask_strings(text).split("\n"), strict=True), 1):
         if depth <= 0 and bare.lstrip().startswith("["):
             path = table = _keys(line[: len(bare)])
         elif depth <= 0 and "=" in bare:
@@ -130,25 +130,25 @@ def key_lines(text: str) -> dict[KeyPath, int]:
         else:
             path = ()
         for length in range(1, len(path) + 1):
-            found.setdefault(path[:length], number)
+            lines.setdefault(path[:length], number)
         depth = max(depth, 0) + sum(map(bare.count, "[{")) - sum(map(bare.count, "]}"))
-    return found
+    return lines
 
 
-def deepest_key(text: str) -> tuple[int, int]:
-    """The greatest number of parts of a dotted key, and the line of that key; 1 and 0 if no key has a dot."""
-    masked = _masked(text)
+def find_deepest_key(text: str) -> tuple[int, int]:
+    """Return the largest number of parts of a dotted key, and its line; (1, 0) if no key has a dot."""
+    masked = _mask_strings(text)
     longest = max(_DOTTED_KEY.finditer(masked), key=lambda key: key[0].count("."), default=None)
     return (longest[0].count(".") + 1, masked.count("\n", 0, longest.start()) + 1) if longest else (1, 0)
 
 
-def _masked(text: str) -> str:
-    """`text` with each string as a word of the same length, over the same lines, and without comments."""
+def _mask_strings(text: str) -> str:
+    """Replace each string by underscores of the same length, keeping line breaks, and remove comments."""
     return _STRING_OR_COMMENT.sub(lambda piece: "" if piece[0][0] == "#" else re.sub(".", "_", piece[0]), text)
 
 
 def _keys(statement: str) -> KeyPath:
-    """The parts of the one key in `statement`, none if it is not TOML."""
+    """Return the parts of the only key in `statement`; () if it is not TOML."""
     try:
         value: Any = tomllib.loads(statement)
     except tomllib.TOMLDecodeError:

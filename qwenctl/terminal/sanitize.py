@@ -1,8 +1,8 @@
-"""Text of a model or a file, made safe to write to a terminal.
+"""Makes text of a model or a file safe to write to a terminal, and decodes bytes.
 
-Text comes in, in pieces cut anywhere; the same text goes out without control characters and without whole escape
-sequences (ECMA-48: CSI, OSC, DCS, APC, PM, SOS and the short ones, as ESC or as C1 characters), and without the marks
-that turn the direction of writing. Newline and tab stay. It knows nothing of where the text goes.
+Text comes in, in pieces cut anywhere. The same text goes out without control characters except newline and tab, without
+escape sequences (ECMA-48: CSI, OSC, DCS, APC, PM, SOS and the short ones, after ESC or as C1 characters), and without
+the marks that change the direction of writing. Where the text goes is not known here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _C1: dict[str, _State] = {"\x9b": "control", **dict.fromkeys("\x90\x98\x9d\x9e\x
 
 
 class TerminalCleaner:
-    """Cleans one stream of text; a sequence may begin in one piece and end in another."""
+    """Cleans one stream of text; an escape sequence may start in one piece and end in another."""
 
     def __init__(self) -> None:
         self._state: _State = "text"
 
     def feed(self, text: str) -> str:
-        """What of `text` may be shown."""
+        """Return the part of `text` that is safe to show."""
         if self._state == "text" and not _UNSAFE.search(text):
             return text
         shown = []
@@ -39,17 +39,17 @@ class TerminalCleaner:
 
 
 def clean(text: str) -> str:
-    """The whole of `text`, safe to show."""
+    """Return a whole text without anything that is unsafe to show."""
     return TerminalCleaner().feed(text)
 
 
 def clean_line(text: str) -> str:
-    """The whole of `text` as one line, safe to show: for names of files and models inside a message."""
+    """Return a whole text on one line, safe to show: for names of files and models inside a message."""
     return " ".join(clean(text).split())
 
 
 def _step(state: _State, character: str) -> tuple[_State, bool]:
-    """The state after `character`, and whether it is shown."""
+    """Return the state after `character`, and whether to show it."""
     match state:
         case "escape":
             if " " <= character <= "/":
@@ -60,7 +60,7 @@ def _step(state: _State, character: str) -> tuple[_State, bool]:
                 return ("control" if character <= "?" else "text"), False
             return _plain(character)
         case "string":
-            # A string that never ends must not swallow the answer: it ends with its line.
+            # A string without an end must not swallow the answer: it ends at the end of its line.
             if character == "\n":
                 return "text", True
             if character == _ESCAPE:
@@ -73,17 +73,17 @@ def _step(state: _State, character: str) -> tuple[_State, bool]:
 
 
 def _plain(character: str) -> tuple[_State, bool]:
-    """One character outside any sequence."""
+    """Handle one character outside an escape sequence."""
     if character == _ESCAPE:
         return "escape", False
     return _C1.get(character, "text"), not _UNSAFE.match(character)
 
 
-def truncate_middle(text: str, most: int = 1600) -> str:
-    """The beginning and the end of a text of more than `most` characters, and between them how much is left out."""
-    if len(text) <= most:
+def truncate_middle(text: str, max_length: int = 1600) -> str:
+    """Shorten a text of more than `max_length` characters: its start, how much is left out, and its end."""
+    if len(text) <= max_length:
         return text
-    half = most // 2
+    half = max_length // 2
     return f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"
 
 
@@ -92,7 +92,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def decode(data: bytes, warn: Callable[[str], None]) -> str:
-    """`data` as text; what is not UTF-8 becomes U+FFFD, with one warning."""
+    """Decode UTF-8, without a byte order mark; bytes that are not UTF-8 become U+FFFD, with one call of `warn`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,5 +103,5 @@ def decode(data: bytes, warn: Callable[[str], None]) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with U+FFFD for each byte that Python could not decode and kept as a surrogate (PEP 383)."""
+    """Replace each byte that Python could not decode and stored as a surrogate (PEP 383) by U+FFFD."""
     return _SURROGATE.sub(_REPLACEMENT, text)

@@ -1,6 +1,6 @@
-"""Signals: Ctrl-C once stops what the engine does, twice within two seconds leaves; SIGTERM ends in good order.
+"""Signal handlers: Ctrl-C once stops the engine's work, twice within two seconds quits; SIGTERM exits cleanly.
 
-Each is a block after which the signal does what it did before.
+Each handler is a context manager that restores the previous one at its end. What is stopped is not known here.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
-_LEAVE_WITHIN_S = 2.0
+_QUIT_WITHIN_S = 2.0
 
 
 @contextmanager
 def cancel_on_sigint(stop: Callable[[], None]) -> Iterator[None]:
-    """Inside, the first SIGINT calls `stop`; one that follows within two seconds raises KeyboardInterrupt."""
-    last = float("-inf")
+    """Inside, a SIGINT calls `stop`; a second one within two seconds raises KeyboardInterrupt."""
+    latest = float("-inf")
 
-    def interrupted(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal last
-        before, last = last, time.monotonic()
-        if last - before < _LEAVE_WITHIN_S:
+    def on_sigint(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal latest
+        previous_time, latest = latest, time.monotonic()
+        if latest - previous_time < _QUIT_WITHIN_S:
             raise KeyboardInterrupt
         stop()
 
-    previous = signal.signal(signal.SIGINT, interrupted)
+    previous = signal.signal(signal.SIGINT, on_sigint)
     try:
         yield
     finally:
@@ -37,15 +37,15 @@ def cancel_on_sigint(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def termination_as_exit(code: int) -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit with `code`: every `finally` is gone through, and the engine ends too."""
+    """Inside, SIGTERM raises SystemExit with `code`, so that every `finally` block runs and the engine is stopped."""
 
-    def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    def on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(code)
 
-    if threading.current_thread() is not threading.main_thread():  # Python's signals are the main thread's business
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
-    previous = signal.signal(signal.SIGTERM, terminated)
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
@@ -54,27 +54,30 @@ def termination_as_exit(code: int) -> Iterator[None]:
 
 @contextmanager
 def defer_sigint() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Inside, a SIGINT waits; what is given lets it through, also one that has waited, as KeyboardInterrupt."""
-    waits = False
+    """Inside, SIGINT is held back, except in blocks of the yielded context manager.
 
-    def interrupted(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal waits
-        waits = True
+    There, a SIGINT raises KeyboardInterrupt, and so does one that came before the block.
+    """
+    is_pending = False
+
+    def on_sigint(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal is_pending
+        is_pending = True
 
     @contextmanager
-    def let_through() -> Iterator[None]:
-        nonlocal waits
+    def allow_sigint() -> Iterator[None]:
+        nonlocal is_pending
         try:
             signal.signal(signal.SIGINT, previous)
-            if waits:
-                waits = False
-                raise KeyboardInterrupt
+            if is_pending:
+                is_pending = False
+                raise KeyboardInterrupt  # the signal came before this block
             yield
         finally:
-            signal.signal(signal.SIGINT, interrupted)
+            signal.signal(signal.SIGINT, on_sigint)
 
-    previous = signal.signal(signal.SIGINT, interrupted)
+    previous = signal.signal(signal.SIGINT, on_sigint)
     try:
-        yield let_through
+        yield allow_sigint
     finally:
         signal.signal(signal.SIGINT, previous)

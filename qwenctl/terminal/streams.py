@@ -1,7 +1,7 @@
-"""The three standard streams as a program in a pipe must treat them.
+"""Standard input, output and error, in a terminal or a pipe.
 
-Text written to a terminal is cleaned of escapes; to a file or pipe it goes unchanged, as UTF-8, whatever the locale.
-Nothing here knows what the text is.
+Text goes to a terminal without control characters; to a file or pipe it goes unchanged, as UTF-8 in any locale. What
+the text means is not known here.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ _LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Is `stream` open, and a terminal?"""
+    """Whether `stream` is open and a terminal."""
     return stream is not None and stream.isatty()
 
 
 def piped_input() -> BinaryIO | None:
-    """Standard input as bytes; None if it is a terminal or closed."""
+    """Return standard input as bytes; None if it is a terminal or closed."""
     return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
 
 
 def text_writer(stream: TextIO | None) -> Callable[[str], None]:
-    """A function that writes text to `stream` at once. Raises QwenctlError if the stream is closed."""
+    """Return a function that writes text to `stream` and flushes it. Raises QwenctlError if the stream is closed."""
     if stream is None:
         raise QwenctlError("standard output is closed", "qwenctl chat … > answer.txt", ExitCode.IO)
     binary = stream.buffer
-    filtered = TerminalCleaner().feed if stream.isatty() else str
+    clean = TerminalCleaner().feed if stream.isatty() else str
 
     def write(text: str) -> None:
-        binary.write(filtered(text).encode("utf-8", "replace"))
+        binary.write(clean(text).encode("utf-8", "replace"))
         binary.flush()
 
     return write
 
 
 def warn(message: str) -> None:
-    """One line of warning on standard error."""
+    """Write a warning to standard error, on one line."""
     if sys.stderr is not None:
         sys.stderr.write(f"qwenctl: warning: {clean_line(message)}\n")
         sys.stderr.flush()
 
 
 class StatusLine:
-    """A line that is written over and leaves nothing behind; only on a terminal."""
+    """A line on a terminal that is overwritten, and erased at the end; elsewhere nothing is written."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream if is_terminal(stream) and os.environ.get("TERM") != "dumb" else None
@@ -59,6 +59,7 @@ class StatusLine:
         self._visible = False
 
     def show(self, text: str) -> None:
+        """Replace the line by `text`, at most 10 times a second."""
         now = time.monotonic()
         if self._stream is None or now - self._shown_at < 1 / _REDRAWS_PER_SECOND:
             return
@@ -67,6 +68,7 @@ class StatusLine:
         self._stream.flush()
 
     def clear(self) -> None:
+        """Erase the line."""
         if self._stream is not None and self._visible:
             self._visible = False
             self._stream.write("\r\x1b[K")

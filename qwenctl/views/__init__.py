@@ -1,1 +1,1 @@
-"""What the commands show: tables, progress lines and summaries. The only package besides `chat` that draws."""
+"""What the commands show: tables, progress and summaries. Besides `chat`, the only package that uses rich."""

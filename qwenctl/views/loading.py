@@ -1,7 +1,6 @@
-"""What is shown while a model loads and while a prefix is read.
+"""Progress of loading a model and of evaluating a prefix, on a status line.
 
-The events of the engine come in; the last of them goes out when it is there. A status line shows the progress, and is
-cleared at the end, however that comes.
+Events of the engine come in; the last of them goes out. The status line is cleared at the end, even after an error.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.messages import PrefillProgress, PrefixReady
 from qwenctl.terminal.streams import StatusLine
-from qwenctl.views.answer import reading
+from qwenctl.views.answer import format_prefill
 
 
 def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLine) -> ModelInfo:
-    """Follow the loading of a model to its end, and show the share of it that is done.
+    """Show the progress of loading in percent; return the loaded model.
 
-    Raises QwenctlError if the events end without a model.
+    Raises QwenctlError (ENGINE_CRASHED) if the events end without a model.
     """
     try:
         for event in events:
@@ -31,15 +30,15 @@ def follow_loading(events: Iterable[LoadProgress | ModelInfo], status: StatusLin
 
 
 def follow_prefill(events: Iterable[PrefillProgress | PrefixReady], status: StatusLine) -> PrefixReady:
-    """Follow the prefill of a prefix to its end, and show tokens and speed.
+    """Show the progress of a prefix's prefill, in tokens and tokens/s; return its result.
 
-    Raises QwenctlError if the events end before that.
+    Raises QwenctlError (ENGINE_CRASHED) if the events end before the prefill does.
     """
     try:
         for event in events:
             if isinstance(event, PrefixReady):
                 return event
-            status.show(reading(event, "the prefix"))
+            status.show(format_prefill(event, "the prefix"))
     finally:
         status.clear()
     raise QwenctlError("the engine stopped while it evaluated the prompt", code=ExitCode.ENGINE_CRASHED)

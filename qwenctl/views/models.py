@@ -1,6 +1,6 @@
-"""Tables of models: what a repository offers, what a pull would fetch, what is here.
+"""Tables of models: what a repository offers, what a pull would download, what is installed.
 
-Values of `hub` come in; text goes to the stream that is given, for a person or as JSON objects for a program.
+Values of `hub` come in; tables go to a stream, or fields for JSON go out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from qwenctl.hub.select.available_quants import AvailableQuants
     from qwenctl.hub.select.fit import Fit
 
-_NO_TERMINAL = 10_000
+_NO_TERMINAL = 10_000  # columns: wide enough that no cell is folded
 
 
 def _table(*columns: str) -> Table:
-    """A table without lines. A column whose name begins with ">" stands to the right and keeps its width."""
+    """Return a table without lines. A column whose name starts with ">" is right-aligned and never folded."""
     table = Table(box=None, pad_edge=False)
     for name in columns:
         is_number = name.startswith(">")
@@ -37,7 +37,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table, stream: TextIO, *lines: str) -> None:
-    """A table as wide as the terminal, or as it needs where there is none; lines below it."""
+    """Write a table and `lines` below it: as wide as the terminal, or as wide as needed if there is none."""
     width = None if is_terminal(stream) else _NO_TERMINAL
     console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
@@ -48,7 +48,7 @@ def _print(table: Table, stream: TextIO, *lines: str) -> None:
 
 
 def print_offers(offers: AvailableQuants, fits: Sequence[Fit], stream: TextIO) -> None:
-    """What a repository offers, and where each would fit."""
+    """Write a table of the quantizations of a repository: size, bits per weight, and where each fits."""
     table = _table("quantization", ">size", ">bits/weight", "on this machine")
     for fit in fits:
         bits = offers.bits_per_weight(fit.candidate)
@@ -62,7 +62,7 @@ def print_offers(offers: AvailableQuants, fits: Sequence[Fit], stream: TextIO) -
 
 
 def offer_fields(offers: AvailableQuants, fits: Sequence[Fit]) -> list[dict[str, Any]]:
-    """The same for a program."""
+    """Return the table of `print_offers` as fields for JSON; sizes are in bytes."""
     return [
         {
             "quant": fit.candidate.label, "bytes": fit.candidate.n_bytes, "disk_bytes": fit.candidate.disk_bytes,
@@ -75,10 +75,10 @@ def offer_fields(offers: AvailableQuants, fits: Sequence[Fit]) -> list[dict[str,
 
 
 def print_plan(plan: PullPlan, stream: TextIO) -> None:
-    """What a pull would fetch."""
+    """Write a table of the files of a pull, what must be downloaded, and the free disk space."""
     table = _table("file", ">size", "state", "hash")
     for file in plan.files:
-        state = _state(plan, file.etag).replace("to download", "to download")
+        state = _state(plan, file.etag)
         table.add_row(clean_line(file.path), format_bytes(file.size), state, file.etag[:12])
     listing, folder = plan.listing, plan.cache.root
     free, license_name = free_disk(folder), clean_line(plan.listing.license) or "unknown"
@@ -91,7 +91,7 @@ def print_plan(plan: PullPlan, stream: TextIO) -> None:
 
 
 def _state(plan: PullPlan, etag: str) -> str:
-    """What there is of a file, in the words that `--json` has."""
+    """Return how much of a file is already here; `--json` has the same words."""
     missing = next((file for file in plan.missing if file.etag == etag), None)
     if missing is None:
         return "here"
@@ -100,7 +100,7 @@ def _state(plan: PullPlan, etag: str) -> str:
 
 
 def plan_fields(plan: PullPlan) -> dict[str, Any]:
-    """The same for a program."""
+    """Return the table of `print_plan` as fields for JSON; sizes are in bytes."""
     listing = plan.listing
     return {
         "repository": listing.repository, "commit": listing.commit, "quant": plan.label, "license": listing.license,
@@ -115,7 +115,7 @@ def plan_fields(plan: PullPlan) -> dict[str, Any]:
 
 
 def print_models(models: Sequence[InstalledModel], stream: TextIO) -> None:
-    """What is here."""
+    """Write a table of the installed models."""
     table = _table("model", ">size", "commit", "where")
     for model in models:
         name = clean_line(model.name) + (f" ({model.missing_parts} parts missing)" if model.missing_parts else "")
@@ -130,7 +130,7 @@ def print_models(models: Sequence[InstalledModel], stream: TextIO) -> None:
 
 
 def model_fields(model: InstalledModel) -> dict[str, Any]:
-    """A model here, for a program."""
+    """Return the fields of an installed model for JSON; sizes are in bytes."""
     return {
         "name": model.name, "repository": model.repository, "quant": model.quant, "commit": model.commit,
         "bytes": model.n_bytes, "path": str(model.path), "made_here": model.cache is None,

@@ -1,6 +1,6 @@
-"""A plan on a terminal or in a file: the picture, the table under it, the forecast, the reasons.
+"""Prints a placement plan: memory bars, a table, the forecast and the reasons.
 
-A `Plan` comes in; text goes to the stream that is given, with colors on a terminal that has them.
+A `Plan` comes in; text goes to a stream, with colors if it is a terminal that has them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantize.formatting import format_memory, format_rate
-from qwenctl.charts.plan import FREE, STYLES, TAKEN, bar, memory_name, speed, table
+from qwenctl.charts.plan import FREE, STYLES, TAKEN, bar_segments, forecast_line, memory_name, memory_table
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import is_terminal
 
@@ -24,7 +24,7 @@ _WIDTH, _LEAST_BAR, _LABEL = 100, 10, 30
 
 
 def print_placement(plan: Plan, stream: TextIO) -> None:
-    """All of the plan, as wide as the terminal."""
+    """Write the plan to `stream`: as wide as the terminal, or 100 columns."""
     console = Console(
         file=stream, width=None if is_terminal(stream) else _WIDTH, highlight=False, markup=False, emoji=False
     )
@@ -33,54 +33,54 @@ def print_placement(plan: Plan, stream: TextIO) -> None:
     console.print(f"{clean_line(plan.model)}, {settings.context_tokens:,} tokens of context", soft_wrap=True)
     console.print()
     for memory in plan.memories:
-        console.print(_line(memory, width, colored=colored), soft_wrap=True)
+        console.print(_memory_line(memory, width, colored=colored), soft_wrap=True)
     console.print(_legend(plan, width, colored=colored), soft_wrap=True)
     console.print()
     console.print(_table(plan))
     console.print()
-    for line in _forecast(plan):
+    for line in _forecast_lines(plan):
         console.print(line)
     for reason in plan.reasons:
         console.print(f"- {clean_line(reason)}")
 
 
-def _line(memory: MemoryPlan, width: int, *, colored: bool) -> Text:
-    """A memory's name, its bar, and how much of it is used."""
+def _memory_line(memory: MemoryPlan, width: int, *, colored: bool) -> Text:
+    """Return a memory's name, how much of it is used, and its bar of `width` cells."""
     text = Text(f"{memory_name(memory):<6}{format_memory(memory.n_bytes):>9} of {format_memory(memory.total_bytes):<9}")
     text.append(" ")
-    for run in bar(memory, width):
-        text.append(*_cells(run.kind, run.cells, colored=colored))
+    for run in bar_segments(memory, width):
+        text.append(*_style_cells(run.kind, run.cells, colored=colored))
     return text
 
 
-def _cells(kind: str, cells: int, *, colored: bool) -> tuple[str, str]:
-    """Letters, for terminals with few colors have the same for several classes."""
+def _style_cells(kind: str, cells: int, *, colored: bool) -> tuple[str, str]:
+    """Return the text and style of some cells. Letters, because few colors would look alike for several classes."""
     color, letter = STYLES[kind]
     return letter * cells, f"black on {color}" if colored and kind != FREE else ""
 
 
 def _legend(plan: Plan, width: int, *, colored: bool) -> Text:
-    """What the letters mean, in lines that are no longer than the bars."""
+    """Return what the letters mean, in lines no longer than those of the bars."""
     text, at = Text(), 0
-    there = {run.kind for memory in plan.memories for run in bar(memory, width)}
+    there = {run.kind for memory in plan.memories for run in bar_segments(memory, width)}
     for kind in STYLES:
         if kind in there:
-            item = f" {_word(kind)}   "
+            item = f" {_legend_name(kind)}   "
             if at and at + len(item) > width + _LABEL:
                 text.append("\n")
                 at = 0
-            text.append(*_cells(kind, 1, colored=colored))
+            text.append(*_style_cells(kind, 1, colored=colored))
             text.append(item)
             at += 1 + len(item)
     return text
 
 
-def _word(kind: str) -> str:
+def _legend_name(kind: str) -> str:
     return {TAKEN: "used by others", FREE: "free"}.get(kind, kind)
 
 
 def _table(plan: Plan) -> Table:
-    names, *rows = table(plan)
+    names, *rows = memory_table(plan)
     shown = Table(box=None, pad_edge=False)
     for number, name in enumerate(names):
         shown.add_column(name, justify="right" if number else "left", overflow="fold")
@@ -89,10 +89,10 @@ def _table(plan: Plan) -> Table:
     return shown
 
 
-def _forecast(plan: Plan) -> list[str]:
+def _forecast_lines(plan: Plan) -> list[str]:
     cast, settings = plan.forecast, plan.settings
     lines = [
-        f"forecast: {speed(plan)}",
+        f"forecast: {forecast_line(plan)}",
         f"prompt: {format_rate(cast.prefill)} tokens/s, limited by {cast.prefill_limit}; "
         f"loading: {cast.load_seconds:,.0f} s from a typical NVMe disk",
         f"settings: -c {settings.context_tokens} -t {settings.threads} -b {settings.batch_tokens} "

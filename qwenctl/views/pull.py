@@ -1,7 +1,7 @@
-"""What a pull shows: a line for each file in flight and one for the sum, or plain lines where there is no terminal.
+"""What `qwenctl pull` shows: a bar for each file in progress and one for the total, or lines without a terminal.
 
-Values of `hub.fetch` come in, and of `quantize.convert` where a checkpoint is quantized while it arrives; text goes to
-the stream that is given. Nothing is decided here.
+Progress of `hub.download` comes in, and of `quantize.convert` if a checkpoint is quantized while it downloads; text
+goes to a stream.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME_WIDTH = 32
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the display: `done` of `total` bytes of something, and what happens with it."""
+    """A line of the display: `done` of `total` bytes of `name`, and its state."""
 
     name: str
     done: int
@@ -47,19 +47,19 @@ class _Row:
 
 @contextmanager
 def pull_progress(stream: TextIO | None, *, quiet: bool) -> Iterator[tuple[PullEvents, Report]]:
-    """Who hears of a pull, on `stream`; with `quiet` only what went wrong is shown.
+    """Inside, show a pull on `stream` (None: nothing); with `quiet`, only warnings.
 
-    The second takes the progress of a fetch and of a conversion that follows it; the first is for a fetch alone.
+    Yields events for a download alone, and a function that shows a download together with the conversion of its files.
     """
     if stream is None:
         yield PullEvents(lambda _: None, lambda _: None, lambda _: None), lambda _fetch, _conversion: None
     elif quiet:
         yield PullEvents(lambda _: None, lambda _: None, _writer(stream, _warning)), lambda _fetch, _conversion: None
     elif is_terminal(stream) and os.environ.get("TERM") != "dumb":
-        with _bars(stream) as shown:
+        with _bar_reporter(stream) as shown:
             yield shown
     else:
-        report = _lines(stream)
+        report = _line_reporter(stream)
         yield PullEvents(lambda fetch: report(fetch, None), _writer(stream, str), _writer(stream, _warning)), report
 
 
@@ -71,24 +71,24 @@ def _writer(stream: TextIO, to_text: Callable[..., str]) -> Callable[..., None]:
     return write
 
 
-def _warning(trouble: QwenctlError) -> str:
-    hint = f"\n  hint: {clean_line(trouble.hint)}" if trouble.hint else ""
-    return f"qwenctl: warning: {clean_line(trouble.message)}{hint}"
+def _warning(error: QwenctlError) -> str:
+    hint = f"\n  hint: {clean_line(error.hint)}" if error.hint else ""
+    return f"qwenctl: warning: {clean_line(error.message)}{hint}"
 
 
 class _Amounts(ProgressColumn):
-    """How much of how much, and what happens with it."""
+    """A column with the bytes done, the total and the state."""
 
     def render(self, task: Task) -> Text:
-        """The column's text for one line."""
+        """Return the column's text for one line; called by rich."""
         return Text(
             f"{format_bytes(task.completed)} of {format_bytes(task.total or 0)}  {task.fields['state']}", no_wrap=True
         )
 
 
 @contextmanager
-def _bars(stream: TextIO) -> Iterator[tuple[PullEvents, Report]]:
-    """Lines that leave nothing behind. They are redrawn when progress is reported, without a thread of their own."""
+def _bar_reporter(stream: TextIO) -> Iterator[tuple[PullEvents, Report]]:
+    """Inside, show bars that are erased at the end; they are redrawn when progress is reported, without a thread."""
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     columns = (
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=_NAME_WIDTH)),
@@ -102,20 +102,27 @@ def _bars(stream: TextIO) -> Iterator[tuple[PullEvents, Report]]:
 
     def report(fetch: Progress | None, conversion: Conversion | None) -> None:
         bars.start()
-        files = [_Row(_short(one.path), one.arrived, one.size, one.state) for one in fetch.files] if fetch else []
-        _draw(bars, shown, [*files, *_sums(fetch, conversion, rates)])
+        files = (
+            [_Row(_truncate_start(file.path), file.arrived, file.size, file.state) for file in fetch.files]
+            if fetch
+            else []
+        )
+        _draw_rows(bars, shown, [*files, *_total_rows(fetch, conversion, rates)])
 
-    def say(text: str) -> None:
+    def write_line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
     try:
-        yield PullEvents(lambda fetch: report(fetch, None), say, lambda trouble: say(_warning(trouble))), report
+        yield (
+            PullEvents(lambda fetch: report(fetch, None), write_line, lambda error: write_line(_warning(error))),
+            report,
+        )
     finally:
         bars.stop()
 
 
-def _draw(bars: ErasableBars, shown: dict[str, TaskID], rows: Sequence[_Row]) -> None:
-    """Show these rows, in their order."""
+def _draw_rows(bars: ErasableBars, shown: dict[str, TaskID], rows: Sequence[_Row]) -> None:
+    """Show the rows in their order."""
     if [row.name for row in rows] != list(shown):
         for name in list(shown):
             bars.remove_task(shown.pop(name))
@@ -125,14 +132,14 @@ def _draw(bars: ErasableBars, shown: dict[str, TaskID], rows: Sequence[_Row]) ->
     bars.refresh()
 
 
-def _short(path: str) -> str:
-    """The end of a path, which tells files apart."""
+def _truncate_start(path: str) -> str:
+    """Cut a long path at its start: its end tells files apart."""
     path = clean_line(path)
     return path if len(path) <= _NAME_WIDTH else f"…{path[1 - _NAME_WIDTH :]}"
 
 
-def _sums(fetch: Progress | None, conversion: Conversion | None, rates: tuple[Rate, Rate]) -> Iterator[_Row]:
-    """The sum of what is fetched, and of what is quantized."""
+def _total_rows(fetch: Progress | None, conversion: Conversion | None, rates: tuple[Rate, Rate]) -> Iterator[_Row]:
+    """Yield a row for the whole download, and one for the conversion."""
     if fetch is not None:
         name = "fetched" if conversion else "total"
         yield _Row(name, fetch.done_bytes, fetch.total_bytes, _fetch_state(fetch, rates[0], alone=conversion is None))
@@ -142,25 +149,25 @@ def _sums(fetch: Progress | None, conversion: Conversion | None, rates: tuple[Ra
 
 
 def _fetch_state(fetch: Progress, rate: Rate, *, alone: bool) -> str:
-    """Rate and time left, or why nothing comes."""
-    words = rate.in_words(fetch.done_bytes, fetch.total_bytes)
+    """Return rate and time left, or what the download waits for."""
+    text = rate.describe(fetch.done_bytes, fetch.total_bytes)
     if fetch.note:
         return f"waiting: {fetch.note}"
     if fetch.done_bytes == fetch.total_bytes:
         return "verifying" if fetch.files else "done"
-    return words if fetch.files or alone else "waiting for disk space"
+    return text if fetch.files or alone else "waiting for disk space"
 
 
 def _conversion_state(conversion: Conversion, rate: Rate) -> str:
-    """Rate and time left, and what is at work."""
-    words = rate.in_words(conversion.done_bytes, conversion.total_bytes)
+    """Return rate, time left and the tensor class being quantized."""
+    text = rate.describe(conversion.done_bytes, conversion.total_bytes)
     if conversion.done_bytes == conversion.total_bytes:
         return "done"
-    return f"{words}, {conversion.tensor_class}" if conversion.tensor_class else "waiting"
+    return f"{text}, {conversion.tensor_class}" if conversion.tensor_class else "waiting"
 
 
 class Rate:
-    """Bytes a second, of late: an average that forgets what is long ago."""
+    """Bytes per second: an exponential moving average over about 10 s."""
 
     _SECONDS, _SHORTEST = 10.0, 0.2
 
@@ -168,14 +175,14 @@ class Rate:
         self._rate = 0.0
         self._last: tuple[float, int] | None = None
 
-    def in_words(self, done: int, total: int) -> str:
-        """Rate and time left, now that `done` bytes of `total` are there."""
-        self._follow(done)
+    def describe(self, done: int, total: int) -> str:
+        """Add the measurement that `done` of `total` bytes are done; return rate and time left as text."""
+        self._update(done)
         if self._rate < 1:
             return "waiting"
         return f"{format_bytes(self._rate)}/s, {format_duration((total - done) / self._rate)} left"
 
-    def _follow(self, done: int) -> None:
+    def _update(self, done: int) -> None:
         now = time.monotonic()
         if self._last is not None:
             seconds = now - self._last[0]
@@ -186,22 +193,23 @@ class Rate:
         self._last = now, done
 
 
-def _lines(stream: TextIO) -> Report:
-    """A line now and then, and why nothing comes."""
+def _line_reporter(stream: TextIO) -> Report:
+    """Return a function that writes a line every 5 %, every 30 s, and when the download starts to wait."""
     schedule, note = LineSchedule(at_once=True), ""
     rates = Rate(), Rate()
 
     def report(fetch: Progress | None, conversion: Conversion | None) -> None:
         nonlocal note
-        rows = list(_sums(fetch, conversion, rates))
+        rows = list(_total_rows(fetch, conversion, rates))
         done = rows[-1].done / max(1, rows[-1].total)
-        trouble = fetch.note if fetch else ""
-        if not schedule.is_due(done) and rows[-1].state != "done" and (not trouble or trouble == note):
+        waiting_for = fetch.note if fetch else ""
+        if not schedule.is_due(done) and rows[-1].state != "done" and (not waiting_for or waiting_for == note):
             return
         schedule.mark_written(done)
-        note = trouble
+        note = waiting_for
         amounts = "; ".join(
-            f"{_named(row, rows)}{format_bytes(row.done)} of {format_bytes(row.total)}, {row.state}" for row in rows
+            f"{_row_prefix(row, rows)}{format_bytes(row.done)} of {format_bytes(row.total)}, {row.state}"
+            for row in rows
         )
         stream.write(f"{done:4.0%}  {amounts}\n")
         stream.flush()
@@ -209,5 +217,5 @@ def _lines(stream: TextIO) -> Report:
     return report
 
 
-def _named(row: _Row, rows: Sequence[_Row]) -> str:
+def _row_prefix(row: _Row, rows: Sequence[_Row]) -> str:
     return f"{row.name} " if len(rows) > 1 else ""

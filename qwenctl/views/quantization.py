@@ -1,6 +1,6 @@
-"""What `qwenctl quantize` shows: a progress bar or plain lines, the table of a dry run, the files that were made.
+"""What `qwenctl quantize` shows: a progress bar or lines, the table of a dry run, the files that were written.
 
-Values of the `quantize` library come in; text goes to the stream that is given. Nothing is decided here.
+Values of the `quantize` library come in; text goes out, or to a stream.
 """
 
 from __future__ import annotations
@@ -31,40 +31,42 @@ Report = Callable[["ConversionProgress"], None]
 
 
 class ErasableBars(Bar):
-    """Lines with room at their end for the ^C that a terminal shows: on a line that is full it would begin another,
-    and what is to be erased would be looked for one line too low."""
+    """Progress bars that leave a few columns free at the right, for the ^C that a terminal echoes.
+
+    On a full line the ^C would wrap, and the bars would be erased one line too low.
+    """
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """The lines."""
+        """Yield the lines of the bars; called by rich."""
         yield _Narrower(self.make_tasks_table(self.tasks))
 
 
 @dataclass(frozen=True)
 class _Narrower:
-    """What it holds, with a few columns less than there are."""
+    """Renders `inside` three columns narrower than the console."""
 
     inside: RenderableType
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """For rich."""
+        """Render; called by rich."""
         yield from console.render(self.inside, options.update(width=max(1, options.max_width - 3)))
 
 
 @contextmanager
 def conversion_progress(start: str, stream: TextIO | None, *, quiet: bool) -> Iterator[Report]:
-    """A function that shows progress on `stream`, below the line `start`: a bar on a terminal, else lines."""
+    """Inside, a function shows progress on `stream`, below the line `start`: a bar on a terminal, lines elsewhere."""
     if quiet or stream is None:
         yield lambda _: None
     elif is_terminal(stream) and os.environ.get("TERM") != "dumb":
-        with _bar(start, stream) as report:
+        with _bar_reporter(start, stream) as report:
             yield report
     else:
-        yield _lines(start, stream)
+        yield _line_reporter(start, stream)
 
 
 @contextmanager
-def _bar(start: str, stream: TextIO) -> Iterator[Report]:
-    """A bar that leaves nothing behind. It is redrawn when progress is reported, without a thread of its own."""
+def _bar_reporter(start: str, stream: TextIO) -> Iterator[Report]:
+    """Inside, show a bar that is erased at the end; it is redrawn when progress is reported, without a thread."""
     columns = (
         TextColumn("{task.description:17}", markup=False),
         BarColumn(bar_width=None),
@@ -79,8 +81,8 @@ def _bar(start: str, stream: TextIO) -> Iterator[Report]:
 
     def report(progress: ConversionProgress) -> None:
         if bar.tasks[0].total is None:
-            console.print(_start(start, progress), soft_wrap=True)
-            # Bytes of an earlier run count as done, but not for the rate.
+            console.print(_with_resumed_bytes(start, progress), soft_wrap=True)
+            # Bytes from an earlier run count as done, but not toward the rate.
             bar.reset(task, total=progress.total_bytes, completed=progress.resumed_bytes)
             bar.start()
         bar.update(task, completed=progress.done_bytes, description=progress.tensor_class, refresh=True)
@@ -91,15 +93,15 @@ def _bar(start: str, stream: TextIO) -> Iterator[Report]:
         bar.stop()
 
 
-def _lines(start: str, stream: TextIO) -> Report:
-    """A line at the start, and then now and then."""
+def _line_reporter(start: str, stream: TextIO) -> Report:
+    """Return a function that writes a line at the start, every 5 % and every 30 s, but at most one a second."""
     began_at, schedule, is_first = time.monotonic(), LineSchedule(), True
 
     def report(progress: ConversionProgress) -> None:
         nonlocal is_first
         share = progress.done_bytes / progress.total_bytes
         if is_first:
-            line, is_first = _start(start, progress), False
+            line, is_first = _with_resumed_bytes(start, progress), False
         elif not schedule.is_due(share):
             return
         else:
@@ -111,7 +113,7 @@ def _lines(start: str, stream: TextIO) -> Report:
     return report
 
 
-def _start(start: str, progress: ConversionProgress) -> str:
+def _with_resumed_bytes(start: str, progress: ConversionProgress) -> str:
     return f"{start}, resuming at {format_bytes(progress.resumed_bytes)}" if progress.resumed_bytes else start
 
 
@@ -124,20 +126,20 @@ def _progress_line(progress: ConversionProgress, seconds: float) -> str:
 
 
 def start_line(plan: ConversionPlan, threads: int) -> str:
-    """What is about to be done."""
+    """Return what is about to be quantized: recipe, size, files and threads."""
     name, files = clean_line(plan.checkpoint.name), len(plan.files)
     made = f"{format_bytes(plan.n_bytes)} in {files} file{'s' * (files > 1)}"
     return f"quantizing {name} to {plan.recipe.name}: {made}, {threads} thread{'s' * (threads > 1)}"
 
 
 def result_lines(files: Sequence[FileSummary], result: ConversionResult) -> list[str]:
-    """The files, and what they took."""
+    """Return a line for each file, and the time it all took."""
     resumed = f", {format_bytes(result.resumed_bytes)} of it from an earlier run" if result.resumed_bytes else ""
     return [*file_lines(files), f"done in {format_duration(result.wall_seconds)}{resumed}"]
 
 
 def file_lines(files: Sequence[FileSummary]) -> list[str]:
-    """A line for each file that was made."""
+    """Return a line for each file: path, size and bits per weight."""
     return [
         f"{clean_line(str(file.path))}: {format_bytes(file.n_bytes)}, {file.bits_per_weight:.2f} bits per weight"
         for file in files
@@ -145,7 +147,7 @@ def file_lines(files: Sequence[FileSummary]) -> list[str]:
 
 
 def print_summary(summary: Summary, stream: TextIO) -> None:
-    """The table of a dry run, and below it what the conversion makes and needs."""
+    """Write the table of a dry run, and below it the files and the disk space and memory needed."""
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.print(_table(summary), no_wrap=True)
     for line in file_lines(summary.files):
@@ -172,7 +174,7 @@ def _table(summary: Summary) -> Table:
 
 
 def _add_rows(table: Table, parts: list[SummaryRow], total: int) -> None:
-    """The types of one class; its name stands in the first row only."""
+    """Add a row for each type of one tensor class; only the first row names the class."""
     for number, part in enumerate(parts):
         name = "" if number else part.tensor_class
         share = part.n_bytes / total

@@ -230,7 +230,7 @@ def talk() -> Conversation:
 
 def test_a_session_keeps_calls_and_results(tmp_path: Path) -> None:
     opened = SessionStore(tmp_path).open("first")
-    opened.keep(talk(), Path("toy.gguf"), LOADED)
+    opened.save(talk(), Path("toy.gguf"), LOADED)
     opened.close()
     assert SessionStore(tmp_path).load("first").conversation == talk()
 
@@ -238,7 +238,7 @@ def test_a_session_keeps_calls_and_results(tmp_path: Path) -> None:
 def test_a_resumed_chat_shows_calls_and_has_the_functions_of_today(tmp_path: Path) -> None:
     store = SessionStore(tmp_path / "sessions")
     opened = store.open("first")
-    opened.keep(talk(), Path("toy.gguf"), LOADED)
+    opened.save(talk(), Path("toy.gguf"), LOADED)
     opened.close()
     one = ToolChat(tmp_path, answer("Yes."))
     one.run("Sure?", store=store, resume="first")
@@ -262,7 +262,7 @@ def test_a_resumed_chat_shows_calls_and_has_the_functions_of_today(tmp_path: Pat
 )
 def test_a_session_with_a_damaged_call_is_told(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
     opened = SessionStore(tmp_path).open("first")
-    opened.keep(talk(), Path("toy.gguf"), LOADED)
+    opened.save(talk(), Path("toy.gguf"), LOADED)
     opened.close()
     file = tmp_path / "first" / "conversation.json"
     fields = json.loads(file.read_text())

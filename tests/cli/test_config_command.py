@@ -28,7 +28,7 @@ def test_every_option_of_every_command_is_a_setting() -> None:
         assert shown().keys() == EVERY_SETTING
         for command in COMMANDS:
             own = {setting.name for setting in command.settings}
-            assert own | command.unsettable == options_of(*command.path)
+            assert own | command.cli_only == options_of(*command.path)
     names = {command.name for command in COMMANDS}
     assert {"chat", "quantize", "sessions.export"} <= names
     assert "config.show" not in names

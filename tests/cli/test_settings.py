@@ -223,15 +223,15 @@ def test_there_is_something_that_the_current_folder_may_not_say() -> None:
     assert GUARDED
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.unsettable], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.cli_only], ids=lambda one: one.name)
 def test_what_is_for_the_command_line_alone_is_no_setting(command: Command) -> None:
-    for name in command.unsettable:
+    for name in command.cli_only:
         table = f"[{command.name}]\n{name} = true"
         for files in ({"folder": table}, {"user": table}):
             with settings(**files):
                 line, hint, code = call("chat").error
             assert (line.split(" ", 1)[1], code) == (f"'{name}' can only be given on the command line", 78)
-            assert hint == f"give --{name} when it is wanted"
+            assert hint == f"give --{name} when you need it"
         variable = f"QWENCTL_{command.name}_{name}".upper().replace("-", "_")
         with settings(**{variable: "1"}):
             assert f"{command.name}.{name}" not in shown()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.chat.build_request import AnswerLimits, request
+from qwenctl.chat.build_request import AnswerLimits, build_request
 from qwenctl.chat.context_trimming import ContextFullPolicy, trim_context
 from qwenctl.chat.conversation import Conversation
 from qwenctl.engine.client import Engine
@@ -33,7 +33,7 @@ def talk(model: LoadedEngine, on_full: ContextFullPolicy, turns: int) -> tuple[C
     conversation, notices = TALK, list[str]()
     for _ in range(turns):
         asked = trim_context(model, conversation.with_user("What is the capital of France?"), on_full, notices.append)
-        events = model.engine.generate(request(asked, model.loaded, AnswerLimits(40)))
+        events = model.engine.generate(build_request(asked, model.loaded, AnswerLimits(40)))
         answer = "".join(event.text for event in events if isinstance(event, TextDelta))
         assert answer
         conversation = asked.with_answer(answer, "")

@@ -43,7 +43,7 @@ def main() -> int:
     engine = ScriptedEngine(answers)
 
     def open_model() -> LoadedEngine:
-        screen.loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams()))
+        screen.follow_loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams()))
         return LoadedEngine(engine, LOADED)
 
     return run_chat(ChatSetup(open_model, LineInput(open_history(None)), screen, Conversation()))

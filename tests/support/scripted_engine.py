@@ -116,7 +116,7 @@ class Chat:
     def _open(self) -> LoadedEngine:
         engine = self.engines[self.opened]
         self.opened += 1
-        return LoadedEngine(engine, self.screen.loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams())))
+        return LoadedEngine(engine, self.screen.follow_loading("toy.gguf", engine.load(Path("toy.gguf"), LoadParams())))
 
     @property
     def lines(self) -> list[str]:

@@ -1,7 +1,7 @@
-"""The line a person types: editing, history, completion, many lines; and the keyboard while the model answers.
+"""Reads what the user types, with editing, history and completion; and mutes the keyboard while the model answers.
 
-Keys come in, a whole input goes out. Enter sends, except inside a block that begins with three quotation marks; a
-paste never sends. This is the only module of the chat that knows prompt_toolkit.
+Keys come in, a complete input goes out. Enter sends it, except inside a block that starts with three quotation marks;
+pasted text never sends it. Besides `slash_completion`, only this module of the chat knows prompt_toolkit.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ _QUOTES = '"""'
 
 
 def open_history(folder: Path | None) -> History:
-    """The history kept in `folder`, for its owner only; in memory without a folder or where it cannot be written."""
+    """Open the input history in `folder`, readable by its owner only.
+
+    The history is in memory if `folder` is None or the file cannot be written.
+    """
     if folder is None:
         return InMemoryHistory()
     file = folder / "history"
     try:
-        # prompt_toolkit would create the file with the permissions of any other.
+        # prompt_toolkit would create the file readable by other users.
         os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
         file.chmod(0o600)
     except OSError:
@@ -43,7 +46,7 @@ def open_history(folder: Path | None) -> History:
 
 
 class LineInput:
-    """Reads inputs from the terminal, one at a time."""
+    """Reads inputs from the terminal, one at a time; `sessions` names the saved conversations, for completion."""
 
     def __init__(self, history: History, sessions: Callable[[], Iterable[str]] = list, *, color: bool = True) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -53,13 +56,13 @@ class LineInput:
             complete_style=CompleteStyle.READLINE_LIKE,
             multiline=True,
             enable_suspend=True,
-            key_bindings=_keys(),
+            key_bindings=_key_bindings(),
             prompt_continuation="  ",
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
         )
 
     def __call__(self, prefill: str = "") -> str:
-        """The next input, which begins with `prefill`.
+        """Return the next input; the line starts with `prefill`.
 
         Raises KeyboardInterrupt for Ctrl-C on an empty line, EOFError for Ctrl-D on one.
         """
@@ -67,7 +70,7 @@ class LineInput:
 
 
 def ask(question: str) -> str:
-    """A short answer to `question`, of which no history is kept. What was typed before the question is no answer to it.
+    """Ask the user for a short answer, outside the history. Keys typed before the question are discarded.
 
     Raises KeyboardInterrupt for Ctrl-C, EOFError for Ctrl-D.
     """
@@ -80,26 +83,26 @@ def ask(question: str) -> str:
 
 @contextmanager
 def suppress_echo() -> Iterator[None]:
-    """Keys pressed while nobody reads them are not echoed, and are what they are when the next line is read.
+    """Inside, keys are not echoed; the next prompt reads them unchanged.
 
-    With the terminal's own editing on, Enter would arrive as a line feed, which begins a line instead of sending one,
-    and Ctrl-D as nothing.
+    With the terminal's own line editing on, Enter would arrive as a line feed, which starts a line instead of sending
+    the input, and Ctrl-D would not arrive at all.
     """
     if not sys.stdin.isatty():
         yield
         return
     before = termios.tcgetattr(sys.stdin)
     quiet = list(before)
-    quiet[0] &= ~termios.ICRNL
+    quiet[0] &= ~termios.ICRNL  # input flags: keep Enter a carriage return
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
 
-    def go_on(*_: object) -> None:
-        # A shell that stopped the chat has set the terminal as it likes it. A prompt sets it again by itself.
+    def on_continue(*_: object) -> None:
+        # A shell changes the terminal while the chat is stopped (Ctrl-Z). A running prompt restores it by itself.
         if get_app_or_none() is None and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp():
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
 
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-    earlier = signal.signal(signal.SIGCONT, go_on)
+    earlier = signal.signal(signal.SIGCONT, on_continue)
     try:
         yield
     finally:
@@ -108,7 +111,7 @@ def suppress_echo() -> Iterator[None]:
 
 
 def strip_block_quotes(text: str) -> str:
-    """`text` without the three quotation marks around it, if it has them."""
+    """Remove the three quotation marks around `text`, if it has them."""
     stripped = text.strip()
     if stripped.startswith(_QUOTES) and stripped.endswith(_QUOTES) and len(stripped) >= 2 * len(_QUOTES):
         return stripped[len(_QUOTES) : -len(_QUOTES)].strip("\n")
@@ -116,11 +119,11 @@ def strip_block_quotes(text: str) -> str:
 
 
 def is_open_block(text: str) -> bool:
-    """Has a block of many lines begun in `text` and not ended?"""
+    """Whether `text` starts a block of several lines that has not ended."""
     return text.lstrip().startswith(_QUOTES) and strip_block_quotes(text) == text
 
 
-def _keys() -> KeyBindings:
+def _key_bindings() -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -133,7 +136,7 @@ def _keys() -> KeyBindings:
 
     @keys.add("escape", "enter")
     @keys.add("c-j")
-    def begin_line(event: KeyPressEvent) -> None:
+    def start_line(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
     @keys.add("c-c")

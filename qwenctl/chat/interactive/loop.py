@@ -1,7 +1,7 @@
-"""The loop of a chat: read a line, obey it or let the model answer it, keep the answer.
+"""The loop of a chat: reads a line, runs it as a command or lets the model answer it, and saves the conversation.
 
-The engine, the screen and the source of lines come in; what goes out is the exit code. An engine that dies takes
-nothing with it but the rest of one answer: the next line opens it again.
+A `ChatSetup` comes in, an exit code goes out. If the engine crashes, only the rest of one answer is lost: the next
+question starts a new engine.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qwenctl.chat.attachments import prepend_attachments
-from qwenctl.chat.build_request import request
+from qwenctl.chat.build_request import build_request
 from qwenctl.chat.context_trimming import trim_context
 from qwenctl.chat.conversation import Conversation
-from qwenctl.chat.interactive import persistence as keeping
+from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.line_input import suppress_echo
 from qwenctl.chat.interactive.screen import AnswerView
-from qwenctl.chat.interactive.slash_actions import ACTIONS, attach, attach_media
+from qwenctl.chat.interactive.slash_actions import ACTIONS, attach_media, attach_mentions
 from qwenctl.chat.interactive.slash_commands import run_command
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
 from qwenctl.chat.tool_calls import run_tool_calls
@@ -29,54 +29,54 @@ from qwenctl.tools.tool_set import MAX_ROUNDS
 
 
 def run_chat(setup: ChatSetup) -> ExitCode:
-    """Talk until the person leaves. Raises QwenctlError if the model or the session cannot be opened at the start."""
+    """Chat until the user quits. Raises QwenctlError if the model or the session cannot be opened at the start."""
     with suppress_echo():
         model = setup.open_model()
         state = ChatState(model, setup.conversation)
         try:
-            setup.screen.note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
+            setup.screen.show_note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
             if setup.store is not None and setup.resume:
-                state = keeping.resume(setup, state, setup.store, setup.resume)
+                state = persistence.resume(setup, state, setup.store, setup.resume)
             for named in setup.media:
                 state = attach_media(setup, state, named)
-            return _talk(setup, state)
+            return _run_turns(setup, state)
         finally:
             model.engine.close()
 
 
-def _talk(setup: ChatSetup, state: ChatState) -> ExitCode:
+def _run_turns(setup: ChatSetup, state: ChatState) -> ExitCode:
     code = ExitCode.INTERRUPTED
     try:
         while (line := _next_line(setup, state.prefill)) is not None:
             state = replace(state, prefill="")
             try:
-                state, asked, leaves = _obey(setup, state, line)
+                state, asked, quits = _handle_line(setup, state, line)
                 if asked is not None:
-                    state = _answer(setup, state, asked)
+                    state = _answer_question(setup, state, asked)
             except QwenctlError as error:
-                setup.screen.error(error)
+                setup.screen.show_error(error)
                 state = replace(state, engine_alive=state.engine_alive and error.code != ExitCode.ENGINE_CRASHED)
                 continue
-            if leaves:
+            if quits:
                 break
         code = ExitCode.OK
     except KeyboardInterrupt:
         pass
     finally:
-        keeping.close(setup, state)
+        persistence.close(setup, state)
         state.model.engine.close()
     return code
 
 
 def _next_line(setup: ChatSetup, prefill: str) -> str | None:
-    """The next line that says something; None at the end. Ctrl-C does not leave, not even between two lines."""
-    with defer_sigint() as let_through:
+    """Return the next line that is not blank; None at the end of input. Ctrl-C never quits, even between two lines."""
+    with defer_sigint() as allow_sigint:
         while True:
             try:
-                with let_through():
+                with allow_sigint():
                     line = setup.read_line(prefill)
             except KeyboardInterrupt:
-                setup.screen.note("Ctrl-D quits")
+                setup.screen.show_note("Ctrl-D quits")
                 continue
             except EOFError:
                 return None
@@ -84,51 +84,51 @@ def _next_line(setup: ChatSetup, prefill: str) -> str | None:
                 return line
 
 
-def _obey(setup: ChatSetup, state: ChatState, line: str) -> tuple[ChatState, Conversation | None, bool]:
-    """The state after `line`, what it asks the model, if anything, and whether to leave."""
+def _handle_line(setup: ChatSetup, state: ChatState, line: str) -> tuple[ChatState, Conversation | None, bool]:
+    """Handle one line: return the new state, the conversation to answer (None: nothing), and whether to quit."""
     if not line.startswith("/"):
-        state = attach(setup, state, line)
+        state = attach_mentions(setup, state, line)
         question = prepend_attachments(line, state.attached)
         asked = state.conversation.with_user(question, state.media)
         return replace(state, attached=(), media=()), asked, False
-    outcome = run_command(line, state.conversation, state.sampling)
-    setup.screen.note(*outcome.lines)
-    state = replace(state, conversation=outcome.conversation, media=outcome.media or state.media)
-    if outcome.next_action == "generate":
-        return state, outcome.conversation, False
-    if outcome.next_action in ACTIONS:
-        state = ACTIONS[outcome.next_action](setup, state, outcome.argument)
-    return state, None, outcome.next_action == "quit"
+    result = run_command(line, state.conversation, state.sampling)
+    setup.screen.show_note(*result.lines)
+    state = replace(state, conversation=result.conversation, media=result.media or state.media)
+    if result.next_action == "generate":
+        return state, result.conversation, False
+    if result.next_action in ACTIONS:
+        state = ACTIONS[result.next_action](setup, state, result.argument)
+    return state, None, result.next_action == "quit"
 
 
-def _answer(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatState:
-    """Let the model answer, and call functions on the way; what it has said is kept, however the answer ends."""
+def _answer_question(setup: ChatSetup, state: ChatState, asked: Conversation) -> ChatState:
+    """Let the model answer, running the tools it calls; the text is saved, however the answer ends."""
     if not state.engine_alive:
         state.model.engine.close()
         state = replace(state, model=setup.open_model(), engine_alive=True)
-    state = keeping.save_question(setup, replace(state, conversation=asked))
+    state = persistence.save_question(setup, replace(state, conversation=asked))
     for _ in range(MAX_ROUNDS):
-        state, found = _say(setup, state)
-        if found is None:
+        state, parsed_calls = _generate_answer(setup, state)
+        if parsed_calls is None:
             return state
-        if setup.functions is None or not (found.calls or found.problem):
-            return keeping.save(setup, state)
-        state, goes_on = run_tool_calls(setup, setup.functions, state, found)
-        if not goes_on:
-            return keeping.save(setup, state)
-    setup.screen.note(f"stopped after {MAX_ROUNDS} rounds of calls; the next message continues")
-    return keeping.save(setup, state)
+        if setup.functions is None or not (parsed_calls.calls or parsed_calls.problem):
+            return persistence.save(setup, state)
+        state, may_continue = run_tool_calls(setup, setup.functions, state, parsed_calls)
+        if not may_continue:
+            return persistence.save(setup, state)
+    setup.screen.show_note(f"stopped after {MAX_ROUNDS} rounds of calls; the next message continues")
+    return persistence.save(setup, state)
 
 
-def _say(setup: ChatSetup, state: ChatState) -> tuple[ChatState, ParsedCalls | None]:
-    """One answer of the model, and the calls in it; None if it failed."""
-    asked = trim_context(state.model, state.conversation, setup.on_full, setup.screen.note)
+def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, ParsedCalls | None]:
+    """Generate one answer; return the state with it, and the calls in it. The calls are None if generation failed."""
+    asked = trim_context(state.model, state.conversation, setup.on_full, setup.screen.show_note)
     state = replace(state, conversation=asked, last=None)
-    wanted = request(asked, state.model.loaded, setup.limits, state.session)
+    request = build_request(asked, state.model.loaded, setup.limits, state.session)
     failure: QwenctlError | None = None
     with _stoppable(setup, state) as view:
         try:
-            for event in state.model.engine.generate(wanted):
+            for event in state.model.engine.generate(request):
                 if isinstance(event, GenerationFinished):
                     state = replace(state, last=event)
                 else:
@@ -138,29 +138,31 @@ def _say(setup: ChatSetup, state: ChatState) -> tuple[ChatState, ParsedCalls | N
     if failure is not None:
         return _after_failure(setup, state, view, failure), None
     reason = state.last.reason if state.last is not None else "cancelled"
-    message, found = answer_with_calls(view.text, view.thinking, view.calls, reason, asked.tools)
-    if not found.calls:
-        setup.screen.result(found.broken or ("" if found.problem else view.calls))
-    if state.last is not None and not (found.calls or found.problem):
-        setup.screen.finished(state.last, state.model.loaded, setup.limits.max_tokens)
-    return replace(state, conversation=asked.with_turn(message)), found
+    message, parsed_calls = answer_with_calls(view.text, view.thinking, view.calls, reason, asked.tools)
+    if not parsed_calls.calls:
+        setup.screen.show_result(parsed_calls.broken or ("" if parsed_calls.problem else view.calls))
+    if state.last is not None and not (parsed_calls.calls or parsed_calls.problem):
+        setup.screen.show_finish(state.last, state.model.loaded, setup.limits.max_tokens)
+    return replace(state, conversation=asked.with_turn(message)), parsed_calls
 
 
 @contextmanager
 def _stoppable(setup: ChatSetup, state: ChatState) -> Iterator[AnswerView]:
-    with cancel_on_sigint(state.model.engine.cancel), setup.screen.answer() as view:
+    with cancel_on_sigint(state.model.engine.cancel), setup.screen.show_answer() as view:
         yield view
 
 
 def _after_failure(setup: ChatSetup, state: ChatState, view: AnswerView, failure: QwenctlError) -> ChatState:
-    """Say what happened. A question that cannot be answered is taken back; one cut short keeps what was said."""
-    setup.screen.error(failure)
+    """Show the error. A partial answer is kept; a question without any is removed, unless the engine crashed."""
+    setup.screen.show_error(failure)
     crashed = failure.code == ExitCode.ENGINE_CRASHED
     if crashed:
-        setup.screen.note("  the conversation is saved; the next message loads the model again (/regen asks again)")
+        setup.screen.show_note(
+            "  the conversation is saved; the next message loads the model again (/regen asks again)"
+        )
     if view.text or view.thinking or view.calls:
         saved = state.conversation.with_answer(view.text + view.calls, view.thinking)
     else:
         saved = state.conversation if crashed else state.conversation.without_last_turn()
     state = replace(state, conversation=saved, engine_alive=not crashed)
-    return state if crashed else keeping.discard_question(setup, state)
+    return state if crashed else persistence.discard_question(setup, state)

@@ -1,7 +1,7 @@
-"""What slash commands do beside changing the conversation: figures, files, sessions.
+"""Slash commands that do more than change the conversation: statistics, files, sessions.
 
-The chat's setup and state and the command's argument come in, the state afterwards goes out; what there is to say goes
-to the screen. Which words lead to which action is known by `slash_commands`.
+The chat's setup and state and the command's argument come in; the new state goes out, and messages go to the screen.
+How a line is parsed is not known here (`slash_commands`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quantize.formatting import format_bytes, format_memory
 from qwenctl.chat.attachments import find_mentions, read_attachments
-from qwenctl.chat.interactive import persistence as keeping
+from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.slash_commands import sampling_lines
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
 from qwenctl.chat.saved.export import export_text
@@ -21,7 +21,7 @@ from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import is_media
 from qwenctl.terminal.sanitize import clean_line
-from qwenctl.views.answer import drafting, format_media_line, speeds
+from qwenctl.views.answer import format_draft_acceptance, format_media_line, format_speeds
 
 Action = Callable[[ChatSetup, ChatState, str], ChatState]
 
@@ -36,52 +36,55 @@ def _stats(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
                 f"context {stats.context_used:,}/{stats.context_tokens:,} tokens",
                 f"memory {format_memory(stats.resident_bytes)}",
                 f"{stats.snapshots} snapshots of earlier turns, {format_memory(stats.snapshot_bytes)}",
-                *(f"all answers: {drafts}" for drafts in drafting(stats.drafted_tokens, stats.accepted_tokens)),
+                *(
+                    f"all answers: {drafts}"
+                    for drafts in format_draft_acceptance(stats.drafted_tokens, stats.accepted_tokens)
+                ),
             ]
     if state.last is not None:
-        usage, told = state.last.usage, ", ".join(speeds(state.last))
+        usage, speeds = state.last.usage, ", ".join(format_speeds(state.last))
         lines += [
             f"last prompt: {usage.prompt_tokens:,} tokens, {usage.cached_tokens:,} of them cached",
             f"last answer: {usage.thinking_tokens:,} tokens of thinking, {usage.answer_tokens:,} of answer",
-            *([f"last answer: {told}"] if told else []),
+            *([f"last answer: {speeds}"] if speeds else []),
         ]
-    setup.screen.note(*lines)
+    setup.screen.show_note(*lines)
     return state
 
 
 def _sessions(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     names = _store(setup).names()
     here = state.session.name if state.session is not None else ""
-    setup.screen.note(*(f"{'*' if name == here else ' '} {name}" for name in names[:20]))
+    setup.screen.show_note(*(f"{'*' if name == here else ' '} {name}" for name in names[:20]))
     if len(names) > 20:
-        setup.screen.note(f"  and {len(names) - 20:,} more: qwenctl sessions")
+        setup.screen.show_note(f"  and {len(names) - 20:,} more: qwenctl sessions")
     return state
 
 
 def _load(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
-    return keeping.resume(setup, state, _store(setup), name)
+    return persistence.resume(setup, state, _store(setup), name)
 
 
 def _save(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
-    """Keep the conversation under another name from now on; what was kept so far stays as it is."""
+    """Save the conversation under another name from now on; the copy under the old name stays as it is."""
     store = _store(setup)
     if name in store.names():
         raise QwenctlError(f"a saved conversation named {name!r} already exists", f"/load {name}")
     opened = store.open(name)
     if state.session is not None:
         state.session.close()
-    state = keeping.save(setup, replace(state, session=opened, private=False))
-    setup.screen.note(f"saved as {name}")
+    state = persistence.save(setup, replace(state, session=opened, private=False))
+    setup.screen.show_note(f"saved as {name}")
     return state
 
 
 def _private(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     if state.session is not None:
         with suppress(QwenctlError):
-            state.model.engine.stats()  # ends the reading ahead, after which the state would be kept
+            state.model.engine.stats()  # stops the background prefill, which would end by saving the state
             state.model.engine.flush()
         state.session.delete()
-    setup.screen.note("this conversation is not saved")
+    setup.screen.show_note("this conversation is not saved")
     return replace(state, session=None, private=True)
 
 
@@ -93,13 +96,13 @@ def _export(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise QwenctlError(f"{file}: {reason}", "/export another-name.md", ExitCode.CANNOT_CREATE) from error
-    setup.screen.note(f"written to {file}")
+    setup.screen.show_note(f"written to {file}")
     return state
 
 
 def _copy(setup: ChatSetup, state: ChatState, text: str) -> ChatState:
-    setup.screen.copy(text)
-    setup.screen.note(f"{len(text):,} characters copied, if the terminal allows it")
+    setup.screen.copy_to_clipboard(text)
+    setup.screen.show_note(f"{len(text):,} characters copied, if the terminal allows it")
     return state
 
 
@@ -110,46 +113,49 @@ def _edit(_setup: ChatSetup, state: ChatState, question: str) -> ChatState:
 def _file(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
     if is_media(Path(path).expanduser()):
         return _image(setup, state, path)
-    state = _attached(setup, state, path)
-    setup.screen.note("will be sent with the next question")
+    state = _attach_text(setup, state, path)
+    setup.screen.show_note("will be sent with the next question")
     return state
 
 
-def attach(setup: ChatSetup, state: ChatState, line: str) -> ChatState:
-    """With the files that `line` mentions as @path."""
+def attach_mentions(setup: ChatSetup, state: ChatState, line: str) -> ChatState:
+    """Attach the files that `line` mentions as @path. Raises QwenctlError if one cannot be attached."""
     for path in find_mentions(line):
-        sends = attach_media if is_media(Path(path).expanduser()) else _attached
-        state = sends(setup, state, path)
+        attach = attach_media if is_media(Path(path).expanduser()) else _attach_text
+        state = attach(setup, state, path)
     return state
 
 
 def _image(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
     state = attach_media(setup, state, named)
-    setup.screen.note("will be sent with the next question")
+    setup.screen.show_note("will be sent with the next question")
     return state
 
 
 def attach_media(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
-    """With the picture or clip that `named` means, to be sent with the next question; its cost is shown."""
+    """Attach the image or video `named` (a path or URL) to the next question, and show its size in tokens.
+
+    Raises QwenctlError if it cannot be read.
+    """
     media = setup.resolve_media(named)
     if state.engine_alive:
-        setup.screen.note(format_media_line(media, state.model.engine.inspect_media(media)))
+        setup.screen.show_note(format_media_line(media, state.model.engine.inspect_media(media)))
     return replace(state, media=(*state.media, media))
 
 
-def _attached(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
-    found = read_attachments(path)
-    n_bytes = sum(len(one.text.encode()) for one in found)
-    tokens = sum(state.model.engine.count(one.text) for one in found) if state.engine_alive else 0
-    files = f"{len(found):,} files, " if len(found) > 1 else ""
-    setup.screen.note(f"{path}: {files}{n_bytes:,} bytes, {tokens:,} tokens")
-    return replace(state, attached=(*state.attached, *found))
+def _attach_text(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
+    attachments = read_attachments(path)
+    n_bytes = sum(len(attachment.text.encode()) for attachment in attachments)
+    tokens = sum(state.model.engine.count(attachment.text) for attachment in attachments) if state.engine_alive else 0
+    files = f"{len(attachments):,} files, " if len(attachments) > 1 else ""
+    setup.screen.show_note(f"{path}: {files}{n_bytes:,} bytes, {tokens:,} tokens")
+    return replace(state, attached=(*state.attached, *attachments))
 
 
 def _show(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
     loaded, conversation = state.model.loaded, state.conversation
     limit = f", for {conversation.think_budget:,} tokens at most" if conversation.think_budget >= 0 else ""
-    setup.screen.note(
+    setup.screen.show_note(
         f"model     {setup.model} ({loaded.description})",
         f"template  sha256 {loaded.template_sha256}",
         f"session   {state.session.name if state.session is not None else 'not saved'}",
@@ -161,7 +167,7 @@ def _show(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
 
 
 def _new(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
-    """A conversation that begins anew is another session."""
+    """Detach the session: a new conversation is saved as a new session."""
     if state.session is not None:
         state.session.close()
     return replace(state, session=None, last=None)
@@ -172,9 +178,9 @@ def _tools(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
         function = tool["function"]
         parameters = ", ".join(function.get("parameters", {}).get("properties", {}))
         first, *_ = [*str(function.get("description", "")).strip().splitlines(), ""]
-        setup.screen.note(clean_line(f"{function['name']}({parameters})  {first}"))
+        setup.screen.show_note(clean_line(f"{function['name']}({parameters})  {first}"))
     if not state.conversation.tools:
-        setup.screen.note("none: qwenctl chat --tools FILE.py")
+        setup.screen.show_note("none: qwenctl chat --tools FILE.py")
     return state
 
 

@@ -1,7 +1,7 @@
-"""The commands of a chat that begin with a slash.
+"""Slash commands: the lines of a chat that start with a slash.
 
-A line and a conversation come in; a new conversation, what to show and what to do next go out. Nothing here touches a
-terminal, a file or an engine.
+A line and a conversation come in; a new conversation, lines to show and the next action go out. The terminal, files and
+the engine are not known here (`slash_actions`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qwenctl.models.sampling import SAMPLING_OPTIONS, find_option, parse_number,
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Sampling
 
-Next = Literal[
+NextAction = Literal[
     "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "export", "copy", "edit", "file", "new",
     "tools", "image", "quit",
 ]  # fmt: skip
@@ -29,16 +29,19 @@ _KEYS = (
 )
 
 
-_MOST_TOKENS = 2**31 - 1
+_MAX_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a slash command led to: the conversation now, lines to show, what comes next, pictures to send with it."""
+    """The result of a slash command: the new conversation, lines to show, and what to do next.
+
+    `argument` belongs to the action; `media` goes with the next question.
+    """
 
     conversation: Conversation
     lines: tuple[str, ...] = ()
-    next_action: Next = "ask"
+    next_action: NextAction = "ask"
     argument: str = ""
     media: tuple[Media, ...] = ()
 
@@ -60,7 +63,10 @@ class SlashCommand:
 
 
 def run_command(line: str, conversation: Conversation, sampling: Sampling) -> CommandResult:
-    """Do what `line` says. `sampling` is what would be used now, for `/set` to list. Raises QwenctlError."""
+    """Run the command in `line`. `sampling` has the current parameters, for `/set` to list.
+
+    Raises QwenctlError if there is no such command, or its argument is wrong.
+    """
     name, _, rest = line.strip().partition(" ")
     name, rest = _ALIASES.get(name.lower(), name.lower()), rest.strip()
     if name in COMMANDS:
@@ -83,7 +89,7 @@ def _think(conversation: Conversation, choice: str, _sampling: Sampling) -> Comm
     word, _, rest = choice.lower().partition(" ")
     if word == "budget":
         try:
-            budget = int(parse_number(rest.strip(), 0, _MOST_TOKENS, is_integer=True))
+            budget = int(parse_number(rest.strip(), 0, _MAX_TOKENS, is_integer=True))
         except QwenctlError as error:
             raise QwenctlError(f"/think budget: {error.message}", "/think budget 2000") from error
         return CommandResult(conversation.with_think(True, budget), (f"thinking is on, for {budget:,} tokens at most",))
@@ -124,8 +130,8 @@ def _undo(conversation: Conversation, _rest: str, _sampling: Sampling) -> Comman
 def _edit(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     if not conversation.last_question:
         raise QwenctlError("no question yet")
-    undone, media = conversation.without_last_turn(), conversation.last_media
-    return CommandResult(undone, next_action="edit", argument=conversation.last_question, media=media)
+    before, media = conversation.without_last_turn(), conversation.last_media
+    return CommandResult(before, next_action="edit", argument=conversation.last_question, media=media)
 
 
 def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
@@ -134,18 +140,18 @@ def _copy(conversation: Conversation, _rest: str, _sampling: Sampling) -> Comman
     return CommandResult(conversation, next_action="copy", argument=conversation.last_answer)
 
 
-def _doing(then: Next) -> Run:
-    """A command that leaves the conversation as it is and needs no argument."""
-    return lambda conversation, _rest, _sampling: CommandResult(conversation, next_action=then)
+def _action(action: NextAction) -> Run:
+    """Return a command that leaves the conversation unchanged and takes no argument."""
+    return lambda conversation, _rest, _sampling: CommandResult(conversation, next_action=action)
 
 
-def _doing_with(then: Next, needed: str, example: str) -> Run:
-    """A command that leaves the conversation as it is and needs an argument."""
+def _action_with_argument(action: NextAction, needed: str, example: str) -> Run:
+    """Return a command that leaves the conversation unchanged and needs an argument, described as `needed`."""
 
     def command(conversation: Conversation, rest: str, _sampling: Sampling) -> CommandResult:
         if not rest:
-            raise QwenctlError(f"/{then} needs {needed}", example)
-        return CommandResult(conversation, next_action=then, argument=rest)
+            raise QwenctlError(f"/{action} needs {needed}", example)
+        return CommandResult(conversation, next_action=action, argument=rest)
 
     return command
 
@@ -157,23 +163,26 @@ def _set(conversation: Conversation, rest: str, sampling: Sampling) -> CommandRe
     option = find_option(name)
     if not text.strip():
         raise QwenctlError(
-            f"/set {option.name} needs a value", f"/set {option.name} {_shown(getattr(sampling, option.field))}"
+            f"/set {option.name} needs a value", f"/set {option.name} {_format_value(getattr(sampling, option.field))}"
         )
     try:
         value = parse_value(option, text.strip())
     except QwenctlError as error:
         raise QwenctlError(f"{option.name}: {error.message}") from error
-    return CommandResult(conversation.with_sampling(option.field, value), (f"{option.name} is {_shown(value)}",))
+    return CommandResult(conversation.with_sampling(option.field, value), (f"{option.name} is {_format_value(value)}",))
 
 
 def sampling_lines(sampling: Sampling) -> list[str]:
-    """The sampling parameters with their values and meanings, a line each."""
+    """Return a line for each sampling parameter: name, value and meaning."""
     values = asdict(sampling)
-    return [f"{name:<18} {_shown(values[one.field]):>8}  {one.help}" for name, one in SAMPLING_OPTIONS.items()]
+    return [
+        f"{name:<18} {_format_value(values[option.field]):>8}  {option.help}"
+        for name, option in SAMPLING_OPTIONS.items()
+    ]
 
 
-def _shown(value: float | int | None) -> str:
-    return "drawn" if value is None else f"{value:g}"
+def _format_value(value: float | int | None) -> str:
+    return "random" if value is None else f"{value:g}"
 
 
 COMMANDS: Mapping[str, SlashCommand] = {
@@ -189,37 +198,43 @@ COMMANDS: Mapping[str, SlashCommand] = {
             "/file",
             "PATH",
             "send a file or a folder's files with the next question (or write @PATH in it)",
-            _doing_with("file", "a path", "/file notes.txt"),
+            _action_with_argument("file", "a path", "/file notes.txt"),
         ),
         SlashCommand(
             "/image",
             "PATH",
             "send an image or a video with the next question (or write @PATH in it)",
-            _doing_with("image", "a path", "/image photo.png"),
+            _action_with_argument("image", "a path", "/image photo.png"),
         ),
-        SlashCommand("/tools", "", "list the functions that the model may call", _doing("tools")),
+        SlashCommand("/tools", "", "list the functions that the model may call", _action("tools")),
         SlashCommand("/regen", "", "answer the last question again", _regenerate),
         SlashCommand("/edit", "", "edit the last question and ask it again", _edit),
         SlashCommand("/undo", "", "remove the last question and its answer", _undo),
         SlashCommand("/copy", "", "copy the last answer to the clipboard", _copy),
         SlashCommand("/clear", "", "start a new conversation with the same system prompt", _clear),
-        SlashCommand("/sessions", "", "list saved conversations", _doing("sessions")),
+        SlashCommand("/sessions", "", "list saved conversations", _action("sessions")),
         SlashCommand(
-            "/load", "NAME", "resume a saved conversation", _doing_with("load", "a name", "/sessions lists them")
+            "/load",
+            "NAME",
+            "resume a saved conversation",
+            _action_with_argument("load", "a name", "/sessions lists them"),
         ),
         SlashCommand(
-            "/save", "NAME", "save this conversation under a name", _doing_with("save", "a name", "/save my-project")
+            "/save",
+            "NAME",
+            "save this conversation under a name",
+            _action_with_argument("save", "a name", "/save my-project"),
         ),
-        SlashCommand("/private", "", "do not save this conversation", _doing("private")),
+        SlashCommand("/private", "", "do not save this conversation", _action("private")),
         SlashCommand(
             "/export",
             "FILE",
             "write the conversation to a file, as Markdown or JSON",
-            _doing_with("export", "a file", "/export chat.md"),
+            _action_with_argument("export", "a file", "/export chat.md"),
         ),
-        SlashCommand("/stats", "", "show context, memory and speed", _doing("stats")),
-        SlashCommand("/show", "", "show model, session, system prompt and settings", _doing("show")),
+        SlashCommand("/stats", "", "show context, memory and speed", _action("stats")),
+        SlashCommand("/show", "", "show model, session, system prompt and settings", _action("show")),
         SlashCommand("/set", "[NAME VALUE]", "set a sampling parameter, or list them", _set),
-        SlashCommand("/quit", "", "quit (also Ctrl-D)", _doing("quit")),
+        SlashCommand("/quit", "", "quit (also Ctrl-D)", _action("quit")),
     )
 }

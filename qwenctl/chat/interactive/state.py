@@ -1,4 +1,4 @@
-"""The state of a running chat as a value: the model, the conversation, where it is kept."""
+"""The fixed setup and the changing state of a chat, as values: the model, the conversation, the session."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _refuse_to_ask(_question: str) -> str:
 
 @dataclass(frozen=True)
 class ChatSetup:
-    """All that a chat is made of. `open_model` starts an engine and loads `model`; it may be called again.
+    """The fixed parts of a chat. `open_model` starts an engine and loads `model`; after a crash it is called again.
 
-    `read_line` is given what the line begins with, `ask` a question that a short answer is wanted to. `functions` are
-    what the model may call, without asking a person if `allows_all`. `take` makes a picture of what a person names;
-    `media` go with the first question.
+    `read_line` takes the text that the line starts with; `ask` takes a question and returns the user's short answer.
+    The model may call `functions`, without asking the user if `auto_approve_tools`. `resolve_media` turns a path or URL
+    into an image or video; the paths and URLs in `media` go with the first question.
 
-    `store` is where conversations are kept (None: nowhere); `resume` is the name of the one to go on with.
+    Conversations are saved in `store` (None: not saved); `resume` names the one to resume ("": none).
     """
 
     open_model: Callable[[], LoadedEngine]
@@ -53,7 +53,7 @@ class ChatSetup:
 
 @dataclass(frozen=True)
 class ChatState:
-    """`alive` is whether the engine runs, `last` the end of the last answer, `session` where the chat is kept."""
+    """The state of a chat between two lines. `last` has the statistics of the last answer, `session` is its save."""
 
     model: LoadedEngine
     conversation: Conversation
@@ -61,12 +61,12 @@ class ChatState:
     last: GenerationFinished | None = None
     session: OpenSession | None = None
     private: bool = False
-    attached: tuple[Attachment, ...] = ()  # goes with the next question
-    media: tuple[Media, ...] = ()  # so do these
-    prefill: str = ""  # what the next line begins with
-    approved_tools: frozenset[str] = frozenset()  # functions that may be called without asking
+    attached: tuple[Attachment, ...] = ()  # texts to send with the next question
+    media: tuple[Media, ...] = ()  # images and videos to send with it
+    prefill: str = ""  # text that the next line starts with
+    approved_tools: frozenset[str] = frozenset()  # tools that the user always allows
 
     @property
     def sampling(self) -> Sampling:
-        """What the next answer is sampled with."""
+        """The sampling parameters of the next answer."""
         return resolve_sampling(self.conversation.sampling, self.conversation.think, self.model.loaded)

@@ -1,1 +1,1 @@
-"""What a chat leaves on disk: sessions, saved prefixes and exports."""
+"""Conversations on disk: sessions, saved prefixes and exports."""

@@ -1,6 +1,7 @@
-"""A conversation as a text to give away: Markdown to read, or JSON for programs.
+"""Exports a conversation: as Markdown to read, or as JSON for programs.
 
-Pictures are named in Markdown; in JSON they are data URIs, so that one file holds all of it. Clips are named in both.
+A conversation comes in, text goes out. Images are named in Markdown and embedded in JSON as data URIs, so that one file
+has everything. Videos are only named.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _HEADINGS = {"system": "System", "user": "You", "assistant": "Answer", "tool": "
 
 
 def export_text(conversation: Conversation, form: Format) -> str:
-    """The whole conversation, thinking and calls included."""
+    """Return the whole conversation as text, thinking and tool calls included.
+
+    Raises OSError if an image cannot be read.
+    """
     if form == "json":
         messages = [_fields(message) for message in conversation.messages]
         return json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n"
@@ -38,7 +42,7 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 def _media_fields(media: Media) -> dict[str, Any]:
-    """Without the path, which means nothing elsewhere; with what a picture holds, if it is still there."""
+    """Return the fields of `media`: without its path, which means nothing elsewhere, and with an image's bytes."""
     fields = {name: value for name, value in asdict(media).items() if name != "file"}
     path = Path(media.file)
     if media.kind == "video" or not path.is_file():

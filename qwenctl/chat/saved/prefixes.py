@@ -1,7 +1,7 @@
-"""A long beginning of conversations that is read once and kept by name: a book, a code base, instructions.
+"""Saved prefixes: long texts that many conversations start with (a book, a code base), evaluated only once.
 
-A kept prefix is a session with a system message and nothing else, in a store of its own; the engine's state beside it
-is what a chat begins with. Texts and names come in, prefixes go out, and a model that has read one.
+A saved prefix is a session with only a system message, in a store of its own; a chat starts from the engine's state
+beside it. A name or a path comes in, a `SavedPrefix` goes out; a loaded model evaluates it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import PrefillProgress, PrefixReady, Tools
 from qwenctl.terminal.signals import cancel_on_sigint
 
-FollowReading = Callable[[Iterator[PrefillProgress | PrefixReady]], PrefixReady]
+PrefillFollower = Callable[[Iterator[PrefillProgress | PrefixReady]], PrefixReady]
 
 
 @dataclass(frozen=True)
 class SavedPrefix:
-    """`text` is the system message of what begins with it; `name` is what it is kept as in `store`, if it is."""
+    """A prefix: `text` is the system message of its conversations, `name` its name in `store` ("": not saved)."""
 
     text: str
     name: str
@@ -34,60 +34,66 @@ class SavedPrefix:
     is_new: bool = False
 
 
-def find_prefix(store: SessionStore, given: str, system: str, keep: str | None) -> SavedPrefix:
-    """The prefix that `given` names: one that is kept, or else a file or folder, after the text of `system`.
+def find_prefix(store: SessionStore, given: str, system: str, save_as: str | None) -> SavedPrefix:
+    """Return the prefix that `given` names: a saved one, or else a file or folder, with the text of `system` before it.
 
-    A file is kept as `keep` (None: not at all). Raises QwenctlError if there is no such thing.
+    A file or folder is to be saved as `save_as` (None: not saved). Raises QwenctlError if `given` names nothing, if
+    there is no text in it, or if a saved prefix is given together with `system`.
     """
-    if keep is None and given in store.names():
+    if save_as is None and given in store.names():
         if system:
             raise QwenctlError(
                 f"the prefix {given!r} already has a system prompt", "leave out -sys, or give the file again"
             )
         return SavedPrefix(store.load(given).conversation.system, given, store)
-    if not Path(given).expanduser().exists() and os.sep not in given and keep is None:
-        store.load(given)  # says which there are
+    if not Path(given).expanduser().exists() and os.sep not in given and save_as is None:
+        store.load(given)  # raises, and lists similar names
     texts = read_attachments(given)
     if len(texts) == 1 and Path(given).expanduser().is_file():
         parts = [texts[0].text]
     else:
         parts = [f"{text.name}:\n{code_fence(text.text)}" for text in texts]
-    return SavedPrefix("\n\n".join([system, *parts] if system else parts), keep or "", store, is_new=keep is not None)
+    return SavedPrefix(
+        "\n\n".join([system, *parts] if system else parts), save_as or "", store, is_new=save_as is not None
+    )
 
 
-def prefill_prefix(model: LoadedEngine, path: Path, prefix: SavedPrefix, tools: Tools, follow: FollowReading) -> str:
-    """Let the model in the file `path` read the prefix, as far as it has not been read on another day.
+def prefill_prefix(model: LoadedEngine, path: Path, prefix: SavedPrefix, tools: Tools, follow: PrefillFollower) -> str:
+    """Let the model loaded from `path` evaluate the prefix, except what its saved state already covers.
 
-    Returns what is to be said of it, mostly nothing. Ctrl-C ends the reading, and what has been read is kept: raises
-    QwenctlError with INTERRUPTED then.
+    Returns a message for the user, mostly empty. Ctrl-C stops the prefill and saves its state: raises QwenctlError
+    (INTERRUPTED) then. Raises OSError if a new prefix cannot be written.
     """
     if not prefix.name:
-        return ""  # it is read with the first question
+        return ""  # it is evaluated with the first question
     conversation = Conversation().with_system(prefix.text)
     if prefix.is_new:
-        opened = prefix.store.open(prefix.name)
+        session = prefix.store.open(prefix.name)
         try:
-            opened.keep(conversation, path, model.loaded)
+            session.save(conversation, path, model.loaded)
         finally:
-            opened.close()
+            session.close()
     file = _state_file(prefix, tools)
     restored = model.engine.restore(file) if file.exists() else None
     with cancel_on_sigint(model.engine.cancel):
-        read = follow(model.engine.read_prefix(conversation.prompt_messages, state_path=file, tools=tools))
-    if read.tokens < read.total:
+        result = follow(model.engine.read_prefix(conversation.prompt_messages, state_path=file, tools=tools))
+    if result.tokens < result.total:
         raise QwenctlError(
-            f"stopped after {read.tokens:,} of {read.total:,} tokens of the prefix, which are saved",
+            f"stopped after {result.tokens:,} of {result.total:,} tokens of the prefix, which are saved",
             "the same command resumes from there",
             ExitCode.INTERRUPTED,
         )
-    if read.error:
-        return f"the prefix was not saved: {read.error}"
-    why = restored.reason if restored is not None else ""
-    return f"the prefix {prefix.name!r} was evaluated again: {why}" if why else ""
+    if result.error:
+        return f"the prefix was not saved: {result.error}"
+    reason = restored.reason if restored is not None else ""
+    return f"the prefix {prefix.name!r} was evaluated again: {reason}" if reason else ""
 
 
 def _state_file(prefix: SavedPrefix, tools: Tools) -> Path:
-    """Functions stand before the system message, so that each set of them has a state of its own."""
+    """Return the state file for this set of tools.
+
+    The chat template puts tools before the system message, so the state depends on them.
+    """
     file = prefix.store.state_file(prefix.name)
     digest = hashlib.blake2b(json.dumps(tools, sort_keys=True).encode(), digest_size=8).hexdigest()
     return file.with_name(f"{file.name}.{digest}") if tools else file

@@ -1,8 +1,8 @@
-"""Conversations on the disk: a folder each, with the conversation and, beside it, the engine's state.
+"""Saved conversations: a folder each, with the conversation and, beside it, the engine's state.
 
-Names and `Session` values come in and go out; files are written whole or not at all, readable by their owner only.
-What is in the state file is the engine's business (`engine.kv.state_file`); nothing here knows a terminal or an engine.
-A session that is open is locked: two chats would overwrite each other's turns.
+Names and `Session` values come in and go out. Files are written atomically, readable by their owner only. The contents
+of the state file (`engine.kv.state_file`), the terminal and the engine are not known here. An open session is locked:
+two chats would overwrite each other's turns.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ from qwenctl.protocol.messages import Message
 _CONVERSATION, _STATE, _LOCK, _MEDIA = "conversation.json", "state", "lock", "media"
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
 _WORDS_IN_NAME, _LETTERS_IN_NAME = 6, 40
-# What the file of a conversation holds, in this order, after its version.
+# The fields of conversation.json, in this order, after its version.
 _SESSION_FIELDS = ("model", "fingerprint", "template_sha256", "created", "updated")
 _CONVERSATION_FIELDS = ("think", "think_budget", "sampling", "omitted", "summary", "messages")
 
 
 @dataclass(frozen=True)
 class Session:
-    """A kept conversation. Times are ISO 8601 in UTC; `fingerprint` and `template_sha256` are those of the model."""
+    """A saved conversation. `model` is the path of the model, `fingerprint` and `template_sha256` identify it.
+
+    `created` and `updated` are times in UTC, ISO 8601.
+    """
 
     name: str
     conversation: Conversation
@@ -49,30 +52,30 @@ class Session:
 
 
 class SessionStore:
-    """The sessions in one folder; `kind` says whether they are conversations or prefixes, which are saved alike."""
+    """The sessions in one folder. `kind` only chooses the words of messages: prefixes are saved like conversations."""
 
     def __init__(self, folder: Path, kind: Literal["session", "prefix"] = "session") -> None:
         self._folder, self._noun = folder, {"session": "conversation"}.get(kind, kind)
         self._command = {"session": "qwenctl sessions", "prefix": "qwenctl prefixes"}[kind]
 
     def names(self) -> list[str]:
-        """All names, the one that was written last first."""
+        """Return the names of all sessions, the most recently saved first."""
         files = self._folder.glob(f"*/{_CONVERSATION}")
         return [file.parent.name for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
 
     def state_bytes(self, name: str) -> int:
-        """The size of the engine's state of the session `name`; 0 if it has none."""
+        """Return the size in bytes of the engine's states of the session `name`; 0 if it has none."""
         return sum(file.stat().st_size for file in (self._folder / name).glob(f"{_STATE}*"))
 
     def state_file(self, name: str) -> Path:
-        """Where the engine keeps the state of the session `name`."""
-        return self._folder / self._checked(name) / _STATE
+        """Return the path of the engine's state of the session `name`. Raises QwenctlError if it cannot be a name."""
+        return self._folder / self._validate_name(name) / _STATE
 
     def load(self, name: str) -> Session:
-        """The session `name`. Raises QwenctlError if there is none, with the nearest names, or if it is damaged."""
+        """Read the session `name`. Raises QwenctlError if there is none, with similar names, or if it is damaged."""
         try:
-            text = (self._folder / self._checked(name) / _CONVERSATION).read_text("utf-8")
-            return _with_files(_from_json(name, text), self._folder / name / _MEDIA)
+            text = (self._folder / self._validate_name(name) / _CONVERSATION).read_text("utf-8")
+            return _locate_media(_from_json(name, text), self._folder / name / _MEDIA)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.3)
             hint = f"available: {', '.join(near)}" if near else self._command
@@ -84,8 +87,8 @@ class SessionStore:
             ) from error
 
     def open(self, name: str) -> OpenSession:
-        """Open the session `name`, new or not. Raises QwenctlError if another process has it open."""
-        folder = self._folder / self._checked(name)
+        """Open and lock the session `name`, new or saved. Raises QwenctlError if another process has it open."""
+        folder = self._folder / self._validate_name(name)
         folder.mkdir(0o700, parents=True, exist_ok=True)
         try:
             lock = open_locked(folder / _LOCK, mode=0o600)
@@ -99,20 +102,20 @@ class SessionStore:
 
     def delete(self, name: str) -> None:
         """Delete the session `name`, damaged or not. Raises QwenctlError if there is none, or if it is open."""
-        if not (self._folder / self._checked(name) / _CONVERSATION).exists():
-            self.load(name)  # says that there is none
+        if not (self._folder / self._validate_name(name) / _CONVERSATION).exists():
+            self.load(name)  # raises, and lists similar names
         self.open(name).delete()
 
     def new_name(self, first_question: str) -> str:
-        """A free name that tells the day and what the conversation is about."""
+        """Return an unused name made of the local date and the first words of the question."""
         words = re.findall(r"\w+", first_question.lower())[:_WORDS_IN_NAME]
         topic = "-".join(words)[:_LETTERS_IN_NAME].strip("-_") or "chat"
         base = f"{datetime.now(UTC).astimezone():%Y-%m-%d}-{topic}"
         names = (base if number == 1 else f"{base}-{number}" for number in range(1, 10_000))
         return next(name for name in names if not (self._folder / name).exists())
 
-    def _checked(self, name: str) -> str:
-        """`name`, if a folder can be called so and it stays where it belongs."""
+    def _validate_name(self, name: str) -> str:
+        """Return `name` if it is safe as the name of a folder inside the store. Raises QwenctlError otherwise."""
         if not _NAME.fullmatch(name) or name.endswith((" ", ".")):
             raise QwenctlError(
                 f"{name!r} cannot be the name of a saved {self._noun}",
@@ -122,25 +125,25 @@ class SessionStore:
 
 
 class OpenSession:
-    """A session that this process writes to."""
+    """A session that this process has locked and may write to."""
 
     def __init__(self, folder: Path, lock: FileIO) -> None:
         self._folder, self._lock = folder, lock
 
     @property
     def name(self) -> str:
-        """Its name, which is that of its folder."""
+        """The name of the session, which is that of its folder."""
         return self._folder.name
 
     @property
     def state_file(self) -> Path:
-        """Where the engine keeps its state."""
+        """The path of the engine's state."""
         return self._folder / _STATE
 
-    def keep(self, conversation: Conversation, model: Path, loaded: ModelInfo) -> None:
-        """Write the conversation and its pictures. Raises OSError."""
+    def save(self, conversation: Conversation, model: Path, loaded: ModelInfo) -> None:
+        """Write the conversation and its images. Raises OSError if that fails."""
         for media in conversation.media:
-            self._keep_media(media)
+            self._save_media(media)
         path, now = self._folder / _CONVERSATION, datetime.now(UTC).isoformat(timespec="seconds")
         created = _from_json(self.name, path.read_text("utf-8")).created if path.exists() else now
         session = Session(
@@ -148,37 +151,38 @@ class OpenSession:
         )
         write_private(path, _to_json(session).encode("utf-8", "replace"))
 
-    def _keep_media(self, media: Media) -> None:
-        """Copy a picture to the others, by its hash; a clip that is larger than any picture stays where it lies."""
+    def _save_media(self, media: Media) -> None:
+        """Copy an image into the session, named by its hash. A video larger than any image is not copied."""
         source, saved = Path(media.file), self._folder / _MEDIA / media.sha256
         if not saved.exists() and source.is_file() and source.stat().st_size <= MAX_BYTES:
             saved.parent.mkdir(0o700, exist_ok=True)
             write_private(saved, source.read_bytes())
 
     def close(self) -> None:
-        """Let others open it; a session in which nothing was kept leaves nothing behind."""
+        """Unlock the session; delete its folder if nothing was saved."""
         if not (self._folder / _CONVERSATION).exists():
             shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
 
     def delete(self) -> None:
-        """Delete all that is kept of it, and close it."""
+        """Delete the session's folder, and unlock it."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
 
 
-def _with_files(session: Session, folder: Path) -> Session:
-    """With each picture that lies in `folder` found there."""
+def _locate_media(session: Session, folder: Path) -> Session:
+    """Point each image and video at its copy in `folder`, if there is one. Raises ValueError if one has no hash."""
 
-    def found(media: Media) -> Media:
-        if not re.fullmatch("[0-9a-f]{64}", media.sha256):  # it is the name of a file
+    def locate(media: Media) -> Media:
+        # The hash names a file: anything else could lead out of the folder.
+        if not re.fullmatch("[0-9a-f]{64}", media.sha256):
             raise ValueError("an image has no hash")
         return replace(media, file=str(folder / media.sha256)) if (folder / media.sha256).is_file() else media
 
-    def with_found(message: Message) -> Message:
-        return replace(message, media=tuple(map(found, message.media)))
+    def locate_all(message: Message) -> Message:
+        return replace(message, media=tuple(map(locate, message.media)))
 
-    messages = tuple(map(with_found, session.conversation.messages))
+    messages = tuple(map(locate_all, session.conversation.messages))
     return replace(session, conversation=replace(session.conversation, messages=messages))
 
 
@@ -190,7 +194,7 @@ def _to_json(session: Session) -> str:
 
 
 def _from_json(name: str, text: str) -> Session:
-    """The session that `_to_json` made this text of. Raises ValueError, TypeError or KeyError for anything else."""
+    """Parse the text that `_to_json` made. Raises ValueError, TypeError or KeyError for anything else."""
     fields = json.loads(text)
     conversation = {name: fields[name] for name in _CONVERSATION_FIELDS}
     of_session = {name: fields[name] for name in _SESSION_FIELDS}

@@ -48,9 +48,9 @@ def show_progress(*, quiet: bool) -> Iterator[Callable[[BatchStats], None]]:
 def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the summary, and draw the chart. Raises typer.Exit if records have failed."""
     if plot is not None:
-        from qwenctl.charts.batch import draw
+        from qwenctl.charts.batch import render_batch
 
-        plot.write_text(draw(f"qwenctl batch, {stats.answered:,} records", stats.rates, stats.seconds))
+        plot.write_text(render_batch(f"qwenctl batch, {stats.answered:,} records", stats.rates, stats.seconds))
     if as_json:
         stream = sys.stderr if output.is_standard_output else sys.stdout
         text_writer(stream)(json.dumps(summary_fields(stats)) + "\n")

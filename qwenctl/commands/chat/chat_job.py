@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qwenctl.chat.build_request import AnswerLimits
     from qwenctl.chat.context_trimming import ContextFullPolicy
     from qwenctl.chat.conversation import Conversation
-    from qwenctl.chat.saved.prefixes import FollowReading, SavedPrefix
+    from qwenctl.chat.saved.prefixes import PrefillFollower, SavedPrefix
     from qwenctl.chat.saved.sessions import SessionStore
     from qwenctl.tools.tool_set import ToolSet
 
@@ -115,7 +115,7 @@ def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRe
 def open_chat_engine(
     job: ChatRequest,
     follow: Callable[[Iterator[LoadProgress | ModelInfo]], ModelInfo],
-    follow_reading: FollowReading,
+    follow_reading: PrefillFollower,
     notify: Callable[[str], None],
 ) -> LoadedEngine:
     """A new engine with the model loaded and the prefix evaluated; the caller closes it. Raises QwenctlError.
@@ -137,7 +137,7 @@ def open_chat_engine(
 
 
 def _prefill_prefix(
-    opened: LoadedEngine, job: ChatRequest, prefix: SavedPrefix, follow: FollowReading, notify: Callable[[str], None]
+    opened: LoadedEngine, job: ChatRequest, prefix: SavedPrefix, follow: PrefillFollower, notify: Callable[[str], None]
 ) -> None:
     from qwenctl.chat.saved.prefixes import prefill_prefix
 

@@ -132,7 +132,7 @@ def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, ke
     history = open_history(state_folder() if keep_history else None)
     setup = ChatSetup(
         open_model=lambda: open_chat_engine(
-            job, lambda events: screen.loading(job.model.name, events), screen.reading, screen.note
+            job, lambda events: screen.follow_loading(job.model.name, events), screen.follow_prefill, screen.show_note
         ),
         read_line=LineInput(history, job.store.names if job.store else list, color=not console.no_color),
         screen=screen,

@@ -39,7 +39,7 @@ def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None
     answer, loaded = _ask(job, prompt, write, talk)
     if verbose:
         thought = "\n" if answer.thinking else ""
-        talk(f"{thought}{pipe.statistics(answer, loaded)}\n")
+        talk(f"{thought}{pipe.statistics_line(answer, loaded)}\n")
     _warn_if_cut(job, answer)
 
 

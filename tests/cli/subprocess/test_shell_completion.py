@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quantize.recipe.recipes import RECIPES
-from qwenctl.settings.toml import folder_path
+from qwenctl.settings.toml import local_settings_path
 from tests.support.terminal import Terminal
 
 SCRIPTS = Path(sys.executable).parent
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, toy_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> I
     ):
         (here / file).parent.mkdir(parents=True, exist_ok=True)
         (here / file).touch()
-    (here / folder_path()).write_text("[broken")
+    (here / local_settings_path()).write_text("[broken")
     monkeypatch.chdir(here)
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

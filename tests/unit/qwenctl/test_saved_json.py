@@ -79,7 +79,7 @@ def test_saved_session_is_rewritten_unchanged(tmp_path: Path) -> None:
     store = store_with_session(tmp_path, SESSION)
     loaded = ModelInfo("toy", "qwen35moe", "", 1, 1, 1, 1, fingerprint="f", template_sha256="t")
     opened = store.open("old")
-    opened.keep(store.load("old").conversation, Path("/m/toy.gguf"), loaded)
+    opened.save(store.load("old").conversation, Path("/m/toy.gguf"), loaded)
     opened.close()
     written = (tmp_path / "old" / "conversation.json").read_text("utf-8")
     assert written == SESSION.replace("2026-11-02T10:20:30+00:00", store.load("old").updated)

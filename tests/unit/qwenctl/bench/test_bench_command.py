@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qwenctl.bench.cases import BenchCase, BenchResult, expert_layers, make_cases, parse_counts, sweep_points
 from qwenctl.bench.energy import constant_power_meter, find_meter, price_of_million
-from qwenctl.charts.line_chart import Chart, Curve, Point, svg, ticks
+from qwenctl.charts.line_chart import Chart, Curve, Point, axis_ticks, render_charts
 from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
 from qwenctl.placement.plan import MemoryPart, MemoryPlan, Plan
@@ -90,20 +90,20 @@ def test_price_of_million_tokens_follows_energy() -> None:
 
 @given(st.floats(min_value=0, max_value=1e9))
 def test_chart_ticks_are_few_and_reach_highest_value(highest: float) -> None:
-    found = ticks(highest)
+    found = axis_ticks(highest)
     assert found[0] == 0
     assert found[-1] >= highest * (1 - 1e-9)
     assert 2 <= len(found) <= 11
 
 
 def test_chart_ticks_of_counts_are_whole_numbers() -> None:
-    assert ticks(2, least_step=1) == [0, 1, 2]
-    assert ticks(40, least_step=1) == [0, 10, 20, 30, 40]
+    assert axis_ticks(2, min_step=1) == [0, 1, 2]
+    assert axis_ticks(40, min_step=1) == [0, 10, 20, 30, 40]
 
 
 def test_chart_has_every_point_and_escapes_its_labels() -> None:
     chart = Chart("<b>&", "x", "y", (Curve("tg", (Point(0, 10, 1), Point(4096, 5, 20))), Curve("empty", ())))
-    root = ElementTree.fromstring(svg([chart, chart]))  # noqa: S314 - it is our own
+    root = ElementTree.fromstring(render_charts([chart, chart]))  # noqa: S314 - it is our own
     assert len(root.findall(f".//{SVG}circle")) == 4
     assert "<b>&" in {text.text for text in root.iter(f"{SVG}text")}
     places = [float(mark.attrib["cy"]) for mark in root.iter(f"{SVG}circle")]

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> SessionStore:
 
 def save_and_load(store: SessionStore, talk: Conversation) -> Conversation:
     opened = store.open("seen")
-    opened.keep(talk, Path("toy.gguf"), LOADED)
+    opened.save(talk, Path("toy.gguf"), LOADED)
     opened.close()
     return store.load("seen").conversation
 

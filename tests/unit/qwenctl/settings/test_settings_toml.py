@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from qwenctl.settings.toml import deepest_key, key_lines, read_toml
+from qwenctl.settings.toml import find_deepest_key, find_key_lines, read_toml
 
 BARE = st.text("abcXYZ019_-", min_size=1, max_size=4)
 QUOTED = st.sampled_from(['"a.b"', "'[x]'", '"= #"', '"\\u00e9\\""', "''", '"\\\\"'])
@@ -57,8 +57,8 @@ def _line(lines: list[str]) -> int:
 def test_toml_key_is_found_on_its_line(document: tuple[str, dict[tuple[str, ...], int]]) -> None:
     text, lines = document
     assert _paths(tomllib.loads(text)) >= lines.keys()
-    assert {path: line for path, line in key_lines(text).items() if path in lines} == lines
-    assert key_lines(text.replace("\n", "\r\n")) == key_lines(text)
+    assert {path: line for path, line in find_key_lines(text).items() if path in lines} == lines
+    assert find_key_lines(text.replace("\n", "\r\n")) == find_key_lines(text)
 
 
 def _paths(table: dict[str, Any], before: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
@@ -73,9 +73,9 @@ def test_random_toml_text_gives_line_numbers_within_text(text: str) -> None:
         expected = _outside_of_inline(tomllib.loads(text))
     except tomllib.TOMLDecodeError:
         expected = set()
-    assert key_lines(text).keys() >= expected
-    assert all(1 <= line <= text.count("\n") + 1 for line in key_lines(text).values())
-    assert deepest_key(text)[0] <= text.count(".") + 1
+    assert find_key_lines(text).keys() >= expected
+    assert all(1 <= line <= text.count("\n") + 1 for line in find_key_lines(text).values())
+    assert find_deepest_key(text)[0] <= text.count(".") + 1
 
 
 def _outside_of_inline(table: dict[str, Any]) -> set[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwenctl.batch.backends.backend import BackendStats
 from qwenctl.batch.runner import BatchStats
-from qwenctl.charts.batch import draw
+from qwenctl.charts.batch import render_batch
 from qwenctl.views.batch import progress_line, summary_lines
 from tests.support.pictures import is_svg
 
@@ -26,4 +26,4 @@ def test_throughput_below_one_token_per_second_is_not_shown_as_zero() -> None:
 
 def test_batch_chart_with_little_or_no_data_is_valid_svg() -> None:
     for rates, seconds in (([], []), ([(0.0, 0, 0), (1.0, 10, 5)], [0.5]), ([(1.0, 0, 0)], [1.0, 2.0])):
-        assert is_svg(draw("<a & b>", rates, seconds))
+        assert is_svg(render_batch("<a & b>", rates, seconds))

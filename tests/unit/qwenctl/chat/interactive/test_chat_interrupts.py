@@ -41,8 +41,8 @@ def test_ctrl_c_between_two_lines_does_not_end_chat() -> None:
     keys = [interrupt]
 
     class InterruptingScreen(Screen):
-        def note(self, *lines: str) -> None:
-            super().note(*lines)
+        def show_note(self, *lines: str) -> None:
+            super().show_note(*lines)
             if "Ctrl-D quits" in lines and keys:
                 keys.pop()()
 

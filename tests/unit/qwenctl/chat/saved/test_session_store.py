@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> SessionStore:
 
 def save(store: SessionStore, name: str, talk: Conversation = TALK) -> None:
     opened = store.open(name)
-    opened.keep(talk, Path("toy.gguf"), LOADED)
+    opened.save(talk, Path("toy.gguf"), LOADED)
     opened.close()
 
 
