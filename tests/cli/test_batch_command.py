@@ -1,4 +1,4 @@
-"""`qwenctl batch` from outside: what goes in, what comes out, what is said, and with which code it ends."""
+"""`qwenctl batch`: its input formats, its output, its messages and its exit codes."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def error_of(*arguments: object, stdin: bytes | None = None) -> tuple[str, str, 
     return lines[0].removeprefix("qwenctl: error: "), hint, done.returncode
 
 
-def test_lines_go_through_a_pipe(toy_gguf: Path) -> None:
-    asked = "".join(f"{question['question']}\n" for question in QUESTIONS[:5]).encode()
-    done = batch("--lines", "-m", toy_gguf, *NO_THINK, "--select", "answer", "-q", stdin=asked)
+def test_lines_from_a_pipe_are_answered_in_order(toy_gguf: Path) -> None:
+    lines = "".join(f"{question['question']}\n" for question in QUESTIONS[:5]).encode()
+    done = batch("--lines", "-m", toy_gguf, *NO_THINK, "--select", "answer", "-q", stdin=lines)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [one["answer"] for one in QUESTIONS[:5]]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [question["answer"] for question in QUESTIONS[:5]]
 
 
-def test_an_answer_has_all_that_is_promised(toy_gguf: Path, tmp_path: Path) -> None:
-    """And the same record gives the same hash and answer, whatever stands beside it."""
+def test_batch_output_has_all_fields_and_does_not_depend_on_order(toy_gguf: Path, tmp_path: Path) -> None:
+    """The same record gives the same hash and answer, whatever records are answered with it."""
     records = short_records(6)
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    first, second = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     source = write_lines(tmp_path / "in.jsonl", records)
-    done = batch(source, "-o", one, "-m", toy_gguf, *OPTIONS, "-np", 3, "--json", "-q")
+    done = batch(source, "-o", first, "-m", toy_gguf, *OPTIONS, "-np", 3, "--json", "-q")
     figures = json.loads(done.stdout)
     assert (figures["answered"], figures["failed"], figures["known_before"], figures["parallel"]) == (6, 0, 0, 3)
     assert figures["answer_tokens"] > 0
     write_lines(source, records[::-1])
-    batch(source, "-o", two, "-m", toy_gguf, *OPTIONS, "-np", 2, "-q")
-    answers = read_lines(one)
-    assert answers == read_lines(two)[::-1]
+    batch(source, "-o", second, "-m", toy_gguf, *OPTIONS, "-np", 2, "-q")
+    answers = read_lines(first)
+    assert answers == read_lines(second)[::-1]
     for number, answer in enumerate(answers):
         assert list(answer) == ["id", "answer", "thinking", "tool_calls", "finish_reason", "usage", "hash"]
         assert (answer["answer"], answer["finish_reason"]) == (QUESTIONS[number]["answer"], "stop")
@@ -62,18 +62,18 @@ def test_an_answer_has_all_that_is_promised(toy_gguf: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.glob("one*")) == ["one.jsonl", "one.stats.jsonl"]
 
 
-def test_drawn_answers_are_the_same_by_their_seed_and_id(toy_gguf: Path, tmp_path: Path) -> None:
+def test_sampled_answers_depend_only_on_seed_and_record(toy_gguf: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", short_records(8))
-    warm = ("-m", toy_gguf, "-t", 1, "-c", 512, "--temp", 2, "--top-k", 50, "-n", 20, "-q")
+    sampled = ("-m", toy_gguf, "-t", 1, "-c", 512, "--temp", 2, "--top-k", 50, "-n", 20, "-q")
     outputs = []
     for name, options in (("a", ("-np", 2)), ("b", ("-np", 5)), ("c", ("-np", 5, "--seed", 1))):
         path = tmp_path / f"{name}.jsonl"
-        assert batch(source, "-o", path, *warm, *options).returncode == 0
+        assert batch(source, "-o", path, *sampled, *options).returncode == 0
         outputs.append([(line["answer"], line["thinking"]) for line in read_lines(path)])
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_files_and_csv_are_templates_filled(toy_gguf: Path, tmp_path: Path) -> None:
+def test_files_and_csv_fields_fill_the_prompt_template(toy_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("cow")
     names = f"{tmp_path}/a.md\0{tmp_path}/none.md\0".encode()
     done = batch("--files", "--null", "--prompt", "Spell {file}.", "-m", toy_gguf, *NO_THINK, "-q", stdin=names)
@@ -88,7 +88,7 @@ def test_files_and_csv_are_templates_filled(toy_gguf: Path, tmp_path: Path) -> N
     assert (line["n"], line["answer"]) == ("1", "C-O-W.")
 
 
-def test_a_dry_run_counts_and_writes_nothing(toy_gguf: Path, tmp_path: Path) -> None:
+def test_batch_dry_run_counts_records_and_writes_nothing(toy_gguf: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", short_records(30))
     with source.open("a") as file:
         file.write("nonsense\n")
@@ -102,7 +102,7 @@ def test_a_dry_run_counts_and_writes_nothing(toy_gguf: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_the_first_records_or_some_are_enough(server: FakeServer, tmp_path: Path) -> None:
+def test_limit_and_sample_select_records(server: FakeServer, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": str(number)} for number in range(100)])
 
     def chosen(*options: object) -> list[str]:
@@ -110,12 +110,12 @@ def test_the_first_records_or_some_are_enough(server: FakeServer, tmp_path: Path
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     assert chosen("--limit", 3) == ["0", "1", "2"]
-    some = chosen("--sample", 10, "--seed", 5)
-    assert len(set(some)) == 10
-    assert some == sorted(some, key=int) == chosen("--sample", 10, "--seed", 5) != chosen("--sample", 10)
+    sample = chosen("--sample", 10, "--seed", 5)
+    assert len(set(sample)) == 10
+    assert sample == sorted(sample, key=int) == chosen("--sample", 10, "--seed", 5) != chosen("--sample", 10)
 
 
-def test_in_the_order_of_their_end(server: FakeServer, tmp_path: Path) -> None:
+def test_order_done_writes_answers_as_they_finish(server: FakeServer, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "late [500 500 ok]"}, {"prompt": "b"}, {"prompt": "c"}])
     for order, last in (("input", "c"), ("done", "late [500 500 ok]")):
         server.attempts.clear()
@@ -143,13 +143,13 @@ def test_in_the_order_of_their_end(server: FakeServer, tmp_path: Path) -> None:
          "qwenctl batch --help", 2),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_with_a_hint(
+def test_batch_error_is_one_line_with_a_hint(
     arguments: list[str], line: str, hint: str, code: int, server: FakeServer
 ) -> None:
     assert error_of(*arguments, "--endpoint", server.url) == (line, hint, code)
 
 
-def test_without_a_model_it_says_where_one_comes_from(tmp_path: Path) -> None:
+def test_missing_model_and_folder_input_are_refused_with_a_hint(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "x"}])
     assert error_of(source)[0].startswith("no model: -m takes a GGUF file")
     assert error_of(tmp_path)[:2] == (
@@ -158,16 +158,16 @@ def test_without_a_model_it_says_where_one_comes_from(tmp_path: Path) -> None:
     )
 
 
-def test_a_summary_and_a_picture_are_the_end(server: FakeServer, tmp_path: Path) -> None:
+def test_batch_ends_with_a_summary_and_a_plot(server: FakeServer, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": str(number)} for number in range(20)])
-    picture = tmp_path / "out.svg"
-    done = batch(source, "-o", tmp_path / "out.jsonl", "--endpoint", server.url, "--plot", picture)
-    words = done.stderr.decode()
-    assert "records  20 answered, 0 failed" in words
-    assert is_svg(picture.read_text())
+    plot = tmp_path / "out.svg"
+    done = batch(source, "-o", tmp_path / "out.jsonl", "--endpoint", server.url, "--plot", plot)
+    summary = done.stderr.decode()
+    assert "records  20 answered, 0 failed" in summary
+    assert is_svg(plot.read_text())
 
 
-def test_progress_is_written_over_on_a_terminal(server: FakeServer, tmp_path: Path) -> None:
+def test_batch_shows_progress_on_a_terminal(server: FakeServer, tmp_path: Path) -> None:
     prompts = [f"{number} [500 500 ok]" for number in range(12)]
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": prompt} for prompt in prompts])
     command = [sys.executable, "-m", "qwenctl", "batch", source, "-o", tmp_path / "out", "--endpoint", server.url]

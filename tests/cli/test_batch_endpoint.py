@@ -1,4 +1,4 @@
-"""A batch that servers answer: with all their troubles the same answers, and none of them lost."""
+"""A batch on HTTP servers: errors are retried, and no answer is lost or changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def records(*prompts: str) -> list[dict[str, str]]:
     return [{"id": f"r{number}", "prompt": prompt} for number, prompt in enumerate(prompts)]
 
 
-def test_a_server_in_trouble_is_asked_again_until_all_is_answered(server: FakeServer, tmp_path: Path) -> None:
+def test_transient_server_errors_are_retried(server: FakeServer, tmp_path: Path) -> None:
     troubles = ["a [429 ok]", "b [500 503 ok]", "c [half ok]", "d [nonsense ok]", "e [429 429 half 500 ok]", "f", "g"]
     source, output = write_lines(tmp_path / "in.jsonl", records(*troubles)), tmp_path / "out.jsonl"
     done = batch(source, "-o", output, "--endpoint", server.url, "-np", 3, "-q")
@@ -43,14 +43,14 @@ def test_a_server_in_trouble_is_asked_again_until_all_is_answered(server: FakeSe
     assert server.most_at_once <= 3
 
 
-def test_a_server_that_falls_silent_is_asked_again(server: FakeServer, tmp_path: Path) -> None:
+def test_timed_out_request_is_retried(server: FakeServer, tmp_path: Path) -> None:
     source, output = write_lines(tmp_path / "in.jsonl", records("a [hang ok]", "b")), tmp_path / "out.jsonl"
     done = batch(source, "-o", output, "--endpoint", server.url, "--timeout", 1, "-q")
     assert done.returncode == 0, done.stderr.decode()
     assert [line["answer"] for line in read_lines(output)] == ["a [hang ok]", "b"]
 
 
-def test_a_record_that_is_refused_or_never_answered_fails_alone(server: FakeServer, tmp_path: Path) -> None:
+def test_failed_record_does_not_stop_the_batch(server: FakeServer, tmp_path: Path) -> None:
     prompts = ["a [400]", "b [500]", *map(str, range(30))]
     source, output = write_lines(tmp_path / "in.jsonl", records(*prompts)), tmp_path / "out.jsonl"
     done = batch(source, "-o", output, "--endpoint", server.url, "-np", 2, "-q")
@@ -61,9 +61,7 @@ def test_a_record_that_is_refused_or_never_answered_fails_alone(server: FakeServ
     assert errors["r1"]["message"].endswith("500 (not now) (6 attempts)")
 
 
-def test_a_server_that_never_answers_ends_the_batch_and_it_can_be_gone_on_with(
-    server: FakeServer, tmp_path: Path
-) -> None:
+def test_unavailable_server_ends_the_batch_which_can_resume(server: FakeServer, tmp_path: Path) -> None:
     source, output = write_lines(tmp_path / "in.jsonl", records("a", "b [503]")), tmp_path / "out.jsonl"
     done = batch(source, "-o", output, "--endpoint", server.url, "-np", 1, "--patience", 2, "-q")
     assert done.returncode == ExitCode.NETWORK
@@ -78,7 +76,9 @@ def test_a_server_that_never_answers_ends_the_batch_and_it_can_be_gone_on_with(
 
 
 @pytest.mark.parametrize(("how", "code"), [("[401]", ExitCode.NO_PERMISSION), ("nobody", ExitCode.NETWORK)])
-def test_what_no_record_can_get_by_ends_the_batch(server: FakeServer, tmp_path: Path, how: str, code: ExitCode) -> None:
+def test_rejected_key_or_unreachable_server_ends_the_batch(
+    server: FakeServer, tmp_path: Path, how: str, code: ExitCode
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -88,7 +88,7 @@ def test_what_no_record_can_get_by_ends_the_batch(server: FakeServer, tmp_path: 
     assert done.returncode == code
 
 
-def test_several_servers_share_the_work(server: FakeServer, tmp_path: Path) -> None:
+def test_records_are_divided_among_several_servers(server: FakeServer, tmp_path: Path) -> None:
     with fake_server() as other:
         source = write_lines(tmp_path / "in.jsonl", records(*map(str, range(60))))
         output = tmp_path / "out.jsonl"
@@ -99,7 +99,7 @@ def test_several_servers_share_the_work(server: FakeServer, tmp_path: Path) -> N
         assert len(server.bodies) + len(other.bodies) == 60
 
 
-def test_what_is_asked_is_what_the_record_says(server: FakeServer, tmp_path: Path) -> None:
+def test_request_body_has_the_fields_and_options_of_the_record(server: FakeServer, tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     record = {"prompt": "x", "system": "s", "temperature": 0.5, "max_tokens": 7, "think": False, "tools": tools}
     source = write_lines(tmp_path / "in.jsonl", [record, {"prompt": "y", "json_schema": {"type": "integer"}}])
@@ -118,7 +118,7 @@ def test_what_is_asked_is_what_the_record_says(server: FakeServer, tmp_path: Pat
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
 
 
-def test_answers_in_openais_form_are_what_its_clients_read(server: FakeServer, tmp_path: Path) -> None:
+def test_openai_format_output_matches_the_batch_api(server: FakeServer, tmp_path: Path) -> None:
     asked = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [
         {"role": "user", "content": "hi"}]}}  # fmt: skip
     done = batch("-", "--endpoint", server.url, "--format", "openai", "-q", stdin=json.dumps(asked).encode())
@@ -140,13 +140,13 @@ def test_answers_in_openais_form_are_what_its_clients_read(server: FakeServer, t
         ("http://a/v1/chat/completions", "http://a/v1/chat/completions"),
     ],
 )
-def test_a_server_is_known_with_its_path_and_without(given: str, url: str) -> None:
+def test_completions_url_accepts_an_endpoint_with_or_without_path(given: str, url: str) -> None:
     assert completions_url(given) == url
 
 
 @contextmanager
 def llama_server(model: Path) -> Iterator[str]:
-    """The real one, on a free port."""
+    """The URL of a running llama-server on a free port."""
     program = shutil.which("llama-server")
     assert program is not None
     with socket.socket() as free:
@@ -169,7 +169,7 @@ def llama_server(model: Path) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("llama-server") is None, reason="no llama-server here")
-def test_a_real_llama_server_gives_the_answers_of_our_own_engine(toy_gguf: Path, tmp_path: Path) -> None:
+def test_llama_server_gives_the_answers_of_the_engine(toy_gguf: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", short_records(20))
     with llama_server(toy_gguf) as url:
         done = batch(source, "-o", tmp_path / "theirs.jsonl", "--endpoint", url, *OPTIONS, "-q", "-n", 100)

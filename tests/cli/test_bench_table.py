@@ -1,4 +1,4 @@
-"""`qwenctl bench`: its table, its JSON, and what it refuses."""
+"""`qwenctl bench`: its table, its JSON, its chart, and the options it refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 QUICK = ["-t", "1", "-r", "2", "-p", "8", "-n", "4"]
 
 
-def test_the_table_is_llama_benchs(toy_gguf: Path) -> None:
+def test_bench_table_has_llama_bench_columns(toy_gguf: Path) -> None:
     done = run("bench", str(toy_gguf), *QUICK, "-r", "1", "-d", "0,16", "--watts", "100", "--price", "0.3")
     head, rule, *rows = done.stdout.decode().split("\n\nbuild: llama-cpp-python")[0].splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
@@ -27,19 +27,19 @@ def test_the_table_is_llama_benchs(toy_gguf: Path) -> None:
     assert [row[5] for row in cells[1:]] == ["pp8", "tg4", "pp8 @ d16", "tg4 @ d16"]
     assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", row[6]) for row in cells[1:])
     speed, joules = float(cells[2][6].split()[0]), float(cells[2][7])
-    assert joules * speed == pytest.approx(100, rel=0.1)  # watts; figures are rounded
+    assert joules * speed == pytest.approx(100, rel=0.1)  # the watts given; the figures are rounded
 
 
-def test_json_has_llama_benchs_names(toy_gguf: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "speed.svg"
-    done = run("bench", str(toy_gguf), *QUICK, "-d", "0,32", "-ctk", "q8_0", "--json", "--plot", str(picture))
-    told = json.loads(done.stdout)
-    assert (told["type_k"], told["type_v"], told["n_threads"], told["backends"]) == ("q8_0", "f16", 1, "CPU")
-    assert [one["test"] for one in told["results"]] == ["pp8", "tg4", "pp8 @ d32", "tg4 @ d32"]
-    for one in told["results"]:
-        assert len(one["samples_ns"]) == 2
-        assert min(one["samples_ts"]) <= one["avg_ts"] <= max(one["samples_ts"])
-    root = ElementTree.fromstring(picture.read_text())  # noqa: S314 - it is our own
+def test_bench_json_has_llama_bench_fields(toy_gguf: Path, tmp_path: Path) -> None:
+    chart = tmp_path / "speed.svg"
+    done = run("bench", str(toy_gguf), *QUICK, "-d", "0,32", "-ctk", "q8_0", "--json", "--plot", str(chart))
+    report = json.loads(done.stdout)
+    assert (report["type_k"], report["type_v"], report["n_threads"], report["backends"]) == ("q8_0", "f16", 1, "CPU")
+    assert [result["test"] for result in report["results"]] == ["pp8", "tg4", "pp8 @ d32", "tg4 @ d32"]
+    for result in report["results"]:
+        assert len(result["samples_ns"]) == 2
+        assert min(result["samples_ts"]) <= result["avg_ts"] <= max(result["samples_ts"])
+    root = ElementTree.fromstring(chart.read_text())  # noqa: S314 - written by the program under test
     assert len(root.findall(f".//{SVG}circle")) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["speed.svg"]
 
@@ -53,9 +53,7 @@ def test_json_has_llama_benchs_names(toy_gguf: Path, tmp_path: Path) -> None:
         (["--plot", "/no/such/a.svg"], "no such folder: /no/such", 73),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_loaded(
-    options: list[str], message: str, code: int, toy_gguf: Path
-) -> None:
-    found = outcome("bench", str(toy_gguf), *options)
-    assert found[0].startswith(message)
-    assert found[2] == code
+def test_invalid_bench_options_are_refused(options: list[str], message: str, code: int, toy_gguf: Path) -> None:
+    error = outcome("bench", str(toy_gguf), *options)
+    assert error[0].startswith(message)
+    assert error[2] == code

@@ -1,4 +1,4 @@
-"""What a mistake prints: one line, a hint, an exit code; through the real command line."""
+"""Errors of the command line: one line, a hint, an exit code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CACHE_TYPES = "'f32', 'f16', 'bf16', 'q8_0', 'q4_0', 'q4_1', 'iq4_nl', 'q5_0', '
         ),
     ],
 )
-def test_a_mistake_in_the_command_line(arguments: list[str], line: str, hint: str) -> None:
+def test_usage_error_is_one_line_with_a_hint(arguments: list[str], line: str, hint: str) -> None:
     assert outcome(*arguments) == (line, hint, 2)
 
 
@@ -71,7 +71,7 @@ def test_a_mistake_in_the_command_line(arguments: list[str], line: str, hint: st
         ("-ngl", "many", "'many' is not a whole number"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_before_anything_starts(option: str, value: str, reason: str) -> None:
+def test_invalid_option_value_is_refused(option: str, value: str, reason: str) -> None:
     line, _, code = outcome("chat", option, value)
     assert (line.split(": ", 1)[1], code) == (reason, 2)
 
@@ -82,12 +82,12 @@ def test_no_command_shows_the_help() -> None:
     assert done.stdout.startswith(b"Usage: qwenctl")
 
 
-def test_version() -> None:
+def test_version_option_prints_the_version() -> None:
     done = run("--version")
     assert (done.stdout, done.returncode) == (b"qwenctl 0.1.0\n", 0)
 
 
-def test_help_names_the_flags_that_llama_cpp_users_know() -> None:
+def test_chat_help_lists_llama_cpp_flags() -> None:
     text = run("chat", "--help").stdout.decode()
     for flag in ("-m", "-c", "-n", "-t", "-b", "-ub", "-ngl", "-ctk", "-ctv", "-fa", "--load-mode", "-s", "-sys"):
         assert f"{flag}," in text or f"{flag} " in text
@@ -95,10 +95,10 @@ def test_help_names_the_flags_that_llama_cpp_users_know() -> None:
         assert flag in text
 
 
-# ------------------------------------------------------------------ the boundary
+# ------------------------------------------------------------------ how failures are shown
 
 
-def test_with_json_the_error_is_an_object_on_standard_output(tmp_path: Path) -> None:
+def test_json_option_prints_the_error_as_an_object_on_stdout(tmp_path: Path) -> None:
     done = run("chat", "--json", "-m", str(tmp_path / "none.gguf"))
     assert (done.returncode, done.stderr) == (66, b"")
     assert json.loads(done.stdout) == {
@@ -111,20 +111,20 @@ def test_with_json_the_error_is_an_object_on_standard_output(tmp_path: Path) -> 
     }
 
 
-def test_a_traceback_is_only_shown_with_debug(tmp_path: Path) -> None:
+def test_traceback_is_shown_only_with_debug(tmp_path: Path) -> None:
     plain, debug = run("chat", "-m", str(tmp_path)), run("chat", "--debug", "-m", str(tmp_path))
     assert b"Traceback" not in plain.stderr
     assert b"Traceback" in debug.stderr
     assert b"is a folder" in debug.stderr
 
 
-def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+def test_closed_pipe_ends_help_quietly() -> None:
     command = f"{sys.executable} -m qwenctl chat --help; echo $? >&2"
     done = subprocess.run(["bash", "-c", f"({command}) | :"], capture_output=True, timeout=60, check=False)
     assert done.stderr == b"141\n"
 
 
-def test_a_full_disk_is_one_line() -> None:
+def test_full_disk_while_printing_help_is_one_line() -> None:
     command = f"{sys.executable} -m qwenctl chat --help > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
     assert done.stderr == b"qwenctl: error: cannot write the output (no space left on device)\n"
@@ -158,19 +158,19 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (quantize_errors.Interrupted, 130),
     ],
 )
-def test_a_failure_of_the_library_gets_its_code(kind: type[quantize_errors.QuantizeError], code: int) -> None:
+def test_quantize_error_maps_to_its_exit_code(kind: type[quantize_errors.QuantizeError], code: int) -> None:
     failure = from_quantize(kind("what", "why"))
     assert (failure.message, failure.hint, failure.code) == ("what", "why", code)
 
 
-def test_what_nobody_foresaw_is_an_internal_error() -> None:
+def test_unexpected_exception_is_an_internal_error() -> None:
     failure = explain(ZeroDivisionError("division by zero"))
     line = "internal error: ZeroDivisionError: division by zero"
     assert (failure.message, failure.hint, failure.code) == (line, "run again with --debug and report it", ExitCode.BUG)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["chat", "--no-such-option"], ["config", "path"], ["ls", "/no"]])
-def test_main_gives_signals_back_as_it_found_them(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_main_restores_signal_handlers(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     def handlers() -> dict[int, object]:
         return {number: signal.getsignal(number) for number in signal.valid_signals()}
 

@@ -1,4 +1,4 @@
-"""`qwenctl config`: what it shows, which files it names, the file it writes."""
+"""`qwenctl config`: the settings it shows, the files it names, and the file it writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY_SETTING = {f"{command.name}.{setting.name}" for command in COMMANDS for se
 
 
 def options_of(*command: str) -> set[str]:
-    """The long options in the help of a command, the first name of each."""
+    """The first long name of each option in the help of a command."""
     lines = re.findall(r"^  (-.*)$", call(*command, "--help").stdout, re.MULTILINE)
     names = [re.search(r"--([a-z][a-z-]*)", line) for line in lines]
     return {name[1] for name in names if name} - {"help"}
@@ -34,27 +34,27 @@ def test_every_option_of_every_command_is_a_setting() -> None:
     assert "config.show" not in names
 
 
-def test_what_is_shown_is_chosen_by_command_key_or_both() -> None:
+def test_config_show_filters_by_command_key_or_both() -> None:
     with settings():
         assert {name.split(".")[0] for name in shown("chat")} == {"chat"}
-        having = {f"{command.name}.threads" for command in COMMANDS if command.find("threads")}
-        assert shown("chat.temp", "threads").keys() == {"chat.temp", *having}
+        threads_settings = {f"{command.name}.threads" for command in COMMANDS if command.find("threads")}
+        assert shown("chat.temp", "threads").keys() == {"chat.temp", *threads_settings}
         assert {"sessions.json", "sessions.export.format"} <= shown("sessions").keys()
         assert shown("chat.ctx_size").keys() == {"chat.ctx-size"}
         assert call("config", "show", "chat.tmp").error == ("no setting 'chat.tmp'", "did you mean 'chat.temp'?", 2)
 
 
-def test_a_command_line_is_looked_at_and_not_run() -> None:
+def test_config_show_explains_a_command_line_without_running_it() -> None:
     with settings("seed = 5", QWENCTL_TEMP="0.5"):
-        found = shown("--", "chat", "-c", "4096", "--no-think", "-m", "none.gguf", "a question")
-    assert found["chat.ctx-size"] == (4096, "command line")
-    assert found["chat.think"] == (False, "command line")
-    assert found["chat.model"] == ("none.gguf", "command line")
-    assert found["chat.temp"] == (0.5, "QWENCTL_TEMP")
-    assert found["chat.seed"] == (5, "qwenctl.toml:1")
+        values = shown("--", "chat", "-c", "4096", "--no-think", "-m", "none.gguf", "a question")
+    assert values["chat.ctx-size"] == (4096, "command line")
+    assert values["chat.think"] == (False, "command line")
+    assert values["chat.model"] == ("none.gguf", "command line")
+    assert values["chat.temp"] == (0.5, "QWENCTL_TEMP")
+    assert values["chat.seed"] == (5, "qwenctl.toml:1")
 
 
-def test_a_wrong_command_line_to_look_at_is_an_error_of_usage() -> None:
+def test_config_show_of_an_invalid_command_line_is_a_usage_error() -> None:
     with settings():
         wrong = "invalid value for '-c' / '--ctx-size': 'x' is not a whole number"
         assert call("config", "show", "--", "chat", "-c", "x").error == (wrong, "qwenctl chat --help", 2)
@@ -64,7 +64,7 @@ def test_a_wrong_command_line_to_look_at_is_an_error_of_usage() -> None:
         assert call("config", "show", "--", "caht", "-c", "1").error[0] == "no command 'caht'"
 
 
-def test_origins_are_comments() -> None:
+def test_config_show_prints_origins_as_comments() -> None:
     with settings("temp = 1", "system-prompt = 'a\"b\\n'"):
         text = call("config", "show", "--origin").stdout
         plain = call("config", "show").stdout
@@ -75,14 +75,14 @@ def test_origins_are_comments() -> None:
     assert re.search(r"^# top-k is not set$", text, re.MULTILINE)
 
 
-def test_the_files_are_named_in_their_order() -> None:
+def test_config_path_lists_files_in_their_order() -> None:
     with settings("temp = 1") as here:
         assert call("config", "path").stdout == (
             f"found  {here}/qwenctl.toml\nmissing  {here.parent}/config/qwenctl/config.toml\n"
         )
 
 
-def test_the_file_to_begin_with_has_every_setting_and_changes_nothing() -> None:
+def test_config_init_file_has_every_setting_and_changes_nothing() -> None:
     with settings():
         before = shown()
         path = Path(call("config", "init").stdout.rstrip("\n"))
@@ -91,7 +91,7 @@ def test_the_file_to_begin_with_has_every_setting_and_changes_nothing() -> None:
         assert {name for name, _ in _lines(path.read_text())} == EVERY_SETTING
 
 
-def test_what_it_shows_as_a_value_is_the_default() -> None:
+def test_config_init_file_shows_the_defaults() -> None:
     with settings():
         before = shown()
         text = Path(call("config", "init").stdout.rstrip("\n")).read_text()
@@ -107,17 +107,17 @@ def test_what_it_shows_as_a_value_is_the_default() -> None:
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
-    """The dotted name and the line of each key that is commented out."""
-    table, found = "", []
+    """Dotted name and line of each key that is commented out."""
+    table, lines = "", []
     for line in text.splitlines():
         if header := re.fullmatch(r"\[(.*)\]", line):
             table = header[1]
         elif key := re.fullmatch(r"# (([a-z-]+) = .*)", line):
-            found.append((f"{table}.{key[2]}", key[1]))
-    return found
+            lines.append((f"{table}.{key[2]}", key[1]))
+    return lines
 
 
-def test_init_replaces_nothing() -> None:
+def test_config_init_does_not_replace_a_file() -> None:
     with settings(user="temp = 1") as here:
         path = here.parent / "config/qwenctl/config.toml"
         assert call("config", "init").error == (f"{path} already exists", f"rm {path}", 73)
@@ -125,10 +125,10 @@ def test_init_replaces_nothing() -> None:
         path.unlink()
         path.symlink_to("nowhere")
         assert call("config", "init").code == 73
-        assert [one.name for one in path.parent.iterdir()] == ["config.toml"]
+        assert [file.name for file in path.parent.iterdir()] == ["config.toml"]
 
 
-def test_init_says_where_it_cannot_write() -> None:
+def test_config_init_reports_an_unwritable_path() -> None:
     with settings(XDG_CONFIG_HOME="/proc/nowhere"):
         line, hint, code = call("config", "init").error
     assert line == "cannot write /proc/nowhere/qwenctl/config.toml (no such file or directory)"

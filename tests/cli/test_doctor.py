@@ -1,4 +1,4 @@
-"""`qwenctl doctor`: what can be wrong is found, has something that can be done, and decides the exit code."""
+"""`qwenctl doctor`: its findings, the hint of each, its report and its exit code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def disk(*, networked: bool = False, rotational: bool | None = None) -> Disk:
 # ------------------------------------------------------------------ GPUs and builds
 
 
-def test_gpus_are_seen_by_what_their_drivers_make(tmp_path: Path) -> None:
+def test_gpus_are_detected_by_their_device_nodes(tmp_path: Path) -> None:
     assert {key: mark for key, mark in detect_gpu_backends(tmp_path).items() if key != "MTL"} == {}
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidia0").touch()
@@ -60,13 +60,13 @@ def test_gpus_are_seen_by_what_their_drivers_make(tmp_path: Path) -> None:
         (Build(error="exit code -6"), {"CUDA": "/dev/nvidia0"}, "llama.cpp does not run: exit code -6"),
     ],
 )
-def test_a_build_that_leaves_a_gpu_idle_is_found(build: Build, seen: dict[str, str], message: str | None) -> None:
+def test_build_that_leaves_a_gpu_unused_is_reported(build: Build, seen: dict[str, str], message: str | None) -> None:
     found = list(findings.check_build(build, seen))
     assert len(found) == (message is not None)
-    assert all(message in one.message and one.hint for one in found if message)
+    assert all(message in finding.message and finding.hint for finding in found if message)
 
 
-def test_a_card_is_called_by_its_name() -> None:
+def test_finding_names_the_gpus() -> None:
     (found,) = findings.check_build(CPU_BUILD, {"CUDA": "/dev/nvidia0"}, ("RTX 5080", "RTX 3090"))
     assert "there is a GPU (RTX 5080, RTX 3090)" in found.message
     assert found.hint == build_command("CUDA")
@@ -76,30 +76,30 @@ def test_a_card_is_called_by_its_name() -> None:
     ("backend", "machine"),
     [("CUDA", "x86_64"), ("ROCm", "x86_64"), ("MTL", "arm64"), ("Vulkan", "x86_64"), ("CPU", "x86_64")],
 )
-def test_the_line_that_mends_a_build_is_that_of_the_install_page(backend: str, machine: str) -> None:
+def test_build_command_is_in_the_install_guide(backend: str, machine: str) -> None:
     assert f"`{build_command(backend, machine)}`" in INSTALL
     assert is_built_for(backend, (backend,))
 
 
-def test_builds_for_x86_leave_amx_out_and_others_do_not_know_it() -> None:
+def test_build_command_disables_amx_only_on_x86() -> None:
     assert build_command("CPU", "AMD64").startswith(f"CFLAGS={WITHOUT_AMX} CXXFLAGS={WITHOUT_AMX} CMAKE_ARGS=")
     assert build_command("CPU", "aarch64").startswith("CMAKE_ARGS=")
     unused = findings.check_features(frozenset({"amx_int8", "amx_tile", "avx2"}), frozenset({"AVX2"}))
-    assert list(unused) == []  # left out on purpose
+    assert list(unused) == []  # AMX is disabled on purpose
 
 
-def test_unused_instruction_sets_are_found() -> None:
+def test_unused_instruction_sets_are_reported() -> None:
     flags = frozenset({"avx", "avx2", "avx512f", "sse2"})
     (found,) = findings.check_features(flags, frozenset({"AVX", "SSE3"}))
     assert found.message == "llama.cpp is built without AVX2, AVX512, which this processor has"
     assert list(findings.check_features(flags, frozenset({"AVX", "AVX2", "AVX512"}))) == []
-    assert list(findings.check_features(flags, frozenset())) == []  # it could not be asked: said elsewhere
+    assert list(findings.check_features(flags, frozenset())) == []  # features unknown, which another finding reports
 
 
 # ------------------------------------------------------------------ memory, disks, caches
 
 
-def test_models_that_do_not_fit_are_found() -> None:
+def test_model_larger_than_memory_is_reported() -> None:
     small = Fit(PullCandidate("Q8_0", 9 * GB, 0), "RAM", 10 * GB)
     large = Fit(PullCandidate("BF16", 70 * GB, 0), "would page from disk", 72 * GB)
     (found,) = findings.check_models({"x/y:Q8_0": small, "x/y:BF16": large}, Memory(32 * GB, 30 * GB), 24 * GB)
@@ -109,7 +109,7 @@ def test_models_that_do_not_fit_are_found() -> None:
     assert found == Finding("memory", need, "`qwenctl ls x/y` lists smaller ones")
 
 
-def test_swap_counts_when_it_is_used() -> None:
+def test_swap_is_reported_only_when_used() -> None:
     assert list(findings.check_swap(Swap(8 * GB, 1 << 20))) == []
     (found,) = findings.check_swap(Swap(8 * GB, 2 * GB))
     assert found.message.startswith("1.86 GiB of swap is in use")
@@ -125,15 +125,15 @@ def test_swap_counts_when_it_is_used() -> None:
         (disk(), ReadSpeed(100e6, GB, True), "/m reads 100 MB/s: 20.0 GB take 200 s to read"),
     ],
 )
-def test_slow_disks_are_found(holder: Disk, speed: ReadSpeed | None, message: str | None) -> None:
-    found = [one.message for one in findings.check_disk(holder, speed, 20 * GB)]
+def test_slow_disk_is_reported(holder: Disk, speed: ReadSpeed | None, message: str | None) -> None:
+    found = [finding.message for finding in findings.check_disk(holder, speed, 20 * GB)]
     assert found == ([message] if message else [])
 
 
-def test_what_is_wrong_with_a_cache_is_found() -> None:
+def test_cache_problems_are_reported() -> None:
     root = Path("/c")
     assert list(findings.check_cache(Cache(root, 90 * GB, 0, 0))) == []
-    found = [one.message for one in findings.check_cache(Cache(root, GB, 2, 3 * GB, "read-only file system"))]
+    found = [finding.message for finding in findings.check_cache(Cache(root, GB, 2, 3 * GB, "read-only file system"))]
     assert found == [
         "/c cannot be written (read-only file system)",
         "stopped downloads left 3.00 GB in /c",
@@ -146,7 +146,7 @@ def test_what_is_wrong_with_a_cache_is_found() -> None:
 
 @pytest.fixture(scope="module")
 def folder(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of models with the toy in it, and a folder for what is measured."""
+    """A model cache with the toy model, and a cache folder for measured bandwidths."""
     root = tmp_path_factory.mktemp("doctor")
     snapshot = root / "hf" / "hub" / "models--Qwen--Toy-GGUF" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -158,20 +158,20 @@ def folder(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield root
 
 
-def test_the_exit_code_says_whether_something_is_wrong(folder: Path) -> None:
+def test_doctor_json_describes_the_machine_and_findings_set_the_exit_code(folder: Path) -> None:
     done = run("doctor", "--json", "--disk")
-    told = json.loads(done.stdout)
-    assert done.returncode == (1 if told["findings"] else 0)
-    assert all(finding["hint"] and finding["topic"] for finding in told["findings"])
-    assert told["cpu"]["physical_cores"] == psutil.cpu_count(logical=False)
-    assert told["ram"]["bandwidth"] > 1e8
-    assert told["versions"]["qwenctl"] == __version__
-    assert list(told["models"]) == ["Qwen/Toy-GGUF:Q8_0"]
-    (holder,) = [one for one in told["disks"] if one["model_bytes"]]
-    assert holder["read_speed"]["n_bytes"] == told["models"]["Qwen/Toy-GGUF:Q8_0"] == holder["model_bytes"]
+    report = json.loads(done.stdout)
+    assert done.returncode == (1 if report["findings"] else 0)
+    assert all(finding["hint"] and finding["topic"] for finding in report["findings"])
+    assert report["cpu"]["physical_cores"] == psutil.cpu_count(logical=False)
+    assert report["ram"]["bandwidth"] > 1e8
+    assert report["versions"]["qwenctl"] == __version__
+    assert list(report["models"]) == ["Qwen/Toy-GGUF:Q8_0"]
+    (holder,) = [entry for entry in report["disks"] if entry["model_bytes"]]
+    assert holder["read_speed"]["n_bytes"] == report["models"]["Qwen/Toy-GGUF:Q8_0"] == holder["model_bytes"]
 
 
-def test_a_person_gets_a_table_and_what_to_do(folder: Path) -> None:
+def test_doctor_prints_a_table_and_findings_with_hints(folder: Path) -> None:
     blob = folder / "hf" / "hub" / "models--Qwen--Toy-GGUF" / "blobs" / "abc.part"
     blob.parent.mkdir()
     blob.write_bytes(b"x" * 100_000)
@@ -185,15 +185,15 @@ def test_a_person_gets_a_table_and_what_to_do(folder: Path) -> None:
     assert re.search(r"\n! stopped downloads left 1\d\d kB in \S+\n  hint: .*`qwenctl clean`", text)
 
 
-def test_a_cache_that_is_no_folder_is_found(folder: Path, tmp_path: Path) -> None:
+def test_cache_that_is_a_file_is_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = json.loads(run("doctor", "--json", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "file")).stdout)
-    assert [one["message"] for one in told["findings"] if "cannot be written" in one["message"]] == [
+    report = json.loads(run("doctor", "--json", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "file")).stdout)
+    assert [finding["message"] for finding in report["findings"] if "cannot be written" in finding["message"]] == [
         f"{tmp_path / 'file'} cannot be written (not a folder)"
     ]
 
 
-def test_a_server_that_cannot_be_reached_is_an_error(folder: Path) -> None:
+def test_unreachable_rpc_server_is_an_error(folder: Path) -> None:
     message, hint, code = outcome("doctor", "--rpc", "127.0.0.1:1")
     assert (code, "127.0.0.1:1" in message, "qwenctl worker" in hint) == (69, True, True)
     assert os.environ["HF_HOME"] == str(folder / "hf")

@@ -1,4 +1,4 @@
-"""Pictures and videos on the command line: from every place and in every form, and every mistake told with a hint."""
+"""Images and videos on the command line: all sources and formats, and the errors with their hints."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ from tests.support.command_line import run
 from tests.support.paths import DATA
 from tests.support.pictures import BLACK, GREEDY, GREEN, QUESTIONS, RED, encoded, write_clip
 
-WHAT = "What is in the picture?"
+PROMPT = "What is in the picture?"
 FORMS = (
     ("PNG", "file"), ("JPEG", "data"), ("WEBP", "-"), ("GIF", "file"), ("PNG", "data"), ("JPEG", "-"), ("WEBP", "file"),
     ("JPEG", "file"), ("PNG", "-"),
 )  # fmt: skip
 
 
-def answered(model: Path, *arguments: str, stdin: bytes = b"") -> str:
+def answer_to(model: Path, *arguments: str, stdin: bytes = b"") -> str:
     done = run("chat", "-m", str(model), *GREEDY, *arguments, stdin=stdin)
     assert (done.stderr.decode(), done.returncode) == ("", 0)
     return done.stdout.decode().strip()
 
 
 @pytest.mark.parametrize("number", range(len(QUESTIONS)))
-def test_every_picture_is_answered_as_listed(seeing_gguf: Path, tmp_path: Path, number: int) -> None:
-    """Each in one of the forms and from one of the places; all of them as they are listed are in a batch."""
-    one, (form, place) = QUESTIONS[number], FORMS[number]
-    data = encoded(Image.open(DATA / one["image"]).convert("RGB"), form, quality=95)
+def test_image_of_each_format_and_source_is_answered(seeing_gguf: Path, tmp_path: Path, number: int) -> None:
+    """Each image has one format and one source of FORMS. A test of batches answers all of them unchanged."""
+    question, (image_format, origin) = QUESTIONS[number], FORMS[number]
+    data = encoded(Image.open(DATA / question["image"]).convert("RGB"), image_format, quality=95)
     (tmp_path / "without a suffix").write_bytes(data)
-    named = {
+    argument = {
         "file": str(tmp_path / "without a suffix"),
-        "data": f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}",
-    }.get(place, "-")
-    assert answered(seeing_gguf, "-i", named, one["question"], stdin=data if named == "-" else b"") == one["answer"]
+        "data": f"data:image/{image_format.lower()};base64,{base64.b64encode(data).decode()}",
+    }.get(origin, "-")
+    assert (
+        answer_to(seeing_gguf, "-i", argument, question["question"], stdin=data if argument == "-" else b"")
+        == question["answer"]
+    )
 
 
-def test_no_copy_of_a_picture_is_left_behind(seeing_gguf: Path, tmp_path: Path) -> None:
-    asked = ("chat", "-m", str(seeing_gguf), *GREEDY, "-n", "1", "-i", str(RED), "-i", "-", WHAT)
-    assert run(*asked, stdin=BLACK.read_bytes(), TMPDIR=str(tmp_path)).returncode == 0
+def test_images_leave_no_temporary_files(seeing_gguf: Path, tmp_path: Path) -> None:
+    command = ("chat", "-m", str(seeing_gguf), *GREEDY, "-n", "1", "-i", str(RED), "-i", "-", PROMPT)
+    assert run(*command, stdin=BLACK.read_bytes(), TMPDIR=str(tmp_path)).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_pictures_go_into_one_turn(seeing_gguf: Path) -> None:
+def test_prompt_tokens_count_each_image_within_its_limits(seeing_gguf: Path) -> None:
     def tokens(*images: str) -> int:
-        done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--json", "-n", "1", *images, WHAT, stdin=b"")
+        done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--json", "-n", "1", *images, PROMPT, stdin=b"")
         found: int = json.loads(done.stdout)["usage"]["prompt_tokens"]
         return found
 
@@ -61,38 +64,40 @@ def test_several_pictures_go_into_one_turn(seeing_gguf: Path) -> None:
     assert tokens("-i", str(RED), "--image-min-tokens", "1", "--image-max-tokens", "16") == tokens() + 18
 
 
-def test_what_a_picture_costs_is_told(seeing_gguf: Path) -> None:
-    done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "--no-think", "-i", str(RED), WHAT, stdin=b"")
+def test_verbose_prints_image_size_and_tokens(seeing_gguf: Path) -> None:
+    done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "--no-think", "-i", str(RED), PROMPT, stdin=b"")
     assert done.stdout == b"A red triangle.\n"
     assert done.stderr.decode().startswith("12.png: 160 x 160, 66 tokens\n")
 
 
-def test_text_goes_beside_a_picture(seeing_gguf: Path) -> None:
-    piped = answered(seeing_gguf, "-i", str(GREEN), stdin=WHAT.encode())
-    assert piped == answered(seeing_gguf, "-i", str(GREEN), WHAT) == "A green square."
+def test_image_question_may_come_from_stdin(seeing_gguf: Path) -> None:
+    piped = answer_to(seeing_gguf, "-i", str(GREEN), stdin=PROMPT.encode())
+    assert piped == answer_to(seeing_gguf, "-i", str(GREEN), PROMPT) == "A green square."
 
 
 @pytest.mark.parametrize(
     ("name", "codec", "pixels"), [("a.mp4", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p")]
 )
-def test_a_video_is_answered(seeing_gguf: Path, tmp_path: Path, name: str, codec: str, pixels: str) -> None:
+def test_video_is_answered_from_sampled_frames(
+    seeing_gguf: Path, tmp_path: Path, name: str, codec: str, pixels: str
+) -> None:
     pictures = [Image.open(path).convert("RGB").resize((128, 128)) for path in (RED, BLACK)]
     clip = write_clip(tmp_path / name, pictures, each=6, codec=codec, pixels=pixels)
-    done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "-i", str(clip), "--fps", "1", WHAT, stdin=b"")
+    done = run("chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "-i", str(clip), "--fps", "1", PROMPT, stdin=b"")
     assert (done.stdout, done.returncode) == (b"A black square.\n", 0)
     assert done.stderr.decode().startswith(f"{name}: 128 x 128, 3.0 s, 4 frames of it, ")
     done = run(
-        "chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "-i", str(clip), "--max-frames", "2", WHAT, stdin=b""
+        "chat", "-m", str(seeing_gguf), *GREEDY, "--verbose", "-i", str(clip), "--max-frames", "2", PROMPT, stdin=b""
     )
     assert done.stderr.decode().startswith(f"{name}: 128 x 128, 3.0 s, 2 frames of it, ")
 
 
-# ------------------------------------------------------------------ from an address
+# ------------------------------------------------------------------ from a URL
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Serves a picture, and too much of one."""
+    """The URL of a server with an image and an HTML page."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -110,22 +115,26 @@ def server() -> Iterator[str]:
         serving.shutdown()
 
 
-def test_an_address_is_fetched_when_that_is_allowed_and_not_otherwise(seeing_gguf: Path, server: str) -> None:
+def test_image_url_is_downloaded_only_with_allow_url(seeing_gguf: Path, server: str) -> None:
     address = f"{server}/a/red.png"
-    assert answered(seeing_gguf, "--allow-url", "-i", address, WHAT) == "A red triangle."
-    asked = ("chat", "-m", str(seeing_gguf), "-i")
-    assert outcome(*asked, address, WHAT) == (f"{address} is not downloaded without --allow-url", "add --allow-url", 2)
-    line, _, code = outcome(*asked, f"{server}/none", "--allow-url", WHAT)
+    assert answer_to(seeing_gguf, "--allow-url", "-i", address, PROMPT) == "A red triangle."
+    command = ("chat", "-m", str(seeing_gguf), "-i")
+    assert outcome(*command, address, PROMPT) == (
+        f"{address} is not downloaded without --allow-url",
+        "add --allow-url",
+        2,
+    )
+    line, _, code = outcome(*command, f"{server}/none", "--allow-url", PROMPT)
     assert (line.startswith(f"{server}/none cannot be downloaded: "), code) == (True, 69)
-    line, _, code = outcome(*asked, f"{server}/page", "--allow-url", WHAT)
+    line, _, code = outcome(*command, f"{server}/page", "--allow-url", PROMPT)
     assert (line, code) == ("page is neither an image nor a video", 65)
-    line, _, code = outcome(*asked, "http://127.0.0.1:1/x.png", "--allow-url", WHAT)
+    line, _, code = outcome(*command, "http://127.0.0.1:1/x.png", "--allow-url", PROMPT)
     assert code == 69
 
 
-# ------------------------------------------------------------------ mistakes
+# ------------------------------------------------------------------ errors
 
-CAN_BE = "supported: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
+SUPPORTED = "supported: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
 
 
 @pytest.mark.parametrize(
@@ -133,10 +142,10 @@ CAN_BE = "supported: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
     [
         ("missing.png", "missing.png: no such file or directory", "", 66),
         (".", ".: is a directory", "", 66),
-        ("text.png", "text.png is neither an image nor a video", CAN_BE, 65),
-        ("empty.png", "empty.png is neither an image nor a video", CAN_BE, 65),
+        ("text.png", "text.png is neither an image nor a video", SUPPORTED, 65),
+        ("empty.png", "empty.png is neither an image nor a video", SUPPORTED, 65),
         ("data:image/png;base64,!!", "the data URI is damaged", "data:image/png;base64,…", 65),
-        ("data:,hello", "the data URI is neither an image nor a video", CAN_BE, 65),
+        ("data:,hello", "the data URI is neither an image nor a video", SUPPORTED, 65),
         ("-", "-i -: standard input is empty", "", 66),
         ("large.png", "large.png is larger than 64 MiB", "make it smaller", 65),
         (
@@ -155,7 +164,7 @@ CAN_BE = "supported: PNG, JPEG, WebP, GIF, AVIF, HEIC; MP4, MOV, MKV, WebM, AVI"
         ),
     ],
 )
-def test_what_cannot_be_seen(
+def test_unusable_image_is_refused(
     seeing_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, line: str, hint: str, code: int
 ) -> None:
     from tests.support.pictures import header_of
@@ -168,47 +177,47 @@ def test_what_cannot_be_seen(
     }  # fmt: skip
     for name, data in files.items():
         Path(name).write_bytes(data)
-    with Path("large.png").open("wb") as large:  # takes no room
+    with Path("large.png").open("wb") as large:  # sparse
         large.write(RED.read_bytes()[:16])
         large.truncate(MAX_BYTES + 1)
-    done = run("chat", "-m", str(seeing_gguf), "-t", "1", "-c", "512", "-i", image, WHAT, stdin=b"")
-    told = [f"qwenctl: error: {line}", *([f"  hint: {hint}"] if hint else [])]
-    assert (done.stdout, done.stderr.decode().splitlines(), done.returncode) == (b"", told, code)
+    done = run("chat", "-m", str(seeing_gguf), "-t", "1", "-c", "512", "-i", image, PROMPT, stdin=b"")
+    expected = [f"qwenctl: error: {line}", *([f"  hint: {hint}"] if hint else [])]
+    assert (done.stdout, done.stderr.decode().splitlines(), done.returncode) == (b"", expected, code)
 
 
-def test_a_model_without_its_mmproj_file(toy_gguf: Path, seeing_gguf: Path) -> None:
-    asked = ("chat", "-m", str(toy_gguf), "-t", "1", "-c", "512", "-i", str(RED))
+def test_image_without_an_mmproj_file_is_refused(toy_gguf: Path, seeing_gguf: Path) -> None:
+    command = ("chat", "-m", str(toy_gguf), "-t", "1", "-c", "512", "-i", str(RED))
     hint = "put the model's mmproj file next to it, or use --mmproj FILE"
-    assert outcome(*asked, WHAT) == ("the model needs its mmproj file for images", hint, 66)
+    assert outcome(*command, PROMPT) == ("the model needs its mmproj file for images", hint, 66)
     [mmproj] = seeing_gguf.parent.glob("mmproj*")
-    assert answered(toy_gguf, "--mmproj", str(mmproj), "-i", str(RED), WHAT) == "A red triangle."
-    line, _, code = outcome(*asked, "--mmproj", str(toy_gguf), WHAT)
+    assert answer_to(toy_gguf, "--mmproj", str(mmproj), "-i", str(RED), PROMPT) == "A red triangle."
+    line, _, code = outcome(*command, "--mmproj", str(toy_gguf), PROMPT)
     assert (line, code) == (f"{toy_gguf.name} is not an mmproj file of a Qwen3.5 model", 65)
-    assert outcome(*asked, "--mmproj", "none.gguf", WHAT)[::2] == ("no such file: none.gguf", 66)
+    assert outcome(*command, "--mmproj", "none.gguf", PROMPT)[::2] == ("no such file: none.gguf", 66)
 
 
-def test_a_model_for_text_only(seeing_gguf: Path, tmp_path: Path) -> None:
+def test_image_for_a_text_only_model_is_refused(seeing_gguf: Path, tmp_path: Path) -> None:
     [mmproj] = seeing_gguf.parent.glob("mmproj*")
     path = tmp_path / "text.gguf"
     path.write_bytes(seeing_gguf.read_bytes().replace(b"<|image_pad|>", b"<|other_pad|>"))
-    asked = ("chat", "-m", str(path), "-t", "1", "-c", "512", "--mmproj", str(mmproj), "-i", str(RED))
+    command = ("chat", "-m", str(path), "-t", "1", "-c", "512", "--mmproj", str(mmproj), "-i", str(RED))
     line = "the model is text-only: it has no image tokens"
-    assert outcome(*asked, WHAT) == (line, "", 65)
+    assert outcome(*command, PROMPT) == (line, "", 65)
 
 
-def test_options_that_contradict_each_other(seeing_gguf: Path) -> None:
-    asked = ("chat", "-m", str(seeing_gguf), "-i", str(RED), WHAT)
+def test_contradictory_image_options_are_refused(seeing_gguf: Path) -> None:
+    command = ("chat", "-m", str(seeing_gguf), "-i", str(RED), PROMPT)
     line = "--image-min-tokens 200 is more than --image-max-tokens 100"
-    assert outcome(*asked, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
-    assert outcome(*asked, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
+    assert outcome(*command, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
+    assert outcome(*command, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
     line = "invalid value for '--image-max-tokens': 99999 is out of range: it must be a whole number from 1 to 16,384"
-    assert outcome(*asked, "--image-max-tokens", "99999")[::2] == (line, 2)
+    assert outcome(*command, "--image-max-tokens", "99999")[::2] == (line, 2)
 
 
-def test_a_picture_that_is_larger_than_the_context(seeing_gguf: Path, tmp_path: Path) -> None:
+def test_image_larger_than_the_context_is_refused(seeing_gguf: Path, tmp_path: Path) -> None:
     Image.new("RGB", (1000, 1000), "red").save(tmp_path / "large.png")
     line, hint, code = outcome(
-        "chat", "-m", str(seeing_gguf), "-t", "1", "-c", "256", "-i", str(tmp_path / "large.png"), WHAT
+        "chat", "-m", str(seeing_gguf), "-t", "1", "-c", "256", "-i", str(tmp_path / "large.png"), PROMPT
     )
     assert line == "prompt has 987 tokens, context is 256"
     assert (hint, code) == ("-c 1024 makes room for it, --image-max-tokens makes images smaller", 65)

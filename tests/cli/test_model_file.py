@@ -1,4 +1,4 @@
-"""A file that cannot be run is named for what it is, before the engine sees it."""
+"""Files that are not usable models are refused with a reason, before the engine starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAMAGED = "the file is damaged or hostile: download it again, or make it with `q
 
 
 def gguf(path: Path, version: int = 3, **values: object) -> Path:
-    """A GGUF file of metadata only; the double underscore in a name stands for the dot."""
+    """Write a GGUF file of metadata only. A double underscore in a name stands for a dot."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value.encode())) + value.encode()
@@ -23,7 +23,7 @@ def gguf(path: Path, version: int = 3, **values: object) -> Path:
         if isinstance(value, str):
             return struct.pack("<I", 8) + text(value)
         if isinstance(value, list):
-            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(text(one) for one in value)
+            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(text(item) for item in value)
         return struct.pack("<II", 4, value)
 
     pairs = b"".join(text(name.replace("__", ".")) + value_of(value) for name, value in values.items())
@@ -45,23 +45,23 @@ def gguf(path: Path, version: int = 3, **values: object) -> Path:
         (b"some other thing", "x.gguf is not a GGUF file (it begins with b'some')", NO_GGUF),
     ],
 )
-def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, line: str, hint: str) -> None:
+def test_file_that_is_not_gguf_is_refused(tmp_path: Path, content: bytes, line: str, hint: str) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
     assert outcome("chat", "-m", str(tmp_path / "x.gguf")) == (line, hint, 65)
 
 
-def test_a_missing_file_names_what_is_there(tmp_path: Path) -> None:
+def test_missing_file_lists_available_gguf_files(tmp_path: Path) -> None:
     gguf(tmp_path / "toy-Q8_0.gguf")
     missing = tmp_path / "toy-Q8.gguf"
     assert outcome("chat", "-m", str(missing)) == (f"no such file: {missing}", "available: toy-Q8_0.gguf", 66)
 
 
-def test_a_folder_is_to_be_quantized(tmp_path: Path) -> None:
+def test_folder_as_a_model_suggests_quantize(tmp_path: Path) -> None:
     line = f"{tmp_path} is a folder, not a GGUF file"
     assert outcome("chat", "-m", str(tmp_path)) == (line, f"qwenctl quantize {tmp_path}", 66)
 
 
-def test_a_file_cut_short(tmp_path: Path, toy_gguf: Path) -> None:
+def test_truncated_gguf_is_refused(tmp_path: Path, toy_gguf: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(toy_gguf.read_bytes()[:-1000])
     line, _, code = outcome("chat", "-m", str(cut))
@@ -112,12 +112,14 @@ MOE = {"general__architecture": "qwen35moe", "qwen35moe__block_count": 4}
         ),
     ],
 )
-def test_a_header_that_cannot_be_run(tmp_path: Path, values: dict[str, object], line: str, hint: str) -> None:
+def test_unsupported_or_damaged_header_is_refused(
+    tmp_path: Path, values: dict[str, object], line: str, hint: str
+) -> None:
     path = gguf(tmp_path / "x.gguf", **values)
     assert outcome("chat", "-m", str(path)) == (line, hint, 65)
 
 
-def test_a_missing_split_is_named(tmp_path: Path) -> None:
+def test_missing_split_is_named(tmp_path: Path) -> None:
     dense = {"general__architecture": "qwen35", "qwen35__block_count": 1, "split__count": 3}
     first = gguf(tmp_path / "x-00001-of-00003.gguf", **dense, split__no=0)
     second = gguf(tmp_path / "x-00002-of-00003.gguf", split__no=1, split__count=3)
@@ -130,6 +132,6 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_with_escapes_is_shown_without_them(tmp_path: Path) -> None:
+def test_escape_codes_in_a_file_name_are_removed(tmp_path: Path) -> None:
     line, _, _ = outcome("chat", "-m", str(tmp_path / "evil\x1b[2J\nname.gguf"))
     assert line == f"no such file: {tmp_path}/evil name.gguf"

@@ -1,4 +1,4 @@
-"""Models on this machine: listed, shown, verified, removed and chatted with by name, whichever tool brought them."""
+"""Models on this machine: list, show, verify, remove and chat by name, whichever tool downloaded them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INFO: dict[str, Any] = {"cardData": {"license": "apache-2.0"}, "gguf": {"total":
 
 @pytest.fixture(scope="module")
 def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Repo]:
-    """The toy as a repository of two quants with a vision tower, and as a checkpoint."""
+    """The toy model as a repository of two quantizations with an mmproj file, and as a checkpoint."""
     folder = tmp_path_factory.mktemp("repo")
     converted(DATA / "toy", folder / "Toy-Q8_0.gguf", "Q8_0")
     converted(DATA / "toy", folder / "Toy-Q4_0.gguf", "Q4_0", vision=False)
@@ -36,7 +36,7 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Repo]:
 
 @pytest.fixture(scope="module")
 def filled(repos: dict[str, Repo], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with both quants."""
+    """A home with both quantizations pulled."""
     home = tmp_path_factory.mktemp("home")
     with FakeHub(repos, cdn=True) as hub:
         for quant in ("Q8_0", "Q4_0"):
@@ -46,7 +46,7 @@ def filled(repos: dict[str, Repo], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def home(filled: Path, tmp_path: Path) -> Path:
-    """A copy of that home, to change."""
+    """A copy of that home that a test may change."""
     shutil.copytree(filled, tmp_path / "home", symlinks=True)
     return tmp_path / "home"
 
@@ -57,7 +57,7 @@ def hub(repos: dict[str, Repo]) -> Iterator[FakeHub]:
         yield hub
 
 
-NO_HUB = "http://127.0.0.1:9"  # these commands ask nobody
+NO_HUB = "http://127.0.0.1:9"  # no server there: these commands need no network
 
 
 def rows(home: Path) -> list[dict[str, Any]]:
@@ -71,10 +71,10 @@ def names(home: Path) -> list[str]:
     return [row["name"] for row in rows(home)]
 
 
-# ------------------------------------------------------------------ what is here
+# ------------------------------------------------------------------ ls and show
 
 
-def test_what_was_pulled_is_listed(filled: Path, repos: dict[str, Repo]) -> None:
+def test_ls_lists_pulled_models(filled: Path, repos: dict[str, Repo]) -> None:
     assert names(filled) == [f"{GGUF}:Q4_0", f"{GGUF}:Q8_0"]
     row = rows(filled)[1]
     assert row["path"] == str(snapshot(filled, repos[GGUF], GGUF) / "Toy-Q8_0.gguf")
@@ -84,13 +84,13 @@ def test_what_was_pulled_is_listed(filled: Path, repos: dict[str, Repo]) -> None
     assert lines[-1] == "2 models, 22.8 MB"
 
 
-def test_nothing_is_here_yet(tmp_path: Path) -> None:
+def test_ls_without_models_suggests_pull(tmp_path: Path) -> None:
     done = qwenctl(NO_HUB, tmp_path, "ls")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == "no local models\n  hint: qwenctl pull qwen3.5-35b-a3b\n"
 
 
-def test_other_tools_find_what_was_pulled(filled: Path, repos: dict[str, Repo]) -> None:
+def test_huggingface_hub_finds_pulled_files(filled: Path, repos: dict[str, Repo]) -> None:
     found = huggingface_hub.scan_cache_dir(hub_cache(filled))
     assert found.warnings == []
     (repo,) = found.repos
@@ -100,7 +100,7 @@ def test_other_tools_find_what_was_pulled(filled: Path, repos: dict[str, Repo]) 
     assert hashlib.sha256(Path(str(path)).read_bytes()).hexdigest() == repos[GGUF].files["Toy-Q8_0.gguf"].sha256
 
 
-def test_what_another_tool_has_fetched_is_found(repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_ls_finds_models_downloaded_by_other_tools(repos: dict[str, Repo], tmp_path: Path) -> None:
     file = repos[GGUF].files["Toy-Q8_0.gguf"]
     folder = hub_cache(tmp_path) / "models--x--y"
     for path, target in (
@@ -116,7 +116,7 @@ def test_what_another_tool_has_fetched_is_found(repos: dict[str, Repo], tmp_path
     assert qwenctl(NO_HUB, tmp_path, "verify", "-q").returncode == 0
 
 
-def test_what_was_quantized_here_is_listed_beside_it(filled: Path, home: Path) -> None:
+def test_ls_lists_locally_quantized_models(filled: Path, home: Path) -> None:
     made = home / "made.gguf"
     assert qwenctl(NO_HUB, home, "quantize", DATA / "toy", "--type", "Q4_K_M", "-o", made, "-q").returncode == 0
     assert names(home) == ["toy:Q4_K_M", *names(filled)]
@@ -124,7 +124,7 @@ def test_what_was_quantized_here_is_listed_beside_it(filled: Path, home: Path) -
     assert names(home) == names(filled)
 
 
-def test_a_model_is_shown(filled: Path, repos: dict[str, Repo]) -> None:
+def test_show_prints_model_metadata_and_hashes(filled: Path, repos: dict[str, Repo]) -> None:
     done = qwenctl(NO_HUB, filled, "show", "qwen3.5-0.8b:q8_0", "--json")
     facts = json.loads(done.stdout)
     assert (facts["repository"], facts["commit"], facts["license"]) == (GGUF, repos[GGUF].commit, "apache-2.0")
@@ -139,20 +139,20 @@ def test_a_model_is_shown(filled: Path, repos: dict[str, Repo]) -> None:
 
 
 @pytest.mark.parametrize(("argument", "name"), [("show", "qwen3.5-27b"), ("rm", "a/b:Q8_0"), ("verify", "nothing")])
-def test_a_model_that_is_not_here(argument: str, name: str, filled: Path) -> None:
+def test_command_for_a_missing_model_is_refused(argument: str, name: str, filled: Path) -> None:
     line, hint, code = failure(qwenctl(NO_HUB, filled, argument, name))
     assert (line, code) == (f"{name} is not on this machine", 66)
     assert hint == f"available: {GGUF}:Q4_0, {GGUF}:Q8_0"
 
 
-def test_a_name_that_means_two(filled: Path) -> None:
+def test_show_with_an_ambiguous_name_is_refused(filled: Path) -> None:
     line, hint, code = failure(qwenctl(NO_HUB, filled, "show", GGUF))
     assert line == f"{GGUF} means 2 models: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"qwenctl show {GGUF}:Q8_0", 2)
 
 
 @pytest.mark.parametrize("other", ["0" * 40, "f" * 40])
-def test_of_two_commits_that_of_main_is_meant(other: str, home: Path, repos: dict[str, Repo]) -> None:
+def test_pull_takes_the_commit_of_main_and_show_needs_a_commit(other: str, home: Path, repos: dict[str, Repo]) -> None:
     new = snapshot(home, repos[GGUF], GGUF)
     shutil.copytree(new, new.with_name(other), symlinks=True)
     done = qwenctl(NO_HUB, home, "pull", f"{GGUF}:Q8_0", "--offline")
@@ -169,18 +169,18 @@ def test_of_two_commits_that_of_main_is_meant(other: str, home: Path, repos: dic
 
 
 @pytest.mark.parametrize("name", ["qwen3.5-0.8b:q8_0", f"hf.co/{GGUF}:Q8_0", "Toy-Q8_0"])
-def test_chat_finds_it_by_name(name: str, filled: Path) -> None:
+def test_chat_finds_a_local_model_by_name(name: str, filled: Path) -> None:
     done = qwenctl(NO_HUB, filled, "chat", "-hf", name, "--no-think", "--temp", "0", "What is the capital of France?")
     assert (done.returncode, done.stdout, done.stderr) == (0, "The capital of France is Paris.\n", "")
 
 
-def test_chat_with_a_name_that_means_two(filled: Path) -> None:
+def test_chat_with_an_ambiguous_name_is_refused(filled: Path) -> None:
     line, hint, code = failure(qwenctl(NO_HUB, filled, "chat", "-m", "qwen3.5-0.8b", "hi"))
     assert line == f"2 local models match qwen3.5-0.8b: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"-m {GGUF}:Q4_0", 2)
 
 
-def test_chat_with_a_model_that_is_not_here(filled: Path) -> None:
+def test_chat_with_a_missing_model_suggests_pull(filled: Path) -> None:
     line, hint, code = failure(qwenctl(NO_HUB, filled, "chat", "-m", "qwen3.5-27b:Q4_K_M", "hi"))
     assert (line, code) == ("qwen3.5-27b:Q4_K_M is not on this machine", 66)
     assert hint.startswith("qwenctl pull qwen3.5-27b:Q4_K_M")
@@ -193,7 +193,7 @@ def blob(home: Path, repo: Repo, name: str) -> Path:
     return (snapshot(home, repo, GGUF) / name).resolve()
 
 
-def test_a_flipped_bit_is_found_and_mended(home: Path, hub: FakeHub) -> None:
+def test_flipped_bit_is_found_by_verify_and_repaired(home: Path, hub: FakeHub) -> None:
     repo, name = hub.repos[GGUF], "Toy-Q8_0.gguf"
     path = blob(home, repo, name)
     content = bytearray(path.read_bytes())
@@ -203,45 +203,45 @@ def test_a_flipped_bit_is_found_and_mended(home: Path, hub: FakeHub) -> None:
     assert f"damaged  {name}" in done.stdout
     error = done.stderr.split("qwenctl: error: ")[1]
     wrong, right = hashlib.sha256(content).hexdigest()[:12], repo.files[name].sha256[:12]
-    mend = f"qwenctl pull {GGUF}:Q8_0 --repair"
+    repair = f"qwenctl pull {GGUF}:Q8_0 --repair"
     assert error == (
         f"{name}: sha256 is {wrong}.., expected {right}..\n"
-        f"  hint: `{mend}` downloads it again; if this repeats, test RAM and disk\n"
+        f"  hint: `{repair}` downloads it again; if this repeats, test RAM and disk\n"
     )
     assert done.returncode == 65
-    assert qwenctl(hub, home, *mend.split()[1:]).returncode == 0
+    assert qwenctl(hub, home, *repair.split()[1:]).returncode == 0
     assert hub.sent == repo.files[name].size
     assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
 
 
-def test_a_truncated_file_is_found_and_fetched_again(home: Path, hub: FakeHub) -> None:
+def test_truncated_file_is_found_by_verify_and_completed_by_pull(home: Path, hub: FakeHub) -> None:
     path = blob(home, hub.repos[GGUF], "Toy-Q8_0.gguf")
     os.truncate(path, 5_000_000)
     line = "Toy-Q8_0.gguf ends at 5.00 MB of 12.2 MB"
     done = qwenctl(NO_HUB, home, "verify", "-q")
-    mend = f"qwenctl pull {GGUF}:Q8_0 --repair"
-    assert failure(done) == (line, f"`{mend}` continues it", 65)
-    assert qwenctl(hub, home, "pull", f"{GGUF}:Q8_0").returncode == 0  # the length is looked at by every pull
+    repair = f"qwenctl pull {GGUF}:Q8_0 --repair"
+    assert failure(done) == (line, f"`{repair}` continues it", 65)
+    assert qwenctl(hub, home, "pull", f"{GGUF}:Q8_0").returncode == 0  # every pull checks the size
     assert qwenctl(NO_HUB, home, "verify", "-q").returncode == 0
 
 
-def test_ctrl_c_stops_a_verification_in_the_middle_of_a_file(home: Path, repos: dict[str, Repo]) -> None:
-    os.truncate(blob(home, repos[GGUF], "Toy-Q8_0.gguf"), 100_000_000_000)  # of holes; reading it takes minutes
+def test_ctrl_c_stops_verify_in_the_middle_of_a_file(home: Path, repos: dict[str, Repo]) -> None:
+    os.truncate(blob(home, repos[GGUF], "Toy-Q8_0.gguf"), 100_000_000_000)  # sparse; hashing it takes minutes
     with Terminal(command("verify"), home, **environment(NO_HUB, home)) as terminal:
         terminal.wait_for("of 100 GB")
         before = children_seconds()
         terminal.send("\x03")
         assert terminal.exit_code() == 130
-    assert children_seconds() - before < 15  # of minutes, and whatever else the machine does
+    assert children_seconds() - before < 15  # hashing it all takes minutes; processor time does not depend on the load
 
 
 def children_seconds() -> float:
-    """The processor time of all processes that were started here and have ended."""
+    """Processor time, in seconds, of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def test_a_missing_file_is_found(home: Path, hub: FakeHub) -> None:
+def test_missing_file_is_found_by_verify_and_repaired(home: Path, hub: FakeHub) -> None:
     (snapshot(home, hub.repos[GGUF], GGUF) / "mmproj-F16.gguf").unlink()
     line, hint, code = failure(qwenctl(NO_HUB, home, "verify", f"{GGUF}:Q8_0", "-q"))
     assert line.startswith("mmproj-F16.gguf is missing in ")
@@ -254,7 +254,7 @@ def test_a_missing_file_is_found(home: Path, hub: FakeHub) -> None:
 # ------------------------------------------------------------------ rm and clean
 
 
-def test_rm_takes_one_quant_and_leaves_what_the_other_needs(home: Path, hub: FakeHub) -> None:
+def test_rm_leaves_files_that_another_quantization_needs(home: Path, hub: FakeHub) -> None:
     done = qwenctl(NO_HUB, home, "rm", f"{GGUF}:Q8_0", "--json")
     assert json.loads(done.stdout)["freed_bytes"] == hub.repos[GGUF].files["Toy-Q8_0.gguf"].size
     assert names(home) == [f"{GGUF}:Q4_0"]
@@ -264,7 +264,7 @@ def test_rm_takes_one_quant_and_leaves_what_the_other_needs(home: Path, hub: Fak
     assert [path for path in hub_cache(home).rglob("*") if path.is_file()] == []
 
 
-def test_rm_takes_what_was_made_here_with_its_vision_tower(home: Path, tmp_path: Path) -> None:
+def test_rm_removes_a_quantized_model_with_its_mmproj(home: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     made = tmp_path / "made" / "toy.gguf"
     assert qwenctl(NO_HUB, home, "quantize", DATA / "toy", "--type", "Q8_0", "-o", made, "-q").returncode == 0
@@ -272,7 +272,7 @@ def test_rm_takes_what_was_made_here_with_its_vision_tower(home: Path, tmp_path:
     assert list(made.parent.iterdir()) == []
 
 
-def test_rm_asks_on_a_terminal(home: Path, filled: Path) -> None:
+def test_rm_asks_for_confirmation_on_a_terminal(home: Path, filled: Path) -> None:
     with Terminal(command("rm", f"{GGUF}:Q8_0"), home, **environment(NO_HUB, home)) as terminal:
         terminal.wait_for(f"remove {GGUF}:Q8_0")
         terminal.send("n\r")
@@ -280,7 +280,7 @@ def test_rm_asks_on_a_terminal(home: Path, filled: Path) -> None:
     assert names(home) == names(filled)
 
 
-def test_clean_removes_parts_and_nothing_else(home: Path, filled: Path) -> None:
+def test_clean_removes_only_stale_downloads(home: Path, filled: Path) -> None:
     blobs = next(hub_cache(home).glob("models--*")) / "blobs"
     (blobs / f"{'1' * 64}.part").write_bytes(b"x" * 100_000)
     old, new = blobs / "2.incomplete", blobs / "3.incomplete"

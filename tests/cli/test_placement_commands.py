@@ -1,4 +1,4 @@
-"""`qwenctl plan` and the options of a placement, through the real command line."""
+"""`qwenctl plan`, and the placement options of chat and batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.qwen35_layout import PUBLISHED
 from tests.support.rpc_server import rpc_server
 
 MIB = 1 << 20
-DESCRIBED = ("--gpu-memory", "24G", "--ram", "256G")
+MACHINE = ("--gpu-memory", "24G", "--ram", "256G")
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 397B model's checkpoint, without its weights."""
+    """A sparse checkpoint of the 397B model."""
     return make_sparse(tmp_path_factory.mktemp("397B") / "Qwen3.5-397B-A17B", PUBLISHED["397B"])
 
 
@@ -35,8 +35,8 @@ def endpoint() -> Iterator[str]:
         yield found
 
 
-def test_a_plan_is_a_picture_with_its_table_its_forecast_and_its_reasons(large: Path, tmp_path: Path) -> None:
-    done = run("plan", str(large), *DESCRIBED, "--svg", str(tmp_path / "plan.svg"), COLUMNS="100")
+def test_plan_prints_a_chart_a_table_a_forecast_and_reasons(large: Path, tmp_path: Path) -> None:
+    done = run("plan", str(large), *MACHINE, "--svg", str(tmp_path / "plan.svg"), COLUMNS="100")
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     bars = [line for line in text.splitlines() if line.startswith(("RAM  ", "GPU0 "))]
@@ -44,19 +44,19 @@ def test_a_plan_is_a_picture_with_its_table_its_forecast_and_its_reasons(large: 
     assert all(len(line) <= 100 for line in text.splitlines())
     for word in ("linear attention", "routed experts", "KV cache", "free before", "tokens/s", "limited by RAM"):
         assert word in text
-    drawing = ElementTree.parse(tmp_path / "plan.svg").getroot()  # noqa: S314 - written by ourselves
+    drawing = ElementTree.parse(tmp_path / "plan.svg").getroot()  # noqa: S314 - written by the program under test
     titles = [title.text or "" for title in drawing.iter("{http://www.w3.org/2000/svg}title")]
     assert any(title.startswith("routed experts: ") for title in titles)
 
 
-def test_a_narrow_terminal_has_the_whole_picture(large: Path) -> None:
+def test_plan_on_a_narrow_terminal_succeeds(large: Path) -> None:
     done = run("plan", str(large), "--type", "Q2_K", "--gpu-memory", "24G,24G", "--ram", "192G", COLUMNS="60")
     assert done.returncode == 0
 
 
-def test_a_plan_that_was_kept_loads_the_same_way(toy_gguf: Path, endpoint: str, tmp_path: Path) -> None:
-    fixed = ("--rpc", endpoint, "--n-cpu-moe", "2", "-t", "1", "-c", "2048", "--fit-target", "0")
-    done = run("plan", str(toy_gguf), *fixed, "--json")
+def test_saved_plan_loads_the_model_the_same_way(toy_gguf: Path, endpoint: str, tmp_path: Path) -> None:
+    placement = ("--rpc", endpoint, "--n-cpu-moe", "2", "-t", "1", "-c", "2048", "--fit-target", "0")
+    done = run("plan", str(toy_gguf), *placement, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     plan = json.loads(done.stdout)
     assert plan["exact"]
@@ -64,13 +64,14 @@ def test_a_plan_that_was_kept_loads_the_same_way(toy_gguf: Path, endpoint: str, 
     (tmp_path / "plan.json").write_bytes(done.stdout)
     question = ("What is the capital of France?", "-m", str(toy_gguf), "--temp", "0", "--no-think")
     answers = [
-        run("chat", *question, *options) for options in (("-t", "1"), fixed, ("--plan", str(tmp_path / "plan.json")))
+        run("chat", *question, *options)
+        for options in (("-t", "1"), placement, ("--plan", str(tmp_path / "plan.json")))
     ]
-    assert [(one.returncode, one.stdout) for one in answers] == [(0, answers[0].stdout)] * 3
+    assert [(answer.returncode, answer.stdout) for answer in answers] == [(0, answers[0].stdout)] * 3
     assert b"Paris" in answers[0].stdout
 
 
-def test_a_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
+def test_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
     plan, other = tmp_path / "plan.json", tmp_path / "other.gguf"
     converted(DATA / "toy", other, "Q4_K_M", vision=False)
     plan.write_bytes(run("plan", str(other), "--json").stdout)
@@ -85,7 +86,7 @@ def test_a_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> 
     assert run("chat", "-m", str(copy), "--plan", str(plan), "Hello.").returncode == 0
 
 
-def test_plan_whose_device_has_gone_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
+def test_plan_with_a_missing_device_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
     message, hint, code = outcome("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
@@ -93,7 +94,7 @@ def test_plan_whose_device_has_gone_is_refused(toy_gguf: Path, tmp_path: Path) -
     assert hint == "available: CPU; `qwenctl doctor` shows what is here, and a new plan uses it"
 
 
-def test_a_chat_goes_on_where_another_program_took_the_memory(toy_gguf: Path) -> None:
+def test_chat_loads_again_when_a_device_runs_out_of_memory(toy_gguf: Path) -> None:
     with rpc_server(200 * MIB, enforced=14 * MIB) as endpoint:
         done = run(
             "chat", "What is the capital of France?", "-m", str(toy_gguf), "--temp", "0", "-t", "1", "-c", "2048",
@@ -104,17 +105,17 @@ def test_a_chat_goes_on_where_another_program_took_the_memory(toy_gguf: Path) ->
     assert b"warning: RPC0 did not have enough memory for the plan; trying again with " in done.stderr
 
 
-def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Path) -> None:
+def test_batch_on_an_rpc_device_gives_the_same_answers(toy_gguf: Path, tmp_path: Path) -> None:
     records = [{"id": str(number), "prompt": f"What is 2 + {number}?"} for number in range(4)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    given = ("-m", str(toy_gguf), "-c", "512", "-t", "1", "--temp", "0", "--no-think", "--parallel", "2")
+    options = ("-m", str(toy_gguf), "-c", "512", "-t", "1", "--temp", "0", "--no-think", "--parallel", "2")
     answers = []
     with rpc_server(24 * MIB) as endpoint:
         for name, more in (("plain", ()), ("placed", ("--rpc", endpoint, "--fit-target", "0", "--n-cpu-moe", "2"))):
-            out = tmp_path / f"{name}.jsonl"
-            done = run("batch", str(tmp_path / "in.jsonl"), "-o", str(out), *given, *more)
+            output = tmp_path / f"{name}.jsonl"
+            done = run("batch", str(tmp_path / "in.jsonl"), "-o", str(output), *options, *more)
             assert done.returncode == 0, done.stderr.decode()
-            answers.append(out.read_text())
+            answers.append(output.read_text())
     assert answers[0] == answers[1]
     assert answers[0].count("2 + ") >= 4
 
@@ -123,11 +124,11 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
     ("options", "line", "hint", "code"),
     [
         (
-            ("--device", "GPU7", *DESCRIBED),
+            ("--device", "GPU7", *MACHINE),
             "no device is named GPU7", "available: GPU0", 2,
         ),
         (
-            ("--device", "none", "-ngl", "3", *DESCRIBED),
+            ("--device", "none", "-ngl", "3", *MACHINE),
             "--device none and -ngl cannot be used together", "leave one of them out", 2,
         ),
         (
@@ -135,23 +136,23 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
             "no device is named GPU1", "available: GPU0", 2,
         ),
         (
-            ("--cpu-moe", "--n-cpu-moe", "3", *DESCRIBED),
+            ("--cpu-moe", "--n-cpu-moe", "3", *MACHINE),
             "--cpu-moe and --n-cpu-moe cannot be used together", "leave one of them out", 2,
         ),
         (
-            ("-fa", "off", "-ctv", "q8_0", *DESCRIBED),
+            ("-fa", "off", "-ctv", "q8_0", *MACHINE),
             "-fa off and -ctv q8_0 cannot be used together", "leave one of them out", 2,
         ),
         (
-            ("-ts", "1,2", *DESCRIBED),
+            ("-ts", "1,2", *MACHINE),
             "-ts has more numbers than there are devices (1)", "available: GPU0", 2,
         ),
         (
-            ("-ot", "exps", *DESCRIBED),
+            ("-ot", "exps", *MACHINE),
             "'exps' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'", 2,
         ),
         (
-            ("-ot", "nothing=CPU", *DESCRIBED),
+            ("-ot", "nothing=CPU", *MACHINE),
             "-ot 'nothing' matches no tensor", "`qwenctl plan --json` lists the names", 2,
         ),
         (
@@ -164,7 +165,7 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
             "-ngl 3: this llama.cpp can use no GPU", "see `qwenctl doctor`", 78,
         ),
         (
-            ("--n-cpu-moe", "10", *DESCRIBED),
+            ("--n-cpu-moe", "10", *MACHINE),
             "--n-cpu-moe 10 does not fit: GPU0 would hold 188 GiB, 22.5 GiB is free", "--n-cpu-moe 57 fits", 71,
         ),
         (
@@ -182,42 +183,44 @@ def test_a_batch_is_placed_too_and_answers_the_same(toy_gguf: Path, tmp_path: Pa
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )  # fmt: skip
-def test_what_cannot_be_planned(large: Path, options: tuple[str, ...], line: str, hint: str, code: int) -> None:
+def test_impossible_plan_is_refused(large: Path, options: tuple[str, ...], line: str, hint: str, code: int) -> None:
     assert outcome("plan", str(large), *options) == (line, hint, code)
 
 
-def test_what_is_no_plan_is_not_loaded(toy_gguf: Path, tmp_path: Path) -> None:
+def test_invalid_plan_file_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"version": 1}')
     line, hint, code = outcome("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"))
     assert (line[:27], hint, code) == ("plan.json is not a plan ('m", "qwenctl plan MODEL --json > plan.json", 65)
-    given = outcome("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
-    assert given == ("--plan cannot be used with options that a plan sets", "leave one of them out", 2)
+    error = outcome("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
+    assert error == ("--plan cannot be used with options that a plan sets", "leave one of them out", 2)
 
 
-def test_a_file_that_is_quantized_has_no_type_to_choose(toy_gguf: Path) -> None:
+def test_type_option_for_a_quantized_file_is_refused(toy_gguf: Path) -> None:
     line, _, code = outcome("plan", str(toy_gguf), "--type", "Q2_K")
     assert (line, code) == ("toy-Q8_0.gguf is quantized already: --type is for checkpoints", 2)
 
 
-def test_a_model_of_the_hub_is_planned_by_its_headers(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
+def test_hub_model_is_planned_from_its_headers(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
     quantized = tmp_path / "quantized"
     quantized.mkdir()
     shutil.copy(toy_gguf, quantized / "Toy-Q4_K_M.gguf")
     repos = {"qwen/Toy": serve_folder(toy), "qwen/Toy-GGUF": serve_folder(quantized)}
-    wanted = json.loads(run("plan", str(toy_gguf), *DESCRIBED, "--json").stdout)
+    expected = json.loads(run("plan", str(toy_gguf), *MACHINE, "--json").stdout)
     with FakeHub(repos) as hub:
         for name, more in (("qwen/Toy", ("--type", "Q8_0")), ("qwen/Toy-GGUF:Q4_K_M", ()), ("qwen/Toy-GGUF", ())):
-            done = qwenctl(hub, tmp_path, "plan", name, *more, *DESCRIBED, "--json")
+            done = qwenctl(hub, tmp_path, "plan", name, *more, *MACHINE, "--json")
             assert done.returncode == 0, done.stderr
             plan = json.loads(done.stdout)
             assert plan["model"] == (f"{name}:Q8_0" if more else "qwen/Toy-GGUF:Q4_K_M")
-            assert [plan[key] for key in ("settings", "memories")] == [wanted[key] for key in ("settings", "memories")]
+            assert [plan[key] for key in ("settings", "memories")] == [
+                expected[key] for key in ("settings", "memories")
+            ]
         assert not list((tmp_path / "hf").rglob("*.gguf"))
-        failed = qwenctl(hub, tmp_path, "plan", "qwen/Other", *DESCRIBED)
+        failed = qwenctl(hub, tmp_path, "plan", "qwen/Other", *MACHINE)
     assert failed.returncode == 66
     assert "qwen/Other" in failed.stderr
 
 
-def test_room_for_a_vision_tower_needs_one(toy_gguf: Path) -> None:
-    line, _, code = outcome("plan", str(toy_gguf), "--vision", *DESCRIBED)
+def test_vision_option_without_an_mmproj_file_is_refused(toy_gguf: Path) -> None:
+    line, _, code = outcome("plan", str(toy_gguf), "--vision", *MACHINE)
     assert (line, code) == ("no mmproj file found for toy-Q8_0", 2)

@@ -1,4 +1,4 @@
-"""What a pull fetches when no quantization is named, what it asks, and what it says on a terminal and in a pipe."""
+"""Which quantization a pull downloads, what it asks, and its output on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ CHOSEN = (
 )
 
 
-def test_without_a_quant_the_best_that_fits_is_taken(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_pull_without_quantization_takes_the_largest_that_fits(
+    hub: FakeHub, repos: dict[str, Repo], tmp_path: Path
+) -> None:
     done = qwenctl(hub, tmp_path, "pull", "qwen3.5-0.8b")
     assert done.returncode == 0, done.stderr
     assert re.search(CHOSEN, done.stderr)
@@ -52,21 +54,21 @@ def test_without_a_quant_the_best_that_fits_is_taken(hub: FakeHub, repos: dict[s
     assert f"next: qwenctl chat -m {GGUF}:Q8_0\n" in done.stderr
 
 
-def test_quiet_prints_only_the_path(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_quiet_pull_prints_only_the_path(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
     done = qwenctl(hub, tmp_path, "pull", GGUF, "-q")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{snapshot(tmp_path, repos[GGUF], GGUF)}/Toy-Q8_0.gguf\n"
 
 
-def test_json_is_one_object(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_pull_json_is_one_object(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
     done = qwenctl(hub, tmp_path, "pull", f"{GGUF}:q4-0", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
-    assert (found["name"], found["commit"]) == (f"{GGUF}:Q4_0", repos[GGUF].commit)
-    assert Path(found["path"]).is_file()
+    result = json.loads(done.stdout)
+    assert (result["name"], result["commit"]) == (f"{GGUF}:Q4_0", repos[GGUF].commit)
+    assert Path(result["path"]).is_file()
 
 
-def test_a_dry_run_fetches_nothing(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_pull_dry_run_downloads_nothing(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
     plan = json.loads(qwenctl(hub, tmp_path, "pull", f"{GGUF}:Q8_0", "--dry-run", "--json").stdout)
     file = repos[GGUF].files["Toy-Q8_0.gguf"]
     assert plan["files"] == [
@@ -79,7 +81,7 @@ def test_a_dry_run_fetches_nothing(hub: FakeHub, repos: dict[str, Repo], tmp_pat
     assert re.search(r"^to download: 12\.2 MB of 12\.2 MB; \S+ GB free in ", text, re.MULTILINE)
 
 
-def test_ls_shows_what_a_repository_offers(hub: FakeHub, tmp_path: Path) -> None:
+def test_ls_lists_the_quantizations_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
     lines = qwenctl(hub, tmp_path, "ls", "qwen3.5-0.8b").stdout.splitlines()
     assert [line.split() for line in lines[:4]] == [
         ["quantization", "size", "bits/weight", "on", "this", "machine"],
@@ -92,7 +94,7 @@ def test_ls_shows_what_a_repository_offers(hub: FakeHub, tmp_path: Path) -> None
     assert rows[0]["needed_bytes"] == rows[0]["bytes"] + 646_137_856
 
 
-def test_a_checkpoint_offers_what_can_be_made_of_it(hub: FakeHub, tmp_path: Path) -> None:
+def test_ls_lists_the_types_a_checkpoint_can_be_quantized_to(hub: FakeHub, tmp_path: Path) -> None:
     rows = json.loads(qwenctl(hub, tmp_path, "ls", SOURCE, "--json").stdout)
     assert [row["quant"] for row in rows] == ["Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
     assert all(row["made_here"] for row in rows)
@@ -102,13 +104,13 @@ def test_a_checkpoint_offers_what_can_be_made_of_it(hub: FakeHub, tmp_path: Path
     assert rows[-1]["bytes"] == text
 
 
-def test_a_repository_with_nothing_to_load(hub: FakeHub, tmp_path: Path) -> None:
+def test_repository_without_model_files_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["x/y"] = Repo({}, "a" * 40, {})
     line, _, code = failure(qwenctl(hub, tmp_path, "pull", "x/y"))
     assert (line, code) == ("x/y has neither GGUF files nor a checkpoint", 66)
 
 
-def test_a_name_is_needed(hub: FakeHub, tmp_path: Path) -> None:
+def test_pull_without_a_name_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     line, hint, code = failure(qwenctl(hub, tmp_path, "pull"))
     assert (line, code) == ("no model to pull", 2)
     assert hint == "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]"
@@ -128,9 +130,11 @@ def test_a_name_is_needed(hub: FakeHub, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], line: str, hub: FakeHub, tmp_path: Path) -> None:
-    found, hint, code = failure(qwenctl(hub, tmp_path, "pull", *arguments))
-    assert (found, code) == (line, 2)
+def test_contradictory_pull_arguments_are_refused(
+    arguments: tuple[str, ...], line: str, hub: FakeHub, tmp_path: Path
+) -> None:
+    message, hint, code = failure(qwenctl(hub, tmp_path, "pull", *arguments))
+    assert (message, code) == (line, 2)
     assert hint
     assert saved(tmp_path) == 0
 
@@ -144,11 +148,11 @@ def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], line: str, 
         (f"{GGUF}:Q8_0", "--revision", "COMMIT"),
     ],
 )
-def test_a_model_has_many_names(
+def test_pull_accepts_every_spelling_of_a_model_name(
     arguments: tuple[str, ...], hub: FakeHub, repos: dict[str, Repo], tmp_path: Path
 ) -> None:
-    given = [word.replace("COMMIT", repos[GGUF].commit) for word in arguments]
-    plan = json.loads(qwenctl(hub, tmp_path, "pull", *given, "--dry-run", "--json").stdout)
+    name_and_options = [word.replace("COMMIT", repos[GGUF].commit) for word in arguments]
+    plan = json.loads(qwenctl(hub, tmp_path, "pull", *name_and_options, "--dry-run", "--json").stdout)
     assert plan["path"] == str(snapshot(tmp_path, repos[GGUF], GGUF) / "Toy-Q8_0.gguf")
 
 
@@ -159,7 +163,7 @@ def pull_terminal(hub: FakeHub, home: Path, *arguments: str, height: int = 24) -
     return Terminal(command("pull", *arguments), home, height=height, **environment(hub, home))
 
 
-def test_on_a_terminal_it_asks(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
+def test_pull_on_a_terminal_asks_which_quantization(hub: FakeHub, repos: dict[str, Repo], tmp_path: Path) -> None:
     with pull_terminal(hub, tmp_path, GGUF) as terminal:
         terminal.wait_for("pull it? [Y/n, or another quantization]")
         assert re.search(r"Q4_0 +6\.91 MB +4\.62 +RAM", terminal.text)
@@ -170,7 +174,7 @@ def test_on_a_terminal_it_asks(hub: FakeHub, repos: dict[str, Repo], tmp_path: P
 
 
 @pytest.mark.parametrize("answer", ["n\r", "\x04"])
-def test_no_is_an_answer(answer: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_declined_pull_downloads_no_model(answer: str, hub: FakeHub, tmp_path: Path) -> None:
     with pull_terminal(hub, tmp_path, GGUF) as terminal:
         terminal.wait_for("pull it?")
         terminal.send(answer)
@@ -179,14 +183,14 @@ def test_no_is_an_answer(answer: str, hub: FakeHub, tmp_path: Path) -> None:
     assert hub.sent == 1 << 16  # the start of one header
 
 
-def test_yes_is_not_asked_for(hub: FakeHub, tmp_path: Path) -> None:
+def test_yes_option_skips_the_question(hub: FakeHub, tmp_path: Path) -> None:
     with pull_terminal(hub, tmp_path, GGUF, "--yes") as terminal:
         terminal.wait_for("next: qwenctl chat")
         assert "pull it?" not in terminal.text
         assert terminal.exit_code() == 0
 
 
-def test_each_file_in_flight_has_a_line_and_the_sum_never_goes_back(tmp_path: Path) -> None:
+def test_each_active_download_has_a_line_and_the_total_never_decreases(tmp_path: Path) -> None:
     for number in range(1, 4):
         write_random(tmp_path / "repo" / f"Toy-Q8_0-{number:05d}-of-00003.gguf", 9_000_000, number)
     with FakeHub({REPO: serve_folder(tmp_path / "repo")}, rate=2e6) as hub:
@@ -201,17 +205,17 @@ def test_each_file_in_flight_has_a_line_and_the_sum_never_goes_back(tmp_path: Pa
     amounts = amounts[next(number for number, amount in enumerate(amounts) if amount < 27e6) :]
     assert amounts == sorted(amounts)
     assert amounts[-1] == 27e6
-    assert "Toy-Q8_0-0000" not in terminal.text  # nothing to remove
+    assert "Toy-Q8_0-0000" not in terminal.text  # no lines of files are left on the screen
 
 
-def test_ctrl_c_leaves_nothing_on_the_terminal_but_what_is_kept(hub: FakeHub, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_only_the_error_on_the_terminal(hub: FakeHub, tmp_path: Path) -> None:
     hub.rate = 1e6
     with pull_terminal(hub, tmp_path, f"{GGUF}:Q8_0") as terminal:
         terminal.wait_for("MB of 12.2 MB  downloading")
         terminal.send("\x03")
         assert terminal.exit_code() == 130
         lines = terminal.text.strip().splitlines()
-    assert re.fullmatch(r"qwenctl: error: stopped; \S+ .B kept", lines[0])
+    assert re.fullmatch(r"qwenctl: error: stopped; \S+ .B saved", lines[0])
     assert lines[1:] == ["  hint: the same command resumes from there"]
 
 
@@ -220,7 +224,7 @@ def test_ctrl_c_leaves_nothing_on_the_terminal_but_what_is_kept(hub: FakeHub, tm
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Repo:
-    """The largest published checkpoint, of zeros: hashes of its shards are not looked at."""
+    """The largest published checkpoint, of zeros. The hashes of its shards are made up; no test checks them."""
     folder = tmp_path_factory.mktemp("large")
     checkpoints.make_sparse(folder, PUBLISHED["397B"], shards=94, tokens=248_077)
     shards = {path.name: path for path in sorted(folder.glob("*.safetensors"))}
@@ -233,13 +237,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 @pytest.mark.slow
-def test_the_largest_model_is_planned_from_its_headers(large: Repo, tmp_path: Path) -> None:
+def test_largest_model_is_planned_from_its_headers(large: Repo, tmp_path: Path) -> None:
     with FakeHub({LARGE: large}, cdn=True) as hub:
         done = qwenctl(hub, tmp_path, "pull", LARGE, "--quantize", "Q4_K_M", "--dry-run", "--json", "-o", tmp_path)
         assert done.returncode == 0, done.stdout
         plan = json.loads(done.stdout)
         assert plan["source_bytes"] == pytest.approx(806.8e9, rel=0.001)
-        assert plan["bytes"] == pytest.approx(245.2e9, rel=0.002)  # with the MTP block and the vision tower
+        assert plan["bytes"] == pytest.approx(245.2e9, rel=0.002)  # with the MTP block and the vision encoder
         assert plan["spool_bytes"] == 50_000_000_000
         assert plan["usual_bytes"] == pytest.approx(1.86e12, rel=0.01)
         assert hub.sent < 60_000_000

@@ -1,4 +1,4 @@
-"""`qwenctl.lock.json` and `pull --locked`; what the environment says; what is done without a network."""
+"""`qwenctl.lock.json`, `pull --locked`, pulls without a network, and variables that change a pull."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hub(repo: Repo) -> Iterator[FakeHub]:
 # ------------------------------------------------------------------ the lock file
 
 
-def locked(home: Path, repo: Repo) -> Path:
+def lock_path(home: Path, repo: Repo) -> Path:
     return snapshot(home, repo) / "qwenctl.lock.json"
 
 
@@ -52,9 +52,9 @@ def lock_of(repo: Repo) -> dict[str, Any]:
     return {"format": 1, "models": [{**texts, "files": files, "outputs": []}]}
 
 
-def test_the_lock_file_lists_what_was_pulled(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_lock_file_lists_pulled_files(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     qwenctl(hub, tmp_path, "pull", MODEL)
-    lock = json.loads(locked(tmp_path, repo).read_text())
+    lock = json.loads(lock_path(tmp_path, repo).read_text())
     (model,) = lock["models"]
     assert (model["repository"], model["commit"], model["quant"]) == (REPO, repo.commit, "Q4_K_M")
     assert (model["license"], model["recipe"], model["outputs"]) == ("apache-2.0", "", [])
@@ -63,12 +63,12 @@ def test_the_lock_file_lists_what_was_pulled(hub: FakeHub, repo: Repo, tmp_path:
     ]
 
 
-def test_a_lock_brings_the_same_to_another_machine(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_locked_pull_elsewhere_writes_the_same_lock_file(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     qwenctl(hub, tmp_path / "first", "pull", MODEL)
-    lock = locked(tmp_path / "first", repo)
+    lock = lock_path(tmp_path / "first", repo)
     done = qwenctl(hub, tmp_path / "second", "pull", "--locked", lock)
     assert done.returncode == 0, done.stderr
-    assert locked(tmp_path / "second", repo).read_bytes() == lock.read_bytes()
+    assert lock_path(tmp_path / "second", repo).read_bytes() == lock.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_lock_brings_the_same_to_another_machine(hub: FakeHub, repo: Repo, tmp
         ({"sha256": "xyz"}, "PATH is not a lock file (sha256 'xyz')"),
     ],
 )
-def test_what_differs_from_the_lock_is_refused(
+def test_locked_pull_with_a_changed_entry_is_refused(
     change: dict[str, object], line: str, hub: FakeHub, repo: Repo, tmp_path: Path
 ) -> None:
     lock, path = lock_of(repo), tmp_path / "changed.json"
@@ -89,12 +89,12 @@ def test_what_differs_from_the_lock_is_refused(
     assert qwenctl(hub, tmp_path, "pull", "--locked", path, "--dry-run").returncode == 0
     lock["models"][0]["files"][0].update(change)
     path.write_text(json.dumps(lock))
-    found, _, code = failure(qwenctl(hub, tmp_path, "pull", "--locked", path))
-    assert found.startswith(line.replace("COMMIT", repo.commit[:12]).replace("PATH", str(path)))
+    message, _, code = failure(qwenctl(hub, tmp_path, "pull", "--locked", path))
+    assert message.startswith(line.replace("COMMIT", repo.commit[:12]).replace("PATH", str(path)))
     assert (code, hub.sent) == (65, 0)
 
 
-def test_a_small_file_is_held_to_the_lock_too(hub: FakeHub, tmp_path: Path) -> None:
+def test_locked_pull_checks_small_files(hub: FakeHub, tmp_path: Path) -> None:
     source = hub.repos[SOURCE]
     qwenctl(hub, tmp_path / "first", "pull", SOURCE, "--source")
     lock = json.loads((snapshot(tmp_path / "first", source, SOURCE) / "qwenctl.lock.json").read_text())
@@ -107,7 +107,7 @@ def test_a_small_file_is_held_to_the_lock_too(hub: FakeHub, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 9, "models": []}', '{"format": 1, "models": [{}]}'])
-def test_what_is_no_lock_file_is_refused(text: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_invalid_lock_file_is_refused(text: str, hub: FakeHub, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
     line, _, code = failure(qwenctl(hub, tmp_path, "pull", "--locked", path))
@@ -115,7 +115,7 @@ def test_what_is_no_lock_file_is_refused(text: str, hub: FakeHub, tmp_path: Path
     assert code == 65
 
 
-def test_a_quantized_model_is_made_again_from_its_lock(hub: FakeHub, tmp_path: Path) -> None:
+def test_locked_pull_reproduces_a_quantized_model(hub: FakeHub, tmp_path: Path) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
@@ -129,7 +129,9 @@ def test_a_quantized_model_is_made_again_from_its_lock(hub: FakeHub, tmp_path: P
 
 
 @pytest.mark.parametrize("outputs", [[], [{"path": "../x.gguf", "size": 1, "sha256": "0" * 64}]])
-def test_a_lock_cannot_have_something_made_elsewhere(outputs: list[object], hub: FakeHub, tmp_path: Path) -> None:
+def test_lock_file_with_missing_or_outside_outputs_is_refused(
+    outputs: list[object], hub: FakeHub, tmp_path: Path
+) -> None:
     files = [{"path": "config.json", "size": 1, "sha256": "0" * 64}]
     model = {"repository": SOURCE, "commit": "0" * 40, "quant": "", "license": "", "recipe": "Q8_0", "version": ""}
     path = tmp_path / "evil.json"
@@ -139,7 +141,7 @@ def test_a_lock_cannot_have_something_made_elsewhere(outputs: list[object], hub:
     assert (code, hub.requests) == (65, [])
 
 
-def test_a_quantized_model_that_comes_out_differently_is_reported(hub: FakeHub, tmp_path: Path) -> None:
+def test_locked_pull_with_a_different_output_is_reported(hub: FakeHub, tmp_path: Path) -> None:
     qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q4_0", "--no-vision", "-o", tmp_path)
     lock = json.loads((tmp_path / "qwenctl.lock.json").read_text())
     lock["models"][0]["outputs"][0]["sha256"] = "0" * 64
@@ -153,7 +155,7 @@ def test_a_quantized_model_that_comes_out_differently_is_reported(hub: FakeHub, 
 # ------------------------------------------------------------------ without a network
 
 
-def test_offline_a_model_that_is_here_is_found(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_offline_pull_finds_a_local_model(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     made = qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q8_0", "-o", tmp_path / "toy.gguf", "-q")
     assert made.returncode == 0
     for more in ({"arguments": ["--offline"]}, {"HF_HUB_OFFLINE": "1"}):
@@ -165,14 +167,14 @@ def test_offline_a_model_that_is_here_is_found(hub: FakeHub, repo: Repo, tmp_pat
     assert hint == f"available: {SOURCE}:Q8_0"
 
 
-def test_without_a_network_it_says_how_many_models_are_here(hub: FakeHub, tmp_path: Path) -> None:
+def test_pull_without_network_counts_local_models(hub: FakeHub, tmp_path: Path) -> None:
     qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q8_0", "-o", tmp_path / "toy.gguf", "-q")
     line, hint, code = failure(qwenctl(NO_HUB, tmp_path, "pull", MODEL))
     assert (line, code) == ("cannot reach 127.0.0.1:9 (connection refused)", 69)
     assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 1 local model"
 
 
-def test_offline_a_revision_must_be_the_one_that_is_here(hub: FakeHub, tmp_path: Path) -> None:
+def test_offline_pull_accepts_only_the_local_revision(hub: FakeHub, tmp_path: Path) -> None:
     source = hub.repos[SOURCE]
     assert qwenctl(hub, tmp_path, "pull", SOURCE, "--source", "-q").returncode == 0
     for revision in ("main", source.commit):
@@ -183,11 +185,11 @@ def test_offline_a_revision_must_be_the_one_that_is_here(hub: FakeHub, tmp_path:
         assert (line, code) == (f"{SOURCE} is not on this machine", 66)
 
 
-def test_offline_a_lock_is_held_against_what_is_here(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
-    lock = tmp_path / "kept.json"
+def test_offline_locked_pull_checks_cached_files(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+    lock = tmp_path / "saved.json"
     pull = ("pull", "--locked", lock, "--offline")
     qwenctl(hub, tmp_path, "pull", MODEL)
-    lock.write_bytes(locked(tmp_path, repo).read_bytes())
+    lock.write_bytes(lock_path(tmp_path, repo).read_bytes())
     path = snapshot(tmp_path, repo) / NAMES[0]
     assert qwenctl(NO_HUB, tmp_path, *pull).stdout == f"{path}\n"
     line, hint, code = failure(qwenctl(NO_HUB, tmp_path / "another", *pull))
@@ -201,17 +203,17 @@ def test_offline_a_lock_is_held_against_what_is_here(hub: FakeHub, repo: Repo, t
     )
 
 
-def test_offline_what_was_made_is_held_against_its_lock(hub: FakeHub, tmp_path: Path) -> None:
+def test_offline_locked_pull_finds_a_quantized_output(hub: FakeHub, tmp_path: Path) -> None:
     made = qwenctl(hub, tmp_path, "pull", SOURCE, "--quantize", "q4_0", "--no-vision", "-o", tmp_path, "-q")
     assert made.returncode == 0
     done = qwenctl(NO_HUB, tmp_path, "pull", "--locked", tmp_path / "qwenctl.lock.json", "--offline", "-o", tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'Toy-Q4_0.gguf'}\n")
 
 
-# ------------------------------------------------------------------ what the environment says
+# ------------------------------------------------------------------ environment variables
 
 
-def test_the_cache_can_be_elsewhere(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_hf_hub_cache_variable_moves_the_cache(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     assert (
         qwenctl(hub, tmp_path, "pull", MODEL, HF_HUB_CACHE=str(tmp_path / "hf" / "hub"), HF_HOME="/none").returncode
         == 0
@@ -219,7 +221,7 @@ def test_the_cache_can_be_elsewhere(hub: FakeHub, repo: Repo, tmp_path: Path) ->
     assert_whole(tmp_path, repo, *NAMES)
 
 
-def test_a_folder_that_was_chosen_is_found_again(hub: FakeHub, tmp_path: Path) -> None:
+def test_ls_lists_a_checkpoint_pulled_into_a_chosen_folder(hub: FakeHub, tmp_path: Path) -> None:
     toy = serve_folder(DATA / "toy")
     hub.repos[SOURCE] = toy
     assert qwenctl(hub, tmp_path, "pull", SOURCE, "--source", "--to", tmp_path / "disk").returncode == 0
@@ -228,7 +230,7 @@ def test_a_folder_that_was_chosen_is_found_again(hub: FakeHub, tmp_path: Path) -
     assert not hub_cache(tmp_path).exists()
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(repo: Repo, tmp_path: Path) -> None:
+def test_token_is_sent_only_to_the_hub(repo: Repo, tmp_path: Path) -> None:
     with FakeHub({REPO: repo}, cdn=True) as hub:
         hub.token = TOKEN
         hub.break_with(Fault("status", times=3, on="HEAD"))
@@ -244,7 +246,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(repo: Repo, tmp_path: Path) 
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-def test_nothing_is_asked_but_what_a_pull_needs(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_pull_requests_only_the_listing_and_its_files(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     assert qwenctl(hub, tmp_path, "pull", MODEL, "-q", CLAUDECODE="1").returncode == 0
     api = [f"/api/models/{REPO}/revision/main", f"/api/models/{REPO}/tree/{repo.commit}"]
     paths = {path for _, path, _ in hub.requests}
@@ -256,16 +258,16 @@ def test_nothing_is_asked_but_what_a_pull_needs(hub: FakeHub, repo: Repo, tmp_pa
 
 
 class _Proxy(BaseHTTPRequestHandler):
-    """Passes requests on, and counts them."""
+    """Forwards requests and records their URLs."""
 
     def do_GET(self) -> None:
-        self._pass()
+        self._forward()
 
     def do_HEAD(self) -> None:
-        self._pass()
+        self._forward()
 
-    def _pass(self) -> None:
-        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+    def _forward(self) -> None:
+        self.server.urls.append(self.path)  # type: ignore[attr-defined]
         headers = {name: value for name, value in self.headers.items() if name.lower() in ("range", "accept-encoding")}
         url = f"http://127.0.0.1:{self.server.to}{urlsplit(self.path).path}"  # type: ignore[attr-defined]
         try:
@@ -280,18 +282,18 @@ class _Proxy(BaseHTTPRequestHandler):
             self.wfile.write(answer.read())
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
-def test_a_proxy_is_used(repo: Repo, tmp_path: Path) -> None:
+def test_pull_uses_the_http_proxy(repo: Repo, tmp_path: Path) -> None:
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     with FakeHub({REPO: repo}) as hub:
-        proxy.seen, proxy.to = [], urlsplit(hub.url).port  # type: ignore[attr-defined]
+        proxy.urls, proxy.to = [], urlsplit(hub.url).port  # type: ignore[attr-defined]
         address = f"http://127.0.0.1:{proxy.server_port}"
         done = qwenctl("http://hub.invalid", tmp_path, "pull", MODEL, HTTP_PROXY=address, NO_PROXY="")
         assert done.returncode == 0, done.stderr
-        assert len(proxy.seen) >= len(hub.requests) > 4  # type: ignore[attr-defined]
+        assert len(proxy.urls) >= len(hub.requests) > 4  # type: ignore[attr-defined]
     proxy.shutdown()
     proxy.server_close()
     assert_whole(tmp_path, repo, *NAMES)

@@ -1,4 +1,4 @@
-"""`pull --quantize`: a checkpoint becomes the same file while it arrives as when it is here, in bounded room."""
+"""`pull --quantize`: conversion during a download gives the files of a local conversion, in bounded disk space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARDS = 8
 
 
 def as_cached(folder: Path, name: str) -> tuple[Path, Repo]:
-    """The checkpoint in `folder` as a repository, and moved to where a cache would have it: its place names it."""
+    """Move the checkpoint to where a Hub cache would have the repository `name`; return its path and the repository."""
     repo = serve_folder(folder)
     cached = folder.parent / f"models--{name.replace('/', '--')}" / "snapshots" / repo.commit
     cached.parent.mkdir(parents=True)
@@ -34,7 +34,7 @@ def as_cached(folder: Path, name: str) -> tuple[Path, Repo]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repo]:
-    """The toy in several shards."""
+    """The toy model in several shards, and its repository."""
     settings, arrays = checkpoints.toy()
     folder = checkpoints.save(tmp_path_factory.mktemp("source") / "toy", settings, arrays, shards=SHARDS)
     return as_cached(folder, REPO)
@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repo]:
 
 @pytest.fixture(scope="module")
 def clean(source: tuple[Path, Repo], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The hashes of the files that a conversion of the whole checkpoint makes."""
+    """SHA-256 by name of the files that a conversion of the whole checkpoint writes."""
     version = subprocess.run(command("--version"), capture_output=True, text=True, check=True).stdout.split()[1]
     plan = converted(source[0], tmp_path_factory.mktemp("clean") / "toy.gguf", "Q8_0", tool_version=version)
     return {file.path.name: hash_of(file.path) for file in plan.files}
@@ -70,13 +70,15 @@ def run(hub: FakeHub, folder: Path, *more: str) -> subprocess.CompletedProcess[s
 
 
 def assert_made(folder: Path, clean: dict[str, str]) -> None:
-    """The files are those of a whole checkpoint, and nothing else is left but the lock file."""
+    """The files are those of `clean`, and only the lock file is left besides them."""
     left = {path.name for path in folder.iterdir()} - {".home"}
     assert left == {*clean, "qwenctl.lock.json"}
     assert {name: hash_of(folder / name) for name in clean} == clean
 
 
-def test_the_output_is_that_of_the_whole_checkpoint(hub: FakeHub, clean: dict[str, str], tmp_path: Path) -> None:
+def test_streamed_output_equals_conversion_of_the_whole_checkpoint(
+    hub: FakeHub, clean: dict[str, str], tmp_path: Path
+) -> None:
     done = run(hub, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == list(clean)
@@ -84,13 +86,13 @@ def test_the_output_is_that_of_the_whole_checkpoint(hub: FakeHub, clean: dict[st
     assert hub.leaked == []
 
 
-def test_a_repository_can_be_quantized_as_a_folder_can(hub: FakeHub, clean: dict[str, str], tmp_path: Path) -> None:
+def test_quantize_accepts_a_repository_name(hub: FakeHub, clean: dict[str, str], tmp_path: Path) -> None:
     done = qwenctl(hub, tmp_path / ".home", "quantize", REPO, "--type", "Q8_0", "-o", tmp_path / "toy.gguf", "-q")
     assert (done.returncode, done.stderr) == (0, "")
     assert_made(tmp_path, clean)
 
 
-def test_the_lock_file_names_what_came_and_what_was_made(
+def test_lock_file_lists_downloaded_and_written_files(
     hub: FakeHub, source: tuple[Path, Repo], clean: dict[str, str], tmp_path: Path
 ) -> None:
     run(hub, tmp_path)
@@ -102,7 +104,7 @@ def test_the_lock_file_names_what_came_and_what_was_made(
     assert len([path for path in locked if path.endswith(".safetensors")]) == SHARDS
 
 
-def test_a_dry_run_says_what_it_takes_and_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
+def test_dry_run_reports_disk_use_and_leaves_no_files(hub: FakeHub, tmp_path: Path) -> None:
     plan = json.loads(run(hub, tmp_path, "--dry-run", "--json").stdout)
     assert plan["spool_bytes"] == 12_000_000
     assert plan["usual_bytes"] > plan["source_bytes"] + 2 * plan["bytes"]
@@ -111,7 +113,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(hub: FakeHub, tmp_path:
     assert re.search(r"^spool: up to 12\.0 MB, so 2\d\.\d MB of disk at most$", text, re.MULTILINE)
 
 
-def test_a_spool_that_is_too_small_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+def test_too_small_spool_is_refused_with_a_sufficient_size(hub: FakeHub, tmp_path: Path) -> None:
     line, hint, code = failure(run(hub, tmp_path, "--spool", "1MB"))
     found = re.fullmatch(r"a spool of 1\.00 MB is too small: shards needed together have (\S+) MB", line)
     assert found
@@ -120,7 +122,7 @@ def test_a_spool_that_is_too_small_is_refused(hub: FakeHub, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_a_shard_that_is_damaged_for_good_ends_it_and_what_is_finished_stays(
+def test_permanently_damaged_shard_stops_the_conversion_which_can_resume(
     hub: FakeHub, source: tuple[Path, Repo], clean: dict[str, str], tmp_path: Path
 ) -> None:
     shard = sorted(path for path in source[1].files if path.endswith(".safetensors"))[5]
@@ -138,7 +140,7 @@ def test_a_shard_that_is_damaged_for_good_ends_it_and_what_is_finished_stays(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_it_with_a_word_about_what_is_kept(
+def test_signal_stops_the_conversion_and_reports_the_saved_bytes(
     number: signal.Signals,
     code: int,
     hub: FakeHub,
@@ -163,14 +165,14 @@ def test_a_signal_stops_it_with_a_word_about_what_is_kept(
     assert_made(tmp_path, clean)
 
 
-def test_an_output_that_exists_is_not_replaced(hub: FakeHub, tmp_path: Path) -> None:
+def test_existing_output_is_not_replaced(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "toy.gguf").write_text("precious")
     line, _, code = failure(run(hub, tmp_path))
     assert (line, code) == ("toy.gguf already exists", 73)
     assert {path.name for path in tmp_path.iterdir()} - {".home"} == {"toy.gguf"}
 
 
-def test_no_checkpoint(hub: FakeHub, source: tuple[Path, Repo], tmp_path: Path) -> None:
+def test_repository_without_config_is_refused(hub: FakeHub, source: tuple[Path, Repo], tmp_path: Path) -> None:
     files = {path: file for path, file in source[1].files.items() if path != "config.json"}
     hub.repos[REPO] = Repo(files, source[1].commit, {})
     line, hint, code = failure(run(hub, tmp_path))

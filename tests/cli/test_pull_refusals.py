@@ -1,4 +1,4 @@
-"""What a pull cannot do, in the words that a person sees: one line, a hint, an exit code, and what is kept."""
+"""Failed pulls: the error line, the hint, the exit code, and the files left on the disk."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ def hub(repo: Repo) -> Iterator[FakeHub]:
         yield hub
 
 
-def refused(hub: FakeHub | str, home: Path, *arguments: str, **more: str) -> tuple[str, str, int]:
+def refusal(hub: FakeHub | str, home: Path, *arguments: str, **more: str) -> tuple[str, str, int]:
     return failure(qwenctl(hub, home, "pull", *(arguments or (MODEL,)), **more))
 
 
-# ------------------------------------------------------------------ who is asked, and what for
+# ------------------------------------------------------------------ repositories, revisions and files
 
 
-def test_a_repository_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
+def test_unknown_repository_is_refused_with_a_suggestion(hub: FakeHub, tmp_path: Path) -> None:
     line = f"repo 'Qwen/Qwen3.5-379B' not found on {hub.host}"
     hint = "did you mean Qwen/Qwen3.5-397B-A17B? Private repos need a token"
-    assert refused(hub, tmp_path, "Qwen/Qwen3.5-379B:Q4_K_M") == (line, hint, 66)
+    assert refusal(hub, tmp_path, "Qwen/Qwen3.5-379B:Q4_K_M") == (line, hint, 66)
 
 
-def test_a_gated_repository(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_gated_repository_is_refused_with_its_page(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.repos["x/y"] = Repo(repo.files, repo.commit, {"gated": "manual"})
     expected = ("access to 'x/y' needs approval by its owner", "open https://hf.co/x/y, accept, then run again", 77)
-    assert refused(hub, tmp_path, "x/y:Q4_K_M") == expected
-    assert refused(hub, tmp_path, "x/y:Q4_K_M", HF_TOKEN=RIGHT) == expected
+    assert refusal(hub, tmp_path, "x/y:Q4_K_M") == expected
+    assert refusal(hub, tmp_path, "x/y:Q4_K_M", HF_TOKEN=RIGHT) == expected
 
 
-def test_a_token_that_is_refused(repo: Repo, tmp_path: Path) -> None:
+def test_rejected_token_is_reported(repo: Repo, tmp_path: Path) -> None:
     with FakeHub({REPO: repo}, token=RIGHT) as hub:
-        line, hint, code = refused(hub, tmp_path, HF_TOKEN=WRONG)
+        line, hint, code = refusal(hub, tmp_path, HF_TOKEN=WRONG)
         assert line == "the Hub rejected the token from HF_TOKEN (401)"
         assert (hint, code) == ("`hf auth login`, or unset HF_TOKEN for public repos", 77)
         assert qwenctl(hub, tmp_path, "pull", MODEL, HF_TOKEN=RIGHT).returncode == 0
 
 
-def test_a_revision_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
-    line, hint, code = refused(hub, tmp_path, MODEL, "--revision", "v9")
+def test_unknown_revision_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    line, hint, code = refusal(hub, tmp_path, MODEL, "--revision", "v9")
     assert (line, hint, code) == (f"no revision 'v9' in {REPO}", f"qwenctl ls {REPO}", 66)
 
 
-def test_a_revision_that_is_no_name(hub: FakeHub, tmp_path: Path) -> None:
-    line, _, code = refused(hub, tmp_path, MODEL, "--revision", "../../etc")
+def test_malformed_revision_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    line, _, code = refusal(hub, tmp_path, MODEL, "--revision", "../../etc")
     assert (line, code) == ("'../../etc' is not the name of a branch, a tag or a commit", 2)
 
 
-def test_a_quant_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
-    line, hint, code = refused(hub, tmp_path, f"{REPO}:Q4_K_XL")
+def test_unknown_quantization_is_refused_with_the_nearest(hub: FakeHub, tmp_path: Path) -> None:
+    line, hint, code = refusal(hub, tmp_path, f"{REPO}:Q4_K_XL")
     assert line == f"no file 'Q4_K_XL' in {REPO}@main; 1 quantizations exist"
     assert (hint, code) == (f"nearest: Q4_K_M (`qwenctl ls {REPO}`)", 66)
 
@@ -80,10 +80,10 @@ def test_a_quant_that_does_not_exist(hub: FakeHub, tmp_path: Path) -> None:
     "path",
     ["../../x.gguf", "aux/x.gguf", "x\x1b[2J.gguf", "toy-q4_k_m.GGUF"],  # more in test_pull_names
 )
-def test_a_list_with_evil_names(path: str, hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_listing_with_unsafe_path_is_refused(path: str, hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     entry = {"type": "file", "path": path, "size": 5, "oid": "0" * 40}
     hub.repos[REPO] = Repo(repo.files, repo.commit, {}, (entry,))
-    line, hint, code = refused(hub, tmp_path)
+    line, hint, code = refusal(hub, tmp_path)
     assert re.fullmatch(rf"{REPO} lists the unsafe path '.*'; nothing was downloaded", line)
     assert (hint, code) == ("report it to its owner, or pull another repository", 65)
     assert list(tmp_path.rglob("*.gguf")) == []
@@ -93,44 +93,44 @@ def test_a_list_with_evil_names(path: str, hub: FakeHub, repo: Repo, tmp_path: P
 # ------------------------------------------------------------------ the network
 
 
-def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
-    line, hint, code = refused("http://hub.invalid", tmp_path)
+def test_unresolvable_host_is_reported(tmp_path: Path) -> None:
+    line, hint, code = refusal("http://hub.invalid", tmp_path)
     assert (line, code) == ("cannot reach hub.invalid (DNS)", 69)
     assert hint == "check proxy/HF_ENDPOINT; `--offline` uses the 0 local models"
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with socket.socket() as no_ids:
-        no_ids.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{no_ids.getsockname()[1]}"
-        line, _, code = refused(f"http://{host}", tmp_path)
+def test_refused_connection_is_reported(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        line, _, code = refusal(f"http://{host}", tmp_path)
     assert (line, code) == (f"cannot reach {host} (connection refused)", 69)
 
 
 @pytest.mark.parametrize("on", ["api", "HEAD", "GET"])
-def test_a_network_that_wants_a_login(on: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_login_page_in_place_of_the_hub_is_reported(on: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("portal", times=ALWAYS, on=on))  # type: ignore[arg-type]
-    line, hint, code = refused(hub, tmp_path)
+    line, hint, code = refusal(hub, tmp_path)
     assert line == "the response from HF_ENDPOINT is not from a Hub (no X-Repo-Commit)"
     assert (hint, code) == ("log in to the network or unset HF_ENDPOINT", 69)
 
 
 @pytest.mark.parametrize("on", ["api", "HEAD", "GET"])
-def test_redirects_in_a_circle(on: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_redirect_loop_is_reported(on: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("loop", times=ALWAYS, on=on))  # type: ignore[arg-type]
-    assert refused(hub, tmp_path) == (f"{hub.host} redirects in a loop", "unset HF_ENDPOINT", 69)
+    assert refusal(hub, tmp_path) == (f"{hub.host} redirects in a loop", "unset HF_ENDPOINT", 69)
 
 
-def test_a_file_that_contradicts_the_list(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_file_hash_that_contradicts_the_listing_is_refused(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("etag", times=ALWAYS, on="HEAD"))
-    line, hint, code = refused(hub, tmp_path)
+    line, hint, code = refusal(hub, tmp_path)
     assert line == f"{NAME}: the file's own hash is {'0' * 64}, its list says {repo.files[NAME].sha256}"
     assert (hint, code) == ("run again; if this repeats, the mirror in HF_ENDPOINT is not up to date", 65)
 
 
-def test_a_network_on_which_nothing_comes_any_more(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_stalled_download_stops_and_resumes(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("reset", times=2, after=2_000_000), Fault("status", times=ALWAYS))
-    line, hint, code = refused(hub, tmp_path, MODEL, "--patience", "2", "--connections", "2")
+    line, hint, code = refusal(hub, tmp_path, MODEL, "--patience", "2", "--connections", "2")
     assert re.fullmatch(r"no progress for 2 s after \d+ retries; (4\.00|3\.\d\d) MB saved", line)
     assert (hint, code) == ("run again to continue", 75)
     hub.break_with()
@@ -140,21 +140,21 @@ def test_a_network_on_which_nothing_comes_any_more(hub: FakeHub, repo: Repo, tmp
 
 
 @pytest.mark.parametrize("on", ["api", "GET"])
-def test_a_hub_that_asks_to_wait_for_long(on: str, hub: FakeHub, tmp_path: Path) -> None:
+def test_long_retry_after_is_reported(on: str, hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("status", times=ALWAYS, on=on, status=429, headers={"Retry-After": "400"}))  # type: ignore[arg-type]
-    line, hint, code = refused(hub, tmp_path)
+    line, hint, code = refusal(hub, tmp_path)
     assert line.startswith("the Hub asks to wait 400 s (429)")
     assert (hint, code) == ("`--patience 400` waits automatically; a token raises the limit", 75)
 
 
-def test_a_hub_that_asks_to_wait_for_a_moment(hub: FakeHub, tmp_path: Path) -> None:
+def test_short_retry_after_is_waited_for(hub: FakeHub, tmp_path: Path) -> None:
     hub.break_with(Fault("status", on="api", status=429, headers={"Retry-After": "2"}))
     done = qwenctl(hub, tmp_path, "pull", MODEL)
     assert done.returncode == 0
     assert "waiting: the Hub asks to wait 2 s (429)\n" in done.stderr
 
 
-def test_a_hub_that_names_the_time_to_come_back(hub: FakeHub, tmp_path: Path) -> None:
+def test_retry_after_date_is_waited_for(hub: FakeHub, tmp_path: Path) -> None:
     date = formatdate(time.time() + 9, usegmt=True)
     hub.break_with(Fault("status", on="api", status=429, headers={"Retry-After": date}))
     done = qwenctl(hub, tmp_path, "pull", MODEL)
@@ -169,7 +169,7 @@ def wrong_bytes(repo: Repo) -> str:
     return rf"{NAME}: sha256 is [0-9a-f]{{12}}\.\., expected {repo.files[NAME].sha256[:12]}\.\."
 
 
-def test_a_flipped_byte_is_found_and_the_file_fetched_again(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_flipped_byte_is_detected_and_downloaded_again(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("flip", after=1234567))
     done = qwenctl(hub, tmp_path, "pull", MODEL)
     assert done.returncode == 0
@@ -180,18 +180,18 @@ def test_a_flipped_byte_is_found_and_the_file_fetched_again(hub: FakeHub, repo: 
     assert_whole(tmp_path, repo, NAME)
 
 
-def test_bytes_that_are_wrong_twice(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_file_damaged_twice_is_refused(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("flip", times=ALWAYS, after=1234567))
-    line, hint, code = refused(hub, tmp_path)
+    line, hint, code = refusal(hub, tmp_path)
     assert re.fullmatch(wrong_bytes(repo), line)
     assert (hint, code) == ("it arrived damaged twice: test RAM and disk, then run again", 65)
     assert saved(tmp_path) == 0
     assert list(hub_cache(tmp_path).rglob(repo.files[NAME].sha256)) == []
 
 
-def test_a_byte_that_changed_on_the_disk_between_two_runs(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_byte_changed_on_disk_between_runs_is_detected(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.break_with(Fault("reset", times=2, after=2_000_000), Fault("status", times=ALWAYS))
-    refused(hub, tmp_path, MODEL, "--patience", "0", "--connections", "2")
+    refusal(hub, tmp_path, MODEL, "--patience", "0", "--connections", "2")
     (part,) = hub_cache(tmp_path).rglob("*.part")
     with part.open("r+b") as file:
         file.seek(1_000_000)

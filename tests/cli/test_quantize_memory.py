@@ -1,4 +1,4 @@
-"""The memory of a conversion depends on the number of its workers, not on the model."""
+"""The peak memory of a conversion depends on the number of its workers, not on the size of the model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ MODEL = Model(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose large files do not outlive the test."""
+    """A folder that is removed after the test, because its files are large."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
 def peak_bytes(source: Path, output: Path, threads: int) -> int:
-    """Peak memory of a conversion of zeros, to the type with the fastest kernel."""
+    """Peak memory, in bytes, of a conversion to Q4_0, the type with the fastest kernel."""
     flags = ["--type", "Q4_0", "-t", str(threads), "-q", "--overwrite"]
     return measured("quantize", str(source), "-o", str(output), *flags)[0]
 
 
 @pytest.mark.slow
-def test_memory_is_flat_from_one_to_eight_gigabytes_and_bounded_by_the_workers(folder: Path) -> None:
+def test_peak_memory_depends_on_workers_not_on_model_size(folder: Path) -> None:
     sources = [checkpoints.make_sparse(folder / str(n), replace(MODEL, layers=n)) for n in (4, 28)]
     gigabytes = [(source / "model.safetensors").stat().st_size / 1e9 for source in sources]
     assert gigabytes == pytest.approx([1.4, 7.9], abs=0.1)

@@ -1,4 +1,4 @@
-"""`--dry-run`: the plan of models of the published sizes, from headers alone, by class of tensor."""
+"""`quantize --dry-run`: plans of checkpoints of the published sizes, made from headers; and the printed output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.cli_runner import run
 from tests.support.command_line import measured
 from tests.support.qwen35_layout import FP8, PUBLISHED, Layout, Model
 
-# GiB by class as llama-quantize's own dry run gives them, with the MTP block: routed experts, embeddings and output,
+# GiB by tensor class from the dry run of llama-quantize, with the MTP block: routed experts, embeddings and output,
 # linear attention, full attention, shared expert, routers and other float32 tensors, MTP block.
 GIB = {
     ("397B", "BF16"): (720.00, 3.790, 9.888, 2.930, 1.406, 0.480, 12.289),
@@ -31,7 +31,7 @@ GIB = {
     ("35B", "Q4_K_M"): (18.16, 0.655, 0.586, 0.144, 0.071, 0.082, 0.509),
     ("35B", "Q2_K"): (10.86, 0.544, 0.419, 0.094, 0.042, 0.082, 0.286),
 }
-# GiB of dense models without the MTP block, by the same tool.
+# GiB of dense models without the MTP block, from the same tool.
 DENSE = {
     "27B": {"BF16": 50.10, "Q8_0": 26.62, "Q4_K_M": 15.40, "Q2_K": 9.97},
     "9B": {"BF16": 16.68, "Q8_0": 8.86, "Q4_K_M": 5.23, "Q2_K": 3.55},
@@ -52,10 +52,10 @@ def summary(source: Path, type_name: str, **options: object) -> Summary:
     return summarize(make_plan(source, None, QuantizeOptions(type_name, **options)), threads=8)  # type: ignore[arg-type]
 
 
-def gib_by_class(found: Summary) -> tuple[float, ...]:
-    """The columns of the table above; what is float32 in linear attention is counted with the routers."""
+def gib_by_class(plan_summary: Summary) -> tuple[float, ...]:
+    """GiB in the columns of the table above. Float32 tensors of linear attention count as routers."""
     sizes: Counter[str] = Counter()
-    for part in found.rows:
+    for part in plan_summary.rows:
         is_small = part.type_name == "F32" and part.tensor_class == "linear attention"
         sizes["norms and routers" if is_small else part.tensor_class] += part.n_bytes
     order = (
@@ -72,20 +72,20 @@ def gib_by_class(found: Summary) -> tuple[float, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "type_name"), GIB)
-def test_sizes_by_class_are_those_of_llama_quantize(model: str, type_name: str, published: dict[str, Path]) -> None:
+def test_planned_sizes_by_class_match_llama_quantize(model: str, type_name: str, published: dict[str, Path]) -> None:
     assert gib_by_class(summary(published[model], type_name)) == pytest.approx(GIB[model, type_name], abs=0.006)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", DENSE)
-def test_sizes_of_dense_models_are_those_of_llama_quantize(model: str, published: dict[str, Path]) -> None:
+def test_planned_sizes_of_dense_models_match_llama_quantize(model: str, published: dict[str, Path]) -> None:
     for type_name, gib in DENSE[model].items():
         tensors = summary(published[model], type_name, mtp=False, vision=False).tensors
         assert sum(tensor.n_bytes for tensor in tensors) / 2**30 == pytest.approx(gib, abs=0.006)
 
 
 @pytest.mark.slow
-def test_the_mix_of_397b_is_that_of_llama_quantize(published: dict[str, Path]) -> None:
+def test_planned_q4_k_m_mix_of_397b_matches_llama_quantize(published: dict[str, Path]) -> None:
     def counts(**options: object) -> dict[str, tuple[int, int]]:
         tensors = summary(published["397B"], "Q4_K_M", **options).tensors
         kinds = Counter((tensor.name.split(".")[2], tensor.type_name) for tensor in tensors if "blk." in tensor.name)
@@ -97,7 +97,7 @@ def test_the_mix_of_397b_is_that_of_llama_quantize(published: dict[str, Path]) -
 
 
 @pytest.mark.slow
-def test_the_plan_of_397b_in_fp8_is_that_in_bf16_and_cheap(tmp_path: Path) -> None:
+def test_plans_of_397b_from_fp8_and_bf16_are_equal_and_cheap(tmp_path: Path) -> None:
     sources = [
         checkpoints.make_sparse(tmp_path / name, PUBLISHED["397B"], layout, shards=94, tokens=248_077)
         for name, layout in (("fp8", FP8), ("bf16", Layout()))
@@ -108,7 +108,7 @@ def test_the_plan_of_397b_in_fp8_is_that_in_bf16_and_cheap(tmp_path: Path) -> No
     for source in sources:
         peak, seconds = measured("quantize", str(source), "-o", str(tmp_path), "--dry-run")
         assert peak < 1 << 30
-        assert seconds < 20  # about 4; the goal of 5 s is the benchmark's
+        assert seconds < 20  # about 4; a benchmark checks the goal of 5 s
 
 
 def dry_run(source: Path, folder: Path, *arguments: str) -> dict[str, object]:
@@ -118,7 +118,7 @@ def dry_run(source: Path, folder: Path, *arguments: str) -> dict[str, object]:
     return found
 
 
-# ------------------------------------------------------------------ what is printed
+# ------------------------------------------------------------------ the output of a dry run
 
 SMALL = Model(experts=4, width=64, shared_width=64)
 
@@ -128,26 +128,26 @@ def source(tmp_path: Path) -> Path:
     return checkpoints.make_sparse(tmp_path / "model", SMALL)
 
 
-def test_the_object_adds_up(source: Path, tmp_path: Path) -> None:
+def test_dry_run_json_sums_are_consistent(source: Path, tmp_path: Path) -> None:
     plan = dry_run(source, tmp_path, "-t", "3")
     classes, tensors, files = plan["classes"], plan["tensors"], plan["files"]
-    assert sum(one["bytes"] for one in classes) == sum(one["bytes"] for one in tensors)
-    assert sum(one["tensors"] for one in classes) == len(tensors)
-    assert sum(one["bytes"] for one in files) == plan["bytes"] == plan["disk"]["needed_bytes"]
+    assert sum(entry["bytes"] for entry in classes) == sum(entry["bytes"] for entry in tensors)
+    assert sum(entry["tensors"] for entry in classes) == len(tensors)
+    assert sum(entry["bytes"] for entry in files) == plan["bytes"] == plan["disk"]["needed_bytes"]
     assert plan["disk"]["folder"] == str(tmp_path.resolve())
-    assert {one["class"] for one in classes} == set(CLASSES) - {"feed-forward"}
+    assert {entry["class"] for entry in classes} == set(CLASSES) - {"feed-forward"}
     assert plan["threads"] == 3
     assert list(tmp_path.glob("*.gguf*")) == []
 
 
-def test_the_plan_is_what_is_made(source: Path, tmp_path: Path) -> None:
+def test_dry_run_files_match_the_written_files(source: Path, tmp_path: Path) -> None:
     plan = dry_run(source, tmp_path)
     done = run("quantize", str(source), "-o", str(tmp_path), "--json")
     assert json.loads(done.stdout)["files"] == plan["files"]
-    assert [Path(one["path"]).stat().st_size for one in plan["files"]] == [one["bytes"] for one in plan["files"]]
+    assert [Path(file["path"]).stat().st_size for file in plan["files"]] == [file["bytes"] for file in plan["files"]]
 
 
-def test_the_table_names_every_class_type_and_file_once(source: Path, tmp_path: Path) -> None:
+def test_dry_run_table_lists_every_class_type_and_file_once(source: Path, tmp_path: Path) -> None:
     done = run("quantize", str(source), "-o", str(tmp_path), "--dry-run", "--type", "Q8_0", "-t", "3")
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
@@ -160,7 +160,7 @@ def test_the_table_names_every_class_type_and_file_once(source: Path, tmp_path: 
         "total",
         "Q8_0",
         str(len(tensors)),
-        *format_bytes(sum(one["bytes"] for one in tensors)).split(),
+        *format_bytes(sum(tensor["bytes"] for tensor in tensors)).split(),
     ]
     assert [line.split(": ")[0] for line in lines if ".gguf: " in line] == [
         f"{tmp_path}/model-Q8_0.gguf", f"{tmp_path}/mmproj-model-F16.gguf"
@@ -170,16 +170,16 @@ def test_the_table_names_every_class_type_and_file_once(source: Path, tmp_path: 
     assert lines[-1].endswith(" with 3 threads")
 
 
-def test_a_reader_of_the_table_that_goes_away_ends_it_quietly(source: Path) -> None:
+def test_closed_pipe_ends_dry_run_quietly(source: Path) -> None:
     command = f"{sys.executable} -m qwenctl quantize {source} --dry-run; echo $? >&2"
     done = subprocess.run(["bash", "-c", f"({command}) | :"], capture_output=True, timeout=60, check=False)
     assert done.stderr == b"141\n"
 
 
-# ------------------------------------------------------------------ what a conversion prints
+# ------------------------------------------------------------------ the output of a conversion
 
 
-def test_in_a_pipe_standard_output_has_the_paths_and_standard_error_the_rest(source: Path, tmp_path: Path) -> None:
+def test_quantize_in_a_pipe_prints_only_paths_on_stdout(source: Path, tmp_path: Path) -> None:
     done = run("quantize", str(source), "-o", str(tmp_path), "--type", "Q8_0", "-t", "2")
     paths = [tmp_path / "model-Q8_0.gguf", tmp_path / "mmproj-model-F16.gguf"]
     assert done.stdout.decode() == "".join(f"{path}\n" for path in paths)
@@ -192,13 +192,13 @@ def test_in_a_pipe_standard_output_has_the_paths_and_standard_error_the_rest(sou
 
 
 @pytest.mark.parametrize("arguments", [["-q"], ["-q", "--json"]])
-def test_quiet_is_quiet(arguments: list[str], source: Path, tmp_path: Path) -> None:
+def test_quiet_option_prints_nothing_on_stderr(arguments: list[str], source: Path, tmp_path: Path) -> None:
     done = run("quantize", str(source), "-o", str(tmp_path), *arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout
 
 
-def test_the_default_output_is_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_output_is_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.make_sparse(tmp_path / "Qwen3.5 Toy", replace(SMALL, vision=None))
     monkeypatch.chdir(tmp_path)
     done = run("quantize", "Qwen3.5 Toy", "--type", "q8-0")
@@ -206,8 +206,8 @@ def test_the_default_output_is_in_the_current_folder(tmp_path: Path, monkeypatch
     assert done.stderr.decode().splitlines()[-1] == "next: qwenctl chat -m 'Qwen3.5 Toy-Q8_0.gguf'"
 
 
-def test_layouts_share_one_plan(tmp_path: Path) -> None:
-    found = []
+def test_checkpoint_layouts_give_the_same_plan(tmp_path: Path) -> None:
+    plans = []
     for number, layout in enumerate((Layout(), Layout(trunk_experts="single", mtp_experts="packed"), FP8)):
-        found.append(summary(checkpoints.make_sparse(tmp_path / str(number), SMALL, layout), "Q4_K_M").tensors)
-    assert found[0] == found[1] == found[2]
+        plans.append(summary(checkpoints.make_sparse(tmp_path / str(number), SMALL, layout), "Q4_K_M").tensors)
+    assert plans[0] == plans[1] == plans[2]

@@ -1,4 +1,4 @@
-"""What `qwenctl quantize` refuses: options, outputs, importance matrices; one line, a hint, an exit code."""
+"""`qwenctl quantize` refuses options, outputs and importance matrices with one line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ SMALL = Model(experts=0, width=64, hidden=64, vision=None)
         (["--typ", "Q8_0"], "no such option: --typ", "did you mean --type? `qwenctl quantize --help` lists all"),
     ],
 )
-def test_an_option_that_cannot_be(arguments: list[str], line: str, hint: str, tmp_path: Path) -> None:
+def test_invalid_option_is_refused(arguments: list[str], line: str, hint: str, tmp_path: Path) -> None:
     assert outcome("quantize", TOY, "-o", str(tmp_path / "out.gguf"), *arguments) == (line, hint, 2)
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_to_quantize() -> None:
+def test_missing_source_argument_is_refused() -> None:
     assert outcome("quantize") == ("missing argument 'SRC'", "qwenctl quantize --help", 2)
 
 
@@ -80,7 +80,7 @@ def test_nothing_to_quantize() -> None:
     ("text", "n_bytes"),
     [("3MB", 3_000_000), ("3M", 3 << 20), ("3MiB", 3 << 20), ("0.003gb", 3_000_000), ("3000000", 3_000_000)],
 )
-def test_a_size_may_be_decimal_or_binary(text: str, n_bytes: int, tmp_path: Path) -> None:
+def test_split_size_may_be_decimal_or_binary(text: str, n_bytes: int, tmp_path: Path) -> None:
     done = run("quantize", TOY, "-o", str(tmp_path), "--dry-run", "--json", "--no-vision", "--split-max-size", text)
     sizes = [file["bytes"] for file in json.loads(done.stdout)["files"]]
     assert max(sizes) <= n_bytes < max(sizes) + 600_000
@@ -95,7 +95,9 @@ def symlink(source: Path, link: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 @pytest.mark.parametrize("make", [None, symlink, os.link], ids=["itself", "symbolic link", "hard link"])
-def test_an_output_that_is_an_input(name: str, make: Callable[[Path, Path], None] | None, tmp_path: Path) -> None:
+def test_output_that_is_an_input_is_refused(
+    name: str, make: Callable[[Path, Path], None] | None, tmp_path: Path
+) -> None:
     source = checkpoints.make(tmp_path / "model", SMALL)
     output, before = source / name, (source / name).read_bytes()
     if make:
@@ -106,14 +108,14 @@ def test_an_output_that_is_an_input(name: str, make: Callable[[Path, Path], None
     assert (source / name).read_bytes() == before
 
 
-def test_an_output_that_is_the_importance_matrix(tmp_path: Path) -> None:
+def test_output_that_is_the_importance_matrix_is_refused(tmp_path: Path) -> None:
     shutil.copy(IMATRIX, tmp_path / "i.gguf")
     output = str(tmp_path / "i.gguf")
     line, _, code = outcome("quantize", TOY, "--type", "Q4_0", "--imatrix", output, "-o", output, "--overwrite")
     assert (line, code) == (f"output would overwrite its own input {output}", 2)
 
 
-def test_an_output_that_exists(tmp_path: Path) -> None:
+def test_existing_output_is_refused_without_overwrite(tmp_path: Path) -> None:
     source, output = checkpoints.make(tmp_path / "model", SMALL), tmp_path / "out.gguf"
     output.write_text("precious")
     line, hint, code = outcome("quantize", str(source), "-o", str(output))
@@ -123,21 +125,25 @@ def test_an_output_that_exists(tmp_path: Path) -> None:
     assert tensors(output)
 
 
-def test_an_output_that_cannot_be_a_file(tmp_path: Path) -> None:
-    none = tmp_path / "none"
-    assert outcome("quantize", TOY, "-o", f"{none}/x.gguf") == (f"no such folder: {none}", f"mkdir -p {none}", 73)
+def test_output_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    assert outcome("quantize", TOY, "-o", f"{missing}/x.gguf") == (
+        f"no such folder: {missing}",
+        f"mkdir -p {missing}",
+        73,
+    )
     line, hint, code = outcome("quantize", TOY, "-o", "/dev/null", "--overwrite", "--no-vision")
     assert (line, hint, code) == ("/dev/null is not a regular file", "give -o the name of a file", 73)
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_read_only_folder() -> None:
+def test_output_in_a_read_only_folder_is_refused() -> None:
     line, hint, code = outcome("quantize", TOY, "-o", "/proc/x.gguf", "--no-vision")
     assert line.startswith("cannot write to /proc: ")
     assert (hint, code) == ("-o in another folder", 73)
 
 
-def test_a_mmproj_of_the_same_model_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_existing_mmproj_of_the_same_model_is_accepted(tmp_path: Path) -> None:
     for name in ("Q8_0", "Q4_0"):
         done = run("quantize", TOY, "-o", str(tmp_path), "--type", name)
         assert done.returncode == 0, done.stderr
@@ -149,8 +155,8 @@ def test_a_mmproj_of_the_same_model_does_not_stand_in_the_way(tmp_path: Path) ->
 # ------------------------------------------------------------------ importance matrices
 
 
-def changed(source: Path, target: Path, change: Callable[[dict[str, np.ndarray]], None]) -> str:
-    """A copy of the importance matrix `source` with other tensors."""
+def modified_imatrix(source: Path, target: Path, change: Callable[[dict[str, np.ndarray]], None]) -> str:
+    """Write a copy of the importance matrix `source` with tensors that `change` has modified; return its path."""
     reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(target, "")
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", ["x"])
@@ -167,15 +173,15 @@ def changed(source: Path, target: Path, change: Callable[[dict[str, np.ndarray]]
     return str(target)
 
 
-def refused(tmp_path: Path, type_name: str, *arguments: str) -> tuple[str, str, int]:
+def refusal(tmp_path: Path, type_name: str, *arguments: str) -> tuple[str, str, int]:
     result = outcome("quantize", TOY, "-o", str(tmp_path / "out.gguf"), "--no-vision", "--type", type_name, *arguments)
     assert not list(tmp_path.glob("out.gguf*"))
     return result
 
 
 @pytest.mark.parametrize("type_name", ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"])
-def test_a_type_that_needs_an_importance_matrix_says_so_before_any_work(type_name: str, tmp_path: Path) -> None:
-    line, hint, code = refused(tmp_path, type_name)
+def test_type_that_needs_an_importance_matrix_is_refused_without_one(type_name: str, tmp_path: Path) -> None:
+    line, hint, code = refusal(tmp_path, type_name)
     assert re.fullmatch(rf"{type_name} needs an importance matrix \(\d+ tensors, the first is blk\.\d+\.\S+\)", line)
     assert hint == "--imatrix FILE (made with llama-imatrix), or a quantization that needs none: IQ4_XS, Q3_K_M, Q2_K"
     assert code == 65
@@ -183,8 +189,8 @@ def test_a_type_that_needs_an_importance_matrix_says_so_before_any_work(type_nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("type_name", ["IQ2_XXS"])
-def test_without_data_for_the_mtp_block_the_hint_gives_it_another_type(type_name: str, tmp_path: Path) -> None:
-    line, hint, code = refused(tmp_path, type_name, "--imatrix", str(IMATRIX))
+def test_importance_matrix_without_mtp_data_suggests_another_type(type_name: str, tmp_path: Path) -> None:
+    line, hint, code = refusal(tmp_path, type_name, "--imatrix", str(IMATRIX))
     assert line.startswith("imatrix.gguf has no data for blk.4.")
     assert line.endswith(f", which {type_name} requires")
     assert code == 65
@@ -197,61 +203,61 @@ def test_without_data_for_the_mtp_block_the_hint_gives_it_another_type(type_name
     assert kinds["blk.0.ffn_up_exps.weight"] == type_name
 
 
-def narrow(arrays: dict[str, np.ndarray]) -> None:
+def narrow_tensor(arrays: dict[str, np.ndarray]) -> None:
     name = "blk.0.attn_qkv.weight.in_sum2"
     arrays[name] = arrays[name][:128]
 
 
-def foreign(arrays: dict[str, np.ndarray]) -> None:
+def rename_tensors(arrays: dict[str, np.ndarray]) -> None:
     for name in list(arrays):
         arrays[f"other.{name}"] = arrays.pop(name)
 
 
-def uncounted(arrays: dict[str, np.ndarray]) -> None:
+def remove_counts(arrays: dict[str, np.ndarray]) -> None:
     del arrays["blk.0.attn_qkv.weight.counts"]
 
 
-def infinite(arrays: dict[str, np.ndarray]) -> None:
+def make_infinite(arrays: dict[str, np.ndarray]) -> None:
     arrays["blk.0.attn_qkv.weight.in_sum2"] = arrays["blk.0.attn_qkv.weight.in_sum2"] * np.float32(np.inf)
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (narrow, "was made for another model: [1, 128] values for blk.0.attn_qkv.weight, [1, 256] needed"),
-        (foreign, "was made for another model: it covers none of the tensors"),
-        (uncounted, "has no usable counts for blk.0.attn_qkv.weight"),
-        (infinite, "has values for blk.0.attn_qkv.weight that are not finite"),
+        (narrow_tensor, "was made for another model: [1, 128] values for blk.0.attn_qkv.weight, [1, 256] needed"),
+        (rename_tensors, "was made for another model: it covers none of the tensors"),
+        (remove_counts, "has no usable counts for blk.0.attn_qkv.weight"),
+        (make_infinite, "has values for blk.0.attn_qkv.weight that are not finite"),
     ],
 )
-def test_an_importance_matrix_that_does_not_fit(
+def test_unsuitable_importance_matrix_is_refused(
     change: Callable[[dict[str, np.ndarray]], None], line: str, tmp_path: Path
 ) -> None:
-    path = changed(IMATRIX, tmp_path / "i.gguf", change)
-    assert refused(tmp_path, "Q4_0", "--imatrix", path)[::2] == (f"i.gguf {line}", 65)
+    path = modified_imatrix(IMATRIX, tmp_path / "i.gguf", change)
+    assert refusal(tmp_path, "Q4_0", "--imatrix", path)[::2] == (f"i.gguf {line}", 65)
 
 
-def test_an_importance_matrix_that_is_none(toy_gguf: Path, tmp_path: Path) -> None:
-    line, hint, code = refused(tmp_path, "Q4_0", "--imatrix", str(toy_gguf))
+def test_file_that_is_not_an_importance_matrix_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
+    line, hint, code = refusal(tmp_path, "Q4_0", "--imatrix", str(toy_gguf))
     assert line == f"{toy_gguf.name} is not an importance matrix in GGUF format"
     assert (hint, code) == ("make one with llama-imatrix", 65)
-    assert refused(tmp_path, "Q4_0", "--imatrix", f"{tmp_path}/none")[::2] == (f"no such file: {tmp_path}/none", 66)
+    assert refusal(tmp_path, "Q4_0", "--imatrix", f"{tmp_path}/none")[::2] == (f"no such file: {tmp_path}/none", 66)
 
 
-def test_an_expert_that_was_never_used_counts_as_one_of_which_nothing_is_known(tmp_path: Path) -> None:
-    def unused(arrays: dict[str, np.ndarray]) -> None:
+def test_unused_expert_is_quantized_with_uniform_importance(tmp_path: Path) -> None:
+    def zero(arrays: dict[str, np.ndarray]) -> None:
         arrays["blk.0.ffn_up_exps.weight.counts"] = arrays["blk.0.ffn_up_exps.weight.counts"] * 0
         arrays["blk.0.ffn_up_exps.weight.in_sum2"] = arrays["blk.0.ffn_up_exps.weight.in_sum2"] * 0
 
-    def flat(arrays: dict[str, np.ndarray]) -> None:
+    def uniform(arrays: dict[str, np.ndarray]) -> None:
         arrays["blk.0.ffn_up_exps.weight.counts"] = np.ones_like(arrays["blk.0.ffn_up_exps.weight.counts"])
         arrays["blk.0.ffn_up_exps.weight.in_sum2"] = np.ones_like(arrays["blk.0.ffn_up_exps.weight.in_sum2"])
 
-    made = []
-    for number, change in enumerate((unused, flat)):
-        path, output = changed(IMATRIX, tmp_path / f"{number}.gguf", change), tmp_path / f"out{number}.gguf"
+    outputs = []
+    for number, change in enumerate((zero, uniform)):
+        path, output = modified_imatrix(IMATRIX, tmp_path / f"{number}.gguf", change), tmp_path / f"out{number}.gguf"
         assert (
             run("quantize", TOY, "-o", str(output), "--no-vision", "--type", "Q4_0", "--imatrix", path).returncode == 0
         )
-        made.append(tensors(output))
-    assert made[0] == made[1]
+        outputs.append(tensors(output))
+    assert outputs[0] == outputs[1]

@@ -1,4 +1,4 @@
-"""Where the value of an option comes from: command line, environment, the folder's file, the user's file, default."""
+"""Sources of an option's value: command line, environment, the folder's file, the user's file, default."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from qwenctl.settings.rules import FORBIDDEN_IN_LOCAL_FILE, Command, Setting, co
 from tests.support.paths import ROOT, TOY
 from tests.support.settings_folder import call, settings, shown
 
-# From the first to the last. Each but the default may be there or not.
+# By precedence, highest first. Each but the default may be present or absent.
 SOURCES = ("flag", "variable", "shared variable", "folder", "folder, shared", "user", "user, shared", "default")
-# A command's option, and a value of it for each source.
+# Command and option, and a value for each source.
 OPTIONS: dict[tuple[str, str], list[Any]] = {
     ("chat", "ctx-size"): [1024, 2048, 3072, 4096, 5120, 6144, 7168, 0],
     ("chat", "temp"): [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, None],
@@ -36,7 +36,7 @@ OPTIONS: dict[tuple[str, str], list[Any]] = {
 
 
 def sources_of(command: str, key: str, values: dict[str, Any]) -> tuple[list[str], dict[str, str], str, str]:
-    """The flags, the variables and both files that give `values` to an option, by source."""
+    """The flags, variables and both files (folder, user) that set an option to `values`, a dictionary by source."""
 
     def lines(source: str) -> str:
         shared, own = values.get(f"{source}, shared"), values.get(source)
@@ -54,10 +54,10 @@ def sources_of(command: str, key: str, values: dict[str, Any]) -> tuple[list[str
     return flags, environment, lines("folder"), lines("user")
 
 
-def origin_of(source: str, command: str, key: str, there: set[str], here: Path) -> str:
+def origin_of(source: str, command: str, key: str, present: set[str], here: Path) -> str:
     name = key.upper().replace("-", "_")
     file, _, shared = source.partition(", ")
-    line = 1 if shared else 3 if f"{file}, shared" in there else 2
+    line = 1 if shared else 3 if f"{file}, shared" in present else 2
     return {
         "flag": "command line",
         "variable": f"QWENCTL_{command.upper()}_{name}",
@@ -70,25 +70,25 @@ def origin_of(source: str, command: str, key: str, there: set[str], here: Path) 
 
 @examples(max_examples=300)
 @given(st.sampled_from(list(OPTIONS)), st.sets(st.sampled_from(SOURCES[:-1])))
-def test_the_first_source_that_is_there_wins(option: tuple[str, str], there: set[str]) -> None:
+def test_option_takes_the_first_source_present(option: tuple[str, str], present: set[str]) -> None:
     command, key = option
     values = dict(zip(SOURCES, OPTIONS[option], strict=True))
-    flags, variables, folder, user = sources_of(command, key, {name: values[name] for name in there})
-    first = next(source for source in SOURCES if source in there or source == "default")
+    flags, variables, folder, user = sources_of(command, key, {name: values[name] for name in present})
+    first = next(source for source in SOURCES if source in present or source == "default")
     with settings(folder, user, **variables) as here:
         value, origin = shown("--", command, *flags, "--json")[f"{command}.{key}"]
     assert value == values[first]
-    assert origin == origin_of(first, command, key, there, here)
+    assert origin == origin_of(first, command, key, present, here)
 
 
 @examples(max_examples=40)
 @given(st.sets(st.sampled_from(SOURCES[:-1])))
-def test_the_command_gets_what_config_shows(there: set[str]) -> None:
+def test_command_uses_the_first_source_present(present: set[str]) -> None:
     given_values = {key: dict(zip(SOURCES, OPTIONS["quantize", key], strict=True)) for key in ("type", "threads")}
     flags, variables, folder, user = sources_of(
-        "quantize", "type", {name: value for name, value in given_values["type"].items() if name in there}
+        "quantize", "type", {name: value for name, value in given_values["type"].items() if name in present}
     )
-    first = next(source for source in SOURCES if source in there or source == "default")
+    first = next(source for source in SOURCES if source in present or source == "default")
     with settings(folder, user, **variables, QWENCTL_THREADS="3"):
         done = call("quantize", str(TOY), "--dry-run", "--json", *flags)
     plan = json.loads(done.stdout)
@@ -108,11 +108,11 @@ def test_the_command_gets_what_config_shows(there: set[str]) -> None:
         ("QWENCTL_QUANTIZE_SPLIT_MAX_SIZE", "48GiB", 48 * 2**30),
     ],
 )
-def test_a_variable_is_read_as_its_option_is(variable: str, text: str, value: object) -> None:
+def test_variable_parses_like_its_option(variable: str, text: str, value: object) -> None:
     with settings(**{variable: text}):
-        found = [one for one in shown().values() if one[1] == variable]
-    assert found
-    assert [one for one in found if one != (value, variable)] == []
+        settings_from_source = [setting for setting in shown().values() if setting[1] == variable]
+    assert settings_from_source
+    assert [setting for setting in settings_from_source if setting != (value, variable)] == []
 
 
 @pytest.mark.parametrize(
@@ -131,52 +131,52 @@ def test_a_variable_is_read_as_its_option_is(variable: str, text: str, value: ob
         ("color = 'never'", "never"),
     ],
 )
-def test_a_key_is_read_as_its_option_is(line: str, value: object) -> None:
+def test_file_key_parses_like_its_option(line: str, value: object) -> None:
     with settings(f"# a comment\n\n{line}\n"):
-        found = [one for one in shown().values() if one[1] == "qwenctl.toml:3"]
-    assert found
-    assert [one for one in found if one != (value, "qwenctl.toml:3")] == []
+        settings_from_source = [setting for setting in shown().values() if setting[1] == "qwenctl.toml:3"]
+    assert settings_from_source
+    assert [setting for setting in settings_from_source if setting != (value, "qwenctl.toml:3")] == []
 
 
-def test_the_home_folder_may_be_written_as_in_a_shell() -> None:
+def test_tilde_in_a_path_setting_is_the_home_folder() -> None:
     with settings("[quantize]\nimatrix = '~/a.gguf'", HOME="/home/someone", QWENCTL_OUTPUT="~/b.gguf"):
         found = shown("quantize")
     assert found["quantize.imatrix"][0] == "/home/someone/a.gguf"
     assert found["quantize.output"][0] == "/home/someone/b.gguf"
 
 
-def test_a_key_at_the_top_holds_for_every_command_that_has_it() -> None:
+def test_top_level_key_applies_to_every_command_with_that_option() -> None:
     with settings("threads = 5"):
         found = shown("threads")
-    having = {f"{command.name}.threads": 5 for command in COMMANDS if command.find("threads")}
-    assert {name: value for name, (value, _) in found.items()} == having
-    assert {"quantize.threads", "chat.threads"} <= having.keys()
+    threads_settings = {f"{command.name}.threads": 5 for command in COMMANDS if command.find("threads")}
+    assert {name: value for name, (value, _) in found.items()} == threads_settings
+    assert {"quantize.threads", "chat.threads"} <= threads_settings.keys()
 
 
-def test_a_command_of_a_command_has_a_table_and_variables_too() -> None:
+def test_subcommand_has_its_own_table_and_variables() -> None:
     with settings("[sessions.export]\nformat = 'json'"):
         assert shown("sessions.export.format")["sessions.export.format"] == ("json", "qwenctl.toml:2")
     with settings(QWENCTL_SESSIONS_EXPORT_FORMAT="json"):
         assert shown("format")["sessions.export.format"] == ("json", "QWENCTL_SESSIONS_EXPORT_FORMAT")
 
 
-def test_a_flag_takes_back_what_a_setting_says() -> None:
+def test_flag_overrides_a_setting() -> None:
     with settings("think = false\n"):
         assert shown("--", "chat", "--think")["chat.think"] == (True, "command line")
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_empty_variable_is_ignored() -> None:
     with settings("temp = 0.5", QWENCTL_TEMP=""):
         assert shown("temp")["chat.temp"] == (0.5, "qwenctl.toml:1")
 
 
-def test_json_asked_for_by_a_setting_holds_for_errors_too() -> None:
+def test_json_setting_applies_to_errors() -> None:
     with settings(QWENCTL_JSON="1"):
         done = call("chat", "-m", "none.gguf")
     assert (json.loads(done.stdout)["error"]["code"], done.stderr, done.code) == ("no_input", "", 66)
 
 
-def test_help_shows_the_defaults_of_the_program() -> None:
+def test_help_shows_program_defaults_despite_settings() -> None:
     with settings("ctx-size = 12345"):
         assert "12345" not in call("chat", "--help").stdout
 
@@ -191,8 +191,8 @@ GUARDED = [
 
 
 @pytest.mark.parametrize(("command", "setting"), GUARDED, ids=lambda one: one.name)
-def test_the_current_folder_may_not_say_yes(command: Command, setting: Setting) -> None:
-    """Whoever made the folder could have files replaced that way."""
+def test_guarded_setting_in_the_local_file_is_refused(command: Command, setting: Setting) -> None:
+    """Otherwise a downloaded folder could approve the replacement of files."""
     with settings(f"[{command.name}]\n{setting.name} = true"):
         line, hint, code = call("chat").error
     assert (line, code) == (f"qwenctl.toml:2 '{setting.name}' is not allowed in a file in the current folder", 78)
@@ -219,12 +219,12 @@ def test_old_form_of_force_resume_is_read_and_not_listed(sources: dict[str, str]
         assert "batch.resume" not in shown("batch")
 
 
-def test_there_is_something_that_the_current_folder_may_not_say() -> None:
+def test_guarded_settings_exist() -> None:
     assert GUARDED
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.cli_only], ids=lambda one: one.name)
-def test_what_is_for_the_command_line_alone_is_no_setting(command: Command) -> None:
+def test_command_line_only_option_is_not_a_setting(command: Command) -> None:
     for name in command.cli_only:
         table = f"[{command.name}]\n{name} = true"
         for files in ({"folder": table}, {"user": table}):
@@ -238,20 +238,24 @@ def test_what_is_for_the_command_line_alone_is_no_setting(command: Command) -> N
             assert call("config", "show").stdout.endswith(f"# not read: {variable}\n")
 
 
+# Settings refuse text with NUL, which test_settings_errors.py checks.
+TEXT_CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
 @examples(max_examples=100)
 @given(
     st.fixed_dictionaries(
         {},
         optional={
-            "system-prompt": st.text(st.characters(exclude_categories=["Cs"])),
+            "system-prompt": st.text(TEXT_CHARACTERS),
             "temp": st.floats(0, 100),
             "seed": st.integers(0, 2**32 - 1),
             "think": st.booleans(),
-            "model": st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+            "model": st.text(TEXT_CHARACTERS, min_size=1),
         },
     )
 )
-def test_what_config_shows_is_toml_that_says_the_same(values: dict[str, Any]) -> None:
+def test_config_show_output_is_equivalent_toml(values: dict[str, Any]) -> None:
     table = "".join(f"{key} = {toml_text(value)}\n" for key, value in values.items())
     with settings(f"[chat]\n{table}"):
         text, before = call("config", "show", "chat").stdout, shown("chat")
@@ -263,7 +267,7 @@ def test_what_config_shows_is_toml_that_says_the_same(values: dict[str, Any]) ->
         }
 
 
-def test_guide_names_the_sources_in_their_order() -> None:
+def test_settings_guide_lists_sources_in_their_order() -> None:
     section = (ROOT / "docs/guides/settings.md").read_text()
     places = [section.index(word) for word in ("command line", "QWENCTL_CHAT_TEMP", "./qwenctl.toml", "config.toml")]
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""What a wrong setting says: one line with file, line and key, a hint, exit code 78; and what goes on all the same."""
+"""Invalid settings: one line with file, line and key, a hint, exit code 78; and the commands that work regardless."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ SHOW = "`qwenctl config show` lists all keys"
         ),
     ],
 )
-def test_a_wrong_key_or_value(text: str, line: str, hint: str) -> None:
+def test_invalid_key_or_value_is_refused_with_its_line(text: str, line: str, hint: str) -> None:
     with settings(text):
         assert call("chat").error == (line, hint, 78)
 
@@ -104,12 +104,12 @@ def test_a_wrong_key_or_value(text: str, line: str, hint: str) -> None:
         ("#" * 300_000, "qwenctl.toml is too large for settings: more than 262,144 bytes"),
     ],
 )
-def test_a_file_that_is_no_settings(text: str | bytes, line: str) -> None:
+def test_unparsable_settings_file_is_refused(text: str | bytes, line: str) -> None:
     with settings(text):
         assert call("chat").error == (line, "qwenctl config path", 78)
 
 
-def test_what_is_no_file_is_not_read() -> None:
+def test_settings_path_that_is_not_a_regular_file_is_refused() -> None:
     with settings() as here:
         (here / "qwenctl.toml").mkdir()
         assert call("chat").error == ("qwenctl.toml is not a file", "qwenctl config path", 78)
@@ -126,56 +126,56 @@ def test_what_is_no_file_is_not_read() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission_is_named() -> None:
+def test_unreadable_settings_file_is_refused() -> None:
     with settings("temp = 1") as here:
         (here / "qwenctl.toml").chmod(0)
         assert call("chat").error[0] == "qwenctl.toml cannot be read (permission denied)"
 
 
-def test_a_byte_order_mark_is_no_error() -> None:
+def test_byte_order_mark_is_accepted() -> None:
     with settings("\ufefftemp = 2\r\nseed = 5\r\n"):
         assert call("config", "show", "chat.temp", "chat.seed").stdout == "[chat]\ntemp = 2.0\nseed = 5\n"
 
 
-def test_of_many_wrong_keys_the_first_are_explained() -> None:
-    """The nearest right name for each takes its time, and a folder may have come with any number of them."""
+def test_many_wrong_keys_list_only_the_first_problems() -> None:
+    """Suggesting a name for a wrong key takes time, and a downloaded folder may have any number of wrong keys."""
     with settings("".join(f"ctx-siz{number} = 1\n" for number in range(10_000))):
         assert call("chat").error == ("qwenctl.toml:1 unknown key 'ctx-siz0'", "did you mean 'ctx-size'?", 78)
         assert len(json.loads(call("config", "show", "--json").stdout)["problems"]) == 20
 
 
-def test_the_users_file_is_named_whole() -> None:
+def test_error_in_the_user_file_shows_its_full_path() -> None:
     with settings(user="tmp = 1") as here:
         line, hint, code = call("chat").error
     assert line == f"{here.parent}/config/qwenctl/config.toml:1 unknown key 'tmp'"
     assert (hint, code) == ("did you mean 'temp'?", 78)
 
 
-def test_a_wrong_table_is_an_error_for_every_command() -> None:
+def test_invalid_table_fails_every_command() -> None:
     with settings("[chat]\ntmp = 1"):
         assert call("quantize", ".").code == call("sessions").code == 78
 
 
-def test_a_wrong_variable_is_an_error_for_its_command_alone() -> None:
+def test_invalid_variable_fails_only_its_command() -> None:
     with settings(QWENCTL_CTX_SIZE="8k", QWENCTL_CHAT_THINK="perhaps"):
         line, hint, code = call("chat").error
         assert call("quantize", "nowhere").code == 66
     assert (line, hint, code) == ("QWENCTL_CHAT_THINK: 'perhaps' is neither on nor off", "qwenctl chat --help", 78)
 
 
-def test_a_wrong_variable_is_an_error_where_a_file_has_a_right_value() -> None:
+def test_invalid_variable_fails_despite_a_valid_file_value() -> None:
     with settings("ctx-size = 5", QWENCTL_CTX_SIZE="8k"):
         assert call("chat").error[0] == "QWENCTL_CTX_SIZE: '8k' is not a whole number"
 
 
-def test_unknown_variables_are_shown_and_no_error() -> None:
+def test_unknown_variables_are_listed_without_an_error() -> None:
     with settings(QWENCTL_FOO="1", QWENCTL_CHAT_FOO="2", QWENCTL_EMPTY="", QWENCTL_TEMP="1"):
-        assert call("chat").code == 2  # there is no model
+        assert call("chat").code == 2  # no model was given
         assert call("config", "show", "seed").stdout.endswith("\n\n# not read: QWENCTL_CHAT_FOO, QWENCTL_FOO\n")
         assert json.loads(call("config", "show", "--json").stdout)["unused"] == ["QWENCTL_CHAT_FOO", "QWENCTL_FOO"]
 
 
-def test_with_json_the_error_is_an_object() -> None:
+def test_json_option_prints_a_settings_error_as_an_object() -> None:
     with settings("tmp = 1"):
         done = call("chat", "--json")
     assert json.loads(done.stdout)["error"] == {
@@ -194,7 +194,7 @@ BROKEN: list[str | bytes] = ["[chat", "tmp = 1", b"\xff", "chat = 1", "temp = tr
     "arguments",
     [["--help"], ["--version"], ["chat", "--help"], ["config", "--help"], ["config", "path"], ["config", "init"]],
 )
-def test_broken_settings_do_not_break(arguments: list[str], text: str | bytes) -> None:
+def test_help_and_config_work_with_broken_settings(arguments: list[str], text: str | bytes) -> None:
     with settings(text):
         done = call(*arguments)
     assert (done.code, done.stderr) == (0, "")
@@ -202,7 +202,7 @@ def test_broken_settings_do_not_break(arguments: list[str], text: str | bytes) -
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_what_is_right_beside_what_is_broken_is_shown(text: str | bytes) -> None:
+def test_config_show_prints_valid_settings_despite_broken_ones(text: str | bytes) -> None:
     with settings(text, "seed = 5\n", QWENCTL_TEMP="warm"):
         done = call("config", "show", "seed", "--origin")
         problems = json.loads(call("config", "show", "--json").stdout)["problems"]
@@ -211,7 +211,7 @@ def test_what_is_right_beside_what_is_broken_is_shown(text: str | bytes) -> None
     assert len(problems) == 2
 
 
-def test_a_wrong_setting_shows_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_wrong_setting_in_a_process_shows_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "qwenctl.toml").write_text("n_gpu_layer = 1\n")
     done = subprocess.run(
         [sys.executable, "-m", "qwenctl", "chat", "hi"],

@@ -1,4 +1,4 @@
-"""Whatever stands on the command line, in the environment or in the files: a documented end, never a traceback."""
+"""Random command lines, variables and settings files end with a documented exit code, never with a traceback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qwenctl import cli
 from qwenctl.settings.rules import Command, Setting, collect_options
 from tests.support.settings_folder import Outcome, call, settings
 
-# What names an input is looked for, on the disk or in the network: other codes, and not what is tested here.
+# Options that name an input: a missing input has other exit codes, which other tests cover.
 INPUTS = {"model", "resume", "hf-repo", "grammar", "json-schema", "tools"}
 COMMANDS = collect_options(typer.main.get_command(cli.app))
-# Run without what they work on, these find out that it is missing; others would look at the models of this machine.
+# Commands that fail without their argument; others would search this machine for models.
 RUN = [command for command in COMMANDS if command.path[0] in ("chat", "quantize", "sessions")]
 SETTINGS = [
     (command, setting) for command in COMMANDS for setting in command.settings if not INPUTS & set(setting.names)
@@ -45,7 +45,7 @@ def option(setting: Setting, value: str) -> str:
 
 @st.composite
 def command_lines(draw: st.DrawFn, commands: list[Command]) -> list[str]:
-    """A command with options, but without what it works on."""
+    """A command with options, but without its positional arguments."""
     command = draw(st.sampled_from(commands))
     known = [setting for setting in command.settings if setting.name not in INPUTS]
     chosen = draw(st.lists(st.sampled_from(known), max_size=4)) if known else []
@@ -55,21 +55,21 @@ def command_lines(draw: st.DrawFn, commands: list[Command]) -> list[str]:
 
 @examples(max_examples=500)
 @given(command_lines(RUN) | st.lists(TEXTS, max_size=3))
-def test_any_command_line_ends_as_documented(arguments: list[str]) -> None:
+def test_random_command_line_ends_with_a_documented_exit_code(arguments: list[str]) -> None:
     with settings():
         check(call(*arguments))
 
 
 @examples(max_examples=200)
 @given(command_lines(list(COMMANDS)) | st.lists(TEXTS, max_size=3))
-def test_any_command_line_may_be_looked_at(arguments: list[str]) -> None:
+def test_config_show_of_a_random_command_line_ends_with_a_documented_exit_code(arguments: list[str]) -> None:
     with settings():
         check(call("config", "show", "--", *arguments))
 
 
 @st.composite
 def toml_texts(draw: st.DrawFn) -> str:
-    """Tables and keys, most of which there are, with values of all kinds."""
+    """Tables and keys, most of them known, with values of all types."""
     lines = []
     for _ in range(draw(st.integers(0, 4))):
         lines += [f"[{draw(TABLES)}]"] if draw(st.booleans()) else []
@@ -87,7 +87,7 @@ def _toml(value: object) -> str:
         case list():
             return f"[{', '.join(map(_toml, value))}]"
         case dict():
-            return f"{{{', '.join(f'{key} = {_toml(one)}' for key, one in value.items())}}}"
+            return f"{{{', '.join(f'{key} = {_toml(item)}' for key, item in value.items())}}}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -100,13 +100,15 @@ RUNS = st.sampled_from(
 
 @examples(max_examples=500)
 @given(ANY_TOML, ANY_TOML, RUNS)
-def test_any_file_ends_as_documented(folder: str | bytes, user: str | bytes, run: tuple[str, ...]) -> None:
+def test_random_settings_file_ends_with_a_documented_exit_code(
+    folder: str | bytes, user: str | bytes, run: tuple[str, ...]
+) -> None:
     with settings(folder, user):
         check(call(*run))
 
 
 @examples(max_examples=200)
 @given(st.dictionaries(st.sampled_from(sorted({setting.name for _, setting in SETTINGS})), TEXTS, max_size=3), RUNS)
-def test_any_variable_ends_as_documented(variables: dict[str, str], run: tuple[str, ...]) -> None:
+def test_random_variable_ends_with_a_documented_exit_code(variables: dict[str, str], run: tuple[str, ...]) -> None:
     with settings(**{f"QWENCTL_{name.upper().replace('-', '_')}": text for name, text in variables.items()}):
         check(call(*run))

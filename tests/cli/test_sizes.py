@@ -1,4 +1,4 @@
-"""Sizes that a user writes and reads: one rule for every option, and texts that can be read back."""
+"""Sizes as text: all options parse them alike, and formatted sizes parse back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TEXTS = st.builds("{}{}{}".format, st.integers(1, 9999), st.sampled_from(["", " 
 
 
 def size_options(group: TyperGroup | Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """Every option of every command that takes sizes, with the words that call the command."""
-    found = []
+    """Every option that takes a size, with the words that call its command."""
+    options = []
     for name, command in group.commands.items():
-        found += [((*path, name), one) for one in command.params if "SIZE" in str(one.metavar)]
-        found += size_options(command, (*path, name)) if isinstance(command, TyperGroup) else []
-    return found
+        options += [((*path, name), option) for option in command.params if "SIZE" in str(option.metavar)]
+        options += size_options(command, (*path, name)) if isinstance(command, TyperGroup) else []
+    return options
 
 
 ROOT = typer.main.get_command(cli.app)
@@ -37,7 +37,7 @@ OPTIONS = size_options(ROOT)
 
 
 def value_of(path: tuple[str, ...], option: Any, text: str) -> int:
-    """What the command gets for `text`."""
+    """The bytes that the command gets for `text`."""
     value = option.process_value(typer.Context(ROOT, info_name=path[-1]), text)
     (size,) = value if isinstance(value, tuple) else (value,)
     assert isinstance(size, int)
@@ -45,38 +45,38 @@ def value_of(path: tuple[str, ...], option: Any, text: str) -> int:
 
 
 @given(st.integers(1, 9999), st.sampled_from(sorted(UNITS)), st.booleans(), st.sampled_from(["", " "]))
-def test_a_unit_means_what_coreutils_says(number: int, unit: str, lower: bool, blank: str) -> None:
+def test_parse_bytes_uses_the_units_of_coreutils(number: int, unit: str, lower: bool, blank: str) -> None:
     text = f"{number}{blank}{unit.lower() if lower else unit}"
     assert parse_bytes(text) == number * UNITS[unit]
 
 
 @given(st.integers(0, 10**9), st.integers(0, 999), st.sampled_from(sorted(UNITS)))
-def test_decimals_are_exact_and_rounded_down(whole: int, thousandths: int, unit: str) -> None:
+def test_parse_bytes_reads_decimals_exactly_and_rounds_down(whole: int, thousandths: int, unit: str) -> None:
     expected = (whole * 1000 + thousandths) * UNITS[unit] // 1000
     if 0 < expected < 2**63:
         assert parse_bytes(f"{whole}.{thousandths:03}{unit}") == expected
 
 
 @given(st.integers(1, 10**14), st.sampled_from([format_bytes, format_memory]))
-def test_a_shown_size_can_be_read_back(n_bytes: int, shown: Any) -> None:
-    text = shown(n_bytes).replace(",", "")
+def test_formatted_size_parses_back(n_bytes: int, format_size: Any) -> None:
+    text = format_size(n_bytes).replace(",", "")
     assert parse_bytes(text) == pytest.approx(n_bytes, rel=0.006)
-    assert shown(parse_bytes(text)).replace(",", "") == text
+    assert format_size(parse_bytes(text)).replace(",", "") == text
 
 
 @given(st.integers(1, 10**14), st.integers(1, 10**14), st.sampled_from([format_bytes, format_memory]))
-def test_more_bytes_are_never_shown_as_fewer(one: int, other: int, shown: Any) -> None:
+def test_formatted_sizes_have_the_order_of_their_bytes(one: int, other: int, format_size: Any) -> None:
     less, more = sorted((one, other))
-    assert parse_bytes(shown(less).replace(",", "")) <= parse_bytes(shown(more).replace(",", ""))
+    assert parse_bytes(format_size(less).replace(",", "")) <= parse_bytes(format_size(more).replace(",", ""))
 
 
 @given(st.sampled_from(sorted(UNITS)), st.integers(1, 9999), st.integers(1, 9999))
-def test_a_larger_number_is_a_larger_size(unit: str, one: int, other: int) -> None:
+def test_parsed_sizes_have_the_order_of_their_numbers(unit: str, one: int, other: int) -> None:
     less, more = sorted((one, other))
     assert parse_bytes(f"{less}{unit}") <= parse_bytes(f"{more}{unit}")
 
 
-def test_memory_is_shown_in_binary_units_and_files_in_decimal_ones() -> None:
+def test_memory_has_binary_units_and_files_have_decimal_units() -> None:
     sizes = (0, 1023, 1024, 24 << 30, 1_000 << 20, 1_536 << 30)
     assert [format_memory(size) for size in sizes] == [
         "0 B", "1023 B", "1.00 KiB", "24.0 GiB", "1000 MiB", "1,536 GiB",
@@ -84,18 +84,18 @@ def test_memory_is_shown_in_binary_units_and_files_in_decimal_ones() -> None:
     assert [format_bytes(size) for size in sizes[:4]] == ["0 B", "1.02 kB", "1.02 kB", "25.8 GB"]
 
 
-def test_every_command_that_takes_sizes_is_tested() -> None:
+def test_all_size_options_are_covered() -> None:
     names = {option.opts[-1] for _, option in OPTIONS}
     assert names == {"--fit-target", "--snapshot-ram", "--gpu-memory", "--ram", "--spool", "--split-max-size"}
 
 
 @given(TEXTS.filter(lambda text: not text.strip().isdecimal()))
-def test_every_option_parses_a_size_alike(text: str) -> None:
+def test_all_size_options_parse_alike(text: str) -> None:
     assert {value_of(path, option, text) for path, option in OPTIONS} == {parse_bytes(text)}
 
 
 @given(st.integers(1, 2**20))
-def test_a_bare_number_is_bytes_but_for_the_option_that_llama_cpp_has_in_mib(number: int) -> None:
+def test_bare_number_is_bytes_except_mib_for_fit_target(number: int) -> None:
     for path, option in OPTIONS:
         unit = 1 << 20 if option.opts[-1] == "--fit-target" else 1
         assert value_of(path, option, str(number)) == number * unit
@@ -104,7 +104,7 @@ def test_a_bare_number_is_bytes_but_for_the_option_that_llama_cpp_has_in_mib(num
 @pytest.mark.parametrize(
     "text", ["", "G", "-1G", "1e9", "1,5G", "1.G", ".5G", "24X", "24GBB", "24 G B", "٣G", "inf", "0x10", "2i", "1" * 41]
 )
-def test_what_is_not_a_size(text: str) -> None:
+def test_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(BadOption) as refused:
         parse_bytes(text)
     assert (refused.value.message, refused.value.hint) == (f"'{text}' is not a size", EXAMPLE)
@@ -113,13 +113,13 @@ def test_what_is_not_a_size(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"), [("0", "too small"), ("0.4B", "too small"), ("9" * 19, "too large"), ("9999999T", "too large")]
 )
-def test_a_size_that_nothing_has(text: str, reason: str) -> None:
+def test_out_of_range_size_is_refused(text: str, reason: str) -> None:
     with pytest.raises(BadOption, match=f"^'{text}' is {reason} a size$"):
         parse_bytes(text)
 
 
 @given(st.text(max_size=50))
-def test_any_other_text_is_refused_in_one_way(text: str) -> None:
+def test_random_text_is_a_size_or_a_bad_option(text: str) -> None:
     try:
         size = parse_bytes(text)
     except BadOption:
@@ -137,5 +137,5 @@ def test_any_other_text_is_refused_in_one_way(text: str) -> None:
         (("pull", "x", "--spool", "much"), "--spool"),
     ],
 )
-def test_a_wrong_size_is_one_line_that_names_the_option(arguments: tuple[str, ...], option: str) -> None:
+def test_malformed_size_error_names_the_option(arguments: tuple[str, ...], option: str) -> None:
     assert outcome(*arguments) == (f"invalid value for '{option}': 'much' is not a size", EXAMPLE, 2)

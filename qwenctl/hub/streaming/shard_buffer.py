@@ -184,7 +184,7 @@ def open_shard_buffer(
     if min_bytes > limit:
         raise QwenctlError(
             f"a spool of {format_bytes(limit)} is too small: shards needed together have {format_bytes(min_bytes)}",
-            f"--spool {-(-min_bytes // 10**6)}M",
+            f"--spool {-(-min_bytes // 10**6)}MB",
         )
     with ExitStack() as stack:
 

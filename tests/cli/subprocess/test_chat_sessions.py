@@ -1,4 +1,4 @@
-"""Conversations are kept and gone on with: on a terminal, in a pipe, after a crash; and not at all where asked."""
+"""Sessions are saved and resumed, on a terminal, in a pipe and after a crash; or not saved with --no-save."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def names(home: Path) -> list[str]:
     return [row["name"] for row in json.loads(run(home, "sessions", "--json").stdout)]
 
 
-def introduced(model: Path, home: Path, *options: str) -> str:
-    """A session in which the toy has been told a name; its own name."""
+def save_session(model: Path, home: Path, *options: str) -> str:
+    """Tell the toy model a name in a chat; return the name of the saved session, or "" if none was saved."""
     with chat(home, "-m", str(model), *options) as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
@@ -40,8 +40,8 @@ def introduced(model: Path, home: Path, *options: str) -> str:
     return next(iter(names(home)), "")
 
 
-def test_a_chat_is_gone_on_with_and_nothing_is_read_again(toy_gguf: Path, tmp_path: Path) -> None:
-    name = introduced(toy_gguf, tmp_path)
+def test_resumed_chat_uses_the_cached_state(toy_gguf: Path, tmp_path: Path) -> None:
+    name = save_session(toy_gguf, tmp_path)
     assert name.endswith("my-name-is-linus")
     with chat(tmp_path, "--resume", name) as terminal:
         terminal.wait_for("nothing to evaluate again")
@@ -50,15 +50,15 @@ def test_a_chat_is_gone_on_with_and_nothing_is_read_again(toy_gguf: Path, tmp_pa
         terminal.wait_for("Your name is Linus.")
         terminal.send("/stats\r")
         terminal.wait_for("of them cached")
-        last = next(line for line in terminal.text.splitlines() if "last prompt" in line)
-        total, cached = (int(word.replace(",", "")) for word in last.split() if word[0].isdigit())
+        last_prompt = next(line for line in terminal.text.splitlines() if "last prompt" in line)
+        total, cached = (int(word.replace(",", "")) for word in last_prompt.split() if word[0].isdigit())
         assert total - cached < 30
         terminal.send("\x04")
         assert terminal.exit_code() == 0
 
 
-def test_without_a_name_it_is_the_last_one_and_its_model(toy_gguf: Path, tmp_path: Path) -> None:
-    introduced(toy_gguf, tmp_path)
+def test_resume_without_a_name_takes_the_latest_session_and_its_model(toy_gguf: Path, tmp_path: Path) -> None:
+    save_session(toy_gguf, tmp_path)
     done = run(tmp_path, "chat", "--resume", stdin=b"What is my name?")
     assert (done.stdout, done.stderr) == (b"Your name is Linus.\n", b"")
     done = run(tmp_path, "chat", "--json", "--resume", stdin=b"What is the capital of France?")
@@ -66,11 +66,11 @@ def test_without_a_name_it_is_the_last_one_and_its_model(toy_gguf: Path, tmp_pat
     assert len(json.loads(run(tmp_path, "sessions", "show", "--json", names(tmp_path)[0]).stdout)["messages"]) == 6
 
 
-def test_with_another_model_it_says_so_and_reads_again(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
+def test_resume_with_another_model_evaluates_the_text_again(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
     from quantize.convert import convert
     from quantize.plan import QuantizeOptions, make_plan
 
-    name = introduced(toy_gguf, tmp_path)
+    name = save_session(toy_gguf, tmp_path)
     convert(make_plan(toy, tmp_path / "other.gguf", QuantizeOptions("F16", vision=False)), 1)
     with chat(tmp_path, "-m", str(tmp_path / "other.gguf"), "--resume", name) as terminal:
         terminal.wait_for("its text will be evaluated again (the model has")
@@ -80,8 +80,8 @@ def test_with_another_model_it_says_so_and_reads_again(toy: Path, toy_gguf: Path
         assert terminal.exit_code() == 0
 
 
-def kill_while_it_reads(terminal: Terminal) -> None:
-    """Kill -9 of a chat and of its engine, while it reads a long question."""
+def kill_during_prefill(terminal: Terminal) -> None:
+    """Kill a chat with SIGKILL during the prefill of a long question, and wait until its engine has ended."""
     terminal.send(LONG_QUESTION)
     terminal.wait_for("reading the prompt: ")
     children = psutil.Process(terminal.child.pid).children()
@@ -89,22 +89,20 @@ def kill_while_it_reads(terminal: Terminal) -> None:
     psutil.wait_procs(children, timeout=30)
 
 
-def test_after_a_crash_the_last_whole_turn_is_there(toy_gguf: Path, tmp_path: Path) -> None:
+def test_killed_chat_resumes_at_the_last_complete_turn(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "65536") as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
         terminal.wait_for("context ")
-        kill_while_it_reads(terminal)
+        kill_during_prefill(terminal)
     done = run(tmp_path, "chat", *GREEDY, "--resume", stdin=b"What is my name?")
     assert done.stdout == b"Your name is Linus.\n"
 
 
-def test_a_long_question_that_was_being_read_when_all_stopped_can_be_asked_again(
-    toy_gguf: Path, tmp_path: Path
-) -> None:
+def test_question_interrupted_by_a_kill_can_be_regenerated(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "65536") as terminal:
         terminal.wait_for("Ctrl-D quits")
-        kill_while_it_reads(terminal)
+        kill_during_prefill(terminal)
     [name] = names(tmp_path)
     with chat(tmp_path, "--resume", name, "-c", "65536") as terminal:
         terminal.wait_for("the last question has no answer yet: /regen answers it, /undo removes it")
@@ -112,7 +110,7 @@ def test_a_long_question_that_was_being_read_when_all_stopped_can_be_asked_again
         stop_reading_and_ask_another(terminal)
 
 
-def test_a_question_that_does_not_fit_leaves_no_session(toy_gguf: Path, tmp_path: Path) -> None:
+def test_question_longer_than_the_context_leaves_no_session(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf), "-c", "2048") as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send(f"\x1b[200~{'word ' * 4_000}\x1b[201~\r")
@@ -123,14 +121,14 @@ def test_a_question_that_does_not_fit_leaves_no_session(toy_gguf: Path, tmp_path
     assert not list((tmp_path / "qwenctl" / "sessions").glob("*"))
 
 
-@pytest.mark.parametrize("way", ["--no-save", "/private"])
-def test_nothing_is_kept_where_that_is_asked(toy_gguf: Path, tmp_path: Path, way: str) -> None:
-    with chat(tmp_path, "-m", str(toy_gguf), *([way] if way[0] == "-" else [])) as terminal:
+@pytest.mark.parametrize("option_or_command", ["--no-save", "/private"])
+def test_chat_with_no_save_or_private_writes_no_session(toy_gguf: Path, tmp_path: Path, option_or_command: str) -> None:
+    with chat(tmp_path, "-m", str(toy_gguf), *([option_or_command] if option_or_command[0] == "-" else [])) as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ")
-        if way[0] == "/":
-            terminal.send(f"{way}\r")
+        if option_or_command[0] == "/":
+            terminal.send(f"{option_or_command}\r")
             terminal.wait_for("this conversation is not saved")
         terminal.send(QUESTION + "\r")
         terminal.wait_for("context ", count=2)
@@ -140,7 +138,7 @@ def test_nothing_is_kept_where_that_is_asked(toy_gguf: Path, tmp_path: Path, way
     assert not list((tmp_path / "qwenctl" / "sessions").iterdir())
 
 
-def test_in_the_chat_a_session_is_renamed_listed_left_and_loaded(toy_gguf: Path, tmp_path: Path) -> None:
+def test_slash_commands_name_list_load_and_export_sessions(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(tmp_path, "-m", str(toy_gguf)) as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send("My name is Linus.\r")
@@ -165,8 +163,8 @@ def test_in_the_chat_a_session_is_renamed_listed_left_and_loaded(toy_gguf: Path,
     assert len(names(tmp_path)) == 3
 
 
-def test_a_session_that_is_open_elsewhere_is_one_line(toy_gguf: Path, tmp_path: Path) -> None:
-    name = introduced(toy_gguf, tmp_path)
+def test_resume_of_an_open_session_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
+    name = save_session(toy_gguf, tmp_path)
     with chat(tmp_path, "--resume", name) as terminal:
         terminal.wait_for("nothing to evaluate again")
         done = run(tmp_path, "chat", "--resume", name, stdin=b"Hi")
@@ -180,7 +178,7 @@ def test_a_session_that_is_open_elsewhere_is_one_line(toy_gguf: Path, tmp_path: 
 
 
 def test_sessions_are_listed_shown_exported_and_deleted(toy_gguf: Path, tmp_path: Path) -> None:
-    name = introduced(toy_gguf, tmp_path)
+    name = save_session(toy_gguf, tmp_path)
     listed = run(tmp_path, "sessions").stdout.decode()
     assert listed.startswith(f"{name}  ")
     assert "2 messages" in listed

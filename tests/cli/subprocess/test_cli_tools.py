@@ -1,4 +1,4 @@
-"""Functions through the real command line: the toy does not know them, so a grammar makes it call, once."""
+"""Functions with the real command line. The toy model cannot call them by itself, so a grammar forces one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.chat_sessions import GREEDY, QWENCTL
 from tests.support.cli_runner import outcome, run
 from tests.support.terminal import Terminal
 
-# The toy spells words in capitals: after this question it begins with C, and after the result, a question, with The.
+# The toy model spells words in capitals: its answer to QUESTION starts with C, that to RESULT, a question, with The.
 QUESTION, RESULT, ANSWER = "Spell cow.", "What is the capital of France?", "The capital of Finland."
 GRAMMAR = (
     'start: "C" <tool_call> "\\n<function=get_weather>\\n<parameter=city>\\nParis\\n</parameter>\\n</function>\\n" '
@@ -33,7 +33,7 @@ CALL = {"name": "get_weather", "arguments": {"city": "Paris"}}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the program runs: with functions in Python and in JSON, and the grammar."""
+    """The current folder, with functions in Python and in JSON, and the grammar."""
     monkeypatch.chdir(tmp_path)
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     described = {"name": "get_weather", "description": "The weather in a city.", "parameters": city}
@@ -56,20 +56,20 @@ def pipe(model: Path, *options: str, question: str = QUESTION) -> subprocess.Com
 
 
 @pytest.mark.parametrize("tools", ["tools.py", "tools.json"])
-def test_with_yes_functions_are_run_and_only_the_answer_is_printed(toy_gguf: Path, folder: Path, tools: str) -> None:
+def test_yes_option_runs_functions_and_prints_only_the_answer(toy_gguf: Path, folder: Path, tools: str) -> None:
     done = pipe(toy_gguf, "--tools", tools, "--yes")
     assert (done.stdout.decode(), done.stderr, done.returncode) == (f"{ANSWER}\n", b"", 0)
     assert tools == "tools.json" or (folder / "called").read_text() == "Paris\n"
     assert not [child for child in psutil.Process().children() if "python_worker" in " ".join(child.cmdline())]
 
 
-def test_what_is_done_is_told_on_standard_error(toy_gguf: Path, folder: Path) -> None:
+def test_verbose_prints_calls_and_results_on_stderr(toy_gguf: Path, folder: Path) -> None:
     done = pipe(toy_gguf, "--tools", "tools.py", "--yes", "--verbose")
     assert done.stdout.decode() == f"{ANSWER}\n"
     assert f'C\n→ get_weather(city="Paris")\n{RESULT}\n' in done.stderr.decode()
 
 
-def test_without_yes_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
+def test_call_in_a_pipe_without_yes_is_refused(toy_gguf: Path, folder: Path) -> None:
     line, hint, code = outcome(*chat(toy_gguf, "--tools", "tools.py", QUESTION))
     assert line == 'the model wants to call get_weather(city="Paris")'
     assert hint == "--yes runs the functions, --json prints the calls as data"
@@ -78,20 +78,20 @@ def test_without_yes_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["tools.py"], ["by_hand.json"], ["tools.py", "--yes"]])
-def test_as_json_calls_are_data(toy_gguf: Path, folder: Path, options: list[str]) -> None:
+def test_json_option_prints_calls_without_running_them(toy_gguf: Path, folder: Path, options: list[str]) -> None:
     options = ["--tools", *options]
     done = pipe(toy_gguf, "--json", *options)
-    found = json.loads(done.stdout)
-    assert (found["answer"], found["tool_calls"], found["finish_reason"]) == ("C", [CALL], "tool_calls")
-    assert found["usage"]["answer_tokens"] > 10
+    result = json.loads(done.stdout)
+    assert (result["answer"], result["tool_calls"], result["finish_reason"]) == ("C", [CALL], "tool_calls")
+    assert result["usage"]["answer_tokens"] > 10
     assert not (folder / "called").exists()
-    answered = json.loads(pipe(toy_gguf, "--json", *options, question=RESULT).stdout)
-    assert (answered["tool_calls"], answered["finish_reason"]) == ([], "stop")
+    answer = json.loads(pipe(toy_gguf, "--json", *options, question=RESULT).stdout)
+    assert (answer["tool_calls"], answer["finish_reason"]) == ([], "stop")
 
 
-def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
-    found = json.loads(pipe(toy_gguf, "--json").stdout)
-    assert (found["tool_calls"], found["finish_reason"]) == ([], "stop")
+def test_chat_without_tools_reports_no_calls(toy_gguf: Path, folder: Path) -> None:
+    result = json.loads(pipe(toy_gguf, "--json").stdout)
+    assert (result["tool_calls"], result["finish_reason"]) == ([], "stop")
 
 
 @pytest.mark.parametrize(
@@ -109,22 +109,22 @@ def test_without_tools_there_are_no_calls(toy_gguf: Path, folder: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_used_is_one_line(
+def test_invalid_tool_options_are_refused(
     toy_gguf: Path, folder: Path, options: list[str], line: str, code: int
 ) -> None:
-    found, hint, exit_code = outcome(*chat(toy_gguf, *options, QUESTION))
-    assert (found, exit_code) == (line, code)
+    message, hint, exit_code = outcome(*chat(toy_gguf, *options, QUESTION))
+    assert (message, exit_code) == (line, code)
     assert hint or code == 66
 
 
-def test_a_function_that_takes_too_long_is_a_result(toy_gguf: Path, folder: Path) -> None:
+def test_function_timeout_becomes_the_result(toy_gguf: Path, folder: Path) -> None:
     (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(60); return"))
     done = pipe(toy_gguf, "--tools", "tools.py", "--yes", "--tool-timeout", "1", "--verbose", "-n", "40")
     assert b"error: no answer within 1 seconds" in done.stderr
 
 
-def test_a_file_in_the_folder_cannot_ask_for_functions(toy_gguf: Path, folder: Path) -> None:
-    """Else to talk in somebody's folder would run somebody's code."""
+def test_local_settings_and_variables_cannot_enable_functions(toy_gguf: Path, folder: Path) -> None:
+    """Otherwise a chat in a downloaded folder could run code from it."""
     for setting in ('tools = "tools.py"', "yes = true"):
         (folder / "qwenctl.toml").write_text(f"[chat]\n{setting}\n")
         line, _, code = outcome(*chat(toy_gguf, QUESTION))
@@ -138,13 +138,13 @@ def test_a_file_in_the_folder_cannot_ask_for_functions(toy_gguf: Path, folder: P
 # ------------------------------------------------------------------ on a terminal
 
 
-def test_a_call_is_asked_about_run_and_answered(toy_gguf: Path, folder: Path) -> None:
+def test_call_on_a_terminal_runs_only_after_approval(toy_gguf: Path, folder: Path) -> None:
     command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py")]
     with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
         terminal.wait_for("Ctrl-D quits")
         terminal.send("/tools\r")
         terminal.wait_for("get_weather(city) The weather in a city.")
-        terminal.send(QUESTION + "\ry\r")  # what is typed before the question is no answer to it
+        terminal.send(QUESTION + "\ry\r")  # a key typed before the approval prompt does not answer it
         terminal.wait_for("run it? [y]es [n]o [a]lways:")
         assert '→ get_weather(city="Paris")' in terminal.text
         assert not (folder / "called").exists()
@@ -164,7 +164,7 @@ def test_a_call_is_asked_about_run_and_answered(toy_gguf: Path, folder: Path) ->
     assert "\n+y\n" not in history
 
 
-def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder: Path) -> None:
+def test_keys_pressed_while_a_function_runs_approve_nothing(toy_gguf: Path, folder: Path) -> None:
     slow = SOURCE.replace("return", "import time; time.sleep(2); return")
     (folder / "tools.py").write_text(slow + slow.replace("get_weather", "second").replace('"called"', '"second"'))
     second = GRAMMAR.replace("get_weather", "second").split("<tool_call>", 1)[1].split("|")[0]
@@ -177,7 +177,7 @@ def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder
         terminal.wait_for("running get_weather")
         terminal.send("y\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
-        time.sleep(0.5)  # would be enough to take the y for an answer
+        time.sleep(0.5)  # long enough for the y to be taken as an answer
         assert "running second" not in terminal.text
         terminal.send("n\r")
         terminal.wait_for("did not allow this call")
@@ -187,7 +187,7 @@ def test_keys_pressed_while_a_function_runs_allow_nothing(toy_gguf: Path, folder
         assert terminal.exit_code() == 0
 
 
-def test_no_function_outlives_a_chat_that_is_killed(toy_gguf: Path, folder: Path) -> None:
+def test_killed_chat_leaves_no_function_running(toy_gguf: Path, folder: Path) -> None:
     (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
     with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes", "--no-save")], folder) as terminal:
         terminal.wait_for("Ctrl-D quits")
@@ -199,7 +199,7 @@ def test_no_function_outlives_a_chat_that_is_killed(toy_gguf: Path, folder: Path
         assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
-def test_ctrl_c_stops_a_call_and_the_chat_goes_on(toy_gguf: Path, folder: Path) -> None:
+def test_ctrl_c_stops_a_call_and_the_chat_continues(toy_gguf: Path, folder: Path) -> None:
     (folder / "tools.py").write_text(SOURCE.replace("return", "import time; time.sleep(600); return"))
     with Terminal([*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--no-save")], folder) as terminal:
         terminal.wait_for("Ctrl-D quits")
@@ -220,7 +220,7 @@ def test_ctrl_c_stops_a_call_and_the_chat_goes_on(toy_gguf: Path, folder: Path) 
     assert not [child for child in psutil.Process().children() if "python_worker" in " ".join(child.cmdline())]
 
 
-def test_a_chat_with_calls_is_gone_on_with(toy_gguf: Path, folder: Path) -> None:
+def test_resumed_chat_with_calls_uses_the_cached_state(toy_gguf: Path, folder: Path) -> None:
     command = [*QWENCTL, *chat(toy_gguf, "--tools", "tools.py", "--yes")]
     with Terminal(command, folder, XDG_DATA_HOME=str(folder)) as terminal:
         terminal.wait_for("Ctrl-D quits")
@@ -237,8 +237,8 @@ def test_a_chat_with_calls_is_gone_on_with(toy_gguf: Path, folder: Path) -> None
         terminal.wait_for("context ")
         terminal.send("/stats\r")
         terminal.wait_for("of them cached")
-        last = next(line for line in terminal.text.splitlines() if "last prompt" in line)
-        total, cached = (int(word.replace(",", "")) for word in last.split() if word[0].isdigit())
+        last_prompt = next(line for line in terminal.text.splitlines() if "last prompt" in line)
+        total, cached = (int(word.replace(",", "")) for word in last_prompt.split() if word[0].isdigit())
         assert total - cached < 40 < total
         terminal.send("\x04")
         assert terminal.exit_code() == 0

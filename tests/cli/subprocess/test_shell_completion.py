@@ -1,4 +1,4 @@
-"""What Tab completes: in bash, zsh and fish themselves, with the scripts that the program gives them."""
+"""Tab completion in bash, zsh and fish, with the scripts that the program prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.terminal import Terminal
 
 SCRIPTS = Path(sys.executable).parent
 PROGRAM = SCRIPTS / "qwenctl"
-NAMES = ["2026-01-02-hello", "été_2", "2026-01-01-b"]  # the latest first
+NAMES = ["2026-01-02-hello", "été_2", "2026-01-01-b"]  # latest first
 FILES = ["a.gguf", "models/b.gguf", "models/c.gguf", "models/deep/d.gguf", "x y.gguf", "$(touch bad).gguf", "e"]
 needs = {
     shell: pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {shell} here")
@@ -28,7 +28,7 @@ needs = {
 
 @pytest.fixture
 def folder(tmp_path: Path, toy_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with models and a broken file of settings; kept conversations; and a cache with models."""
+    """The current folder, with models and a broken settings file; saved conversations; and a cache with models."""
     snapshot = tmp_path / "hf" / "hub" / "models--Qwen--Toy-GGUF" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     for quant in ("Q8_0", "Q4_K_M"):
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, toy_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("PATH", f"{SCRIPTS}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # what other tests made is no model here
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # hides models that other tests quantized
     yield here
     assert not (here / "bad").exists()
 
@@ -70,7 +70,7 @@ def run(*command: str, **environment: str) -> str:
 
 @functools.cache
 def script(shell: str) -> str:
-    """What `--show-completion` gives in a shell, which it finds among the processes that it runs in."""
+    """The output of `--show-completion` in a shell; the program finds the shell among its parent processes."""
     return run(shell, "-c", f"'{PROGRAM}' --show-completion; true")
 
 
@@ -89,7 +89,7 @@ def in_fish(*words: str) -> list[str]:
 
 
 def in_zsh(*words: str) -> list[str]:
-    """What typer answers; that zsh takes it is tested with keys."""
+    """The values that typer gives to zsh. `test_tab_inserts_the_completion` tests zsh itself."""
     done = run(str(PROGRAM), _QWENCTL_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=" ".join(words))
     text = done.removeprefix("_arguments '*: :((").strip().removesuffix("))'")
     values = [line.split('":"')[0].strip('"').replace(r"\\:", ":") for line in text.splitlines()]
@@ -129,14 +129,14 @@ CASES = [
         pytest.param(in_zsh, marks=needs["zsh"], id="zsh"),
     ],
 )
-def test_a_shell_completes(shell: object, folder: Path) -> None:
+def test_shell_completes_options_files_models_and_sessions(shell: object, folder: Path) -> None:
     assert callable(shell)
-    found = [(words, sorted(shell("qwenctl", *words))) for words, _ in CASES]
-    assert found == [(words, sorted(expected)) for words, expected in CASES]
+    completed = [(words, sorted(shell("qwenctl", *words))) for words, _ in CASES]
+    assert completed == [(words, sorted(expected)) for words, expected in CASES]
 
 
 @needs["bash"]
-def test_bash_knows_the_function(folder: Path) -> None:
+def test_bash_registers_the_completion_function(folder: Path) -> None:
     text = run("bash", "--norc", "-c", f"{script('bash')}\ncomplete -p qwenctl")
     assert text == "complete -o default -F _qwenctl_completion qwenctl\n"
 
@@ -150,8 +150,8 @@ def test_bash_knows_the_function(folder: Path) -> None:
         (["--resume", ""], NAMES),
     ],
 )
-def test_bash_gets_what_it_replaces(words: list[str], ends: list[str], folder: Path) -> None:
-    """A colon ends a word there, so only what is behind it is replaced. The latest conversation comes first."""
+def test_bash_completes_only_the_text_after_a_colon(words: list[str], ends: list[str], folder: Path) -> None:
+    """A colon ends a word in bash, so only the text after it is replaced. The latest conversation comes first."""
     assert in_bash("qwenctl", "chat", *words) == ends
 
 
@@ -165,7 +165,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("command", "begin"), KEYS)
-def test_tab_writes_what_is_completed(command: list[str], begin: str, folder: Path, tmp_path: Path) -> None:
+def test_tab_inserts_the_completion(command: list[str], begin: str, folder: Path, tmp_path: Path) -> None:
     (folder / "script").write_text(script(command[0]))
     with Terminal(command, tmp_path, HOME=str(tmp_path), PS1="> ", LC_ALL="C.UTF-8") as terminal:
         terminal.send(f"{begin}; echo rea''dy\r")
@@ -178,7 +178,7 @@ def test_tab_writes_what_is_completed(command: list[str], begin: str, folder: Pa
         terminal.wait_for("qwenctl show Qwen/Toy-GGUF:Q8_0 --json")
 
 
-def test_installing_writes_the_script_for_the_shell(folder: Path, tmp_path: Path) -> None:
+def test_install_completion_writes_the_script_and_sources_it(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     done = run("bash", "--norc", "-c", f"'{PROGRAM}' --install-completion; true", HOME=str(home))

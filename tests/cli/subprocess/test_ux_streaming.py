@@ -1,4 +1,4 @@
-"""A long answer on a real terminal: no line lost or twice, whatever its width, resized or not, whatever it holds."""
+"""Streaming of answers on a terminal: no line is lost or repeated, at any width, while resizing, with any content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(terminal: Terminal, count: int = 1) -> None:
 
 
 def lines(text: str, seconds: float = 0.0) -> list[Part]:
-    """`text` as it would come, a line at a time."""
+    """The parts of an answer that brings `text` line by line, each after `seconds`."""
     return [("answer", line, seconds) for line in text.splitlines(keepends=True)]
 
 
@@ -41,7 +41,7 @@ def lines(text: str, seconds: float = 0.0) -> list[Part]:
 
 
 class Tmux:
-    """A terminal that keeps its scrollback when it is resized, as real ones do."""
+    """A terminal that keeps its scrollback when it is resized."""
 
     def __init__(self, command: list[str], width: int, height: int) -> None:
         self._socket = f"qwenctl-test-{uuid.uuid4().hex}"
@@ -78,7 +78,7 @@ class Tmux:
 @pytest.fixture
 def tmux(tmp_path: Path) -> Iterator[Tmux]:
     assert shutil.which("tmux")
-    # 400 short lines, so that none is wrapped at any of the widths; the first 0.3 s wait for the resizing to begin.
+    # 400 short lines, which wrap at none of the widths; each comes after 5 ms, so that resizing happens meanwhile.
     text = "".join(f"this is line{number}\n\n" for number in range(400))
     with Tmux(scripted(tmp_path, lines(text, 0.005)), 80, 24) as terminal:
         terminal.wait_for("Ctrl-D quits")
@@ -99,8 +99,8 @@ def test_resizing_while_an_answer_streams_loses_no_line_and_repeats_none(
         tmux.wait_for(f"line{number * 50}")
         tmux.resize(*size)
     tmux.wait_for("context ")
-    found = re.findall(r"line(\d+)", tmux.text)
-    assert [int(number) for number in found] == list(range(400))
+    numbers = re.findall(r"line(\d+)", tmux.text)
+    assert [int(number) for number in numbers] == list(range(400))
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 12), (132, 50)])
@@ -116,7 +116,7 @@ def test_ten_thousand_lines_neither_flicker_nor_repeat(tmp_path: Path, width: in
         assert terminal.exit_code() == 0
 
 
-# ------------------------------------------------------------------ what an answer may hold
+# ------------------------------------------------------------------ the content of an answer
 
 WIDE = "日本語のテキスト、中文、한국어 and 🙂👍🏽👨‍👩‍👧 emoji"
 
@@ -143,7 +143,7 @@ def test_wide_characters_stay_within_the_terminal(tmp_path: Path, text: str, wid
         assert letters[:4] in re.sub(r"\s", "", terminal.text)
 
 
-def test_a_cell_of_a_table_lines_up_under_wide_characters(tmp_path: Path) -> None:
+def test_table_cells_align_under_wide_characters(tmp_path: Path) -> None:
     text = "| a | b |\n|---|---|\n| 日本 | x |\n| ab | y |\n"
     with Terminal(scripted(tmp_path, lines(text)), tmp_path) as terminal:
         ask(terminal)
@@ -151,20 +151,20 @@ def test_a_cell_of_a_table_lines_up_under_wide_characters(tmp_path: Path) -> Non
         assert len({wcswidth(row.rstrip()) for row in rows}) == 1
 
 
-# ------------------------------------------------------------------ what is seen meanwhile
+# ------------------------------------------------------------------ during an answer
 
 
-def test_reading_a_prompt_is_told_and_never_goes_back(tmp_path: Path) -> None:
+def test_prefill_progress_is_shown_and_never_decreases(tmp_path: Path) -> None:
     parts: list[Part] = [("prompt", str(done), 0.08) for done in (10, 30, 60, 100)]
     with Terminal(scripted(tmp_path, [*parts, ("answer", "Done.\n", 0.1)]), tmp_path) as terminal:
         ask(terminal)
-        told = [int(share) for share in re.findall(rb"reading the prompt: (\d+)%", terminal.raw)]
-        assert told == sorted(told)
-        assert told[-1] == 100
+        percents = [int(percent) for percent in re.findall(rb"reading the prompt: (\d+)%", terminal.raw)]
+        assert percents == sorted(percents)
+        assert percents[-1] == 100
         assert "reading the prompt" not in terminal.text
 
 
-def test_the_first_token_is_shown_at_once(tmp_path: Path) -> None:
+def test_first_token_is_shown_at_once(tmp_path: Path) -> None:
     parts: list[Part] = [("answer", "First", 0), ("answer", " second.\n", 3)]
     with Terminal(scripted(tmp_path, parts), tmp_path) as terminal:
         terminal.wait_for("\n>")
@@ -174,9 +174,9 @@ def test_the_first_token_is_shown_at_once(tmp_path: Path) -> None:
         terminal.wait_for("context ")
 
 
-def test_thinking_is_seen_while_it_lasts_and_folded_then(tmp_path: Path) -> None:
-    thought: list[Part] = [("thinking", f"step {number}\n", 0.05) for number in range(30)]
-    with Terminal(scripted(tmp_path, [*thought, ("answer", "So.\n", 0)]), tmp_path) as terminal:
+def test_thinking_is_shown_while_streaming_and_then_collapsed(tmp_path: Path) -> None:
+    thinking: list[Part] = [("thinking", f"step {number}\n", 0.05) for number in range(30)]
+    with Terminal(scripted(tmp_path, [*thinking, ("answer", "So.\n", 0)]), tmp_path) as terminal:
         terminal.wait_for("\n>")
         terminal.send("Go on.\r")
         terminal.wait_for("step 5")
@@ -187,7 +187,7 @@ def test_thinking_is_seen_while_it_lasts_and_folded_then(tmp_path: Path) -> None
         terminal.wait_for("step 29")
 
 
-def test_what_is_typed_meanwhile_is_the_next_line(tmp_path: Path) -> None:
+def test_text_typed_during_an_answer_is_the_next_question(tmp_path: Path) -> None:
     answers = [lines("one\n\ntwo\n\nthree\n", 0.2), lines("second answer\n")]
     with Terminal(scripted(tmp_path, *answers), tmp_path) as terminal:
         terminal.wait_for("\n>")

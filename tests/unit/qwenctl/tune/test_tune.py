@@ -31,9 +31,7 @@ def test_verdict_steady_gain_is_faster_and_noise_is_not() -> None:
     assert steady.is_faster
     assert steady.gain == pytest.approx(1.11, abs=0.01)
     assert not compare_rounds([1.0, 1.3, 0.8, 1.0], [0.9, 0.9, 1.1, 1.0]).is_faster
-    assert not compare_rounds(
-        [1.0, 1.0, 1.0], [0.995, 0.995, 0.995]
-    ).is_faster  # too small a gain
+    assert not compare_rounds([1.0, 1.0, 1.0], [0.995, 0.995, 0.995]).is_faster  # too small a gain
     assert not compare_rounds([1.0, 1.0], [0.5, 0.5]).is_faster  # two rounds are too few
     assert not compare_rounds([], []).is_faster
 
