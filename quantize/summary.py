@@ -74,20 +74,20 @@ def summarize(plan: ConversionPlan, threads: int) -> Summary:
     """Summarize `plan` for `threads` workers. `bits_per_weight` covers the text model only."""
     tensors = [tensor_plan for file in plan.files for tensor_plan in file.tensors]
     return Summary(
-        plan.recipe.name,
-        _group_rows(tensors, plan.config.layers),
-        tuple(
+        recipe=plan.recipe.name,
+        rows=_group_rows(tensors, plan.config.layers),
+        tensors=tuple(
             TensorSummary(
                 tensor_plan.tensor.name, tensor_plan.tensor.shape, tensor_plan.ggml_type.name, tensor_plan.n_bytes
             )
             for tensor_plan in tensors
         ),
-        summarize_files(plan),
-        plan.n_bytes,
-        _bits_per_weight(tensor_plan for file in plan.text_files for tensor_plan in file.tensors),
-        required_disk_space(plan),
-        threads,
-        _memory_bytes(plan, tensors, threads),
+        files=summarize_files(plan),
+        n_bytes=plan.n_bytes,
+        bits_per_weight=_bits_per_weight(tensor_plan for file in plan.text_files for tensor_plan in file.tensors),
+        disk_space=required_disk_space(plan),
+        threads=threads,
+        memory_bytes=_memory_bytes(plan, tensors, threads),
     )
 
 

@@ -84,7 +84,16 @@ def run_checks(rpc: Sequence[str] = (), *, reads_disks: bool = False, remeasure:
         *_check_own_folders(),
     ]
     sizes = {model.name: model.n_bytes for model in models}
-    return DoctorReport(machine, swap, disks, caches, sizes, _package_versions(), check, tuple(problems))
+    return DoctorReport(
+        machine=machine,
+        swap=swap,
+        disks=disks,
+        caches=caches,
+        models=sizes,
+        versions=_package_versions(),
+        check=check,
+        findings=tuple(problems),
+    )
 
 
 def _run_backend_check(machine: MachineReport, *, remeasure: bool) -> tuple[BackendCheck | None, Sequence[Finding]]:

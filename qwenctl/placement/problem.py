@@ -118,7 +118,16 @@ def build_problem(
     """The problem of placing a model. Raises QwenctlError for an unknown device."""
     devices = _devices(machine, constraints)
     fixed = _fixed_tensors(inventory, devices, constraints)
-    problem = PlacementProblem(inventory, machine, constraints, context, devices, (), fixed, measured)
+    problem = PlacementProblem(
+        inventory=inventory,
+        machine=machine,
+        constraints=constraints,
+        context=context,
+        devices=devices,
+        layer_slots=(),
+        fixed=fixed,
+        measured=measured,
+    )
     free: dict[int, list[TensorEntry]] = {}
     for tensor in inventory.tensors:
         if tensor.name not in fixed and tensor.name != TOKEN_EMBEDDINGS and problem.is_loaded(tensor):
@@ -126,7 +135,7 @@ def build_problem(
     layer_slots = tuple(
         _layer_cost(problem, number, free.get(number, [])) for number in range(inventory.shape.blocks + 1)
     )
-    return PlacementProblem(inventory, machine, constraints, context, devices, layer_slots, fixed, measured)
+    return replace(problem, layer_slots=layer_slots)
 
 
 def _layer_cost(problem: PlacementProblem, number: int, tensors: list[TensorEntry]) -> LayerCost:

@@ -61,9 +61,15 @@ class SubmitRequest(BatchRequest):
     def request(self) -> Generate:
         """The same parameters as a `Generate` request."""
         return Generate(
-            self.messages, self.enable_thinking, self.sampling, self.max_tokens, self.think_budget, self.grammar,
-            self.json_schema, self.tools,
-        )  # fmt: skip
+            messages=self.messages,
+            enable_thinking=self.enable_thinking,
+            sampling=self.sampling,
+            max_tokens=self.max_tokens,
+            think_budget=self.think_budget,
+            grammar=self.grammar,
+            json_schema=self.json_schema,
+            tools=self.tools,
+        )
 
 
 @dataclass(frozen=True)

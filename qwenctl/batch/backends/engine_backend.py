@@ -191,10 +191,17 @@ class EngineBackend:
         self._sent.add(number)
         engine.send(
             SubmitRequest(
-                number, messages, params.think, sampling, params.max_tokens, params.think_budget,
-                params.grammar, params.json_schema, params.tools,
-            )
-        )  # fmt: skip
+                request_id=number,
+                messages=messages,
+                enable_thinking=params.think,
+                sampling=sampling,
+                max_tokens=params.max_tokens,
+                think_budget=params.think_budget,
+                grammar=params.grammar,
+                json_schema=params.json_schema,
+                tools=params.tools,
+            ),
+        )
 
     def _resolve_media(self, number: int, record: Record) -> tuple[Message, ...]:
         """The messages with their media resolved to files. Raises QwenctlError if a file cannot be read or fetched."""
@@ -239,9 +246,15 @@ class EngineBackend:
             case BatchProgress():
                 parallel = self._batch_started.parallel if self._batch_started is not None else 0
                 self._now = BackendStats(
-                    event.prompt_tokens, event.shared_tokens, event.answer_tokens, event.prompt_s, event.answer_s,
-                    event.active, parallel, event.waiting,
-                )  # fmt: skip
+                    prompt_tokens=event.prompt_tokens,
+                    shared_tokens=event.shared_tokens,
+                    answer_tokens=event.answer_tokens,
+                    prompt_s=event.prompt_s,
+                    answer_s=event.answer_s,
+                    active=event.active,
+                    parallel=parallel,
+                    waiting=event.waiting,
+                )
 
     def _finish(self, number: int, outcome: Answer | RecordError) -> None:
         self._sent.discard(number)

@@ -96,8 +96,15 @@ class OpenAIBackend:
         """Tokens as counted by the servers; they do not report seconds."""
         parallel = self._servers.parallel * len(self._servers.urls)
         return BackendStats(
-            self._prompt_tokens, 0, self._answer_tokens, 0.0, 0.0, self._active, parallel, self._jobs.qsize()
-        )  # fmt: skip
+            prompt_tokens=self._prompt_tokens,
+            shared_tokens=0,
+            answer_tokens=self._answer_tokens,
+            prompt_s=0.0,
+            answer_s=0.0,
+            active=self._active,
+            parallel=parallel,
+            waiting=self._jobs.qsize(),
+        )
 
     def submit(self, number: int, record: Record) -> None:
         """Queue a record for answering."""

@@ -96,7 +96,16 @@ def pull_command(
 
     settings = DownloadOptions(connections) if patience is None else DownloadOptions(connections, patience)
     pull = PullOptions(settings, wait, repair)
-    job = QuantizeJob(output or to, available_cpus(), spool or SPOOL_BYTES, False, dry_run, json, quiet, yes)
+    job = QuantizeJob(
+        output=output or to,
+        threads=available_cpus(),
+        spool_bytes=spool or SPOOL_BYTES,
+        overwrite=False,
+        dry_run=dry_run,
+        json=json,
+        quiet=quiet,
+        yes=yes,
+    )
     offline = offline or is_offline()
     if locked:
         if name or hf_name:

@@ -107,20 +107,31 @@ def quantize_command(
     from quantize.plan import QuantizeOptions
 
     wanted = QuantizeOptions(
-        type_name, tuple(tensor_type or ()), imatrix, mtp, vision, vision_type, split_max_size or 0, __version__
+        type_name,
+        tuple(tensor_type or ()),
+        imatrix,
+        mtp=mtp,
+        vision=vision,
+        vision_type=vision_type,
+        split_bytes=split_max_size or 0,
+        tool_version=__version__,
     )
     workers = threads or available_cpus()
+    job = QuantizeJob(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
     if repository := _repository(source):
-        job = QuantizeJob(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
         _quantize_repository(repository, revision, wanted, job)
-        return
-    plan = _make_plan(source, output, wanted)
-    if dry_run:
-        show_plan(plan, workers, as_json=json)
     else:
-        result = _convert(plan, workers, overwrite=overwrite, quiet=quiet)
+        _quantize_folder(source, wanted, job)
+
+
+def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) -> None:
+    plan = _make_plan(source, job.output, wanted)
+    if job.dry_run:
+        show_plan(plan, job.threads, as_json=job.json)
+    else:
+        result = _convert(plan, job.threads, overwrite=job.overwrite, quiet=job.quiet)
         _register(plan)
-        show_result(plan, result, as_json=json, quiet=quiet)
+        show_result(plan, result, as_json=job.json, quiet=job.quiet)
 
 
 def _register(plan: ConversionPlan) -> None:

@@ -135,6 +135,12 @@ class Slot:
         prefill_s = self.prefilled - self.started
         timings = Timings(prefill_s, prefill_s, now - self.prefilled)
         return RecordDone(
-            self.request.submitted.request_id, output["answer"], output["thinking"], output["call"], reason, usage,
-            timings, self.answer.stop_conditions.thinking_end,
-        )  # fmt: skip
+            request_id=self.request.submitted.request_id,
+            text=output["answer"],
+            thinking=output["thinking"],
+            calls=output["call"],
+            reason=reason,
+            usage=usage,
+            timings=timings,
+            thinking_end=self.answer.stop_conditions.thinking_end,
+        )
