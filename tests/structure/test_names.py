@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
-from tests.support.source_tree import PACKAGES, identifiers, words
+from tests.support.source_tree import PACKAGES, identifiers, parse, words
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (*PACKAGES, "tests")
@@ -40,7 +39,7 @@ RETIRED = {
 def retired_words(root: Path) -> list[str]:
     found = []
     for path in sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py")):
-        for name, line in identifiers(ast.parse(path.read_text(), str(path))):
+        for name, line in identifiers(parse(path)):
             found += [
                 f"{path.relative_to(root)}:{line} {name}: {RETIRED[word]}" for word in words(name) if word in RETIRED
             ]

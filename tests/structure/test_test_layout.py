@@ -5,64 +5,57 @@ Each check is also shown to fail on a bad tree.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.source_tree import Module, imports, read_modules
+from tests.support.source_tree import Module, imports, parse, read_modules
 
 FOLDERS = {"unit", "engine", "cli", "golden", "faults", "structure", "support", "gpu", "vulkan", "benchmarks", "data"}
 # Tools that are run by hand: their modules may import each other, and their tests may import them.
 TOOLS = ("gpu", "vulkan", "benchmarks")
 # Modules that no unit test imports, directly or indirectly, with reasons. A package stands for all its modules.
-_LIBLLAMA = "works with libllama: tests/engine"
-_COMMAND = "is reached through the command line: tests/cli"
-_WHOLE_BATCH = "runs whole batches with a scripted backend: tests/engine"
+_LIBLLAMA = "imports libllama, which no unit test may load: tests/engine"
+_COMMAND = "a command, which parses its line, runs and prints: tests/cli"
 NOT_IN_UNIT_TESTS = {
-    "quantize.convert": "workers and their files: tests/golden, tests/faults",
-    "quantize.input_files": _COMMAND,
-    "quantize.journal": "what a killed conversion leaves: tests/faults",
-    "quantize.output": "what a killed conversion leaves: tests/faults",
-    "quantize.summary": _COMMAND,
-    "qwenctl.__main__": "entry of `python -m qwenctl`",
-    "qwenctl.backend_check": "runs libllama in children: tests/faults",
-    "qwenctl.batch.backends.openai_client": "talks to servers: tests/cli",
-    "qwenctl.batch.estimate": _WHOLE_BATCH,
-    "qwenctl.batch.input.selection": _WHOLE_BATCH,
-    "qwenctl.batch.output.opening": _WHOLE_BATCH,
-    "qwenctl.batch.run": _WHOLE_BATCH,
-    "qwenctl.bench.table": _COMMAND,
-    "qwenctl.charts": _COMMAND,
-    "qwenctl.chat.one_shot": _COMMAND,
-    "qwenctl.chat.saved.prefixes": _COMMAND,
-    "qwenctl.cli": _COMMAND,
-    "qwenctl.commands": _COMMAND,
-    "qwenctl.doctor": "looks at this machine: tests/cli",
-    "qwenctl.engine.batching": _LIBLLAMA,
+    "qwenctl.__main__": "entry of `python -m qwenctl`: tests/cli/subprocess",
+    "qwenctl.backend_check.check_worker": "entry of a child that runs libllama: tests/faults",
+    "qwenctl.backend_check.evaluation": "imports libllama, which no unit test may load: tests/faults",
+    "qwenctl.cli": "entry of `qwenctl`, which has all commands: tests/cli",
+    "qwenctl.commands.batch.command": _COMMAND,
+    "qwenctl.commands.bench": _COMMAND,
+    "qwenctl.commands.chat.command": _COMMAND,
+    "qwenctl.commands.chat.prefixes": _COMMAND,
+    "qwenctl.commands.chat.sessions": _COMMAND,
+    "qwenctl.commands.chat.single_answer": "a part of `qwenctl chat` that starts an engine: tests/cli",
+    "qwenctl.commands.config": _COMMAND,
+    "qwenctl.commands.doctor": _COMMAND,
+    "qwenctl.commands.models": "commands only, and what `pull` fetches from a Hub: tests/cli",
+    "qwenctl.commands.plan": _COMMAND,
+    "qwenctl.commands.quantize.command": _COMMAND,
+    "qwenctl.commands.quantize.remote": "fetches from a Hub: tests/cli",
+    "qwenctl.commands.tune": _COMMAND,
+    "qwenctl.commands.worker": _COMMAND,
+    "qwenctl.engine.batching.context": _LIBLLAMA,
+    "qwenctl.engine.batching.pinned_prefix": _LIBLLAMA,
+    "qwenctl.engine.batching.scheduler": _LIBLLAMA,
+    "qwenctl.engine.batching.serve": _LIBLLAMA,
+    "qwenctl.engine.batching.slot": _LIBLLAMA,
+    "qwenctl.engine.batching.slot_count": _LIBLLAMA,
     "qwenctl.engine.benchmark": _LIBLLAMA,
     "qwenctl.engine.dry_load": _LIBLLAMA,
     "qwenctl.engine.generation": _LIBLLAMA,
-    "qwenctl.engine.llama": _LIBLLAMA,
+    "qwenctl.engine.llama.device_params": _LIBLLAMA,
     "qwenctl.engine.model": _LIBLLAMA,
     "qwenctl.engine.prompt": _LIBLLAMA,
     "qwenctl.engine.sampling.grammar": _LIBLLAMA,
     "qwenctl.engine.sampling.sampler": _LIBLLAMA,
-    "qwenctl.engine.speculative": _LIBLLAMA,
+    "qwenctl.engine.speculative.draft_setup": _LIBLLAMA,
     "qwenctl.engine.worker": _LIBLLAMA,
-    "qwenctl.files.locks": "what other processes hold: tests/faults",
-    "qwenctl.hub": "the Hugging Face cache and a Hub on loopback: tests/cli, tests/faults",
-    "qwenctl.loading": "starts engines: tests/engine",
-    "qwenctl.machine.bandwidth_probe": "a child process: tests/engine",
-    "qwenctl.machine.inspect": "asks libllama in a child: tests/engine",
-    "qwenctl.machine.rpc_server": "a child process: tests/cli/subprocess",
-    "qwenctl.machine.rpc_worker": "starts a child: tests/cli/subprocess",
-    "qwenctl.placement.trial_load": "loads in a child: tests/engine",
-    "qwenctl.settings": "where values come from is asked of commands: tests/cli",
-    "qwenctl.tools": "functions run in children: tests/faults",
-    "qwenctl.views": _COMMAND,
+    "qwenctl.machine.bandwidth_probe": "entry of a child that measures by libggml: tests/engine",
+    "qwenctl.machine.rpc_server": "entry of a child that serves by libggml: tests/cli/subprocess",
 }
 
 
@@ -71,7 +64,7 @@ def read_tests(root: Path) -> dict[str, Module]:
     found = {}
     for path in sorted((root / "tests").rglob("*.py")):
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        found[name] = Module(name, path, ast.parse(path.read_text(), str(path)))
+        found[name] = Module(name, path, parse(path))
     return found
 
 

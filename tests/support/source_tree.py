@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("quantize", "qwenctl")
@@ -26,13 +27,23 @@ class Module:
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
 
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a source file. Callers share it, so they must not change it."""
+    return _parse(path.read_text(), str(path))
+
+
+@cache
+def _parse(text: str, name: str) -> ast.Module:
+    return ast.parse(text, name)
+
+
 def read_modules(root: Path, folders: Sequence[str] = PACKAGES) -> dict[str, Module]:
     """Every module in `folders` of `root`, by name: of both packages, if not said otherwise."""
     found = {}
     for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = Module(name, path, ast.parse(path.read_text(), str(path)))
+        found[name] = Module(name, path, parse(path))
     return found
 
 

@@ -1,0 +1,85 @@
+"""The journal of an unfinished output: what it has recorded is read back, and half a line is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantize.errors import OutputLocked
+from quantize.journal import JournalState, open_journal
+
+TENSORS = st.frozensets(st.tuples(st.integers(0, 9), st.integers(0, 9999)), max_size=20)
+
+
+@settings(max_examples=30)
+@given(first=TENSORS, second=TENSORS, torn=st.integers(0, 200), complete=st.booleans())
+def test_journal_read_after_a_kill_has_every_whole_line(
+    first: frozenset[tuple[int, int]],
+    second: frozenset[tuple[int, int]],
+    torn: int,
+    complete: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The second batch of lines is cut at any byte, as a kill may leave it."""
+    path = tmp_path_factory.mktemp("journal") / "out.journal"
+    with open_journal(path, Path("out")) as journal:
+        journal.start("fingerprint")
+        journal.record(first)
+        whole = path.stat().st_size
+        journal.record(second)
+        if complete:
+            journal.record_complete()
+    os.truncate(path, min(whole + torn, path.stat().st_size))
+    left = path.read_bytes()[whole:]
+    left_lines = left[: left.rfind(b"\n") + 1].decode().splitlines()
+    with open_journal(path, Path("out")) as journal:
+        state = journal.read()
+    expected = {(int(file), int(tensor)) for file, tensor in (line.split() for line in left_lines if line != "whole")}
+    assert state == JournalState("fingerprint", first | expected, "whole" in left_lines)
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal"
+    path.write_bytes(b"fingerprint\n0 1\n0 2")
+    with open_journal(path, Path("out")) as journal:
+        assert journal.read().finished == {(0, 1)}
+        journal.record([(3, 4)])
+        assert journal.read().finished == {(0, 1), (3, 4)}
+
+
+def test_start_forgets_an_earlier_plan(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "out.journal", Path("out")) as journal:
+        journal.start("old")
+        journal.record([(0, 0)])
+        journal.start("new")
+        assert journal.read() == JournalState("new")
+
+
+def test_empty_journal_has_no_fingerprint(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "out.journal", Path("out")) as journal:
+        assert journal.read() == JournalState()
+
+
+def test_second_writer_is_refused_and_told_the_process(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "out.journal", Path("out.gguf")) as journal:
+        journal.append(["fingerprint", "pid 11", "pid 22"])
+        with (
+            pytest.raises(OutputLocked, match=r"another process \(pid 22\) is writing out.gguf"),
+            open_journal(tmp_path / "out.journal", Path("out.gguf")),
+        ):
+            pass
+    with open_journal(tmp_path / "out.journal", Path("out.gguf")):
+        pass
+
+
+def test_journal_is_not_written_through_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out.journal").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"), open_journal(tmp_path / "out.journal", Path("out")):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -1,0 +1,53 @@
+"""The models on this machine that a name on the command line means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwenctl.commands.options.local_model import find_installed, find_one_installed
+from qwenctl.errors import ExitCode, QwenctlError
+from tests.support.cached_models import REPOSITORY, cached_model
+
+
+@pytest.fixture(autouse=True)
+def _installed(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two quantizations of one repository, and one of them at two commits: the begin of a file is enough."""
+    with toy_gguf.open("rb") as file:
+        begin = file.read(1 << 16)
+    cached_model(tmp_path, {"toy-Q4_K_M.gguf": begin}, locked=False)
+    cached_model(tmp_path, {"toy-Q8_0.gguf": begin + b"1"}, locked=False)
+    cached_model(tmp_path, {"toy-Q8_0.gguf": begin + b"2"}, commit="d" * 40, locked=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def names(text: str) -> list[str]:
+    return [model.qualified_name for model in find_installed(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 3), (REPOSITORY, 3), (f"{REPOSITORY}:Q4_K_M", 1), (f"{REPOSITORY}:q8_0", 2), ("toy-Q4_K_M", 1)],
+)
+def test_name_repository_or_file_finds_its_models(text: str, count: int) -> None:
+    assert len(names(text)) == count
+
+
+def test_commit_chooses_one_of_two_models_of_the_same_name() -> None:
+    assert names(f"{REPOSITORY}@{'d' * 12}:Q8_0") == [f"{REPOSITORY}@{'d' * 12}:Q8_0"]
+
+
+def test_unknown_name_is_refused_with_what_is_here() -> None:
+    with pytest.raises(QwenctlError, match="owner/other is not on this machine") as caught:
+        find_installed("owner/other")
+    assert caught.value.code == ExitCode.NO_INPUT
+    assert caught.value.hint == f"available: {REPOSITORY}:Q4_K_M, {REPOSITORY}:Q8_0"
+
+
+def test_name_of_several_models_is_refused_with_names_that_only_one_has() -> None:
+    assert find_one_installed(f"{REPOSITORY}:Q4_K_M").quant == "Q4_K_M"
+    with pytest.raises(QwenctlError, match="matches 2 models") as caught:
+        find_one_installed(f"{REPOSITORY}:Q8_0")
+    assert caught.value.hint.startswith(f"qwenctl show {REPOSITORY}@")
