@@ -34,16 +34,22 @@ class BarSegment:
 
 
 def bar_segments(memory: MemoryPlan, width: int) -> tuple[BarSegment, ...]:
-    """Divide `width` cells among the bytes of a memory: used by others, its parts, free."""
+    """Divide `width` cells among the bytes of a memory: used by others, its parts, free.
+
+    If the parts do not fit, as with paging, the whole bar stands for them and what others use, and nothing is free.
+    """
+    shares = _byte_shares(memory)
+    total = sum(n_bytes for _, n_bytes in shares)
+    if total == 0:
+        return (BarSegment(FREE, width),)
     runs, at, total_so_far = [], 0, 0
-    total = max(memory.total_bytes, memory.n_bytes, 1)
     # The running sum is rounded, not each part, so that rounding errors do not add up.
-    for kind, n_bytes in _byte_shares(memory):
+    for kind, n_bytes in shares:
         total_so_far += n_bytes
         end = round(total_so_far * width / total)
         if end > at:
             runs.append(BarSegment(kind, end - at))
-        at = max(at, end)
+        at = end
     return tuple(runs)
 
 

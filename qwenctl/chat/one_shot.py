@@ -45,7 +45,7 @@ def answer_once(
 
     `run_calls` returns the results of the calls in an answer; without it the calls are returned with the answer. With
     a `session` the engine starts from its saved state, and the answer is saved in it. Raises QwenctlError if the engine
-    fails, a call is not allowed, or `MOST_ROUNDS` answers in a row call functions.
+    fails, a call is not allowed, or `MAX_ROUNDS` answers in a row call functions.
     """
     if session is not None:
         model.engine.restore(session.state_file)

@@ -48,6 +48,7 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.engine.dry_load": _LIBLLAMA,
     "qwenctl.engine.generation": _LIBLLAMA,
     "qwenctl.engine.llama.device_params": _LIBLLAMA,
+    "qwenctl.engine.llama.tokenizer": _LIBLLAMA,
     "qwenctl.engine.model": _LIBLLAMA,
     "qwenctl.engine.prompt": _LIBLLAMA,
     "qwenctl.engine.sampling.grammar": _LIBLLAMA,

@@ -121,18 +121,8 @@ def pull_command(
         )
         return
     target = _target(model_name, request, revision, to or default_cache_root(), job, pull)
-    if target is None:
-        return
-    if output and not target.recipe:
-        hint = "`--to DIR` pulls into a folder"
-        raise QwenctlError(f"-o is only for --quantize, and {target.label} needs no quantizing", hint)
-    if target.recipe:
-        from quantize.plan import QuantizeOptions
-
-        made_of = QuantizeOptions(target.recipe, vision=vision, tool_version=__version__)
-        quantize_remote(target.listing, made_of, job, pull)
-    else:
-        pull_target(target, to, job, pull)
+    if target is not None:
+        _pull_or_quantize(target, output, to, job, pull, vision=vision)
 
 
 def _one_name(name: str, hf_name: str) -> str:
@@ -174,6 +164,31 @@ def _target(
         found = survey_repository(target.listing, pull, job, folder, shown.notify)
     label = _choose_quant(target, found, job)
     return select_quant(target, label, request) if label else None
+
+
+def _pull_or_quantize(
+    target: ResolvedTarget,
+    output: Path | None,
+    to: Path | None,
+    job: QuantizeJob,
+    pull: PullOptions,
+    *,
+    vision: bool,
+) -> None:
+    """Download the target, or quantize it while it downloads.
+
+    Raises QwenctlError if there is an `output` and nothing to quantize.
+    """
+    if target.recipe:
+        from quantize.plan import QuantizeOptions
+
+        wanted = QuantizeOptions(target.recipe, vision=vision, tool_version=__version__)
+        quantize_remote(target.listing, wanted, job, pull)
+        return
+    if output is not None:
+        hint = "`--to DIR` pulls into a folder"
+        raise QwenctlError(f"-o is only for --quantize, and {target.label} needs no quantizing", hint)
+    pull_target(target, to, job, pull)
 
 
 def _choose_quant(target: ResolvedTarget, found: RepositorySurvey, job: QuantizeJob) -> str:

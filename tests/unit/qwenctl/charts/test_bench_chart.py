@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.bench.cases import BenchCase, Result
-from qwenctl.charts.bench import check_picture, depth_chart, expert_chart, write_picture
+from qwenctl.bench.cases import BenchCase, BenchResult
+from qwenctl.charts.bench import check_plot_path, depth_chart, expert_chart, write_plot
 from qwenctl.errors import ExitCode, QwenctlError
 from tests.support.pictures import is_svg
 
 
-def result(prompt: int, generate: int, depth: int, *seconds: float) -> Result:
-    return Result(BenchCase(prompt, generate, depth), seconds)
+def result(prompt: int, generate: int, depth: int, *seconds: float) -> BenchResult:
+    return BenchResult(BenchCase(prompt, generate, depth), seconds)
 
 
 def test_depth_chart_has_a_curve_for_each_answer_length_in_order_of_depth() -> None:
@@ -38,7 +38,7 @@ def test_expert_chart_is_in_order_of_layers() -> None:
 def test_picture_is_written_whole_in_the_place_of_the_last(tmp_path: Path) -> None:
     path = tmp_path / "speed.svg"
     path.write_text("old")
-    write_picture(path, [depth_chart("toy", [result(0, 10, 0, 1.0), result(0, 10, 100, 2.0)])])
+    write_plot(path, [depth_chart("toy", [result(0, 10, 0, 1.0), result(0, 10, 100, 2.0)])])
     assert is_svg(path.read_text())
     assert [one.name for one in tmp_path.iterdir()] == ["speed.svg"]
 
@@ -46,19 +46,19 @@ def test_picture_is_written_whole_in_the_place_of_the_last(tmp_path: Path) -> No
 @pytest.mark.parametrize(("name", "hint"), [("speed.pdf", "--plot speed.svg"), ("speed", "--plot speed.svg")])
 def test_picture_of_another_kind_is_refused_with_a_name_that_works(name: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(QwenctlError, match=r"is neither \.svg nor \.png") as caught:
-        check_picture(tmp_path / name)
+        check_plot_path(tmp_path / name)
     assert caught.value.hint == hint
 
 
 def test_picture_in_a_missing_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    check_picture(tmp_path / "SPEED.SVG")
+    check_plot_path(tmp_path / "SPEED.SVG")
     with pytest.raises(QwenctlError, match="no such folder") as caught:
-        check_picture(tmp_path / "missing" / "speed.svg")
+        check_plot_path(tmp_path / "missing" / "speed.svg")
     assert caught.value.code == ExitCode.CANNOT_CREATE
 
 
 @pytest.mark.skipif(find_spec("cairosvg") is not None, reason="the library for PNG is installed")
 def test_png_without_its_library_is_refused_with_the_svg_that_works(tmp_path: Path) -> None:
     with pytest.raises(QwenctlError, match="not installed") as caught:
-        check_picture(tmp_path / "speed.png")
+        check_plot_path(tmp_path / "speed.png")
     assert caught.value.hint.startswith(f"--plot {tmp_path / 'speed.svg'}")

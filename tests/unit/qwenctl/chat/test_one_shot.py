@@ -17,8 +17,8 @@ from qwenctl.engine.interface import InferenceEngine, LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import TextDelta, ToolCall
 from qwenctl.terminal.streams import StatusLine
-from qwenctl.tools.calls import find_calls
-from qwenctl.tools.tool_set import MOST_ROUNDS, ToolSet
+from qwenctl.tools.calls import parse_calls
+from qwenctl.tools.tool_set import MAX_ROUNDS, ToolSet
 from tests.support.scripted_engine import LOADED, Emitted, ScriptedEngine, answer
 
 TOOLS: Any = ({"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}},)
@@ -77,15 +77,15 @@ def test_call_is_run_and_only_the_last_answer_is_passed_on() -> None:
 
 
 def test_answer_that_never_stops_calling_is_given_up() -> None:
-    with pytest.raises(QwenctlError, match=f"no answer after {MOST_ROUNDS} rounds of calls") as caught:
-        ask([calling()] * MOST_ROUNDS, Heard(), functions=Clock())
+    with pytest.raises(QwenctlError, match=f"no answer after {MAX_ROUNDS} rounds of calls") as caught:
+        ask([calling()] * MAX_ROUNDS, Heard(), functions=Clock())
     assert caught.value.code == ExitCode.BAD_DATA
 
 
 def test_call_that_is_not_allowed_is_refused_and_not_run() -> None:
     clock, heard = Clock(), Heard()
     runner = make_tool_runner(cast("ToolSet", clock), heard.sink, allowed=False)
-    found = find_calls(CALL, TOOLS)
+    found = parse_calls(CALL, TOOLS)
     with pytest.raises(QwenctlError, match="the model wants to call get_time") as caught:
         runner(found)
     assert caught.value.code == ExitCode.NO_PERMISSION
@@ -95,7 +95,7 @@ def test_call_that_is_not_allowed_is_refused_and_not_run() -> None:
 def test_wrong_call_gets_its_problem_as_result_and_is_not_run() -> None:
     clock, heard = Clock(), Heard()
     runner = make_tool_runner(cast("ToolSet", clock), heard.sink, allowed=False)
-    [result] = runner(find_calls(CALL.replace("get_time", "get_date"), TOOLS))
+    [result] = runner(parse_calls(CALL.replace("get_time", "get_date"), TOOLS))
     assert "no function is named 'get_date'" in result
     assert clock.calls == []
 

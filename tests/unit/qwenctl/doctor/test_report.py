@@ -9,7 +9,7 @@ from pathlib import Path
 from qwenctl.backend_check.results import EXTRA, PLAIN, BackendCheck, CaseResult, SubjectResult
 from qwenctl.doctor.checks import DoctorReport, ModelDisk
 from qwenctl.doctor.findings import Cache, Finding
-from qwenctl.doctor.report import as_json, check_table, rows
+from qwenctl.doctor.report import backend_check_rows, report_rows, to_json
 from qwenctl.machine.disks import Disk, ReadSpeed
 from qwenctl.machine.memory import Swap
 from tests.support.example_machine import EXAMPLE_MACHINE, GIB
@@ -32,29 +32,29 @@ REPORT = DoctorReport(
 
 
 def test_rows_tell_cpu_memory_devices_disks_and_versions() -> None:
-    assert list(rows(REPORT)) == [
+    assert list(report_rows(REPORT)) == [
         ("CPU", "Some CPU: 12 of 16 cores for this process, 8 free now"),
         ("RAM", "64.0 GiB, 48.0 GiB available; read at 60.0 GB/s by 8 threads"),
         ("swap", "0 B of 8.00 GiB used"),
         ("llama.cpp", "CPU, CUDA (AVX2 FMA)"),
         ("CUDA0", "Some GPU: 24.0 GiB, 23.0 GiB free; read at 900 GB/s; copied to at 25.0 GB/s"),
         ("Vulkan0", "Graphics of the processor: 64.0 GiB, 48.0 GiB free"),
-        ("disk", "/data (ext4, rotating): 50.0 GB of 100 GB free, 20.0 GB of models; read at 2.00 GB/s"),
+        ("disk", "/data (ext4, hard disk): 50.0 GB of 100 GB free, 20.0 GB of models; read at 2.00 GB/s"),
         ("models", "1, 20.0 GB"),
         ("versions", "qwenctl 1.0, Python 3.11"),
     ]
 
 
 def test_rows_tell_what_is_not_there() -> None:
-    survey = replace(EXAMPLE_MACHINE, build=replace(EXAMPLE_MACHINE.build, backends=(), devices=()), threads=1)
-    found = dict(rows(replace(REPORT, survey=survey, swap=Swap(0, 0), holders=(), models={})))
+    machine = replace(EXAMPLE_MACHINE, build=replace(EXAMPLE_MACHINE.build, backends=(), devices=()), threads=1)
+    found = dict(report_rows(replace(REPORT, machine=machine, swap=Swap(0, 0), disks=(), models={})))
     assert (found["swap"], found["models"]) == ("none", "none")
     assert found["llama.cpp"].startswith("does not run")
     assert found["RAM"] == "64.0 GiB, 48.0 GiB available"
 
 
 def test_check_has_a_row_for_each_case_and_a_column_for_each_subject() -> None:
-    assert list(check_table(CHECK)) == [
+    assert list(backend_check_rows(CHECK)) == [
         ("check of llama.cpp: error (allowed: 0.02)", "CPU", "extra buffer types (AMX)"),
         ("  prompt", "2e-04", "FAILED (0.5)"),
         ("  answer", "0", ""),
@@ -62,7 +62,7 @@ def test_check_has_a_row_for_each_case_and_a_column_for_each_subject() -> None:
 
 
 def test_json_has_numbers_and_can_be_written() -> None:
-    fields = json.loads(json.dumps(as_json(REPORT)))
+    fields = json.loads(json.dumps(to_json(REPORT)))
     assert fields["cpu"]["flags"] == ["avx2", "fma"]
     assert (fields["ram"]["total_bytes"], fields["ram"]["bandwidth"]) == (64 * GIB, 60e9)
     assert [(device["name"], device["bandwidth"]) for device in fields["devices"]] == [
@@ -75,4 +75,4 @@ def test_json_has_numbers_and_can_be_written() -> None:
 
 
 def test_json_without_a_check_has_null() -> None:
-    assert as_json(replace(REPORT, check=None))["check"] is None
+    assert to_json(replace(REPORT, check=None))["check"] is None

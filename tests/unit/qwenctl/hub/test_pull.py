@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.paths import nearest_existing
 from qwenctl.hub.download.partial_file import open_partial_file
 from qwenctl.hub.local.hf_cache import RepoCache
-from qwenctl.hub.pull import PullEvents, PullOptions, check_disk_space, nearest_existing_dir, plan_pull, pull_files
+from qwenctl.hub.pull import PullEvents, PullOptions, check_disk_space, plan_pull, pull_files
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 from tests.support.cached_models import COMMIT, REPOSITORY, cached_model
 
@@ -76,5 +77,5 @@ def test_pull_that_cannot_fit_on_the_disk_is_refused_with_what_would_help(cache:
 
 
 def test_nearest_folder_that_exists_is_found_above_one_that_does_not(tmp_path: Path) -> None:
-    assert nearest_existing_dir(tmp_path / "a" / "b") == tmp_path
-    assert nearest_existing_dir(tmp_path) == tmp_path
+    assert nearest_existing(tmp_path / "a" / "b") == tmp_path
+    assert nearest_existing(tmp_path) == tmp_path

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.settings.origins import Row, as_toml, effective_rows, example, toml_text, write_new
+from qwenctl.settings.origins import Row, effective_rows, example_file, format_toml, toml_text, write_new
 from qwenctl.settings.resolve import Settings, resolve
 from qwenctl.settings.rules import Command, collect_options
 from qwenctl.settings.toml import TomlFile
@@ -104,13 +104,13 @@ def test_command_line_of_no_command_is_refused(root: Any, commands: tuple[Comman
 
 def test_toml_has_tables_and_origins_as_comments_and_parses_to_the_values() -> None:
     rows = [Row("chat", "temp", 0.7, "default"), Row("chat", "seed", None, "default"), Row("batch", "np", 2, "FILE:1")]
-    text = as_toml(rows, ["QWENCTL_X"], origin=True)
+    text = format_toml(rows, ["QWENCTL_X"], origin=True)
     assert tomllib.loads(text) == {"chat": {"temp": 0.7}, "batch": {"np": 2}}
     assert text.splitlines() == [
         "[chat]", "temp = 0.7  # default", "# seed is not set", "", "[batch]", "np = 2      # FILE:1", "",
         "# not read: QWENCTL_X",
     ]  # fmt: skip
-    assert "#" not in as_toml(rows[:1], [], origin=False)
+    assert "#" not in format_toml(rows[:1], [], origin=False)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.booleans() | st.integers(-(2**63), 2**63 - 1))
@@ -119,7 +119,7 @@ def test_value_written_as_toml_is_read_back_equal(value: object) -> None:
 
 
 def test_example_file_changes_nothing_and_shows_meaning_and_default_of_each(commands: tuple[Command, ...]) -> None:
-    text = example(commands)
+    text = example_file(commands)
     assert tomllib.loads(text) == {"chat": {}, "batch": {}}
     assert "# How random answers are.\n# temp = 0.7\n" in text
     assert [line for line in text.splitlines() if " = " in line] == [

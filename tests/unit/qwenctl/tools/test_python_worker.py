@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from qwenctl.tools import python_worker
-from qwenctl.tools.python_worker import _functions, _result, _schema
+from qwenctl.tools.python_worker import _call_function, _find_functions, _make_schema
 from qwenctl.tools.tool_set import NO_OUTPUT
 
 HERE = Path(__file__)
@@ -78,25 +78,25 @@ def _private(a: int) -> int:
 def test_functions_are_public_hinted_documented_and_of_the_module_itself() -> None:
     module = module_of(add, undocumented, unhinted, _private, imported=None)
     module.choose = choose  # type: ignore[attr-defined]  # imported from elsewhere
-    assert list(_functions(module)) == ["add"]
+    assert list(_find_functions(module)) == ["add"]
     with pytest.raises(TypeError, match="no public function has type hints and a docstring"):
-        _functions(module_of(undocumented))
+        _find_functions(module_of(undocumented))
 
 
 def test_schema_has_types_defaults_and_no_titles() -> None:
-    function = _schema("add", add)["function"]
+    function = _make_schema("add", add)["function"]
     assert (function["name"], function["description"]) == ("add", "Add two numbers.")
     assert function["parameters"]["properties"] == {"a": {"type": "integer"}, "b": {"type": "integer", "default": 2}}
     assert function["parameters"]["required"] == ["a"]
 
 
 def test_schema_of_a_literal_lists_its_values() -> None:
-    assert _schema("choose", choose)["function"]["parameters"]["properties"]["unit"]["enum"] == ["C", "F"]
+    assert _make_schema("choose", choose)["function"]["parameters"]["properties"]["unit"]["enum"] == ["C", "F"]
 
 
 def test_function_whose_parameters_have_no_names_is_refused() -> None:
     with pytest.raises(TypeError, match="variadic cannot be called by a model"):
-        _schema("variadic", variadic)
+        _make_schema("variadic", variadic)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_function_whose_parameters_have_no_names_is_refused() -> None:
     [(add, {"a": 1}, "3"), (add, {"a": 1, "b": 5}, "6"), (wait, {}, "[1,2]"), (nothing, {}, NO_OUTPUT)],
 )
 def test_result_is_text_or_json(function: Callable[..., Any], arguments: dict[str, Any], result: str) -> None:
-    assert _result(function, arguments, HERE) == result
+    assert _call_function(function, arguments, HERE) == result
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,6 @@ def test_result_is_text_or_json(function: Callable[..., Any], arguments: dict[st
 def test_error_of_a_function_is_its_result(
     function: Callable[..., Any], arguments: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    text = _result(function, arguments, HERE)
+    text = _call_function(function, arguments, HERE)
     assert all(word in text for word in words)
     assert "\n" not in text.strip()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenctl.tools.subprocesses import exit_description, read_chunks
+from qwenctl.tools.subprocesses import describe_exit, read_chunks
 
 
 def test_chunks_come_with_the_number_of_their_stream_until_all_end() -> None:
@@ -35,4 +35,4 @@ def test_silence_past_the_time_limit_raises_and_what_came_before_is_given() -> N
 
 @pytest.mark.parametrize(("code", "text"), [(0, "exit code 0"), (3, "exit code 3"), (-9, "signal 9")])
 def test_exit_is_described_by_code_or_signal(code: int, text: str, tmp_path: Path) -> None:
-    assert exit_description(code) == text
+    assert describe_exit(code) == text

@@ -89,14 +89,14 @@ def test_quiet_pull_shows_only_warnings(clock: list[float]) -> None:
 
 def test_rate_follows_what_is_recent(clock: list[float]) -> None:
     rate = Rate()
-    assert rate.in_words(0, 100 * MB) == "waiting"
+    assert rate.describe(0, 100 * MB) == "waiting"
     for _ in range(100):
         clock[0] += 1
-        rate.in_words(0, 100 * MB)
-    assert rate.in_words(0, 100 * MB) == "waiting"
+        rate.describe(0, 100 * MB)
+    assert rate.describe(0, 100 * MB) == "waiting"
     clock[0] += 1
-    assert rate.in_words(10 * MB, 100 * MB) == "10.0 MB/s, 0:09 left"
+    assert rate.describe(10 * MB, 100 * MB) == "10.0 MB/s, 0:09 left"
     for _ in range(60):
         clock[0] += 1
-        text = rate.in_words(10 * MB, 100 * MB)
+        text = rate.describe(10 * MB, 100 * MB)
     assert "kB/s" in text

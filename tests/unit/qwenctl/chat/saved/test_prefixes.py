@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> SessionStore:
 
 
 class ReadingEngine:
-    """Reads a prefix as far as `ready` says; keeps what it was asked."""
+    """Reads a prefix as far as `ready` says; remembers what it was asked."""
 
     def __init__(self, ready: PrefixReady, restored: str = "") -> None:
         self._ready, self._reason = ready, restored
@@ -32,8 +32,8 @@ class ReadingEngine:
     def restore(self, path: Path) -> Restored:
         return Restored(0, self._reason)
 
-    def read_prefix(self, messages: Any, *, keep: Path, tools: Tools) -> Iterator[PrefillProgress | PrefixReady]:
-        self.read.append((tuple(messages), keep, tools))
+    def read_prefix(self, messages: Any, *, state_path: Path, tools: Tools) -> Iterator[PrefillProgress | PrefixReady]:
+        self.read.append((tuple(messages), state_path, tools))
         yield self._ready
 
     def cancel(self) -> None:
@@ -53,7 +53,7 @@ def prefill(engine: ReadingEngine, prefix: SavedPrefix, tools: Tools = ()) -> st
 
 def save(store: SessionStore, name: str, text: str) -> None:
     opened = store.open(name)
-    opened.keep(Conversation().with_system(text), Path("toy.gguf"), LOADED)
+    opened.save(Conversation().with_system(text), Path("toy.gguf"), LOADED)
     opened.close()
 
 

@@ -26,9 +26,9 @@ def test_estimate_shows_tokens_and_time(capfd: pytest.CaptureFixture[str]) -> No
     show_estimate(ESTIMATE, as_json=False)
     assert capfd.readouterr().out.splitlines() == [
         "records  1,000",
-        "prompts  about 20,000 tokens, by 8 of them",
-        "answers  about 3,000 tokens, by 8 of them",
-        "time     about 2:05, 4 at once",
+        "prompts  about 20,000 tokens, estimated from 8 records",
+        "answers  about 3,000 tokens, estimated from 8 records",
+        "time     about 2:05, with 4 records at once",
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from qwenctl.chat.build_request import AnswerLimits
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import SessionStore
-from qwenctl.commands.chat.chat_job import ChatRequest, chat_job, load_tools, with_functions, with_prefix
+from qwenctl.commands.chat.chat_job import ChatRequest, load_tools, make_chat_request, with_prefix, with_tools
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.paths import sessions_folder
 from qwenctl.placement.constraints import LoadRequest
@@ -22,19 +22,19 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
-def job(model: Path | None, resume: str | None = None, *, keeps: bool = True) -> ChatRequest:
-    return chat_job(model, LoadRequest(), Conversation(), AnswerLimits(), resume, "stop", keeps=keeps)
+def job(model: Path | None, resume: str | None = None, *, saves: bool = True) -> ChatRequest:
+    return make_chat_request(model, LoadRequest(), Conversation(), AnswerLimits(), resume, "stop", saves=saves)
 
 
 def save(name: str, model: Path) -> None:
     opened = SessionStore(sessions_folder()).open(name)
-    opened.keep(Conversation().with_user(f"Is this {name}?"), model, LOADED)
+    opened.save(Conversation().with_user(f"Is this {name}?"), model, LOADED)
     opened.close()
 
 
 def test_chat_begins_empty_and_is_saved_only_if_asked(toy_gguf: Path) -> None:
     assert job(toy_gguf).store is not None
-    assert job(toy_gguf, keeps=False).store is None
+    assert job(toy_gguf, saves=False).store is None
     assert (job(toy_gguf).resume, job(toy_gguf).conversation) == ("", Conversation())
 
 
@@ -55,7 +55,7 @@ def test_resume_without_a_name_takes_the_latest_session(toy_gguf: Path) -> None:
 
 def test_resume_of_what_is_not_saved_is_refused(toy_gguf: Path) -> None:
     with pytest.raises(QwenctlError, match="--resume and --no-save cannot be used together"):
-        job(toy_gguf, "first", keeps=False)
+        job(toy_gguf, "first", saves=False)
 
 
 def test_prefix_becomes_the_system_prompt(toy_gguf: Path, tmp_path: Path) -> None:
@@ -78,18 +78,18 @@ def test_prefix_that_cannot_be_used_is_refused(toy_gguf: Path) -> None:
 def test_functions_are_told_to_the_model_unless_a_schema_forbids_calls(toy_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(json.dumps([{"name": "get_time"}]))
     with load_tools(tmp_path / "tools.json", 5) as functions:
-        found = with_functions(job(toy_gguf), functions, allows_all=True)
+        found = with_tools(job(toy_gguf), functions, auto_approve_tools=True)
         assert [tool["function"]["name"] for tool in found.conversation.tools] == ["get_time"]
-        assert found.allows_all
-        strict = chat_job(
-            toy_gguf, LoadRequest(), Conversation(), AnswerLimits(json_schema="{}"), None, "stop", keeps=False
+        assert found.auto_approve_tools
+        strict = make_chat_request(
+            toy_gguf, LoadRequest(), Conversation(), AnswerLimits(json_schema="{}"), None, "stop", saves=False
         )
         with pytest.raises(QwenctlError, match="--tools and --json-schema cannot be used together"):
-            with_functions(strict, functions, allows_all=True)
+            with_tools(strict, functions, auto_approve_tools=True)
     with load_tools(None, 5) as nothing:
         assert nothing is None
 
 
 def test_images_without_a_source_cannot_be_sent(toy_gguf: Path) -> None:
     with pytest.raises(QwenctlError, match="images cannot be sent here"):
-        job(toy_gguf).take("a.png")
+        job(toy_gguf).resolve_media("a.png")

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> SessionStore:
     found = SessionStore(tmp_path)
     for name in ("good", "damaged one"):
         opened = found.open(name)
-        opened.keep(Conversation().with_user("Hi").with_answer("Hello", ""), Path("/models/toy\x1b.gguf"), LOADED)
+        opened.save(Conversation().with_user("Hi").with_answer("Hello", ""), Path("/models/toy\x1b.gguf"), LOADED)
         opened.close()
     found.state_file("good").write_bytes(bytes(2000))
     (tmp_path / "damaged one" / "conversation.json").write_text("{")

@@ -17,8 +17,8 @@ def load_request(**options: Any) -> LoadRequest:
     """What a command with the load options gets; those that are not given have their defaults."""
     received: list[LoadRequest] = []
 
-    def command(asked: LoadRequest) -> None:
-        received.append(asked)
+    def command(load: LoadRequest) -> None:
+        received.append(load)
 
     with_options_ = with_load_options(command)
     defaults = {name: one.default for name, one in inspect.signature(with_options_).parameters.items()}

@@ -1,4 +1,4 @@
-"""The options of pictures become `MediaOptions`; what cannot be is refused."""
+"""The options for images and videos become `MediaOptions`; what cannot be is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from qwenctl.commands.options.vision_options import MediaOptions, MostTokens, with_picture_options
+from qwenctl.commands.options.vision_options import MaxTokens, MediaOptions, with_media_options
 from qwenctl.errors import QwenctlError
 from qwenctl.protocol.media import VisionSettings
 
@@ -18,10 +18,10 @@ def given(**options: Any) -> tuple[tuple[str, ...], MediaOptions]:
     """The images and options that a command gets; what is not given has its default."""
     received: list[tuple[tuple[str, ...], MediaOptions]] = []
 
-    def command(images: tuple[str, ...], pictures: MediaOptions) -> None:
-        received.append((images, pictures))
+    def command(images: tuple[str, ...], media: MediaOptions) -> None:
+        received.append((images, media))
 
-    together = with_picture_options(command)
+    together = with_media_options(command)
     defaults = {name: one.default for name, one in inspect.signature(together).parameters.items()}
     together(**{**defaults, **options})
     return received[0]
@@ -32,11 +32,11 @@ def test_options_by_default_are_those_of_the_protocol() -> None:
 
 
 def test_options_are_taken() -> None:
-    images, pictures = given(
+    images, media = given(
         image=["a.png", "-"], mmproj=Path("m.gguf"), image_min_tokens=10, image_max_tokens=10, allow_url=True
     )
-    assert (images, pictures.mmproj, pictures.allows_urls) == (("a.png", "-"), Path("m.gguf"), True)
-    assert pictures.vision == VisionSettings("", 10, 10, 2.0, 768)
+    assert (images, media.mmproj, media.allows_urls) == (("a.png", "-"), Path("m.gguf"), True)
+    assert media.vision == VisionSettings("", 10, 10, 2.0, 768)
 
 
 def test_more_tokens_at_least_than_at_most_are_refused() -> None:
@@ -51,7 +51,7 @@ def test_standard_input_can_be_one_image_only() -> None:
 
 @pytest.mark.parametrize("text", ["0", "16385", "x", "1.5"])
 def test_number_of_tokens_out_of_range_is_an_error_of_usage(text: str) -> None:
-    parse = MostTokens.__metadata__[0].parser  # type: ignore[attr-defined]  # of typing.Annotated
+    parse = MaxTokens.__metadata__[0].parser  # type: ignore[attr-defined]  # of typing.Annotated
     assert parse("16384") == 16_384
     with pytest.raises(typer.BadParameter):
         parse(text)

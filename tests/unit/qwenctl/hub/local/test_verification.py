@@ -11,7 +11,7 @@ import pytest
 from qwenctl.errors import ExitCode
 from qwenctl.hub.local.installed import InstalledModel
 from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, LockedModel, write_lock
-from qwenctl.hub.local.verification import ExpectedFile, check_file, expected_files, hash_file
+from qwenctl.hub.local.verification import ExpectedFile, check_file, expected_files
 from tests.support.cached_models import REPOSITORY, cached_model
 
 PULL = "qwenctl pull owner/name:Q4_K_M"
@@ -57,9 +57,14 @@ def test_hash_of_40_digits_is_that_of_git_and_others_are_sha256(size: int, tmp_p
     data, path, read = b"x" * size, tmp_path / "a", list[int]()
     path.write_bytes(data)
     git = hashlib.sha1(f"blob {size}\0".encode() + data).hexdigest()  # noqa: S324 - git's hash
-    assert hash_file(ExpectedFile("a", path, size, "0" * 40), read.append) == git
-    assert sum(read) == size
-    assert hash_file(ExpectedFile("a", path, size, ""), read.append) == hashlib.sha256(data).hexdigest()
+    for digest in (git, hashlib.sha256(data).hexdigest()):
+        read.clear()
+        assert check_file(ExpectedFile("a", path, size, digest), PULL, read.append) is None
+        assert sum(read) == size
+    assert check(ExpectedFile("a", path, size, "0" * 40)) == (
+        f"a: git hash is {git[:12]}.., expected {'0' * 12}..",
+        ExitCode.BAD_DATA,
+    )
 
 
 def test_right_file_passes_and_each_damage_is_named(tmp_path: Path) -> None:
