@@ -28,7 +28,7 @@ $(TOY): $(wildcard tests/data/toy/*) $(wildcard quantize/*.py) | setup
 test: lint ## Everything that CI runs: lint and all tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-fast: setup ## Tests of units and of the structure, in less than a minute
+test-fast: setup ## Unit and structure tests that run no program
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/structure $(ARGS)
 
 test-vulkan: ## Test experts in RAM and the rest on llama.cpp's Vulkan backend, without a GPU

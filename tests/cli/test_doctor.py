@@ -155,6 +155,7 @@ def folder(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         environment.setenv("HF_HOME", str(root / "hf"))
         environment.delenv("HF_HUB_CACHE", raising=False)
         environment.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        environment.setenv("XDG_STATE_HOME", str(root / "state"))  # no models that other tests have registered
         yield root
 
 

@@ -147,7 +147,7 @@ def test_command_for_a_missing_model_is_refused(argument: str, name: str, filled
 
 def test_show_with_an_ambiguous_name_is_refused(filled: Path) -> None:
     line, hint, code = failure(qwenctl(NO_HUB, filled, "show", GGUF))
-    assert line == f"{GGUF} means 2 models: {GGUF}:Q4_0, {GGUF}:Q8_0"
+    assert line == f"{GGUF} matches 2 models: {GGUF}:Q4_0, {GGUF}:Q8_0"
     assert (hint, code) == (f"qwenctl show {GGUF}:Q8_0", 2)
 
 

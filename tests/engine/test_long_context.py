@@ -76,7 +76,7 @@ def test_engine_applies_the_rope_scaling_factor(toy_gguf: Path, tmp_path: Path, 
 
 def test_context_above_the_model_maximum_is_refused(toy_gguf: Path) -> None:
     error, hint, code = outcome("chat", "-m", str(toy_gguf), "-c", "1010001", "hi")
-    assert (error, hint) == ("a context of 1,010,001 tokens: the model can be given 1,010,000", "-c 1010000")
+    assert (error, hint) == ("a context of 1,010,001 tokens: the model supports 1,010,000", "-c 1010000")
     assert code == 2
 
 
@@ -118,7 +118,7 @@ def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_context_beyond_memory_is_refused_with_the_longest_that_fits(wide_gguf: Path) -> None:
     given = ("-ctk", "f32", "-ctv", "f32", "-fa", "on")
     error, hint, code = outcome("chat", "-m", str(wide_gguf), "-c", "1010000", *given, "hi")
-    assert re.match(r"needs [\d.]+ [GT]B of RAM \(.*context and buffers", error)
+    assert re.match(r"needs [\d.]+ [GT]iB of RAM \(.*context and buffers", error)
     assert code == 71
     found = re.match(r"-c (\d+) fits", hint)
     assert found, hint

@@ -300,6 +300,7 @@ def test_readme_speeds_match_the_plan_command(tmp_path: Path) -> None:
         assert (round(found.decode), round(found.prefill)) == speeds, (model, gpu, ram)
 
 
+@pytest.mark.slow
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -14,6 +14,9 @@ from tests.support import own_process
 from tests.support.own_process import Late, late, real
 from tests.support.paths import ROOT
 
+# These tests run pytest in processes of their own.
+pytestmark = pytest.mark.slow
+
 OTHER_DEVICES = ("benchmarks", "gpu", "vulkan")  # not part of the test suite
 LOADS = """
 import importlib, sys

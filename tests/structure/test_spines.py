@@ -15,6 +15,9 @@ import pytest
 
 from tests.support.paths import ROOT
 
+# These tests run real programs.
+pytestmark = pytest.mark.slow
+
 Place = tuple[str, str]  # (file, function)
 Stack = list[Place]
 

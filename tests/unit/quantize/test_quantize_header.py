@@ -71,6 +71,7 @@ mutations = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=2000)
 @given(st.lists(mutations, min_size=1, max_size=4))
 @example([("word", 8, 2**63 - 1)])

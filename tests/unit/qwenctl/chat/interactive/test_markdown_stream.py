@@ -142,6 +142,7 @@ def calls(line: str, count: int) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["- item\n", "word\n", "| a | b |\n", "> quote\n\n", "- a\n\n", "text\n\n", "word "])
 def test_markdown_stream_work_grows_linearly_with_lines(line: str) -> None:
     # A stream that read everything again for each line would need 16 times as many calls.
