@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis.internal.conjecture import providers
 
 from quantize.convert import convert
 from quantize.plan import QuantizeOptions, make_plan
@@ -23,6 +24,8 @@ __all__ = ["pytest_pyfunc_call", "pytest_runtest_teardown"]  # hooks
 # The same examples on each run; no time limit for one of them, for the machine may be shared.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("steady")
+# Hypothesis also draws literals of the loaded modules of ours; which are loaded depends on the tests that ran before.
+providers._get_local_constants = providers.Constants
 
 # A shell has its background jobs ignore Ctrl-C, and the programs that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

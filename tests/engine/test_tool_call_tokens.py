@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,19 +15,31 @@ from qwenctl.engine.sampling.detokenizer import StreamingDetokenizer
 from qwenctl.protocol.messages import Channel, Message, ToolCall, Tools
 from qwenctl.tools.calls import answer_with_calls
 from qwenctl.tools.schema import parse_json
+from tests.support.paths import TOY
 from tests.support.prompt_reference import TEMPLATE
 from tests.support.tool_calls import tool
 
 if TYPE_CHECKING:
     from qwenctl.engine.model import LoadedModel
 
-# Text without the tags of the call format, which has no way to escape them.
-TEXT = st.text().filter(lambda text: not any(tag in text for tag in ("</parameter>", "</function>", "<tool_call>")))
+ADDED_TOKENS = [token["content"] for token in json.loads((TOY / "tokenizer.json").read_text())["added_tokens"]]
+
+
+def lacks(tags: Sequence[str]) -> Callable[[str], bool]:
+    """A filter for texts that contain none of `tags`."""
+    return lambda text: not any(tag in text for tag in tags)
+
+
+CLOSING_TAGS = ["</parameter>", "</function>"]
+# Text without added tokens such as <tool_call>: tokenized as output, it would contain these tokens.
+PLAIN = (st.text() | st.sampled_from([*CLOSING_TAGS, "<function=a>", "<parameter=_>"])).filter(lacks(ADDED_TOKENS))
+# Text without the closing tags of the call format, which has no way to escape them except in JSON values.
+TEXT = PLAIN.filter(lacks(CLOSING_TAGS))
 NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
 NUMBER = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | NUMBER | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | NUMBER | PLAIN,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PLAIN, inner, max_size=4),
 )
 VALUES: dict[str, tuple[dict[str, Any], st.SearchStrategy[Any]]] = {
     "string": ({"type": "string"}, TEXT),
@@ -34,11 +48,11 @@ VALUES: dict[str, tuple[dict[str, Any], st.SearchStrategy[Any]]] = {
     "boolean": ({"type": "boolean"}, st.booleans()),
     "null": ({"type": "null"}, st.none()),
     "array": ({"type": "array"}, st.lists(JSON, max_size=4)),
-    "object": ({"type": "object"}, st.dictionaries(st.text(), JSON, max_size=4)),
+    "object": ({"type": "object"}, st.dictionaries(PLAIN, JSON, max_size=4)),
     "number or null": ({"anyOf": [{"type": "number"}, {"type": "null"}]}, st.none() | NUMBER),
     "text or number": ({"type": ["string", "number"]}, NUMBER | TEXT.filter(lambda text: not is_number(text))),
     "choice": ({"enum": ["a", "b\n"]}, st.sampled_from(["a", "b\n"])),
-    "elsewhere": ({"$ref": "#/$defs/Point"}, st.dictionaries(st.text(), JSON, max_size=4)),
+    "elsewhere": ({"$ref": "#/$defs/Point"}, st.dictionaries(PLAIN, JSON, max_size=4)),
     "anything": ({}, st.lists(JSON, max_size=4) | st.booleans() | NUMBER),
 }
 
