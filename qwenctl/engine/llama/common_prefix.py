@@ -16,5 +16,6 @@ Tokens = Sequence[int] | npt.NDArray[np.int32]
 def common_prefix_length(first: Tokens, second: Tokens) -> int:
     """The number of leading tokens of `first` and `second`, [tokens] each, that are the same."""
     size = min(len(first), len(second))
-    differing = np.flatnonzero(np.asarray(first[:size]) != np.asarray(second[:size]))
-    return int(differing[0]) if len(differing) else size
+    differs = np.asarray(first[:size]) != np.asarray(second[:size])
+    index = int(differs.argmax()) if size else 0  # argmax stops at the first difference
+    return index if size and differs[index] else size
