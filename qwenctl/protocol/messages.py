@@ -179,6 +179,11 @@ class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
     tools: Tools = ()  # the functions that the model may call
     state_path: str = ""  # file for states saved during a long prefill
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer must follow a grammar or a JSON schema."""
+        return bool(self.grammar or self.json_schema)
+
 
 @dataclass(frozen=True)
 class PrefillPrefix(Request[PrefillProgress | PrefixReady]):

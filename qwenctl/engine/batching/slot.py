@@ -52,7 +52,7 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     if len(prompt.tokens) >= size:
         raise context_overflow(model, len(prompt.tokens), size, RECORD_LIMIT, has_media=bool(prompt.media_items))
     request = submitted.request
-    grammar = model.grammars.compile(request) if request.json_schema or request.grammar else None
+    grammar = model.grammars.compile(request) if request.is_constrained else None
     return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items)
 
 

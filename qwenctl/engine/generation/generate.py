@@ -42,7 +42,7 @@ def generate(
     """
     started = time.perf_counter()
     prompt, drafts = _prompt(model, request), model.speculation
-    grammar = model.grammars.compile(request) if request.json_schema or request.grammar else None
+    grammar = model.grammars.compile(request) if request.is_constrained else None
     with closing(Sampler(request.sampling, model.logits, grammar)) as sampler:
         cached = model.sequence.reuse_prefix(prompt.tokens)
         yield from prefill(model, prompt, save_state)
@@ -102,8 +102,7 @@ class AnswerState:
     """One answer: `text` splits it into channels, `stop_conditions` ends it, `sampler` samples its tokens."""
 
     def __init__(self, model: LoadedModel, request: Generate, sampler: Sampler) -> None:
-        constrained = bool(request.grammar or request.json_schema)
-        self._model, self._sampler, self._constrained = model, sampler, constrained
+        self._model, self._sampler, self._constrained = model, sampler, request.is_constrained
         self._n_left = request.max_tokens
         self.forced = deque[int]()  # the next tokens, whatever the logits say
         self.stop_conditions = StopConditions(model.forced_think_end_tokens, request.think_budget)
@@ -113,7 +112,7 @@ class AnswerState:
             model.think_end_token,
             thinking=request.enable_thinking,
             tool_call_start=model.tool_call_start_token if request.tools else None,
-            in_thinking=not constrained,
+            in_thinking=not request.is_constrained,
         )
 
     def sample_next(self, row: int = -1) -> int:
