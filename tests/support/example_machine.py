@@ -9,8 +9,8 @@ from qwenctl.machine.cpu import Cpu
 from qwenctl.machine.devices import Build, GgmlDevice
 from qwenctl.machine.inspect import MachineReport
 from qwenctl.machine.memory import Memory
+from qwenctl.machine.profile import GIB
 
-GIB = 1 << 30
 THREADS = 8
 CPU_DEVICE = GgmlDevice("CPU", "Some CPU", "cpu", 64 * GIB, 48 * GIB, "CPU")
 GPU_DEVICE = GgmlDevice("CUDA0", "Some GPU", "gpu", 24 * GIB, 23 * GIB, "CUDA")

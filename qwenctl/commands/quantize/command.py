@@ -116,8 +116,15 @@ def quantize_command(
         split_bytes=split_max_size or 0,
         tool_version=__version__,
     )
-    workers = threads or available_cpus()
-    job = QuantizeJob(output, workers, spool or SPOOL_BYTES, overwrite, dry_run, json, quiet)
+    job = QuantizeJob(
+        output=output,
+        threads=threads or available_cpus(),
+        spool_bytes=spool or SPOOL_BYTES,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        json=json,
+        quiet=quiet,
+    )
     if repository := _repository(source):
         _quantize_repository(repository, revision, wanted, job)
     else:
