@@ -1,4 +1,4 @@
-"""Files as every writer here needs them: locked against other processes, durably renamed, identified by their hash.
+"""Files as every writer here needs them: locked, written in full, durably renamed, identified by their hash.
 
 Paths come in; open files and hashes go out. What the files contain is not known here.
 """
@@ -9,6 +9,8 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -55,6 +57,44 @@ def try_lock(descriptor: int, *, without_locks: bool = True) -> bool:
     except OSError:
         return without_locks
     return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Inside the block, keep out all others that want to change a small file in `folder`; waits for them.
+
+    The folder itself is locked, so nothing is left when a process is killed. Raises OSError if it cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks, as some network mounts
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write all of `data` at byte `offset`, or at the file's own position. Raises OSError.
+
+    The system may write less than it was given, for example when a disk fills up; the next write tells the reason.
+    """
+    rest = memoryview(data).cast("B")
+    while rest:
+        written = os.write(descriptor, rest) if offset is None else os.pwrite(descriptor, rest, offset)
+        if not written:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))  # else this would never end
+        rest, offset = rest[written:], None if offset is None else offset + written
+
+
+def replace_files(pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Rename each (old, new) path, replacing what has the new name; durable when it returns. Raises OSError."""
+    folders = set()
+    for old, new in pairs:
+        os.replace(old, new)
+        folders.add(new.parent)
+    for folder in folders:
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

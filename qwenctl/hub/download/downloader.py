@@ -105,6 +105,8 @@ class Download:
         self._stop.set()
         for thread in self._connections:
             thread.join(_JOIN_SECONDS / len(self._connections))
+        # The caller gives up its lock: from now on, no thread that is late may write to what another process resumes.
+        self._queue.close(_JOIN_SECONDS)
 
     def progress(self) -> Progress:
         """Return the current progress. The total never decreases, although a file that is refetched starts over."""
@@ -197,7 +199,6 @@ class Download:
             download.refetched, download.url = True, None  # resolve the URL again as well
             self._warn(mismatch)
         download.part.finish(download.target.final)
-        download.part.close()
         self._on_complete(download.target)
         self._queue.complete(download)
 

@@ -4,20 +4,30 @@ Bytes come in, at most one connection per segment; the complete file goes out un
 from start to end, and its count is updated after its bytes, so a killed process loses no byte that it has counted and
 the next process continues there. When the file is complete and its hash is right, the counts are cut off and the file
 is renamed. Only one process may open a partial file at a time; the caller must hold a lock.
+
+Several threads use one: writers, and one that hashes. A count is published after its bytes and itself are written.
+Before the file is cut, renamed or closed, no new write is let in, and those under way are waited for.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantize.file_system import sync_folder
+from quantize.file_system import replace_files, write_all
 
 _MAGIC = b"qwenctl part v1\n"
 _MIB = 1 << 20
 _MIN_SEGMENT, _MAX_SEGMENT, _TARGET_SEGMENTS = 8 * _MIB, 32 * _MIB, 8
+
+
+class PartialFileClosed(Exception):
+    """The file takes no more bytes, and gives none: it has its final name, or the download has ended."""
 
 
 @dataclass
@@ -29,6 +39,9 @@ class PartialFile:
     segment_size: int
     descriptor: int
     counts: list[int] = field(default_factory=list)
+    _is_open: bool = True
+    _users: int = 0  # calls that use the descriptor at this moment
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def arrived(self) -> int:
@@ -55,40 +68,77 @@ class PartialFile:
         return self.size
 
     def write(self, number: int, data: bytes) -> None:
-        """Append `data` to segment `number`, which must have room for it. Raises OSError."""
-        offset, remaining = self.missing_range(number)[0], memoryview(data)
-        while remaining:
-            written = os.pwrite(self.descriptor, remaining, offset)
-            offset, remaining = offset + written, remaining[written:]
-        self._set_count(number, self.counts[number] + len(data))
+        """Append `data` to segment `number`, which must have room for it. Raises OSError, PartialFileClosed."""
+        with self._in_use():
+            start, end = self.missing_range(number)
+            if len(data) > end - start:  # it would overwrite the next segment, or the counts
+                raise ValueError(f"{len(data)} bytes for a segment that lacks {end - start}")
+            write_all(self.descriptor, data, start)
+            self._set_count(number, self.counts[number] + len(data))
 
     def read(self, offset: int, n_bytes: int) -> bytes:
-        """Read up to `n_bytes` at file offset `offset`; the caller knows that they have arrived."""
-        return os.pread(self.descriptor, n_bytes, offset)
+        """Read up to `n_bytes` at file offset `offset`; the caller knows that they have arrived.
+
+        Raises OSError, PartialFileClosed.
+        """
+        with self._in_use():
+            return os.pread(self.descriptor, n_bytes, offset)
 
     def reset(self) -> None:
-        """Mark all bytes as missing."""
-        for number in range(len(self.counts)):
-            self._set_count(number, 0)
+        """Mark all bytes as missing. Raises OSError, PartialFileClosed."""
+        with self._in_use():
+            for number in range(len(self.counts)):
+                self._set_count(number, 0)
 
     def finish(self, final: Path) -> None:
-        """Cut off the counts, sync the file, and rename it to `final`. Raises OSError."""
-        os.ftruncate(self.descriptor, self.size)
-        os.fsync(self.descriptor)
-        os.replace(self.path, final)
-        sync_folder(final.parent)
+        """Cut off the counts, sync the file, rename it to `final`, and close it. Raises OSError.
 
-    def close(self) -> None:
-        """Close the file; it can be opened again to resume."""
-        os.close(self.descriptor)
+        Writes that are under way end first; later ones raise PartialFileClosed, as this does for a closed file.
+        """
+        with self._changed:
+            if not self._is_open:
+                raise PartialFileClosed(str(self.path))
+            self._is_open = False  # nobody else is let in
+            self._changed.wait_for(lambda: not self._users)
+            self._users = 1
+        try:
+            os.ftruncate(self.descriptor, self.size)
+            os.fsync(self.descriptor)
+            replace_files([(self.path, final)])
+        finally:
+            os.close(self.descriptor)
+            with self._changed:
+                self._users = 0
+                self._changed.notify_all()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close the file, so that it can be opened again to resume; of a closed one, only wait for `finish`.
+
+        If a write is still under way after `timeout` seconds, the file stays open until the process ends: its
+        descriptor must not become that of another file.
+        """
+        with self._changed:
+            was_open, self._is_open = self._is_open, False
+            if self._changed.wait_for(lambda: not self._users, timeout) and was_open:
+                os.close(self.descriptor)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep the descriptor open inside the block. Raises PartialFileClosed if it is not."""
+        with self._changed:
+            if not self._is_open:
+                raise PartialFileClosed(str(self.path))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
 
     def _set_count(self, number: int, count: int) -> None:
-        """Write the count to disk before memory.
-
-        As soon as the verifying thread sees a complete file it cuts off the counts and closes the file, so no write may
-        follow.
-        """
-        os.pwrite(self.descriptor, struct.pack("<Q", count), self.size + len(_MAGIC) + 8 + 8 * number)
+        """Write the count to disk, then publish it in memory: the verifying thread trusts what it sees there."""
+        write_all(self.descriptor, struct.pack("<Q", count), self.size + len(_MAGIC) + 8 + 8 * number)
         self.counts[number] = count
 
 
@@ -150,5 +200,5 @@ def _initialize(part: PartialFile) -> list[int]:
     os.ftruncate(part.descriptor, 0)
     os.ftruncate(part.descriptor, part.size)
     tail = _MAGIC + struct.pack(f"<{1 + len(counts)}Q", part.segment_size, *counts)
-    os.pwrite(part.descriptor, tail, part.size)
+    write_all(part.descriptor, tail, part.size)
     return counts

@@ -105,6 +105,12 @@ class SegmentQueue:
             self.completed_bytes += download.target.file.size
             self._changed.notify_all()
 
+    def close(self, timeout: float) -> None:
+        """Close the partial files after a stop; waits up to `timeout` seconds for each write that is under way."""
+        with self._changed:  # so that no file is being started
+            for download in self.active:
+                download.part.close(timeout)
+
     def _start(self, target: DownloadTarget) -> None:
         """Open the partial file of `target` and make its segments available. Raises OSError."""
         target.part.parent.mkdir(parents=True, exist_ok=True)
