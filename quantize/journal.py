@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import OutputLocked
-from quantize.file_system import AlreadyLocked, open_locked
+from quantize.file_system import AlreadyLocked, open_locked, write_all
 
 _COMPLETE_LINE = "whole"
 
@@ -51,7 +51,7 @@ class Journal:
 
     def append(self, lines: Iterable[str]) -> None:
         """Write lines and wait until they are on disk (fsync)."""
-        os.write(self.descriptor, "".join(f"{line}\n" for line in lines).encode())
+        write_all(self.descriptor, "".join(f"{line}\n" for line in lines).encode())
         os.fsync(self.descriptor)
 
     def record(self, tensors: Iterable[tuple[int, int]]) -> None:

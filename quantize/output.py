@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
-from quantize.file_system import sync_folder
+from quantize.file_system import replace_files, sync_folder, write_all
 from quantize.formatting import format_bytes
 from quantize.journal import Journal, JournalState, open_journal
 from quantize.layout import FilePlan
@@ -35,9 +35,7 @@ class PartialOutput:
     def write(self, file: int, data: memoryview, offset: int) -> None:
         """Write all of `data` at byte `offset` of file number `file`. Raises as `translate_disk_errors`."""
         with translate_disk_errors(self.plan.files[file].path):
-            while len(data):  # pwrite may write less than requested
-                written = os.pwrite(self.files[file], data, offset)
-                data, offset = data[written:], offset + written
+            write_all(self.files[file], data, offset)
 
     def commit(self, tensors: Iterable[tuple[int, int]]) -> None:
         """Sync the files, then record tensors as finished. Raises as `translate_disk_errors`."""
@@ -225,17 +223,15 @@ def _open_part_files(plan: ConversionPlan, journal: Journal, stack: ExitStack, *
             descriptor = os.open(part, flags, 0o644)
             stack.callback(os.close, descriptor)
             os.ftruncate(descriptor, file.n_bytes)  # sparse: blocks are allocated when data is written
-            os.pwrite(descriptor, file.header, 0)
+            write_all(descriptor, file.header, 0)
             files.append(descriptor)
     return tuple(files)
 
 
 def _rename_parts(plan: ConversionPlan) -> None:
     """Rename the temporary files that still exist to their final names, durably. Raises OSError."""
-    for file, part in _part_paths(plan):
-        if part.exists():
-            os.replace(part, file.path)
-    sync_folder(plan.files[0].path.parent)
+    replace_files([(part, file.path) for file, part in _part_paths(plan) if part.exists()])
+    sync_folder(plan.files[0].path.parent)  # also if an earlier run was killed after its renames
 
 
 def _remove_parts(plan: ConversionPlan, journal: Journal) -> None:

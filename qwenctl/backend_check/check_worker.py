@@ -21,6 +21,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
+from quantize.file_system import write_all
 from qwenctl.backend_check.evaluation import (
     Context,
     NotComputed,
@@ -53,7 +54,7 @@ class _Reporter:
 
     def send(self, **fields: Any) -> None:
         """Write one event."""
-        os.write(self._events, json.dumps(fields).encode() + b"\n")
+        write_all(self._events, json.dumps(fields).encode() + b"\n")
 
 
 def check(subjects: Sequence[Subject], threads: int, folder: Path, reporter: _Reporter) -> None:
@@ -97,7 +98,7 @@ def main() -> None:
         request = json.loads(sys.stdin.buffer.readline())
         subjects, folder = [Subject(**fields) for fields in request["subjects"]], Path(request["folder"])
         threading.Thread(target=_end_with_the_program, args=(folder,), daemon=True).start()
-        log = llama.llama_log_callback(lambda _level, text, _data: os.write(2, text) and None)
+        log = llama.llama_log_callback(lambda _level, text, _data: write_all(2, text))
         llama.llama_log_set(log, ctypes.c_void_p())
         check(subjects, int(request["threads"]), folder, _Reporter())
     os._exit(0)  # the other thread waits for standard input, and drivers may hang on exit

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantize.file_system import AlreadyLocked, open_locked
+from quantize.file_system import AlreadyLocked, open_locked, write_all
 from qwenctl.errors import ExitCode, QwenctlError
 
 _POLL_SECONDS = 0.2
@@ -58,7 +58,7 @@ def file_lock(
 def _write_holder(descriptor: int) -> None:
     """Write PID and start time (Unix seconds), for the messages of waiting processes."""
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {time.time():.0f}\n".encode(), 0)
+    write_all(descriptor, f"{os.getpid()} {time.time():.0f}\n".encode(), 0)
 
 
 def _describe_holder(content: bytes) -> str:

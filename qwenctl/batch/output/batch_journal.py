@@ -7,11 +7,11 @@ rewritten when most of it is no longer needed, so that it stays small in a long 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantize.file_system import replace_files
 from qwenctl.batch.output.append_log import AppendLog
 
 _MIN_COMPACT_BYTES = 4 << 20  # smaller files are not compacted
@@ -99,7 +99,7 @@ class BatchJournal:
         for number, place in self._live.items():
             places[number] = FileSpan(smaller.append(self._file.read(place.begin, place.size)), place.size)
         smaller.sync()
-        os.replace(unfinished, path)
+        replace_files([(unfinished, path)])
         self._file.close()
         smaller.path = path
         self._file, self._live = smaller, places

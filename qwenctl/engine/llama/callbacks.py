@@ -11,13 +11,13 @@ thousands of times per token.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import llama_cpp.llama_cpp as llama
 
+from quantize.file_system import write_all
 from qwenctl.protocol.placement import CPU, MemoryUse
 
 _MIB = 1 << 20
@@ -80,7 +80,7 @@ class LlamaLog:
         if self._level == _ERROR:
             self._errors.append(line)
         if self._level != _DEBUG:
-            os.write(_STANDARD_ERROR, text)
+            write_all(_STANDARD_ERROR, text)
 
 
 class CancelFlag:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from quantize.file_system import replace_files
 from qwenctl.files.atomic import atomic_write
 from qwenctl.hub.repository.listing import Listing, RemoteFile, hash_content
 
@@ -104,4 +105,4 @@ def _make_link(name: Path, blob: Path) -> None:
     temporary = name.with_name(f"{name.name}.new")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
-    os.replace(temporary, name)
+    replace_files([(temporary, name)])

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantize.file_system import write_all
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import state_folder
 
@@ -93,6 +94,6 @@ def _append_entry(entry: dict[str, Any]) -> None:
         # A single write with O_APPEND, so that lines of two processes do not mix.
         descriptor = os.open(state_folder() / _NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, (json.dumps(entry) + "\n").encode())
+            write_all(descriptor, (json.dumps(entry) + "\n").encode())
         finally:
             os.close(descriptor)
