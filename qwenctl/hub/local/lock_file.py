@@ -2,19 +2,19 @@
 
 `LockedModel`s come in and go out. The file lists models, each with its repository and commit, and every file with its
 size and SHA-256. A model that was quantized during the download also has its recipe and its output files. The same
-list is written as the same bytes on every machine.
+list is written as the same bytes on every machine. Processes change it one after another.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantize.file_system import file_sha256
+from quantize.file_system import file_sha256, locked_folder, replace_files
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.hf_cache import replace_if_changed
@@ -64,17 +64,49 @@ def make_lock_entry(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFi
 
 
 def add_to_lock(folder: Path, model: LockedModel) -> None:
-    """Add a model to the lock file in `folder`, replacing an older entry with the same key. Raises OSError."""
+    """Add a model to the lock file in `folder`, replacing an older entry with the same key. Raises OSError.
+
+    A file of that name that is no lock file, or one of another version, is kept beside it under another name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
-    try:
-        others = [other for other in read_lock(path) if other.key != model.key]
-    except QwenctlError:  # it does not exist yet or cannot be read
-        others = []
-    write_lock(path, [*others, model])
+    with locked_folder(folder):
+        try:
+            models = read_lock(path)
+        except QwenctlError:
+            models = []
+            if path.exists() or path.is_symlink():
+                replace_files([(path, _unused_name(path))])
+        write_lock(path, [*(other for other in models if other.key != model.key), model])
+
+
+def change_lock(folder: Path, change: Callable[[list[LockedModel]], list[LockedModel]]) -> None:
+    """Replace the models of the lock file in `folder` by what `change` makes of them; without models it is deleted.
+
+    Does nothing if it cannot be read. Raises OSError.
+    """
+    path = folder / LOCK_NAME
+    if not path.is_file():
+        return
+    with locked_folder(folder):
+        try:
+            models = read_lock(path)
+        except QwenctlError:
+            return
+        write_lock(path, change(models))
+
+
+def _unused_name(path: Path) -> Path:
+    """`path` with `.old` or `.oldN` at its end, whichever does not exist."""
+    names = (path.with_name(f"{path.name}.old{number or ''}") for number in range(1000))
+    return next(name for name in names if not name.exists() and not name.is_symlink())
 
 
 def write_lock(path: Path, models: Iterable[LockedModel]) -> None:
-    """Write a lock file with these models, or delete it if there are none. Raises OSError."""
+    """Write a lock file with these models, or delete it if there are none. Raises OSError.
+
+    Others may have changed it since it was read: `add_to_lock` and `change_lock` keep them out.
+    """
     # Sorted by key, so that the bytes do not depend on the order of the pulls.
     entries = [asdict(model) for model in sorted(models, key=lambda model: model.key)]
     if entries:

@@ -13,11 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from qwenctl.errors import QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.local.hf_cache import RepoCache
 from qwenctl.hub.local.installed import InstalledModel
-from qwenctl.hub.local.lock_file import LOCK_NAME, read_lock, write_lock
+from qwenctl.hub.local.lock_file import LockedModel, change_lock
 
 
 def remove_models(models: Sequence[InstalledModel], others: Sequence[InstalledModel]) -> int:
@@ -68,27 +67,24 @@ def _blob_path(path: Path) -> Path:
 
 def _remove_from_lock(folder: Path, names: set[str]) -> None:
     """Remove deleted files from the lock file, and models that have no files left."""
-    try:
-        models = read_lock(folder / LOCK_NAME)
-    except QwenctlError:
-        return
-    # A quantized model lists files that are not on this disk, so only its outputs decide whether it is gone.
-    remaining = [
-        replace(
-            model,
-            files=model.files if model.outputs else tuple(file for file in model.files if file.path not in names),
-            outputs=tuple(file for file in model.outputs if file.path not in names),
-        )
-        for model in models
-    ]
-    write_lock(
-        folder / LOCK_NAME,
-        [
+
+    def remove(models: list[LockedModel]) -> list[LockedModel]:
+        # A quantized model lists files that are not on this disk, so only its outputs decide whether it is gone.
+        remaining = [
+            replace(
+                model,
+                files=model.files if model.outputs else tuple(file for file in model.files if file.path not in names),
+                outputs=tuple(file for file in model.outputs if file.path not in names),
+            )
+            for model in models
+        ]
+        return [
             after
             for before, after in zip(models, remaining, strict=True)
             if (after.outputs if before.outputs else after.files)
-        ],
-    )
+        ]
+
+    change_lock(folder, remove)
 
 
 def _remove_empty_folders(cache: RepoCache) -> None:
