@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from pathlib import Path
 from quantize.errors import Interrupted, NoSpace
 from quantize.input_files import InputFiles, open_local_files
 from quantize.layout import TensorPlan
-from quantize.output import PartialOutput, open_output
+from quantize.output import PartialOutput, is_made, open_output, translate_disk_errors
+from quantize.output_hashes import OutputHashes, hash_output
 from quantize.plan import ConversionPlan
 from quantize.recipe.tensor_classes import tensor_class
 from quantize.row_chunks import RowChunk, ScratchBuffers, chunk_rows, iter_chunks, quantize_chunk
@@ -40,7 +41,10 @@ class ConversionProgress:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """Result of a conversion. `kernel_seconds` is the time in ggml's quantization functions, summed over workers."""
+    """Result of a conversion. `kernel_seconds` is the time in ggml's quantization functions, summed over workers.
+
+    `hashes` are the SHA-256 of the files, in hex.
+    """
 
     paths: tuple[Path, ...]
     n_bytes: int
@@ -48,6 +52,7 @@ class ConversionResult:
     wall_seconds: float
     kernel_seconds: float
     threads: int
+    hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,17 @@ def convert(
     *,
     overwrite: bool = False,
     sources: InputFiles | None = None,
+    on_renamed: Callable[[tuple[str, ...]], None] = lambda _: None,
 ) -> ConversionResult:
     """Write all files of `plan`, resuming an earlier run of the same plan that was stopped.
 
+    `on_renamed` is called with the SHA-256 of the files when they have their names. If it is not reached, or does not
+    return, the next run of the same plan calls it.
+
     Reads the plan's local files, or `sources` if given (for example shards that are still downloading). Raises the
     errors of `open_output` and `sources`, BadCheckpoint for weights that are not finite, NoSpace, and Interrupted on
-    KeyboardInterrupt; finished tensors are saved in every case.
+    KeyboardInterrupt. Finished tensors are saved, except for weights that are not finite: the next run would meet them
+    again.
     """
     start = time.perf_counter()
     with ExitStack() as stack:
@@ -89,14 +99,31 @@ def convert(
         tracker = _ProgressTracker(plan, output.finished)
         try:
             # Local files are opened inside the stack, so that they are closed after the workers have ended.
-            _run_pool(plan, output, sources or stack.enter_context(open_local_files(plan)), threads, tracker, report)
-            output.finish()
+            inputs = sources or stack.enter_context(open_local_files(plan))
+            hashes = _run_pool(plan, output, inputs, threads, tracker, report)
+            output.finish(hashes, lambda: on_renamed(hashes))
         except KeyboardInterrupt as error:
             raise Interrupted(f"stopped; {output.describe_saved()}", "the same command resumes from there") from error
         except NoSpace as error:
             raise NoSpace(f"{error.message}; {output.describe_saved()}", error.hint) from error
     wall, paths = time.perf_counter() - start, tuple(file.path for file in plan.files)
-    return ConversionResult(paths, plan.n_bytes, tracker.resumed_bytes, wall, tracker.kernel_seconds, threads)
+    return ConversionResult(paths, plan.n_bytes, tracker.resumed_bytes, wall, tracker.kernel_seconds, threads, hashes)
+
+
+def made_result(
+    plan: ConversionPlan, hashes: Sequence[str], on_check: Callable[[], None] = lambda: None
+) -> ConversionResult | None:
+    """The result of an earlier run that has made all files of `plan` with these SHA-256; None if they are not there.
+
+    `on_check` is called before the files are read, which takes a while for large ones. Raises as
+    `translate_disk_errors`.
+    """
+    start = time.perf_counter()
+    with translate_disk_errors(plan.files[0].path):
+        if not hashes or not is_made(plan, hashes, on_check):
+            return None
+    wall, paths = time.perf_counter() - start, tuple(file.path for file in plan.files)
+    return ConversionResult(paths, plan.n_bytes, plan.n_bytes, wall, 0.0, 0, tuple(hashes))
 
 
 def _run_pool(
@@ -106,8 +133,8 @@ def _run_pool(
     threads: int,
     tracker: _ProgressTracker,
     report: Callable[[ConversionProgress], None],
-) -> None:
-    """Run the worker threads until all chunks are written or one of them fails."""
+) -> tuple[str, ...]:
+    """Run the worker threads until all chunks are written or one of them fails; the SHA-256 of each file."""
     stop = threading.Event()
     done: queue.SimpleQueue[_ChunkResult] = queue.SimpleQueue()
     ref_counts = _FileRefCounts(plan, output.finished, sources)
@@ -120,13 +147,19 @@ def _run_pool(
     sources.start(ref_counts.needed)
     for worker in workers:
         worker.start()
-    try:
-        _collect_results(output, done, threads, tracker, ref_counts, report)
-    finally:
-        # Workers check the flag between chunks and while they wait for files, so the joins are short.
-        stop.set()
-        for worker in workers:
-            worker.join()
+    with hash_output(plan.files[: len(output.files)], output.files, output.finished) as hashes:
+        try:
+            _collect_results(output, done, threads, tracker, ref_counts, report, hashes)
+            if output.is_complete:
+                return output.known_hashes()
+            while (found := hashes.wait(_REPORT_SECONDS)) is None:
+                report(tracker.progress())
+            return found
+        finally:
+            # Workers check the flag between chunks and while they wait for files, so the joins are short.
+            stop.set()
+            for worker in workers:
+                worker.join()
 
 
 def _iter_tasks(
@@ -205,6 +238,7 @@ def _collect_results(
     tracker: _ProgressTracker,
     ref_counts: _FileRefCounts,
     report: Callable[[ConversionProgress], None],
+    hashes: OutputHashes,
 ) -> None:
     """Process results until all workers have ended; report progress and update the journal at intervals."""
     n_running, report_at, journal_at = threads, 0.0, time.monotonic() + _JOURNAL_SECONDS
@@ -214,7 +248,8 @@ def _collect_results(
             if result and result.error:
                 raise result.error
             if result and result.task:
-                tracker.add(result.task, result.kernel_seconds)
+                if tracker.add(result.task, result.kernel_seconds):
+                    hashes.add((result.task.file_number, result.task.tensor_number))
             elif result:
                 n_running -= 1
             now = time.monotonic()
@@ -251,15 +286,17 @@ class _ProgressTracker:
         self._rows: Counter[tuple[int, int]] = Counter()  # written rows by (file index, tensor index)
         self._uncommitted: list[tuple[int, int]] = []  # complete, but not in the journal yet
 
-    def add(self, task: _ChunkTask, kernel_seconds: float) -> None:
-        """Count a chunk that has been written."""
+    def add(self, task: _ChunkTask, kernel_seconds: float) -> bool:
+        """Count a chunk that has been written; whether all of its tensor is."""
         tensor, key = task.tensor.tensor, (task.file_number, task.tensor_number)
         self.kernel_seconds += kernel_seconds
         self.done_bytes += task.chunk.rows * task.tensor.ggml_type.row_bytes(tensor.row_length)
         self._current_name = tensor.name
         self._rows[key] += task.chunk.rows
-        if self._rows[key] == tensor.rows:  # chunks finish in any order, so only the number of rows counts
+        is_complete = self._rows[key] == tensor.rows  # chunks finish in any order, so only the number of rows counts
+        if is_complete:
             self._uncommitted.append(key)
+        return is_complete
 
     def commit_finished(self, output: PartialOutput) -> list[tuple[int, int]]:
         """Record the tensors completed since the last call in the journal, and return their keys.

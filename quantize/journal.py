@@ -1,32 +1,36 @@
 """The journal of an unfinished output: which tensors are on disk, and which process is writing.
 
 A text file. The first line is the fingerprint of the plan. It is followed by a line `FILE TENSOR` for each finished
-tensor, a line `pid N` for each process that worked on the output, and `whole` when only the renames are left. A line
-counts only if it ends with a newline, because a killed process may leave half a line. A lock on the file keeps other
-processes out.
+tensor, a line `pid N` for each process that worked on the output, and when only the renames are left, a line
+`sha256 FILE HASH` for each file and `whole`. A line counts only if it ends with a newline, because a killed process may
+leave half a line. A lock on the file keeps other processes out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantize.errors import OutputLocked
 from quantize.file_system import AlreadyLocked, open_locked, write_all
 
-_COMPLETE_LINE = "whole"
+_COMPLETE_LINE, _HASH_WORD = "whole", "sha256"
 
 
 @dataclass(frozen=True)
 class JournalState:
-    """The content of a journal. `finished` holds (file index, tensor index); `complete` means only renames are left."""
+    """The content of a journal. `finished` holds (file index, tensor index); `complete` means only renames are left.
+
+    `hashes` are the SHA-256 of complete files by their index; older versions did not write them.
+    """
 
     fingerprint: str = ""
     finished: frozenset[tuple[int, int]] = frozenset()
     complete: bool = False
+    hashes: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,8 @@ class Journal:
     def read(self) -> JournalState:
         """Read the journal, and truncate an incomplete last line that a killed process left."""
         text = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
-        end = text.rfind(b"\n") + 1
-        os.ftruncate(self.descriptor, end)  # so that the next line does not continue half a line
-        first, *lines = text[:end].decode("ascii", "replace").splitlines() or [""]
-        return JournalState(first, frozenset(_parse_finished(lines)), _COMPLETE_LINE in lines)
+        os.ftruncate(self.descriptor, text.rfind(b"\n") + 1)  # so that the next line does not continue half a line
+        return _parse_journal(text)
 
     def start(self, fingerprint: str) -> None:
         """Empty the journal and write the fingerprint of a new plan."""
@@ -58,9 +60,9 @@ class Journal:
         """Record tensors as finished; their bytes must be on disk already."""
         self.append(f"{file} {tensor}" for file, tensor in tensors)
 
-    def record_complete(self) -> None:
-        """Record that all tensors are on disk and only the renames are left."""
-        self.append([_COMPLETE_LINE])
+    def record_complete(self, hashes: Iterable[str] = ()) -> None:
+        """Record that all tensors are on disk and only the renames are left, and the SHA-256 of each file."""
+        self.append([*(f"{_HASH_WORD} {number} {one}" for number, one in enumerate(hashes)), _COMPLETE_LINE])
 
     def remove(self) -> None:
         """Delete the journal file."""
@@ -80,6 +82,25 @@ def open_journal(path: Path, output: Path) -> Iterator[Journal]:
         yield Journal(path, file.fileno())
 
 
+def peek_journal(path: Path) -> JournalState:
+    """Read the journal at `path` without a lock; an empty state if there is none. Raises OSError."""
+    return _parse_journal(path.read_bytes()) if path.is_file() else JournalState()
+
+
+def _parse_journal(text: bytes) -> JournalState:
+    """Parse all lines with a newline."""
+    first, *lines = text[: text.rfind(b"\n") + 1].decode("ascii", "replace").splitlines() or [""]
+    return JournalState(first, frozenset(_parse_finished(lines)), _COMPLETE_LINE in lines, dict(_parse_hashes(lines)))
+
+
+def _parse_hashes(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for line in lines:
+        with suppress(ValueError):
+            word, file, one = line.split()
+            if word == _HASH_WORD:
+                yield int(file), one
+
+
 def _describe_holder(journal: bytes) -> str:
     """Describe the last process in the journal as " (pid N)", or "" if it has none."""
     pids = [line for line in journal.decode("ascii", "replace").splitlines() if line.startswith("pid ")]
@@ -88,6 +109,6 @@ def _describe_holder(journal: bytes) -> str:
 
 def _parse_finished(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
     for line in lines:
-        with suppress(ValueError):  # other lines: "pid N" and "whole"
+        with suppress(ValueError):  # other lines: "pid N", "sha256 FILE HASH" and "whole"
             file, tensor = line.split()
             yield int(file), int(tensor)

@@ -10,15 +10,15 @@ import errno
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
-from quantize.file_system import replace_files, sync_folder, write_all
+from quantize.errors import BadCheckpoint, BadOption, CannotWrite, NoSpace, QuantizeError
+from quantize.file_system import file_sha256, replace_files, sync_folder, write_all
 from quantize.formatting import format_bytes
-from quantize.journal import Journal, JournalState, open_journal
+from quantize.journal import Journal, JournalState, open_journal, peek_journal
 from quantize.layout import FilePlan
 from quantize.plan import ConversionPlan
 
@@ -45,19 +45,39 @@ class PartialOutput:
                 self._sync()
                 self.journal.record(pairs)
 
-    def finish(self) -> None:
-        """Sync all files, rename them to their final names and delete the journal."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run wrote everything, and was stopped before its end."""
+        return not self.files
+
+    def known_hashes(self) -> tuple[str, ...]:
+        """The SHA-256 of each file of a complete output, as the run recorded it that wrote it. Raises OSError."""
+        recorded = self.journal.read().hashes
+        return tuple(
+            recorded.get(number) or file_sha256(part if part.exists() else file.path)
+            for number, (file, part) in enumerate(_part_paths(self.plan))
+        )
+
+    def finish(self, hashes: tuple[str, ...] = (), on_renamed: Callable[[], None] = lambda: None) -> None:
+        """Sync all files, whose SHA-256 are `hashes`, rename them, call `on_renamed` and delete the journal.
+
+        A kill between these steps loses nothing: once the journal says "complete", the next run accepts each file under
+        either name and only repeats the renames and what `on_renamed` does.
+        """
         with translate_disk_errors(self.plan.files[0].path):
-            # A kill between these steps loses nothing: once the journal says "complete", the next run accepts each file
-            # under either name and only repeats the renames.
             self._sync()
-            self.journal.record_complete()
+            if not self.is_complete:
+                self.journal.record_complete(hashes)
             _rename_parts(self.plan)
-            self.journal.remove()
+        on_renamed()
+        self.journal.remove()
 
     def describe_saved(self) -> str:
         """Describe what a run that is stopped now leaves on disk, for an error message."""
-        finished = self.journal.read().finished
+        state = self.journal.read()
+        finished = state.finished
+        if state.complete:
+            return "all of it is written"
         if not finished:
             return "nothing was finished yet"
         n_bytes = sum(self.plan.files[file].tensors[number].n_bytes for file, number in finished)
@@ -82,6 +102,8 @@ class DiskSpace:
 def required_disk_space(plan: ConversionPlan) -> DiskSpace:
     """Compute the disk space for the output of `plan`, minus what its unfinished output occupies already."""
     folder = plan.files[0].path.parent.resolve()
+    if is_written(plan):
+        return DiskSpace(folder, 0, shutil.disk_usage(folder).free)
     needed = sum(max(0, file.n_bytes - _allocated_bytes(part)) for file, part in _part_paths(plan))
     return DiskSpace(folder, needed, shutil.disk_usage(folder).free)
 
@@ -96,7 +118,7 @@ def open_output(plan: ConversionPlan, *, overwrite: bool) -> Iterator[PartialOut
     first = plan.files[0].path
     with ExitStack() as stack:
         with translate_disk_errors(first):
-            journal = stack.enter_context(open_journal(first.with_name(f"{first.name}.journal"), first))
+            journal = stack.enter_context(open_journal(_journal_path(plan), first))
         try:
             state = journal.read()
             finished = _finished_tensors(plan, state)
@@ -107,10 +129,30 @@ def open_output(plan: ConversionPlan, *, overwrite: bool) -> Iterator[PartialOut
             _check_free_space(plan)
             files = _open_part_files(plan, journal, stack, resumed=bool(finished))
             yield PartialOutput(plan, files, journal, finished)
-        except BaseException:
-            if not journal.read().finished:  # nothing that a next run could use
+        except BaseException as error:
+            # Nothing that a next run could use: it would meet the same bad weights again.
+            if not journal.read().finished or isinstance(error, BadCheckpoint):
                 _remove_parts(plan, journal)
             raise
+
+
+def is_written(plan: ConversionPlan) -> bool:
+    """Whether an earlier run wrote all of `plan`, and was stopped before its end; another process may be at it."""
+    state = peek_journal(_journal_path(plan))
+    return state.complete and bool(_finished_tensors(plan, state))
+
+
+def is_made(plan: ConversionPlan, hashes: Sequence[str], on_check: Callable[[], None] = lambda: None) -> bool:
+    """Whether the files of `plan` have their final names, the plan's headers and these SHA-256.
+
+    They are read whole, after a call of `on_check`, if nothing else tells them apart. Raises OSError.
+    """
+    if _journal_path(plan).exists() or len(hashes) != len(plan.files):
+        return False
+    if not all(_has_size(file.path, file) and _has_header(file) for file in plan.files):
+        return False
+    on_check()
+    return all(file_sha256(file.path) == one for file, one in zip(plan.files, hashes, strict=True))
 
 
 def check_paths(plan: ConversionPlan) -> None:
@@ -182,10 +224,17 @@ def _part_paths(plan: ConversionPlan) -> list[tuple[FilePlan, Path]]:
     return [(file, first.with_name(name)) for file, name in zip(plan.files, names, strict=True)]
 
 
+def _journal_path(plan: ConversionPlan) -> Path:
+    first = plan.files[0].path
+    return first.with_name(f"{first.name}.journal")
+
+
 def _is_same_mmproj(plan: ConversionPlan, file: FilePlan) -> bool:
     """Whether the existing file is an mmproj with the same header, made with another text type of this model."""
-    if file not in plan.vision_files or file.path.stat().st_size != file.n_bytes:
-        return False
+    return file in plan.vision_files and _has_size(file.path, file) and _has_header(file)
+
+
+def _has_header(file: FilePlan) -> bool:
     with file.path.open("rb") as existing:
         return existing.read(len(file.header)) == file.header
 

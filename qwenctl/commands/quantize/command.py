@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
-from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, show_plan, show_result
+from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, print_status, show_plan, show_result
 
 if TYPE_CHECKING:
     from quantize.convert import ConversionResult
@@ -136,17 +137,31 @@ def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) ->
     if job.dry_run:
         show_plan(plan, job.threads, as_json=job.json)
     else:
-        result = _convert(plan, job.threads, overwrite=job.overwrite, quiet=job.quiet)
-        _register(plan)
+        result = (not job.overwrite and _find_made(plan, quiet=job.quiet)) or _convert(
+            plan, job.threads, overwrite=job.overwrite, quiet=job.quiet
+        )
         show_result(plan, result, as_json=job.json, quiet=job.quiet)
 
 
-def _register(plan: ConversionPlan) -> None:
-    """Register the files, so that `qwenctl ls` lists them."""
+def _find_made(plan: ConversionPlan, *, quiet: bool) -> ConversionResult | None:
+    """The result of an earlier run that made all files of `plan`, if they are as it left them."""
+    from quantize.convert import made_result
+    from qwenctl.hub.local.registry import find_hashes
+
+    return made_result(
+        plan,
+        find_hashes(plan.files[0].path, plan.fingerprint),
+        lambda: print_status(f"checking {plan.files[0].path}, which is here already", quiet=quiet),
+    )
+
+
+def _register(plan: ConversionPlan, hashes: Sequence[str]) -> None:
+    """Register the files, so that `qwenctl ls` lists them and the same command knows them."""
     from qwenctl.hub.local.registry import LocalConversion, register_conversion
 
     source, paths = plan.checkpoint, tuple(str(file.path.absolute()) for file in plan.files)
-    register_conversion(LocalConversion(paths, source.repository or source.name, source.revision, plan.recipe.name))
+    made = LocalConversion(paths, source.repository or source.name, source.revision, plan.recipe.name)
+    register_conversion(made, plan.fingerprint, hashes)
 
 
 def _repository(source: Path) -> str:
@@ -181,4 +196,4 @@ def _convert(plan: ConversionPlan, threads: int, *, overwrite: bool, quiet: bool
     from qwenctl.views.quantization import conversion_progress, start_line
 
     with handle_sigterm(), conversion_progress(start_line(plan, threads), sys.stderr, quiet=quiet) as report:
-        return convert(plan, threads, report, overwrite=overwrite)
+        return convert(plan, threads, report, overwrite=overwrite, on_renamed=lambda hashes: _register(plan, hashes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,9 +35,9 @@ class LocalConversion:
     type_name: str
 
 
-def register_conversion(conversion: LocalConversion) -> None:
-    """Remember a model that was quantized here."""
-    _append_entry({"made": asdict(conversion)})
+def register_conversion(conversion: LocalConversion, fingerprint: str = "", hashes: Sequence[str] = ()) -> None:
+    """Remember a model that was quantized here, the fingerprint of its plan, and the SHA-256 of its files."""
+    _append_entry({"made": asdict(conversion), "fingerprint": fingerprint, "hashes": list(hashes)})
 
 
 def register_root(root: Path) -> None:
@@ -59,6 +59,20 @@ def registered_models() -> list[LocalConversion]:
             conversion = LocalConversion(**{**entry["made"], "paths": tuple(map(str, entry["made"]["paths"]))})
             conversions[conversion.paths[0]] = conversion
     return [conversion for conversion in conversions.values() if Path(conversion.paths[0]).is_file()]
+
+
+def find_hashes(path: Path, fingerprint: str) -> tuple[str, ...]:
+    """The SHA-256 of the files of the model at `path`, if it was last made by the plan with this fingerprint; or none.
+
+    The files may have changed since then.
+    """
+    found: tuple[str, ...] = ()
+    for entry in _read_entries():
+        with suppress(TypeError, KeyError, IndexError):
+            if entry["made"]["paths"][0] == str(path.absolute()):
+                is_same = fingerprint and entry.get("fingerprint") == fingerprint
+                found = tuple(map(str, entry["hashes"])) if is_same else ()
+    return found
 
 
 def registered_roots() -> list[Path]:

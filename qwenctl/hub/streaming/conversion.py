@@ -8,23 +8,22 @@ the "spool". Nothing else stays on disk.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantize.convert import ConversionProgress as ConversionProgress
-from quantize.convert import ConversionResult, convert
-from quantize.file_system import file_sha256
+from quantize.convert import ConversionResult, convert, made_result
 from quantize.formatting import format_bytes
-from quantize.output import check_paths, required_disk_space
+from quantize.output import check_paths, is_written, required_disk_space
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan, output_path
 from quantize.recipe.recipes import find_recipe
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.download.downloader import Progress
-from qwenctl.hub.local.lock_file import LockedFile, LockedModel, add_to_lock, make_lock_entry
-from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion
+from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, LockedModel, add_to_lock, make_lock_entry, read_lock
+from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion, registered_models
 from qwenctl.hub.pull import PullEvents, PullOptions
 from qwenctl.hub.repository.listing import Listing
 from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint, checkpoint_files, fetch_headers_only
@@ -113,7 +112,14 @@ def convert_remote(
 
     Raises QwenctlError and the errors of `convert`; finished tensors and downloaded shards are saved.
     """
-    folder = conversion.spool_folder / _SHARDS
+    if not overwrite and (made := _find_made(conversion, events)):
+        return made
+    folder, outputs = conversion.spool_folder / _SHARDS, tuple[LockedFile, ...]()
+
+    def record(hashes: tuple[str, ...]) -> None:
+        nonlocal outputs
+        outputs = _record_output(conversion, hashes)
+
     _check_disk_space(conversion, folder)
     register_buffer(conversion.spool_folder)  # first, so that `qwenctl clean` finds it after a kill
     with open_shard_buffer(
@@ -131,22 +137,55 @@ def convert_remote(
             lambda progress: report(shard_buffer.progress(), progress),
             overwrite=overwrite,
             sources=shard_buffer,
+            on_renamed=record,
         )
-    model = _lock_entry(conversion)  # reads the small files in the folder that is deleted next
     shutil.rmtree(conversion.spool_folder, ignore_errors=True)
-    events.notify("hashing the output for its lock file")
-    outputs = tuple(LockedFile(path.name, path.stat().st_size, file_sha256(path)) for path in result.paths)
-    add_to_lock(result.paths[0].parent, replace(model, outputs=outputs))
-    paths = tuple(str(path.absolute()) for path in result.paths)
-    register_conversion(
-        LocalConversion(paths, conversion.listing.repository, conversion.listing.commit, conversion.plan.recipe.name)
-    )
     return result, outputs
+
+
+def _record_output(conversion: StreamingConversion, hashes: Sequence[str]) -> tuple[LockedFile, ...]:
+    """Add the output to its lock file and to the models on this machine. Raises OSError."""
+    files = conversion.plan.files
+    outputs = tuple(LockedFile(file.path.name, file.n_bytes, one) for file, one in zip(files, hashes, strict=True))
+    add_to_lock(files[0].path.parent, replace(_lock_entry(conversion), outputs=outputs))
+    _register(conversion)
+    return outputs
+
+
+def _register(conversion: StreamingConversion) -> None:
+    paths = tuple(str(file.path.absolute()) for file in conversion.plan.files)
+    made = LocalConversion(paths, conversion.listing.repository, conversion.listing.commit, conversion.plan.recipe.name)
+    if made not in registered_models():
+        register_conversion(made)
+
+
+def _find_made(
+    conversion: StreamingConversion, events: PullEvents
+) -> tuple[ConversionResult, tuple[LockedFile, ...]] | None:
+    """What an earlier run has made and listed in the lock file, if it is all there; what is left of it is removed."""
+    plan, listing = conversion.plan, conversion.listing
+    names = [(file.path.name, file.n_bytes) for file in plan.files]
+    key = (listing.repository, listing.commit, "", recipe_to_args(conversion.options))
+    with suppress(QwenctlError):  # no lock file, or none that can be read
+        for model in read_lock(plan.files[0].path.parent / LOCK_NAME):
+            if model.key == key and [(file.path, file.size) for file in model.outputs] == names:
+                result = made_result(
+                    plan,
+                    [file.sha256 for file in model.outputs],
+                    lambda: events.notify(f"checking {plan.files[0].path}, which is here already"),
+                )
+                if result:
+                    shutil.rmtree(conversion.spool_folder, ignore_errors=True)
+                    _register(conversion)
+                    return result, model.outputs
+    return None
 
 
 def _check_disk_space(conversion: StreamingConversion, folder: Path) -> None:
     """Raise QwenctlError if the output and the spool, plus 2 %, do not fit on the disk."""
     disk_space = required_disk_space(conversion.plan)
+    if is_written(conversion.plan):  # nothing is downloaded any more
+        return
     # Shards of an earlier run are in the buffer already, so they need no more space.
     spooled = sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
     needed = int((disk_space.needed + max(0, conversion.spool_bytes - spooled)) * _MARGIN)

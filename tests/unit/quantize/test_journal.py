@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantize.errors import OutputLocked
-from quantize.journal import JournalState, open_journal
+from quantize.journal import JournalState, open_journal, peek_journal
 
 TENSORS = st.frozensets(st.tuples(st.integers(0, 9), st.integers(0, 9999)), max_size=20)
 
@@ -83,3 +83,14 @@ def test_journal_is_not_written_through_a_symbolic_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), open_journal(tmp_path / "out.journal", Path("out")):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_hashes_of_a_complete_output_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal"
+    assert peek_journal(path) == JournalState()
+    with open_journal(path, Path("out")) as journal:
+        journal.start("fingerprint")
+        journal.record([(1, 2)])
+        journal.record_complete(["aa", "bb"])
+        expected = JournalState("fingerprint", frozenset({(1, 2)}), complete=True, hashes={0: "aa", 1: "bb"})
+        assert journal.read() == peek_journal(path) == expected

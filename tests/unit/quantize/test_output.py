@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from quantize.errors import BadOption, CannotWrite, NoSpace, QuantizeError
+from quantize.errors import BadCheckpoint, BadOption, CannotWrite, NoSpace, QuantizeError
+from quantize.file_system import file_sha256
 from quantize.input_files import open_local_files
-from quantize.output import check_paths, open_output, required_disk_space, translate_disk_errors
+from quantize.output import (
+    check_paths,
+    is_made,
+    is_written,
+    open_output,
+    required_disk_space,
+    translate_disk_errors,
+)
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 
 
@@ -122,3 +130,49 @@ def test_local_input_files_are_open_inside_the_block_and_closed_after(plan: Conv
     for descriptor in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
+
+
+def test_output_is_made_if_it_has_the_plan_and_the_hashes(plan: ConversionPlan, tmp_path: Path) -> None:
+    write_tensors(plan, len(plan.files[0].tensors), stop=False)
+    checked: list[bool] = []
+    hashes = [file_sha256(plan.files[0].path)]
+    assert is_made(plan, hashes, lambda: checked.append(True))
+    assert checked == [True]
+    assert not is_made(plan, ["0" * 64])
+    assert not is_made(plan, [])
+    (tmp_path / "out.gguf.journal").touch()  # a run that is stopped or at work
+    assert not is_made(plan, hashes)
+    (tmp_path / "out.gguf.journal").unlink()
+    with plan.files[0].path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert not is_made(plan, hashes)
+
+
+def test_output_stopped_after_it_was_renamed_repeats_what_follows_and_needs_no_space(plan: ConversionPlan) -> None:
+    def stop() -> None:
+        raise Stopped
+
+    with open_output(plan, overwrite=False) as output:
+        output.commit((0, number) for number in range(len(plan.files[0].tensors)))
+        with pytest.raises(Stopped):
+            output.finish(("hash",), stop)
+    assert is_written(plan)
+    assert required_disk_space(plan).needed == 0
+    followed: list[bool] = []
+    with open_output(plan, overwrite=False) as output:
+        assert (output.is_complete, output.known_hashes()) == (True, ("hash",))
+        output.finish(output.known_hashes(), lambda: followed.append(True))
+    assert followed == [True]
+    assert not is_written(plan)
+
+
+def test_unfinished_files_with_bad_weights_are_removed(plan: ConversionPlan, tmp_path: Path) -> None:
+    def stop() -> None:
+        with open_output(plan, overwrite=False) as output:
+            output.commit([(0, 0)])
+            raise BadCheckpoint("NaN")
+
+    with pytest.raises(BadCheckpoint):
+        stop()
+    assert list(tmp_path.iterdir()) == []
