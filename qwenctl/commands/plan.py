@@ -118,12 +118,12 @@ def _with_mmproj(inventory: TensorInventory) -> TensorInventory:
     """`inventory` with the mmproj file next to the model. Raises QwenctlError if there is none."""
     from qwenctl.models.mmproj import find_mmproj
 
-    tower = find_mmproj(Path(inventory.path)) if inventory.path else None
-    if tower is None:
+    towers = find_mmproj(Path(inventory.path)) if inventory.path else ()
+    if not towers:
         raise QwenctlError(
             f"no mmproj file found for {inventory.name}", "leave out --vision, or put the mmproj file next to the model"
         )
-    return replace(inventory, vision_bytes=tower.stat().st_size)
+    return replace(inventory, vision_bytes=max(tower.stat().st_size for tower in towers))
 
 
 def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:

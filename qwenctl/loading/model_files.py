@@ -31,12 +31,16 @@ def resolve_model(model: Path | None) -> Path:
 def vision_settings(model: Path, mmproj: Path | None, vision: VisionSettings) -> VisionSettings:
     """`vision` with the vision encoder `mmproj`, by default the file next to `model`; without one if there is none.
 
-    Raises QwenctlError for a file that is not an mmproj file.
+    If the files of several other models are there, they are only listed: text needs none of them. Raises QwenctlError
+    for a file that is not an mmproj file.
     """
     from qwenctl.models.mmproj import check_mmproj, find_mmproj
 
-    found = check_mmproj(mmproj.expanduser()) if mmproj is not None else find_mmproj(model)
-    return replace(vision, mmproj=str(found.absolute()) if found is not None else "")
+    found = (check_mmproj(mmproj.expanduser()),) if mmproj is not None else find_mmproj(model)
+    paths = tuple(str(path.absolute()) for path in found)
+    if len(paths) > 1:
+        return replace(vision, mmproj="", mmproj_choices=paths)
+    return replace(vision, mmproj="".join(paths), mmproj_choices=())
 
 
 def reserve_mmproj(load: LoadRequest, mmproj: str) -> LoadRequest:

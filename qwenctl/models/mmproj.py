@@ -1,6 +1,6 @@
 """Find the mmproj file (vision encoder) that belongs to a model, and check it before the engine loads it.
 
-The path of a model file comes in, the path of an mmproj file goes out. Only headers are read.
+The path of a model file comes in, paths of mmproj files go out. Only headers are read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from quantize.errors import QuantizeError
 from quantize.gguf_header import read_header, read_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.gguf_check import split_files
+from qwenctl.models.gguf_kind import kind_from_metadata, mmproj_rank
 
 _PROJECTOR = "qwen3vl_merger"  # the projector type of Qwen3.5 in llama.cpp
-_PREFERRED_DTYPES = ("F16", "BF16", "F32")  # the types that are published; their quality is nearly the same
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class _Mmproj:
     projection_dim: object  # must equal the text model's embedding length
 
 
-def find_mmproj(model: Path) -> Path | None:
-    """Find the mmproj file for `model`, in its folder or the one above; None if there is none.
+def find_mmproj(model: Path) -> tuple[Path, ...]:
+    """Find the mmproj files that may belong to `model`, in its folder or the one above: usually one, or none.
 
-    Its projection must have the model's width. A file with the same model name is preferred; in the folder above, only
-    such a file counts unless `model` is split. Raises QwenctlError if the choice is ambiguous.
+    Their projection must have the model's width. A file with the same model name is preferred; in the folder above,
+    only such a file counts unless `model` is split. If files of several models remain, there is one path for each.
     """
     metadata = _read_metadata(model)
     name, projection_dim = (
@@ -42,11 +42,12 @@ def find_mmproj(model: Path) -> Path | None:
         matches = [file for file in candidates if name and file.name == name]
         if not matches and (folder == model.parent or is_split):
             matches = candidates
-        if len({file.name for file in matches}) > 1:
-            raise QwenctlError(f"several mmproj files match {model.name}: choose one", f"--mmproj {matches[0].path}")
         if matches:
-            return min(matches, key=_dtype_rank).path
-    return None
+            best: dict[str, _Mmproj] = {}
+            for file in sorted(matches, key=lambda file: mmproj_rank(file.path.name)):
+                best.setdefault(file.name, file)
+            return tuple(sorted(file.path for file in best.values()))
+    return ()
 
 
 def check_mmproj(path: Path) -> Path:
@@ -63,10 +64,10 @@ def check_mmproj(path: Path) -> Path:
 
 
 def _find_mmproj_files(folder: Path) -> Iterator[_Mmproj]:
-    """Yield the Qwen3.5 mmproj files in a folder."""
-    for path in sorted(folder.glob("*mmproj*.gguf")):
+    """Yield the Qwen3.5 mmproj files in a folder, whatever their names."""
+    for path in sorted(path for path in folder.glob("*") if path.suffix.lower() == ".gguf" and path.is_file()):
         metadata = _read_metadata(path)
-        if metadata.get("clip.projector_type") == _PROJECTOR:
+        if kind_from_metadata(metadata) == "mmproj" and metadata.get("clip.projector_type") == _PROJECTOR:
             yield _Mmproj(path, _text(metadata, "general.name"), metadata.get("clip.vision.projection_dim"))
 
 
@@ -80,9 +81,3 @@ def _read_metadata(path: Path) -> Mapping[str, object]:
 
 def _text(metadata: Mapping[str, object], key: str) -> str:
     return str(metadata.get(key) or "")
-
-
-def _dtype_rank(file: _Mmproj) -> int:
-    """Position of the type in the file name among the preferred types; lower is better."""
-    ranks = [rank for rank, dtype in enumerate(_PREFERRED_DTYPES) if file.path.stem.endswith(f"-{dtype}")]
-    return next(iter(ranks), len(_PREFERRED_DTYPES))

@@ -30,7 +30,8 @@ class VisionSettings:
     """Settings of the vision encoder: the path of its `mmproj` file ("": none) and the resolution of its input.
 
     An image becomes `image_min_tokens` to `image_max_tokens` tokens; a video is sampled at `video_fps` frames per
-    second, up to `video_max_frames` frames.
+    second, up to `video_max_frames` frames. `mmproj_choices` are the files among which the user must choose before an
+    image can be sent, if there are several.
     """
 
     mmproj: str = ""
@@ -38,6 +39,7 @@ class VisionSettings:
     image_max_tokens: int = 4096
     video_fps: float = 2.0
     video_max_frames: int = 768
+    mmproj_choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

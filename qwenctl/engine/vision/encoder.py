@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -177,17 +178,26 @@ class VisionState:
 
     def configure(self, settings: VisionSettings) -> None:
         """Use `settings` from now on; the media cache starts empty."""
+        self._choices = settings.mmproj_choices
         self._cache, self._encoder = MediaCache(settings), self._open_encoder(settings.mmproj)
 
     @property
     def encoder_fingerprint(self) -> str:
         """The fingerprint of the vision encoder. Raises RequestError if there is none."""
+        self._check()
         return self._encoder.fingerprint
 
     def media_items(self, media: Media) -> Sequence[MediaItem]:
         """The media items of an image or a video. Raises RequestError."""
-        self._encoder.check()
+        self._check()
         return self._cache.items(media)
+
+    def _check(self) -> None:
+        """Raises RequestError if there is no mmproj file, or the user must choose one."""
+        if self._choices:
+            message = "several mmproj files match the model: choose one for images"
+            raise RequestError(RequestFailed("setting", message, f"--mmproj {shlex.quote(self._choices[0])}"))
+        self._encoder.check()
 
     def embeddings(self, item: MediaItem) -> Embeddings | None:
         """The embeddings of an item; None if cancelled. Raises RequestError."""

@@ -24,6 +24,7 @@ from qwenctl.hub.repository.listing import RemoteFile
 from qwenctl.hub.repository.model_name import ModelName, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import find_quants, find_vision
 from qwenctl.models.gguf_check import ARCHITECTURES
+from qwenctl.models.gguf_kind import read_kind
 
 CHECKPOINT = "checkpoint"
 
@@ -89,9 +90,10 @@ def _find_in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledMod
     paths = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
     # As a listing without hashes, so that the same code groups splits here and on the Hub.
     files = [RemoteFile(name, path.stat().st_size, "") for name, path in sorted(paths.items())]
-    vision = find_vision(files)
+    kinds = {name: read_kind(path) for name, path in paths.items() if path.suffix.lower() == ".gguf"}
+    vision = find_vision(files, kinds.__getitem__)
     vision_paths = (paths[vision.path],) if vision else ()
-    for quant in find_quants(files):
+    for quant in find_quants(files, kinds.__getitem__):
         paths_of_quant = tuple(paths[file.path] for file in quant.files)
         if _is_qwen_model(paths_of_quant[0]):
             yield InstalledModel(

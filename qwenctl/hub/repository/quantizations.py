@@ -9,19 +9,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 from qwenctl.hub.repository.model_name import QUANT, quant_key
+from qwenctl.models.gguf_kind import GGUFKind, is_doubtful, kind_from_name, mmproj_rank
 
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _LABEL = re.compile(rf"(?:^|[-_./])({QUANT})(?=$|[-./])", re.IGNORECASE)
-# Other GGUF files that publishers put next to models: vision encoders, importance matrices, separate MTP heads.
-_NOT_A_MODEL = re.compile(r"(mmproj|imatrix|mtp-)", re.IGNORECASE)
-_VISION_ORDER = ("f16", "bf16", "f32")
+KindOf = Callable[[str], GGUFKind]  # what the GGUF file at a path is
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Quant:
         return sum(file.size for file in self.files)
 
 
-def find_quants(files: Sequence[RemoteFile]) -> list[Quant]:
+def find_quants(files: Sequence[RemoteFile], kind_of: KindOf = kind_from_name) -> list[Quant]:
     """Group the GGUF models among `files` by their splits, smallest model first."""
     groups: dict[str, list[RemoteFile]] = defaultdict(list)
     for file in files:
         # Splits share the name before their number and the number of splits; any other file is a group of its own.
-        if file.path.lower().endswith(".gguf") and not _NOT_A_MODEL.match(PurePosixPath(file.path).name):
+        if file.path.lower().endswith(".gguf") and kind_of(file.path) == "model":
             split = _SPLIT.fullmatch(file.path)
             groups[f"{split[1]} of {split[3]}" if split else file.path].append(file)
     quants = [_build_quant(sorted(group, key=lambda file: file.path)) for group in groups.values()]
@@ -59,15 +58,10 @@ def _build_quant(files: list[RemoteFile]) -> Quant:
     return Quant(label, tuple(files), int(split[3]) - len(files) if split else 0)
 
 
-def find_vision(files: Sequence[RemoteFile]) -> RemoteFile | None:
-    """The mmproj file to go with a model; F16 is preferred, because nothing computes with higher precision."""
-    candidates = [file for file in files if re.match(r"mmproj.*\.gguf$", PurePosixPath(file.path).name, re.IGNORECASE)]
-
-    def rank(file: RemoteFile) -> int:
-        labels = [label.lower() for label in _LABEL.findall(file.path[: -len(".gguf")])]
-        return _VISION_ORDER.index(labels[-1]) if labels and labels[-1] in _VISION_ORDER else len(_VISION_ORDER)
-
-    return min(candidates, key=rank, default=None)
+def find_vision(files: Sequence[RemoteFile], kind_of: KindOf = kind_from_name) -> RemoteFile | None:
+    """The mmproj file to go with a model, preferably in F16; None if there is none."""
+    candidates = [file for file in files if file.path.lower().endswith(".gguf") and kind_of(file.path) == "mmproj"]
+    return min(candidates, key=lambda file: mmproj_rank(file.path), default=None)
 
 
 def choose_quant(listing: Listing, label: str) -> Quant:
@@ -76,7 +70,7 @@ def choose_quant(listing: Listing, label: str) -> Quant:
     matches = [quant for quant in quants if quant_key(quant.label) == quant_key(label)]
     complete = [quant for quant in matches if not quant.missing_parts]
     if complete:
-        return complete[0]
+        return min(complete, key=lambda quant: is_doubtful(quant.files[0].path))
     name = f"{listing.repository}@{listing.revision[:12]}"
     if matches:
         missing, parts = matches[0].missing_parts, matches[0].missing_parts + len(matches[0].files)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
-from quantize.gguf_header import START_BYTES, parse_leading_metadata
+from quantize.gguf_header import START_BYTES, Value, parse_leading_metadata
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.download.downloader import DownloadOptions
 from qwenctl.hub.download.hub_api import read_range, resolve_url
@@ -22,6 +22,7 @@ from qwenctl.hub.repository.quantizations import Quant, find_quants
 from qwenctl.hub.select.fit import PullCandidate
 from qwenctl.hub.streaming.header_only import fetch_headers_only, is_checkpoint
 from qwenctl.models.context_memory import ContextMemory, context_memory_from_config, context_memory_from_metadata
+from qwenctl.models.gguf_kind import is_doubtful, kind_from_metadata
 
 # The recipes that are offered for a checkpoint, a selection that covers the range of sizes.
 RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
@@ -54,15 +55,19 @@ def find_available_quants(
     `spool_bytes` is the maximum size of the shard buffer, which a conversion needs on disk besides its output. Raises
     QwenctlError if the repository has neither GGUF files nor a checkpoint.
     """
-    quants = [quant for quant in find_quants(listing.files) if not quant.missing_parts]
-    if quants:
-        context = _read_context_memory(listing, quants[0], options, notify)
-        return AvailableQuants(
-            tuple(PullCandidate(quant.label, quant.n_bytes, quant.n_bytes) for quant in quants),
-            context,
-            listing.parameters,
-            needs_conversion=False,
-        )
+    candidates: list[PullCandidate] = []
+    context = _FALLBACK_CONTEXT
+    for quant in (quant for quant in find_quants(listing.files) if not quant.missing_parts):
+        # The header of the smallest model has the numbers; others are read only if their names leave doubts.
+        if not candidates or is_doubtful(quant.files[0].path):
+            metadata = _read_metadata(listing, quant, options, notify)
+            if kind_from_metadata(metadata) not in (None, "model"):
+                continue
+            if not candidates:
+                context = context_memory_from_metadata(metadata) or _FALLBACK_CONTEXT
+        candidates.append(PullCandidate(quant.label, quant.n_bytes, quant.n_bytes))
+    if candidates:
+        return AvailableQuants(tuple(candidates), context, listing.parameters, needs_conversion=False)
     if is_checkpoint(listing):
         return _find_recipes(listing, options, spool_bytes, notify)
     raise QwenctlError(
@@ -72,18 +77,18 @@ def find_available_quants(
     )
 
 
-def _read_context_memory(
+def _read_metadata(
     listing: Listing, quant: Quant, options: DownloadOptions, notify: Callable[[str], None]
-) -> ContextMemory:
-    """Compute the context memory from the start of a model's first file."""
+) -> dict[str, Value]:
+    """The metadata at the start of a model's first file; empty if it cannot be parsed."""
     file = quant.files[0]
     data = make_retry_policy(options.patience, notify).call(
         lambda: read_range(resolve_url(listing, file), 0, min(START_BYTES, file.size))
     )
     try:
-        return context_memory_from_metadata(parse_leading_metadata(file.path, data)) or _FALLBACK_CONTEXT
+        return parse_leading_metadata(file.path, data)
     except BadGGUF:
-        return _FALLBACK_CONTEXT
+        return {}
 
 
 def _find_recipes(

@@ -8,7 +8,9 @@ import gguf
 import pytest
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.loading.model_files import vision_settings
 from qwenctl.models.mmproj import check_mmproj, find_mmproj
+from qwenctl.protocol.media import VisionSettings
 
 
 def model(path: Path, name: str = "Toy", width: int = 256) -> Path:
@@ -37,9 +39,11 @@ def write_header(writer: gguf.GGUFWriter, path: Path) -> Path:
 
 
 def test_mmproj_beside_model_is_found_under_any_name(tmp_path: Path) -> None:
-    assert find_mmproj(model(tmp_path / "toy.gguf")) is None
-    found = tower(tmp_path / "toy.mmproj-Q8_0.gguf", "another name")
-    assert find_mmproj(tmp_path / "toy.gguf") == found
+    assert find_mmproj(model(tmp_path / "toy.gguf")) == ()
+    for name in ("toy.mmproj-Q8_0.gguf", "tower.GGUF", "vision-encoder.gguf"):
+        found = tower(tmp_path / name, "another name")
+        assert find_mmproj(tmp_path / "toy.gguf") == (found,)
+        found.unlink()
 
 
 def test_mmproj_with_same_name_and_width_is_preferred_and_f16_first(tmp_path: Path) -> None:
@@ -49,26 +53,28 @@ def test_mmproj_with_same_name_and_width_is_preferred_and_f16_first(tmp_path: Pa
     (tmp_path / "mmproj-d.gguf").write_bytes(b"GGUF and no more")
     for kind in ("F32", "BF16"):
         best = tower(tmp_path / f"mmproj-Toy-{kind}.gguf")
-    assert find_mmproj(model(tmp_path / "toy.gguf")) == best
-    best = tower(tmp_path / "mmproj-Toy-F16.gguf")
-    assert find_mmproj(tmp_path / "toy.gguf") == best
+    assert find_mmproj(model(tmp_path / "toy.gguf")) == (best,)
+    best = tower(tmp_path / "Toy.mmproj-f16.gguf")
+    assert find_mmproj(tmp_path / "toy.gguf") == (best,)
 
 
-def test_ambiguous_mmproj_files_are_refused_with_hint(tmp_path: Path) -> None:
-    tower(tmp_path / "mmproj-a.gguf", "A")
-    tower(tmp_path / "mmproj-b.gguf", "B")
-    with pytest.raises(QwenctlError, match=r"several mmproj files match toy\.gguf: choose one") as caught:
-        find_mmproj(model(tmp_path / "toy.gguf"))
-    assert caught.value.hint == f"--mmproj {tmp_path}/mmproj-a.gguf"
+def test_mmproj_files_of_several_other_models_are_listed_once_each(tmp_path: Path) -> None:
+    tower(tmp_path / "mmproj-a-F32.gguf", "A")
+    found = (tower(tmp_path / "mmproj-a-F16.gguf", "A"), tower(tmp_path / "mmproj-b.gguf", "B"))
+    assert find_mmproj(model(tmp_path / "toy.gguf")) == found
+    settings = vision_settings(tmp_path / "toy.gguf", None, VisionSettings())
+    assert (settings.mmproj, settings.mmproj_choices) == ("", tuple(map(str, found)))
+    chosen = vision_settings(tmp_path / "toy.gguf", found[1], settings)
+    assert (chosen.mmproj, chosen.mmproj_choices) == (str(found[1]), ())
 
 
 def test_mmproj_of_split_model_is_found_in_parent_folder(tmp_path: Path) -> None:
     split = model(tmp_path / "Q4_K_M" / "toy-00001-of-00002.gguf")
     whole = model(tmp_path / "Q8_0" / "toy.gguf")
     found = tower(tmp_path / "mmproj-F16.gguf", "Toy of another spelling")
-    assert (find_mmproj(split), find_mmproj(whole)) == (found, None)
+    assert (find_mmproj(split), find_mmproj(whole)) == ((found,), ())
     named = tower(tmp_path / "mmproj-Toy.gguf")
-    assert (find_mmproj(split), find_mmproj(whole)) == (named, named)
+    assert (find_mmproj(split), find_mmproj(whole)) == ((named,), (named,))
 
 
 @pytest.mark.parametrize(
