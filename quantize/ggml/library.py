@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantize.errors import QuantizeError
+from quantize.ggml.iq3_s import move_sub_blocks
 from quantize.ggml.types import GGMLType
 
 Floats = npt.NDArray[np.float32]
@@ -71,6 +72,8 @@ def quantize_rows(ggml_type: GGMLType, floats: Floats, packed: Bytes, importance
     written = quantize(ggml_type.id, floats.ctypes.data, packed.ctypes.data, 0, rows, length, weights)
     if written != packed.size:
         raise QuantizeError(f"ggml wrote {written} bytes of {ggml_type.name}, {packed.size} expected")
+    if ggml_type.name == "IQ3_S":
+        move_sub_blocks(floats, packed)
 
 
 def is_finite(ggml_type: GGMLType, packed: Bytes) -> bool:
