@@ -53,7 +53,7 @@ def _run_call(setup: ChatSetup, functions: ToolSet, state: ChatState, parsed: Pa
             return state, error_result("the user did not allow this call")
         if choice == "always":
             state = replace(state, approved_tools=state.approved_tools | {name})
-    with setup.screen.show_waiting(f"running {name} (Ctrl-C stops it)"):
+    with setup.screen.show_waiting(f"running {name} (Ctrl-C stops it)"), setup.keyboard.collect():
         return state, functions.run(parsed.call)
 
 

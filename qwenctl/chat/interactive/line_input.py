@@ -1,4 +1,4 @@
-"""Reads what the user types, with editing, history and completion; and mutes the keyboard while the model answers.
+"""Reads what the user types, with editing, history and completion.
 
 Keys come in, a complete input goes out. Enter sends it, except inside a block that starts with three quotation marks;
 pasted text never sends it. Besides `slash_completion`, only this module of the chat knows prompt_toolkit.
@@ -7,22 +7,22 @@ pasted text never sends it. Besides `slash_completion`, only this module of the 
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import termios
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application.current import get_app_or_none
+from prompt_toolkit.filters import has_selection, is_searching
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.input.typeahead import clear_typeahead
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from qwenctl.chat.interactive.slash_completion import ChatCompleter
+from qwenctl.terminal.keyboard import Keyboard
 from qwenctl.terminal.sanitize import replace_surrogates
 
 _QUOTES = '"""'
@@ -46,9 +46,20 @@ def open_history(folder: Path | None) -> History:
 
 
 class LineInput:
-    """Reads inputs from the terminal, one at a time; `sessions` names the saved conversations, for completion."""
+    """Reads inputs from the terminal, one at a time; keys that `keyboard` holds come first.
 
-    def __init__(self, history: History, sessions: Callable[[], Iterable[str]] = list, *, color: bool = True) -> None:
+    `sessions` names the saved conversations, for completion.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        sessions: Callable[[], Iterable[str]] = list,
+        *,
+        color: bool = True,
+        keyboard: Keyboard | None = None,
+    ) -> None:
+        self._keyboard = keyboard or Keyboard()
         self._session: PromptSession[str] = PromptSession(
             history=history,
             completer=ChatCompleter(sessions),
@@ -66,48 +77,52 @@ class LineInput:
 
         Raises KeyboardInterrupt for Ctrl-C on an empty line, EOFError for Ctrl-D on one.
         """
-        return replace_surrogates(strip_block_quotes(self._session.prompt("> ", default=prefill)))
+        _feed(self._session.app.input, self._keyboard.take())
+        try:
+            return replace_surrogates(strip_block_quotes(self._session.prompt("> ", default=prefill)))
+        finally:
+            self._keyboard.silence()
 
 
-def ask(question: str) -> str:
-    """Ask the user for a short answer, outside the history. Keys typed before the question are discarded.
+def ask(question: str, keyboard: Keyboard | None = None) -> str:
+    """Ask the user for a short answer, outside the history.
+
+    Keys typed before the question are not its answer: they wait at the next input, where nothing sends them.
 
     Raises KeyboardInterrupt for Ctrl-C, EOFError for Ctrl-D.
     """
+    keyboard = keyboard or Keyboard()
     session: PromptSession[str] = PromptSession(history=InMemoryHistory())
-    clear_typeahead(session.app.input)
-    if sys.stdin.isatty():
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    return replace_surrogates(session.prompt(question))
-
-
-@contextmanager
-def suppress_echo() -> Iterator[None]:
-    """Inside, keys are not echoed; the next prompt reads them unchanged.
-
-    With the terminal's own line editing on, Enter would arrive as a line feed, which starts a line instead of sending
-    the input, and Ctrl-D would not arrive at all.
-    """
-    if not sys.stdin.isatty():
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    quiet = list(before)
-    quiet[0] &= ~termios.ICRNL  # input flags: keep Enter a carriage return
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-
-    def on_continue(*_: object) -> None:
-        # A shell changes the terminal while the chat is stopped (Ctrl-Z). A running prompt restores it by itself.
-        if get_app_or_none() is None and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp():
-            termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-    earlier = signal.signal(signal.SIGCONT, on_continue)
+    keys = session.app.input
+    _feed(keys, keyboard.take())
+    before = _without_enter(get_typeahead(keys))
     try:
-        yield
+        return replace_surrogates(session.prompt(question))
     finally:
-        signal.signal(signal.SIGCONT, earlier)
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        store_typeahead(keys, before + get_typeahead(keys))
+        keyboard.silence()
+
+
+def _feed(keys: Input, text: str) -> None:
+    """Let the next prompt begin with the keys in `text`."""
+    if not text or not isinstance(keys, Vt100Input):
+        return
+    parsed: list[KeyPress] = []
+    parser = keys.vt100_parser  # its own: it knows an escape sequence or a paste whose end has not come
+    feed, parser.feed_key_callback = parser.feed_key_callback, parsed.append
+    try:
+        parser.feed(text)
+    finally:
+        parser.feed_key_callback = feed
+    store_typeahead(keys, parsed)
+
+
+def _without_enter(keys: list[KeyPress]) -> list[KeyPress]:
+    """Return `keys` with line starts in place of Enter, and none at the end."""
+    lines = [KeyPress(Keys.ControlJ, "\n") if press.key == Keys.ControlM else press for press in keys]
+    while lines and lines[-1].key == Keys.ControlJ:
+        lines.pop()
+    return lines
 
 
 def strip_block_quotes(text: str) -> str:
@@ -125,8 +140,10 @@ def is_open_block(text: str) -> bool:
 
 def _key_bindings() -> KeyBindings:
     keys = KeyBindings()
+    # In a search (Ctrl-R) these keys end it, by prompt_toolkit's own bindings; ours would act on the hidden line.
+    editing = ~is_searching
 
-    @keys.add("enter")
+    @keys.add("enter", filter=editing)
     def send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if is_open_block(buffer.text):
@@ -134,19 +151,19 @@ def _key_bindings() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
+    @keys.add("escape", "enter", filter=editing)
+    @keys.add("c-j", filter=editing)
     def start_line(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @keys.add("c-c")
+    @keys.add("c-c", filter=editing)
     def clear(event: KeyPressEvent) -> None:
         if event.current_buffer.text:
             event.current_buffer.reset()
         else:
             event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
 
-    @keys.add("c-g")
+    @keys.add("c-g", filter=editing & ~has_selection)
     def edit(event: KeyPressEvent) -> None:
         event.current_buffer.open_in_editor()
 

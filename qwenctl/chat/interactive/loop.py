@@ -15,7 +15,6 @@ from qwenctl.chat.build_request import build_request
 from qwenctl.chat.context_trimming import trim_context
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive import persistence
-from qwenctl.chat.interactive.line_input import suppress_echo
 from qwenctl.chat.interactive.screen import AnswerView
 from qwenctl.chat.interactive.slash_actions import ACTIONS, attach_media, attach_mentions
 from qwenctl.chat.interactive.slash_commands import run_command
@@ -30,18 +29,18 @@ from qwenctl.tools.tool_set import MAX_ROUNDS
 
 def run_chat(setup: ChatSetup) -> ExitCode:
     """Chat until the user quits. Raises QwenctlError if the model or the session cannot be opened at the start."""
-    with suppress_echo():
+    with setup.keyboard.collect():
         model = setup.open_model()
-        state = ChatState(model, setup.conversation)
-        try:
-            setup.screen.show_note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
-            if setup.store is not None and setup.resume:
-                state = persistence.resume(setup, state, setup.store, setup.resume)
-            for named in setup.media:
-                state = attach_media(setup, state, named)
-            return _run_turns(setup, state)
-        finally:
-            model.engine.close()
+    state = ChatState(model, setup.conversation)
+    try:
+        setup.screen.show_note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
+        if setup.store is not None and setup.resume:
+            state = persistence.resume(setup, state, setup.store, setup.resume)
+        for named in setup.media:
+            state = attach_media(setup, state, named)
+        return _run_turns(setup, state)
+    finally:
+        model.engine.close()
 
 
 def _run_turns(setup: ChatSetup, state: ChatState) -> ExitCode:
@@ -105,7 +104,8 @@ def _answer_question(setup: ChatSetup, state: ChatState, asked: Conversation) ->
     """Let the model answer, running the tools it calls; the text is saved, however the answer ends."""
     if not state.engine_alive:
         state.model.engine.close()
-        state = replace(state, model=setup.open_model(), engine_alive=True)
+        with setup.keyboard.collect():
+            state = replace(state, model=setup.open_model(), engine_alive=True)
     state = persistence.save_question(setup, replace(state, conversation=asked))
     for _ in range(MAX_ROUNDS):
         state, parsed_calls = _generate_answer(setup, state)
@@ -148,7 +148,7 @@ def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Par
 
 @contextmanager
 def _stoppable(setup: ChatSetup, state: ChatState) -> Iterator[AnswerView]:
-    with cancel_on_sigint(state.model.engine.cancel), setup.screen.show_answer() as view:
+    with cancel_on_sigint(state.model.engine.cancel), setup.keyboard.collect(), setup.screen.show_answer() as view:
         yield view
 
 

@@ -17,6 +17,7 @@ from qwenctl.files.media_files import refuse_media
 from qwenctl.models.sampling import resolve_sampling
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import GenerationFinished, Sampling
+from qwenctl.terminal.keyboard import Keyboard
 from qwenctl.tools.tool_set import ToolSet
 
 
@@ -32,7 +33,8 @@ class ChatSetup:
     The model may call `functions`, without asking the user if `auto_approve_tools`. `resolve_media` turns a path or URL
     into an image or video; the paths and URLs in `media` go with the first question.
 
-    Conversations are saved in `store` (None: not saved); `resume` names the one to resume ("": none).
+    Conversations are saved in `store` (None: not saved); `resume` names the one to resume ("": none). `keyboard` holds
+    the keys that come while the model answers, for `read_line`.
     """
 
     open_model: Callable[[], LoadedEngine]
@@ -49,6 +51,7 @@ class ChatSetup:
     model: Path = Path()
     store: SessionStore | None = None
     resume: str = ""
+    keyboard: Keyboard = field(default_factory=Keyboard)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
 from qwenctl.files.paths import state_folder
 from qwenctl.placement.constraints import LoadRequest
+from qwenctl.terminal.keyboard import Keyboard
 from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
 
@@ -121,6 +122,15 @@ def _run(
 
 
 def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, keep_history: bool) -> None:
+    with Keyboard() as keyboard:  # before what takes long to import: keys may come meanwhile
+        code = _run_chat(job, color, keyboard, keep_history=keep_history)
+    if code:
+        raise typer.Exit(code)
+
+
+def _run_chat(
+    job: ChatRequest, color: Literal["auto", "always", "never"], keyboard: Keyboard, *, keep_history: bool
+) -> int:
     from qwenctl.chat.interactive.line_input import LineInput, ask, open_history
     from qwenctl.chat.interactive.loop import run_chat
     from qwenctl.chat.interactive.screen import Screen, make_console
@@ -134,7 +144,9 @@ def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, ke
         open_model=lambda: open_chat_engine(
             job, lambda events: screen.follow_loading(job.model.name, events), screen.follow_prefill, screen.show_note
         ),
-        read_line=LineInput(history, job.store.names if job.store else list, color=not console.no_color),
+        read_line=LineInput(
+            history, job.store.names if job.store else list, color=not console.no_color, keyboard=keyboard
+        ),
         screen=screen,
         conversation=job.conversation,
         limits=job.limits,
@@ -142,12 +154,11 @@ def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, ke
         store=job.store,
         resume=job.resume,
         on_full=job.on_full,
-        ask=ask,
+        ask=lambda question: ask(question, keyboard),
         functions=job.functions,
         auto_approve_tools=job.auto_approve_tools,
         resolve_media=job.resolve_media,
         media=job.images,
+        keyboard=keyboard,
     )
-    code = run_chat(setup)
-    if code:
-        raise typer.Exit(code)
+    return run_chat(setup)

@@ -151,7 +151,8 @@ def test_call_on_a_terminal_runs_only_after_approval(toy_gguf: Path, folder: Pat
         terminal.send("n\r")
         terminal.wait_for("did not allow this call")
         terminal.wait_for("context ")
-        terminal.send("/regen\r")
+        terminal.wait_for("> y")  # it waits at the next prompt instead, and nothing sends it
+        terminal.send("\x03/regen\r")
         terminal.wait_for("run it? [y]es [n]o [a]lways:", count=2)
         terminal.send("y\r")
         terminal.wait_for(ANSWER)
@@ -183,7 +184,8 @@ def test_keys_pressed_while_a_function_runs_approve_nothing(toy_gguf: Path, fold
         terminal.wait_for("did not allow this call")
         terminal.wait_for("context ")
         assert not (folder / "second").exists()
-        terminal.send("\x04")
+        terminal.wait_for("> y")
+        terminal.send("\x03\x04")
         assert terminal.exit_code() == 0
 
 

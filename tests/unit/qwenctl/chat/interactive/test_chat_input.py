@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
 
-from qwenctl.chat.interactive.line_input import LineInput, open_history
+from qwenctl.chat.interactive.line_input import LineInput, ask, open_history
 
 ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t", "\x1b[A"
+CTRL_G, CTRL_R, CTRL_SPACE = "\x07", "\x12", "\x00"
 PASTE = "\x1b[200~{}\x1b[201~"
 
 
@@ -21,6 +28,22 @@ def typed(keys: str, folder: Path | None = None) -> str:
         read = LineInput(open_history(folder))
         keyboard.send_text(keys)
         return read()
+
+
+@contextmanager
+def timeout_after(seconds: int) -> Iterator[None]:
+    """Fail a prompt that never ends, instead of waiting for it."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +66,38 @@ def typed(keys: str, folder: Path | None = None) -> str:
 )
 def test_typed_keys_give_expected_line(keys: str, line: str) -> None:
     assert typed(keys) == line
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (CTRL_R + "secon" + ENTER + ENTER, "the second"),
+        (CTRL_R + "secon" + CTRL_J + ENTER, "the second"),
+        (CTRL_R + "secon" + ALT_ENTER, "the second"),  # Escape accepts, Enter sends
+        ("kept" + CTRL_R + "secon" + CTRL_G + ENTER, "kept"),
+        ("kept" + CTRL_R + "secon" + CTRL_C + ENTER, "kept"),
+        ("kept" + CTRL_R + "no such line" + CTRL_C + ENTER, "kept"),
+        (CTRL_R + "first" + UP + ENTER + ENTER, "the first"),
+        ("two" + ALT_ENTER + "lines" + CTRL_R + "first" + CTRL_C + ENTER, "two\nlines"),
+        ("selected" + CTRL_SPACE + "\x01" + CTRL_G + ENTER, "selected"),  # leaves the selection, opens no editor
+        (CTRL_R + "first" + ENTER + CTRL_C + "new" + ENTER, "new"),
+        ("x\x1b5" + CTRL_C + "new" + ENTER, "new"),  # a count for the next command
+    ],
+)
+def test_every_key_of_the_chat_ends_a_search_or_a_selection(tmp_path: Path, keys: str, line: str) -> None:
+    for earlier in ("the first", "the second"):
+        typed(earlier + ENTER, tmp_path)
+    with timeout_after(10):
+        assert typed(keys, tmp_path) == line
+
+
+def test_keys_before_a_question_wait_at_the_next_input_unsent() -> None:
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        enter = KeyPress(Keys.ControlM)
+        store_typeahead(keyboard, [KeyPress("x"), enter, KeyPress(Keys.BracketedPaste, "a\rb"), enter, enter])
+        keyboard.send_text("yes" + ENTER + " later" + ENTER)
+        assert ask("run it? ") == "yes"
+        assert LineInput(open_history(None))() == "x\na\nb later"
 
 
 def test_ctrl_c_on_empty_line_raises_keyboard_interrupt() -> None:
