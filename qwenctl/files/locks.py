@@ -8,6 +8,7 @@ are still caught by their hashes. What is locked is not known here.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from quantize.file_system import AlreadyLocked, open_locked, write_all
 from qwenctl.errors import ExitCode, QwenctlError
 
 _POLL_SECONDS = 0.2
+_HOLDER = re.compile(rb"(\d+ \d+\n)?")  # what a process writes into its lock file
+_HOLDER_BYTES = 60
 
 
 @contextmanager
@@ -30,7 +33,8 @@ def file_lock(
     """Hold the lock `path` inside the block; yields whether it had to wait for another process.
 
     `wait` is the timeout in seconds; None waits as long as it takes. `notify` is called once with the holder and what
-    it `does`. Raises QwenctlError (TRY_AGAIN, with `hint`) on timeout, and OSError.
+    it `does`. Raises QwenctlError (TRY_AGAIN, with `hint`) on timeout, or (CANNOT_CREATE) for a file with
+    other contents; and OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     started, waited = time.monotonic(), False
@@ -41,6 +45,10 @@ def file_lock(
             holder = _describe_holder(held.content)
         else:
             with file:
+                content = os.pread(file.fileno(), _HOLDER_BYTES + 1, 0)
+                if len(content) > _HOLDER_BYTES or not _HOLDER.fullmatch(content):
+                    what = f"{path} exists, and is no lock of qwenctl's"
+                    raise QwenctlError(what, f"move {path.name} away", ExitCode.CANNOT_CREATE)
                 _write_holder(file.fileno())
                 try:
                     yield waited

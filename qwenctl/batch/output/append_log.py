@@ -6,18 +6,26 @@ If the process is killed, at worst the last line is torn; `lines` leaves it out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from quantize.file_system import sync_folder
 
 _STEP = 1 << 20
 
 
 class AppendLog:
-    """The file at `path`, created if it does not exist. Every method raises OSError with the file name."""
+    """The file at `path`, created if it does not exist. Every method raises OSError with the file name.
 
-    def __init__(self, path: Path) -> None:
+    Only with `follows_links` may `path` be a symbolic link; then it stays one.
+    """
+
+    def __init__(self, path: Path, *, follows_links: bool = False) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._target = Path(os.path.realpath(path)) if follows_links else path
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(self._target, flags, 0o666)
         self.size = os.fstat(self._descriptor).st_size
         self._is_dirty = False
 
@@ -39,9 +47,9 @@ class AppendLog:
         """`size` bytes from the offset `begin`."""
         return os.pread(self._descriptor, size, begin)
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """The byte offset of every whole line, and the line with its newline."""
-        at, held = 0, b""
+    def lines(self, begin: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The byte offset of every whole line from the offset `begin` on, and the line with its newline."""
+        at, held = begin, b""
         while piece := os.pread(self._descriptor, _STEP, at + len(held)):
             *whole, held = (held + piece).split(b"\n")
             for line in whole:
@@ -52,6 +60,35 @@ class AppendLog:
         """Cut the file after `size` bytes."""
         os.ftruncate(self._descriptor, size)
         self.size, self._is_dirty = size, True
+
+    def rewrite(self, pieces: Iterable[bytes]) -> None:
+        """Replace the content by `pieces`, which may read this file: written beside it and renamed, at once or not."""
+        beside = self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}.part")
+        mode = os.fstat(self._descriptor).st_mode & 0o777
+        smaller = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        size = 0
+        try:
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(smaller, rest) :]
+                size += len(piece)
+            os.fsync(smaller)
+            os.replace(beside, self._target)
+        except BaseException as error:
+            os.close(smaller)
+            beside.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise
+        os.close(self._descriptor)
+        self._descriptor, self.size, self._is_dirty = smaller, size, False
+        sync_folder(self._target.parent)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The first `size` bytes, in pieces."""
+        for begin in range(0, size, _STEP):
+            yield os.pread(self._descriptor, min(_STEP, size - begin), begin)
 
     def sync(self) -> None:
         """Wait until everything appended is on disk."""

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 from quantize.file_system import sync_folder
 from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
+from qwenctl.batch.output.checked_line import to_checked_line
+from qwenctl.batch.output.owned_files import Kind, check_owned
 from qwenctl.batch.output.resume import CompletedLine, check_settings, done_lines, header_line, line_hash, reconcile
 from qwenctl.batch.records import RecordError
 from qwenctl.errors import ExitCode, QwenctlError
@@ -36,8 +38,13 @@ class ResultWriter(Protocol):
     def write_answer(self, number: int, entry: JournalEntry) -> None:
         """Settle a record with its answer."""
 
-    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
-        """Settle a record with its error; `where` is its position in the input."""
+    def write_error(
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
+    ) -> None:
+        """Settle a record with its error; `where` is its position in the input.
+
+        What is no valid record has the key "line N" and no fingerprint, and the id that it was given, if any.
+        """
 
     def sync_if_due(self) -> None:
         """To be called often: brings finished records to disk within a second."""
@@ -80,7 +87,9 @@ class StreamOutput:
         """Write the answer, in input order after all before it."""
         self._sequencer.settle(number, entry) if self._is_ordered else self._write(entry)
 
-    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
+    def write_error(
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
+    ) -> None:
         """Report the error."""
         if self._is_ordered:
             self._sequencer.settle(number, None)
@@ -102,20 +111,26 @@ class FileOutput:
     """A file with answers, and beside it files for statistics, errors, and answers that wait for earlier ones."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], order: Order, *, force: bool, retries: bool) -> None:
-        """Open the files and find what is done. Raises QwenctlError if they belong to another batch."""
+        """Open the files and find what is done. Raises QwenctlError if they belong to another batch, or to no batch.
+
+        `path` may be a symbolic link, and stays one; the files beside it may not.
+        """
+        check_beside(path)
         self._force, self._is_ordered = force, order == "input"
-        self._output, self._stats = AppendLog(path), AppendLog(sidecar_path(path, "stats"))
+        self._output, self._stats = AppendLog(path, follows_links=True), AppendLog(sidecar_path(path, "stats"))
         self._header = header_line(settings)
         header = check_settings(self._stats, self._output, settings, force=force)
         reconcile(self._stats, self._output)
-        if header:
+        if header and self._stats.size:
             self._stats.append(header)
+        elif header:
+            self._stats.rewrite([header])  # renamed: there is never a file without it
         self._errors, self._journal = (
             AppendLog(sidecar_path(path, "errors")),
-            BatchJournal(path.with_name(f"{path.name}.journal")),
+            BatchJournal(_journal_path(path)),
         )
         sync_folder(path.parent)
-        self._failed = self._failed_before(retries=retries)
+        self._failed, self._failed_lines = self._failed_before(retries=retries)
         self._lines: Iterator[CompletedLine] = done_lines(self._stats)
         self._ahead = next(self._lines, None)
         self._done: dict[str, str] = {}
@@ -126,7 +141,7 @@ class FileOutput:
 
     def already_done(self, number: int, key: str, fingerprint: str) -> Known | None:
         """Whether an earlier run has settled it. Raises QwenctlError if the record has changed since."""
-        if key in self._failed:
+        if key in (self._failed if fingerprint else self._failed_lines):
             self._settle(number, None)
             return "failed"
         if not self._is_ordered:
@@ -156,9 +171,12 @@ class FileOutput:
         else:
             self._settle(number, self._journal.append(entry))
 
-    def write_error(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
+    def write_error(
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
+    ) -> None:
         """Write the error to the errors file."""
-        fields = {"id": key, "where": where, "hash": fingerprint, "error": asdict(failure)}
+        name: dict[str, object] = {"id": key} if fingerprint else {"id": given_id, "line": int(key.split()[-1])}
+        fields = {**name, "where": where, "hash": fingerprint, "error": asdict(failure)}
         self._errors.append(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
         self._settle(number, None)
 
@@ -189,7 +207,7 @@ class FileOutput:
         line = entry.line.encode() + b"\n"
         self._output.append(line)
         fields = {"id": entry.key, "hash": entry.fingerprint, "bytes": len(line), "line_hash": line_hash(line)}
-        self._stats.append(json.dumps({**fields, **entry.stats}, ensure_ascii=True).encode() + b"\n")
+        self._stats.append(to_checked_line({**fields, **entry.stats}))
 
     def _sync(self) -> None:
         for file in (self._output, self._stats, self._errors):
@@ -221,17 +239,28 @@ class FileOutput:
                 ExitCode.USAGE,
             )
 
-    def _failed_before(self, *, retries: bool) -> set[str]:
-        """The ids of failed records; empty if they are to be retried, which clears the errors file."""
-        failed, end = set(), 0
-        for begin, line in self._errors.lines():
+    def _failed_before(self, *, retries: bool) -> tuple[set[str], set[str]]:
+        """The keys of failed records, and of what was no record; none if they are to be retried: the file is cleared.
+
+        Damaged lines are taken out: their records are tried again.
+        """
+        failed, bad = set[str](), set[str]()
+        whole: list[bytes] = []
+        for _, line in () if retries else self._errors.lines():
             try:
-                failed.add(str(json.loads(line)["id"]))
-            except (ValueError, KeyError, TypeError):
-                break
-            end = begin + len(line)
-        self._errors.truncate(0 if retries else end)
-        return set() if retries else failed
+                fields = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            whole.append(line)
+            if isinstance(fields, dict) and "id" in fields:
+                is_record = bool(fields.get("hash"))
+                has_line = not is_record and "line" in fields
+                (failed if is_record else bad).add(f"line {fields['line']}" if has_line else str(fields["id"]))
+        if not whole:
+            self._errors.truncate(0)
+        elif sum(map(len, whole)) < self._errors.size:
+            self._errors.rewrite(whole)
+        return failed, bad
 
 
 def sidecar_path(path: Path, what: str) -> Path:
@@ -240,12 +269,24 @@ def sidecar_path(path: Path, what: str) -> Path:
     return path.with_name(f"{stem}.{what}.jsonl")
 
 
+def _journal_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.journal")
+
+
+def check_beside(path: Path) -> None:
+    """Raises QwenctlError (CANNOT_CREATE) if a file beside the output `path` was not made by a batch."""
+    kinds: tuple[Kind, ...] = ("stats", "errors")
+    for kind in kinds:
+        check_owned(sidecar_path(path, kind), kind)
+    check_owned(_journal_path(path), "journal")
+
+
 def remove_output(path: Path) -> None:
-    """Remove an output and the files beside it."""
-    for one in (
-        path,
-        sidecar_path(path, "stats"),
-        sidecar_path(path, "errors"),
-        path.with_name(f"{path.name}.journal"),
-    ):
+    """Remove an output and the files beside it. Raises QwenctlError before it does if one of these is no batch's.
+
+    If `path` is a symbolic link, the file that it leads to is removed.
+    """
+    check_beside(path)
+    Path(os.path.realpath(path)).unlink(missing_ok=True)
+    for one in (sidecar_path(path, "stats"), sidecar_path(path, "errors"), _journal_path(path)):
         one.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ _VALUES = st.recursive(
 
 
 def too_deep(text: str) -> int | None:
-    """The column of the first bracket below a hundred levels, counted one character at a time; None if there is none."""
+    """The column of the first bracket below a hundred levels, found one character at a time; None if there is none."""
     depth, in_string, escaped = 0, False, False
     for column, character in enumerate(text, 1):
         if in_string:
