@@ -9,15 +9,18 @@ leave half a line. A lock on the file keeps other processes out.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantize.errors import OutputLocked
+from quantize.errors import CannotWrite, OutputLocked
 from quantize.file_system import AlreadyLocked, open_locked, write_all
 
 _COMPLETE_LINE, _HASH_WORD = "whole", "sha256"
+# How a journal begins: with a fingerprint, or with zeros after a power cut.
+_BEGIN = re.compile(rb"[0-9a-f]{32,128}\n|\0+[0-9a-z \n]*\Z|\Z")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,12 @@ class Journal:
 
 @contextmanager
 def open_journal(path: Path, output: Path) -> Iterator[Journal]:
-    """Open and lock the journal at `path`. Raises OSError, or OutputLocked with `output` in the message."""
+    """Open and lock the journal at `path`. Raises OSError, or OutputLocked with `output` in the message.
+
+    Raises CannotWrite for a file that is no journal, or a symbolic link, before anything is written.
+    """
+    if path.is_symlink():
+        raise CannotWrite(f"{path} is a symbolic link", f"move {path.name} away, or choose another -o")
     try:
         file = open_locked(path, os.O_APPEND)  # another process may still append
     except AlreadyLocked as held:
@@ -79,6 +87,8 @@ def open_journal(path: Path, output: Path) -> Iterator[Journal]:
             f"another process{_describe_holder(held.content)} is writing {output}", "wait, or choose another -o"
         ) from held
     with file:
+        if not _BEGIN.match(os.pread(file.fileno(), 200, 0)):
+            raise CannotWrite(f"{path} exists, and is no journal", f"move {path.name} away, or choose another -o")
         yield Journal(path, file.fileno())
 
 

@@ -119,8 +119,9 @@ def open_output(plan: ConversionPlan, *, overwrite: bool) -> Iterator[PartialOut
     with ExitStack() as stack:
         with translate_disk_errors(first):
             journal = stack.enter_context(open_journal(_journal_path(plan), first))
+        state = journal.read()
+        _check_parts(plan, journal, state)
         try:
-            state = journal.read()
             finished = _finished_tensors(plan, state)
             if finished and state.complete:  # an earlier run was killed between the renames; all bytes are on disk
                 yield PartialOutput(plan, (), journal, finished)
@@ -168,6 +169,26 @@ def check_paths(plan: ConversionPlan) -> None:
             raise CannotWrite(f"{file.path} is not a regular file", "give -o the name of a file")
         if not file.path.parent.is_dir():
             raise CannotWrite(f"no such folder: {file.path.parent}", f"mkdir -p {shlex.quote(str(file.path.parent))}")
+
+
+def _check_parts(plan: ConversionPlan, journal: Journal, state: JournalState) -> None:
+    """Raise CannotWrite if a temporary name is taken by a file that no journal mentions, or by a symbolic link."""
+    for file, part in _part_paths(plan):
+        is_own = bool(state.fingerprint.strip("\0")) or not part.exists() or _is_own_part(part, file)
+        if part.is_symlink() or not is_own:
+            if not state.fingerprint:
+                journal.remove()  # it was made a moment ago
+            what = "is a symbolic link" if part.is_symlink() else "exists, and no unfinished output has made it"
+            raise CannotWrite(f"{part} {what}", f"move {part.name} away, or choose another -o")
+
+
+def _is_own_part(part: Path, file: FilePlan) -> bool:
+    """Whether a file without a journal is one that this plan began: it has its header, or nothing."""
+    if not part.is_file():
+        return False
+    with part.open("rb") as existing:
+        begin = existing.read(len(file.header))
+    return not begin.strip(b"\0") or begin == file.header
 
 
 def _check_existing(plan: ConversionPlan, state: JournalState, *, overwrite: bool) -> None:

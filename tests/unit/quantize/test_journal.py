@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.errors import OutputLocked
+from quantize.errors import CannotWrite, OutputLocked
 from quantize.journal import JournalState, open_journal, peek_journal
 
+FINGERPRINT = "5eed" * 16
 TENSORS = st.frozensets(st.tuples(st.integers(0, 9), st.integers(0, 9999)), max_size=20)
 
 
@@ -27,7 +28,7 @@ def test_journal_read_after_a_kill_has_every_whole_line(
     """The second batch of lines is cut at any byte, as a kill may leave it."""
     path = tmp_path_factory.mktemp("journal") / "out.journal"
     with open_journal(path, Path("out")) as journal:
-        journal.start("fingerprint")
+        journal.start(FINGERPRINT)
         journal.record(first)
         whole = path.stat().st_size
         journal.record(second)
@@ -39,13 +40,13 @@ def test_journal_read_after_a_kill_has_every_whole_line(
     with open_journal(path, Path("out")) as journal:
         state = journal.read()
     expected = {(int(file), int(tensor)) for file, tensor in (line.split() for line in left_lines if line != "whole")}
-    assert state == JournalState("fingerprint", first | expected, "whole" in left_lines)
+    assert state == JournalState(FINGERPRINT, first | expected, "whole" in left_lines)
     assert path.read_bytes().endswith(b"\n")
 
 
 def test_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "out.journal"
-    path.write_bytes(b"fingerprint\n0 1\n0 2")
+    path.write_bytes(f"{FINGERPRINT}\n0 1\n0 2".encode())
     with open_journal(path, Path("out")) as journal:
         assert journal.read().finished == {(0, 1)}
         journal.record([(3, 4)])
@@ -67,7 +68,7 @@ def test_empty_journal_has_no_fingerprint(tmp_path: Path) -> None:
 
 def test_second_writer_is_refused_and_told_the_process(tmp_path: Path) -> None:
     with open_journal(tmp_path / "out.journal", Path("out.gguf")) as journal:
-        journal.append(["fingerprint", "pid 11", "pid 22"])
+        journal.append([FINGERPRINT, "pid 11", "pid 22"])
         with (
             pytest.raises(OutputLocked, match=r"another process \(pid 22\) is writing out.gguf"),
             open_journal(tmp_path / "out.journal", Path("out.gguf")),
@@ -80,7 +81,7 @@ def test_second_writer_is_refused_and_told_the_process(tmp_path: Path) -> None:
 def test_journal_is_not_written_through_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "out.journal").symlink_to(tmp_path / "mine")
-    with pytest.raises(OSError, match="symbolic links"), open_journal(tmp_path / "out.journal", Path("out")):
+    with pytest.raises(CannotWrite, match="is a symbolic link"), open_journal(tmp_path / "out.journal", Path("out")):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -89,8 +90,19 @@ def test_hashes_of_a_complete_output_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "out.journal"
     assert peek_journal(path) == JournalState()
     with open_journal(path, Path("out")) as journal:
-        journal.start("fingerprint")
+        journal.start(FINGERPRINT)
         journal.record([(1, 2)])
         journal.record_complete(["aa", "bb"])
-        expected = JournalState("fingerprint", frozenset({(1, 2)}), complete=True, hashes={0: "aa", 1: "bb"})
+        expected = JournalState(FINGERPRINT, frozenset({(1, 2)}), complete=True, hashes={0: "aa", 1: "bb"})
         assert journal.read() == peek_journal(path) == expected
+
+
+@pytest.mark.parametrize("content", [b"mine", b"mine\n0 1\n", b"one line\nmore", b"\x89PNG\n", b"\0\0\xff"])
+def test_file_that_is_no_journal_is_refused_and_kept(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "out.journal").write_bytes(content)
+    with (
+        pytest.raises(CannotWrite, match="exists, and is no journal"),
+        open_journal(tmp_path / "out.journal", Path("out")),
+    ):
+        pass
+    assert (tmp_path / "out.journal").read_bytes() == content

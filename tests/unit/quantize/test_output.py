@@ -176,3 +176,23 @@ def test_unfinished_files_with_bad_weights_are_removed(plan: ConversionPlan, tmp
     with pytest.raises(BadCheckpoint):
         stop()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_file_of_somebody_else_with_a_temporary_name_is_refused_and_kept(
+    plan: ConversionPlan, tmp_path: Path, is_link: bool
+) -> None:
+    part = tmp_path / "out.gguf.part"
+    (tmp_path / "mine").write_text("GGUF, mine")
+    part.symlink_to("mine") if is_link else (tmp_path / "mine").rename(part)
+    before = {path.name for path in tmp_path.iterdir()}
+    for overwrite in (False, True):
+        with pytest.raises(CannotWrite, match=r"out\.gguf\.part"), open_output(plan, overwrite=overwrite):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert part.read_text() == "GGUF, mine"
+
+
+def test_own_unfinished_file_without_its_journal_is_written_anew(plan: ConversionPlan, tmp_path: Path) -> None:
+    (tmp_path / "out.gguf.part").write_bytes(plan.files[0].header + b"half")
+    assert write_tensors(plan, len(plan.files[0].tensors), stop=False) == []
