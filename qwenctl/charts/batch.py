@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from qwenctl.charts.line_chart import axis_ticks, format_tick
 from qwenctl.charts.svg import draw_label, draw_line, draw_rectangle, make_document
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 860, 620, 90, 50, 740, 200
@@ -21,15 +22,19 @@ def render_batch(title: str, rates: Sequence[tuple[float, int, int]], seconds: S
 
     `rates` are (seconds since the start, prompt tokens so far, answer tokens so far); `seconds` are the latencies.
     """
-    parts = [draw_label(_LEFT, 25, title, size=16), *_render_throughput(rates), *_render_latencies(seconds)]
+    parts = [
+        draw_label(_LEFT, 25, title, size=16, within=_PLOT_WIDTH),
+        *_render_throughput(rates),
+        *_render_latencies(seconds),
+    ]
     return make_document(_WIDTH, _HEIGHT, parts)
 
 
 def _render_throughput(rates: Sequence[tuple[float, int, int]]) -> list[str]:
     """Draw tokens/s over time, a line each for prompts and answers."""
     points = _token_rates(rates)
-    highest = max((max(prompt, answer) for _, prompt, answer in points), default=0.0) or 1.0
-    longest = points[-1][0] if points else 1.0
+    highest = axis_ticks(max((max(prompt, answer) for _, prompt, answer in points), default=0.0))[-1]
+    longest = axis_ticks(points[-1][0] if points else 1.0)[-1]
     parts = [*_render_axes(_TOP, "tokens/s", highest, "seconds", longest)]
     for column, (name, color) in enumerate(_COLORS.items(), 1):
         places = [
@@ -54,11 +59,11 @@ def _token_rates(rates: Sequence[tuple[float, int, int]]) -> list[tuple[float, f
 
 def _render_latencies(seconds: Sequence[float]) -> list[str]:
     """Draw a histogram of the records' latencies."""
-    longest = max(seconds, default=0.0) or 1.0
+    longest = axis_ticks(max(seconds, default=0.0))[-1]
     counts = [0] * _BARS
     for value in seconds:
         counts[min(_BARS - 1, int(_BARS * value / longest))] += 1
-    highest = max(counts) or 1
+    highest = axis_ticks(max(counts), min_step=1)[-1]
     width = _PLOT_WIDTH / _BARS
     parts = [*_render_axes(_SECOND_TOP, "records", highest, "seconds from submission to answer", longest)]
     for number, count in enumerate(counts):
@@ -71,13 +76,11 @@ def _render_latencies(seconds: Sequence[float]) -> list[str]:
 def _render_axes(top: int, upward: str, highest: float, rightward: str, longest: float) -> list[str]:
     bottom, right = top + _PLOT_HEIGHT, _LEFT + _PLOT_WIDTH
     parts = [draw_line([(_LEFT, top), (_LEFT, bottom), (right, bottom)], "#444"), draw_label(_LEFT, top - 8, upward)]
-    for share in (0.0, 0.5, 1.0):
-        y, x = bottom - share * _PLOT_HEIGHT, _LEFT + share * _PLOT_WIDTH
-        parts.append(draw_label(_LEFT - 8, y + 4, _format_tick(share * highest), anchor="end"))
-        parts.append(draw_label(x, bottom + 18, _format_tick(share * longest), anchor="middle"))
+    for value in axis_ticks(highest, min_step=float(upward == "records")):
+        y = bottom - _PLOT_HEIGHT * value / highest
+        parts.append(draw_label(_LEFT - 8, y + 4, format_tick(value), anchor="end", within=_LEFT - 20))
+    for value in axis_ticks(longest):
+        x = _LEFT + _PLOT_WIDTH * value / longest
+        parts.append(draw_label(x, bottom + 18, format_tick(value), anchor="middle", within=60))
     parts.append(draw_label(_LEFT + _PLOT_WIDTH / 2, bottom + 38, rightward, anchor="middle"))
     return parts
-
-
-def _format_tick(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -79,7 +79,7 @@ def render_plan(plan: Plan) -> str:
         if any(kind == run.kind for memory in plan.memories for run in bar_segments(memory, _BAR_WIDTH))
     ]
     height = _LINE * (len(plan.memories) + 2) + 20 * -(-len(kinds) // 4)
-    lines = [draw_label(10, 24, f"{plan.model}: {forecast_line(plan)}", size=15)]
+    lines = [draw_label(10, 24, f"{plan.model}: {forecast_line(plan)}", size=15, within=_LEFT + _BAR_WIDTH)]
     for number, memory in enumerate(plan.memories):
         lines += _render_bar(memory, 40 + _LINE * number)
     for number, kind in enumerate(kinds):
@@ -97,7 +97,10 @@ def forecast_line(plan: Plan) -> str:
 
 def _render_bar(memory: MemoryPlan, top: int) -> list[str]:
     usage = f"{format_memory(memory.n_bytes)} of {format_memory(memory.total_bytes)}"
-    lines = [draw_label(10, top + 12, memory_name(memory)), draw_label(10, top + 26, usage, size=11, color="#555")]
+    lines = [
+        draw_label(10, top + 12, memory_name(memory), within=_LEFT - 20),
+        draw_label(10, top + 26, usage, size=11, color="#555", within=_LEFT - 20),
+    ]
     x = _LEFT
     for run in bar_segments(memory, _BAR_WIDTH):
         title = f"{run.kind}: {format_memory(memory.of(run.kind))}" if run.kind in CLASSES else run.kind

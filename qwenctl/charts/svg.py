@@ -6,8 +6,11 @@ charts show is not known here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from xml.sax.saxutils import escape
+
+MARK = "<!-- drawn by qwenctl -->"  # in the second line of a file: such a file may be replaced by another chart
 
 
 def make_document(width: float, height: float, parts: Iterable[str]) -> str:
@@ -16,15 +19,33 @@ def make_document(width: float, height: float, parts: Iterable[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="13">'
     )
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="white"/>', *parts, "</svg>", ""])
+    background = f'<rect width="{width}" height="{height}" fill="white"/>'
+    return "\n".join([head, MARK, background, *parts, "</svg>", ""])
 
 
 def draw_label(
-    x: float, y: float, text: str, *, anchor: str = "start", size: int = 13, color: str = "#222", turned: bool = False
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    size: int = 13,
+    color: str = "#222",
+    turned: bool = False,
+    within: float = math.inf,
 ) -> str:
-    """Return a text whose `anchor` (start, middle, end) is at (x, y); a `turned` one reads upward."""
+    """Return a text whose `anchor` (start, middle, end) is at (x, y); a `turned` one reads upward.
+
+    A text that is probably wider than `within` pixels is squeezed into them, so that nothing of it is cut off.
+    """
+    squeezed = f' textLength="{within:.0f}" lengthAdjust="spacingAndGlyphs"' if text_width(text, size) > within else ""
     position = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
-    return f'<text {position} text-anchor="{anchor}" font-size="{size}" fill="{color}">{escape(text)}</text>'
+    return f'<text {position} text-anchor="{anchor}" font-size="{size}" fill="{color}"{squeezed}>{escape(text)}</text>'
+
+
+def text_width(text: str, size: int) -> float:
+    """Return about how wide the text is in pixels, in a font of `size`; fonts differ, so it is a little too much."""
+    return 0.62 * size * len(text)
 
 
 def draw_rectangle(x: float, y: float, width: float, height: float, color: str, title: str = "") -> str:

@@ -76,11 +76,14 @@ def bench_command(
     with GPUs, over the number of layers whose experts are on them.
     """
     from qwenctl.bench.cases import make_cases
-    from qwenctl.charts.bench import check_plot_path, depth_chart, expert_chart, write_plot
+    from qwenctl.charts.bench import depth_charts, expert_chart
+    from qwenctl.charts.chart_file import check_chart_place, check_image_name, to_png, write_chart
+    from qwenctl.charts.line_chart import render_charts
     from qwenctl.loading.model_files import resolve_model
 
     if plot is not None:
-        check_plot_path(plot)
+        check_image_name(plot)
+        check_chart_place(plot)
     cases = tuple(make_cases(n_prompt, n_gen, depths))
     if not cases:
         raise QwenctlError("nothing to measure: -p 0 and -n 0", "qwenctl bench MODEL -p 512 -n 128")
@@ -88,10 +91,11 @@ def bench_command(
     with _measure_cases(path, load, cases, repetitions, meter, price) as (setup, found):
         results = _show_results(setup, found, as_json=json)
     if plot is not None:
-        charts = [depth_chart(setup.loaded.description, results)]
+        charts = depth_charts(setup.loaded.description, results)
         swept = list(_sweep_experts(path, load, cases, repetitions))
         charts += [expert_chart(setup.loaded.description, swept)] if swept else []
-        write_plot(plot, charts)
+        svg = render_charts(charts)
+        write_chart(plot, to_png(svg) if plot.suffix.lower() == ".png" else svg.encode())
 
 
 def _meter(price: float | None, watts: float | None) -> EnergyMeter | None:

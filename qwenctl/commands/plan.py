@@ -71,13 +71,16 @@ def plan_command(
     Hub, of which only headers are downloaded. Options fix parts of the plan; the rest is planned around them. Save a
     plan with --json, and load it with `qwenctl chat --plan FILE`.
     """
+    from qwenctl.charts.chart_file import check_chart_place, write_chart
     from qwenctl.charts.plan import render_plan as picture
     from qwenctl.placement.plan import to_json
 
+    if svg is not None:
+        check_chart_place(svg)
     load = replace(load, constraints=replace(load.constraints, vision=vision, mtp=mtp))
     plan = _plan(model, type_name, gpu_memory or (), ram, load, quiet=json)
     if svg is not None:
-        svg.write_text(picture(plan), "utf-8")
+        write_chart(svg, picture(plan).encode())
     if json:
         text_writer(sys.stdout)(to_json(plan) + "\n")
     else:

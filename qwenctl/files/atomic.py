@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 from quantize.file_system import replace_files, try_lock
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def temp_dir_path() -> Path:
     """A random path for a temporary folder; the caller creates it when it is needed."""
@@ -27,10 +29,18 @@ def temp_dir_path() -> Path:
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` when the block ends, or is deleted if it raises. Raises OSError."""
+    """Open a temporary file that replaces `path` when the block ends, or is deleted if it raises. Raises OSError.
+
+    The temporary file is new: a file or link that somebody else has put there is not written. A link at `path` is
+    replaced itself, not what it leads to.
+    """
     remove_abandoned(path)
     temporary = path.with_name(f"{path.name}.pid{os.getpid()}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        descriptor = os.open(temporary, _NEW_FILE, mode)
+    except FileExistsError:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.pid{os.getpid()}.part")
+        descriptor = os.open(temporary, _NEW_FILE, mode)
     try:
         with open(descriptor, "wb") as file:
             try_lock(descriptor)  # tells other machines and containers that the process lives

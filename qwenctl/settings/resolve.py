@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.settings.rules import FORBIDDEN_IN_LOCAL_FILE, Command, Kind, Setting, find_nearest, hyphenate
+from qwenctl.settings.rules import ALLOWED_IN_LOCAL_FILE, Command, Kind, Setting, find_nearest, hyphenate
 from qwenctl.settings.toml import TomlFile
 from qwenctl.settings.usage_errors import normalize_message
 
@@ -82,7 +82,7 @@ def resolve(
 ) -> Settings:
     """Combine the sources: the first one with a valid value for a setting wins. Errors are collected."""
     variables = list(_settings_from_env(commands, environment))
-    in_folder = _settings_from_file(commands, folder_file, FORBIDDEN_IN_LOCAL_FILE)
+    in_folder = _settings_from_file(commands, folder_file, ALLOWED_IN_LOCAL_FILE)
     values: dict[tuple[Keys, str], ResolvedValue] = {}
     problems: list[SettingError] = []
     for item in (*variables, *in_folder, *_settings_from_file(commands, user_file)):
@@ -115,9 +115,12 @@ def _settings_from_env(commands: Sequence[Command], environment: Mapping[str, st
 
 
 def _settings_from_file(
-    commands: Sequence[Command], file: TomlFile, forbidden: frozenset[str] = frozenset()
+    commands: Sequence[Command], file: TomlFile, allowed: frozenset[str] | None = None
 ) -> Iterator[RawSetting | SettingError]:
-    """Yield the settings and errors in `file`, up to the 20th wrong key; keys in `forbidden` are errors."""
+    """Yield the settings and errors in `file`, up to the 20th wrong key.
+
+    Settings that are not in `allowed`, if that is given, are errors, and so is a key that one of them shares.
+    """
     if file.problem:
         yield SettingError(file.problem)
     by_path = {command.path: command for command in commands}
@@ -128,7 +131,7 @@ def _settings_from_file(
         known = [by_path[tuple(path)]] if path else commands
         targets = [(command, setting) for command in known if (setting := command.find(key))]
         place, same = file.location(keys), first.setdefault((*path, key), keys)
-        what, hint = _check_key(by_path, keys, value, forbidden)
+        what, hint = _check_key(by_path, keys, value, allowed)
         if same != keys and not what:  # ctx-size and ctx_size are one key here, but two in TOML
             what, hint = f"'{keys[-1]}' is the same key as '{same[-1]}'", f"{file.location(same)} has the other one"
         if not what:
@@ -150,16 +153,18 @@ def _iter_entries(commands: Collection[Keys], table: Mapping[str, Any], above: K
             yield keys, value
 
 
-def _check_key(commands: Mapping[Keys, Command], keys: Keys, value: Any, forbidden: frozenset[str]) -> tuple[str, str]:
+def _check_key(
+    commands: Mapping[Keys, Command], keys: Keys, value: Any, allowed: frozenset[str] | None
+) -> tuple[str, str]:
     """Return what is wrong with a key of a file ("" if nothing is), and a hint."""
     *path, key = map(hyphenate, keys)
     known = [commands[tuple(path)]] if path else list(commands.values())
-    matching = {name for command in known if (setting := command.find(key)) for name in setting.names}
+    matching = {setting.name for command in known if (setting := command.find(key))}
     shown = keys[-1] if len(key) <= _MAX_KEY else f"{keys[-1][:_MAX_KEY]}…"
     if (*path, key) in commands:
         return f"'{shown}' is a command", f"[{'.'.join((*path, key))}] starts the table of its settings"
-    if matches := matching & forbidden:
-        hint = f"use --{min(matches)}, or set it in the user's file (see `qwenctl config path`)"
+    if allowed is not None and (denied := matching - allowed):
+        hint = f"use --{min(denied)}, or set it in the user's file (see `qwenctl config path`)"
         return f"'{shown}' is not allowed in a file in the current folder", hint
     if matching:
         return "", ""

@@ -15,11 +15,25 @@ from typer.core import TyperGroup, TyperOption
 
 Kind = Literal["switch", "number", "text", "list"]
 
-# A file in the current folder may come from anyone: it must not confirm for the user, run code, choose where a token or
-# a conversation is sent, or open a port. Some of these are not allowed in any file: they are declared with
-# `allow_from_autoenv=False`.
-FORBIDDEN_IN_LOCAL_FILE = frozenset(
-    {"yes", "overwrite", "force", "tools", "token", "endpoint", "rpc", "host", "plan", "allow-url"}
+# What a file in the current folder may set; every option that is not listed is denied, new ones too. Such a file may
+# come from anyone: it must not confirm for the user, run code, choose where a token or a conversation is sent, open a
+# port, or choose a place that is written or deleted. Listed are numbers, choices, texts for the model, and files that
+# are only read. Some others are not allowed in any file: they are declared with `allow_from_autoenv=False`.
+ALLOWED_IN_LOCAL_FILE = frozenset(
+    # where to load, and how
+    "batch-size cache-type-k cache-type-v cpu-moe ctx-size device fit-target flash-attn gpu-layers gpu-memory load-mode"
+    " n-cpu-moe override-tensor paging parallel ram snapshot-ram tensor-split threads ubatch-size"
+    # what to answer, and how
+    " draft draft-max draft-min fps frequency-penalty image-max-tokens image-min-tokens max-frames min-p on-full"
+    " predict presence-penalty prompt repeat-last-n repeat-penalty seed system system-prompt temp think think-budget"
+    " top-k top-p"
+    # models, and files that are only read
+    " grammar hf-repo imatrix json-schema mmproj model mtp prefix quantize revision source tensor-type type vision"
+    " vision-type split-max-size"
+    # what is measured, tried and shown
+    " color connections csv depths disk dry-run files format json kv limit lines measure n-gen n-prompt no-history"
+    " no-save null offline order patience price quiet repetitions retry-errors sample select share-prefix time-limit"
+    " timeout tool-timeout verbose wait watts".split()
 )
 
 # The commands that show errors in the settings must work without them.

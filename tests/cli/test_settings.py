@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from qwenctl import cli
 from qwenctl.settings.origins import toml_text
-from qwenctl.settings.rules import FORBIDDEN_IN_LOCAL_FILE, Command, Setting, collect_options
+from qwenctl.settings.resolve import resolve
+from qwenctl.settings.rules import ALLOWED_IN_LOCAL_FILE, Command, Setting, collect_options
+from qwenctl.settings.toml import TomlFile
 from tests.support.paths import ROOT, TOY
 from tests.support.settings_folder import call, settings, shown
 
@@ -182,12 +184,63 @@ def test_help_shows_program_defaults_despite_settings() -> None:
 
 
 COMMANDS = collect_options(typer.main.get_command(cli.app))
+# What only the user may set, with reasons. Every other option of every command is in ALLOWED_IN_LOCAL_FILE.
+DENIED = {
+    "written": "output plot svg to keep spool save-as",
+    "deleted, replaced or confirmed": "yes overwrite force-resume forget repair resume",
+    "contacted, sent or opened": "allow-url api-key endpoint rpc host port",
+    "chooses what is loaded, in a file that this program wrote": "plan locked",
+}
+DENIED_NAMES = {name for names in DENIED.values() for name in names.split()}
 GUARDED = [
     (command, setting)
     for command in COMMANDS
     for setting in command.settings
-    if setting.name in FORBIDDEN_IN_LOCAL_FILE
+    if setting.name not in ALLOWED_IN_LOCAL_FILE
 ]
+
+
+def test_every_option_is_either_allowed_or_denied_in_the_local_file() -> None:
+    """A new option is denied until somebody has decided, and listed it in one of the two."""
+    every = {one.name for command in COMMANDS for one in (*command.settings, *command.old_settings)}
+    assert every - ALLOWED_IN_LOCAL_FILE == DENIED_NAMES
+    assert every >= ALLOWED_IN_LOCAL_FILE
+
+
+def test_path_that_is_written_is_never_allowed_in_the_local_file() -> None:
+    paths = {one.name for command in COMMANDS for one in (*command.settings, *command.old_settings) if one.is_path}
+    assert paths & ALLOWED_IN_LOCAL_FILE == {"imatrix", "mmproj", "model"}  # which are only read
+
+
+def test_new_option_is_denied_in_the_local_file_of_a_folder() -> None:
+    app = typer.Typer()
+
+    @app.command("draw")
+    def draw(canvas: Path = Path("a"), temp: float = 1.0) -> None:
+        """Has an option that nobody has listed."""
+
+    @app.command("other")
+    def other() -> None:
+        """Makes `draw` a command of a group."""
+
+    file = TomlFile(Path("qwenctl.toml"), {"draw": {"canvas": "/b", "temp": 0.5}})
+    resolved = resolve(collect_options(typer.main.get_command(app)), file, TomlFile(Path("config.toml")), {})
+    [problem] = resolved.problems
+    assert problem.error.message == "qwenctl.toml 'canvas' is not allowed in a file in the current folder"
+    assert [name for _, name in resolved.values] == ["temp"]
+
+
+def test_shared_key_is_refused_if_one_of_its_settings_is() -> None:
+    """`keep` is an option of `batch`, and the old name of --save-as of `chat`."""
+    for key in ("keep", "save_as", "svg", "plot", "output", "to"):
+        with settings(f"{key} = 'a'"):
+            assert call("ls").error[0] == f"qwenctl.toml:1 '{key}' is not allowed in a file in the current folder"
+
+
+VALUES: dict[str, tuple[Any, str]] = {
+    "switch": (True, "true"), "list": (["a"], "['a']"), "text": ("a", "'a'"), "number": (5, "5"),
+    "spool": (1 << 30, "'1G'"), "plot": ("a.svg", "'a.svg'"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "setting"), GUARDED, ids=lambda one: one.name)
@@ -197,7 +250,7 @@ def test_guarded_setting_in_the_local_file_is_refused(command: Command, setting:
         line, hint, code = call("chat").error
     assert (line, code) == (f"qwenctl.toml:2 '{setting.name}' is not allowed in a file in the current folder", 78)
     assert hint == f"use --{setting.name}, or set it in the user's file (see `qwenctl config path`)"
-    value, text = {"switch": (True, "true"), "list": (["a"], "['a']")}.get(setting.kind, ("a", "'a'"))
+    value, text = VALUES.get(setting.name) or VALUES[setting.kind]
     with settings(user=f"[{command.name}]\n{setting.name} = {text}"):
         assert shown(setting.name)[f"{command.name}.{setting.name}"][0] == value
 
@@ -205,7 +258,6 @@ def test_guarded_setting_in_the_local_file_is_refused(command: Command, setting:
 @pytest.mark.parametrize(
     "sources",
     [
-        {"folder": '[batch]\nresume = "force"'},
         {"user": '[batch]\nresume = "force"'},
         {"user": 'resume = "force"'},
         {"QWENCTL_BATCH_RESUME": "force"},
@@ -217,10 +269,6 @@ def test_old_form_of_force_resume_is_read_and_not_listed(sources: dict[str, str]
     with settings(**sources):
         assert call("batch", "none.jsonl").error[0] == "standard output cannot be resumed"
         assert "batch.resume" not in shown("batch")
-
-
-def test_guarded_settings_exist() -> None:
-    assert GUARDED
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.cli_only], ids=lambda one: one.name)

@@ -25,9 +25,13 @@ from qwenctl.views.loading import follow_loading
 
 
 def check_plot(plot: Path | None) -> None:
-    """Raises QwenctlError if `--plot` names a file that is not SVG."""
+    """Raises QwenctlError if `--plot` names a file that is not SVG, or one that exists and is no chart."""
     if plot is not None and plot.suffix != ".svg":
         raise QwenctlError(f"--plot {plot}: only SVG is supported", f"--plot {plot.with_suffix('.svg')}")
+    if plot is not None:
+        from qwenctl.charts.chart_file import check_chart_place
+
+        check_chart_place(plot)
 
 
 def show_loading(events: Iterator[LoadProgress | ModelInfo]) -> ModelInfo:
@@ -49,8 +53,10 @@ def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as
     """Print the summary, and draw the chart. Raises typer.Exit if records have failed."""
     if plot is not None:
         from qwenctl.charts.batch import render_batch
+        from qwenctl.charts.chart_file import write_chart
 
-        plot.write_text(render_batch(f"qwenctl batch, {stats.answered:,} records", stats.rates, stats.seconds))
+        chart = render_batch(f"qwenctl batch, {stats.answered:,} records", stats.rates, stats.seconds)
+        write_chart(plot, chart.encode())
     if as_json:
         stream = sys.stderr if output.is_standard_output else sys.stdout
         text_writer(stream)(json.dumps(summary_fields(stats)) + "\n")

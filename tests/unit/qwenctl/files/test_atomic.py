@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantize.file_system import open_locked
-from qwenctl.files.atomic import read_object, write_object
+from qwenctl.files.atomic import read_object, write_object, write_private
 
 NO_PROCESS = 5_000_000  # larger than the largest id that Linux gives
 
@@ -48,9 +48,19 @@ def test_only_own_files_whose_process_is_gone_are_deleted(tmp_path: Path) -> Non
     )
 
 
-def test_temporary_file_is_not_written_through_a_symbolic_link(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("mine")
-    (tmp_path / f"a.pid{os.getpid()}.part").symlink_to("mine")
-    with pytest.raises(OSError, match="symbolic links"):
-        write_object(tmp_path / "a", {})
-    assert (tmp_path / "mine").read_text() == "mine"
+def test_temporary_file_of_somebody_else_is_neither_written_nor_followed(tmp_path: Path) -> None:
+    victim, theirs = tmp_path / "victim", tmp_path / f"b.pid{os.getpid()}.part"
+    victim.write_text("precious")
+    (tmp_path / f"a.pid{os.getpid()}.part").symlink_to(victim)
+    theirs.write_text("theirs")
+    for name in ("a", "b"):
+        write_private(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+    assert (victim.read_text(), theirs.read_text()) == ("precious", "theirs")
+
+
+def test_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    write_private(tmp_path / "link", b"new")
+    assert ((tmp_path / "victim").read_text(), (tmp_path / "link").read_bytes()) == ("precious", b"new")
