@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF, MissingInput
-from quantize.ggml.types import TYPES_BY_ID
+from quantize.ggml.types import FORK_TYPES, TYPES_BY_ID
 
 Scalar = int | float | bool | str
 Value = Scalar | tuple[Scalar, ...]
@@ -214,6 +214,12 @@ class _HeaderReader:
             raise BadGGUF(f"{self.name}: tensor {name!r} has {n_dimensions} dimensions")
         shape = tuple(self.read_number("Q") for _ in range(n_dimensions))
         ggml_type, offset = TYPES_BY_ID.get(type_id := self.read_number("I")), self.read_number("Q")
+        if type_id in FORK_TYPES:
+            raise BadGGUF(
+                f"{self.name}: tensor {name!r} has the type {FORK_TYPES[type_id]} of ik_llama.cpp, a fork of llama.cpp;"
+                " llama.cpp cannot load it",
+                "use another quantization: `qwenctl ls OWNER/NAME` lists a repository's, and which are of the fork",
+            )
         if ggml_type is None:
             raise BadGGUF(
                 f"{self.name}: tensor {name!r} has the ggml type {type_id}, which this version does not support"

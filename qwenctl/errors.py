@@ -7,7 +7,9 @@ Every error that a user can cause or meet is a `QwenctlError`, raised where it i
 from __future__ import annotations
 
 import errno
+import shlex
 from enum import IntEnum
+from pathlib import Path
 from typing import Self
 
 import quantize.errors
@@ -53,6 +55,18 @@ class QwenctlError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+def command_line(*words: str | Path) -> str:
+    """The command line `qwenctl WORD...` as text to paste into a shell: for hints, and for the next step to show."""
+    return f"qwenctl {quote(*words)}"
+
+
+def quote(*words: str | Path) -> str:
+    """Options and arguments as text to paste into a shell. A `Path` never looks like an option."""
+    return shlex.join(
+        f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
+    )
 
 
 _QUANTIZE_CODES: tuple[tuple[type[QuantizeError], ExitCode], ...] = (

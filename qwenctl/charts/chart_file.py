@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
 import stat
 import struct
 import zlib
@@ -16,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qwenctl.charts.svg import MARK
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import atomic_write
 
 _PNG_LIBRARY = "cairosvg"
@@ -32,9 +31,9 @@ _PNG_MARK = b"Software\0qwenctl"
 def check_image_name(path: Path) -> None:
     """Raise QwenctlError if `path` is neither .svg nor .png, or is a PNG, which needs a library, and has none."""
     if path.suffix.lower() not in (".svg", ".png"):
-        raise QwenctlError(f"{path.name} is neither .svg nor .png", f"--plot {path.stem or 'speed'}.svg")
+        raise QwenctlError(f"{path.name} is neither .svg nor .png", f"--plot {quote((path.stem or 'speed') + '.svg')}")
     if path.suffix.lower() == ".png" and find_spec(_PNG_LIBRARY) is None:
-        hint = f"--plot {path.with_suffix('.svg')}, or `pip install {_PNG_LIBRARY}`"
+        hint = f"--plot {quote(path.with_suffix('.svg'))}, or `pip install {_PNG_LIBRARY}`"
         raise QwenctlError("drawing a PNG needs a library that is not installed", hint)
 
 
@@ -43,7 +42,7 @@ def check_chart_place(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise QwenctlError(f"no such folder: {path.parent}", "create the folder first", ExitCode.CANNOT_CREATE)
     if not _may_be_replaced(path):
-        hint = f"give another name, or rm {shlex.quote(str(path))}"
+        hint = f"give another name, or rm {quote(path)}"
         raise QwenctlError(f"{path} already exists, and is no chart of qwenctl", hint, ExitCode.CANNOT_CREATE)
 
 

@@ -14,7 +14,7 @@ from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_status
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import QwenctlError, command_line
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import text_writer
 
@@ -132,9 +132,10 @@ def _with_mmproj(inventory: TensorInventory) -> TensorInventory:
 def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
     """The tensors of the model: a path, a local model or a repository on the Hub. Raises QwenctlError."""
     from quantize.plan import QuantizeOptions
+    from qwenctl.hub.local.resolve_model import expand_path
     from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
-    path = Path(model).expanduser()
+    path = expand_path(model)
     if not path.exists():
         found = _local_path(model, type_name)
         if found is None:
@@ -143,18 +144,20 @@ def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvento
     if path.is_dir():
         return from_checkpoint(path, QuantizeOptions(type_name or _USUAL_TYPE))
     if type_name:
-        raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", f"qwenctl plan {path}")
+        hint = command_line("plan", path)
+        raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", hint)
     return from_gguf(path)
 
 
 def _local_path(model: str, type_name: str) -> Path | None:
     """The path that `model` means, itself or as a local model's name; None if it can only be on the Hub."""
-    from qwenctl.hub.local.installed import CHECKPOINT, filter_by_name, find_installed_models
-    from qwenctl.hub.repository.model_name import parse_name
+    from qwenctl.hub.local.installed import CHECKPOINT, find_installed_models
+    from qwenctl.hub.local.resolve_model import expand_path, find_matches
+    from qwenctl.hub.repository.model_name import is_link
 
-    if model.endswith(".gguf") or model.startswith(("/", ".", "~")):
-        return Path(model).expanduser()  # it can only be a path
-    found = [one for one in filter_by_name(parse_name(model), find_installed_models()) if not one.missing_parts]
+    if not is_link(model) and (model.endswith(".gguf") or model.startswith(("/", ".", "~"))):
+        return expand_path(model)  # it can only be a path
+    found = [one for one in find_matches(model, find_installed_models()) if not one.missing_parts]
     fitting = [one for one in found if (one.quant == CHECKPOINT) == bool(type_name)] or ([] if type_name else found)
     return fitting[-1].path if fitting else None
 

@@ -14,7 +14,7 @@ from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_json, print_status
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import QwenctlError, command_line
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.streams import StatusLine, text_writer
 
@@ -84,7 +84,7 @@ def tune_command(
         )
         return
     if load.plan is not None:
-        raise QwenctlError("--plan leaves nothing to tune", f"qwenctl tune {path}")
+        raise QwenctlError("--plan leaves nothing to tune", command_line("tune", path))
     # A chat drafts with the MTP block: its memory is not available for experts.
     load = replace(load, constraints=replace(load.constraints, mtp=True))
     baseline = _baseline(path, load, n_prompt, tries_cache=kv)

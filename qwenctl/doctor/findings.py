@@ -14,6 +14,7 @@ from pathlib import Path
 from quantize.formatting import format_bytes, format_memory
 from qwenctl.backend_check.check import describe_failure
 from qwenctl.backend_check.results import BackendCheck
+from qwenctl.errors import command_line
 from qwenctl.hub.select.fit import Fit
 from qwenctl.machine.devices import Build
 from qwenctl.machine.disks import Disk, ReadSpeed
@@ -125,7 +126,9 @@ def check_models(fits: Mapping[str, Fit], memory: Memory, gpu_bytes: int) -> Ite
         if fit.where == "would page from disk":
             needed = format_memory(fit.needed_bytes)
             message = f"{name} needs {needed}, this machine has {available}: it would page from disk"
-            yield Finding("memory", message, f"`qwenctl ls {name.split(':')[0]}` lists smaller ones")
+            repository = name.partition(":")[0]
+            hint = f"`{command_line('ls', repository)}` lists smaller ones" if "/" in repository else ""
+            yield Finding("memory", message, hint)
 
 
 def check_swap(swap: Swap) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ Without a GPU and options that need one, the hardware is not inspected. `open_mo
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenctl.engine.interface import LoadedEngine
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line, quote
 from qwenctl.loading.checked_backend import Notify, read_usable_hardware, start_engine
 from qwenctl.loading.load_engine import Follow, LoggingEngine, OpenRequest, load_engine, open_by_plan, wait_for_load
 from qwenctl.placement.constraints import LoadRequest, PlacementConstraints, validate_constraints
@@ -110,7 +109,7 @@ def load_plan_file(file: Path, path: Path) -> Plan:
     if not matches_model(from_gguf(path), plan):
         raise QwenctlError(
             f"{file.name} is a plan for {plan.model}, not for {path.name}",
-            f"qwenctl plan {shlex.quote(str(path))} --json > {shlex.quote(str(file))}",
+            f"{command_line('plan', path, '--json')} > {quote(file)}",
             ExitCode.BAD_DATA,
         )
     return plan

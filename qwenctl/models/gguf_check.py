@@ -15,7 +15,8 @@ from pathlib import Path
 from quantize.errors import QuantizeError
 from quantize.gguf_header import GGUFHeader, read_header
 from quantize.qwen35.model_config import MAX_EXPERTS, MAX_LAYERS
-from qwenctl.errors import ExitCode, QwenctlError, from_quantize
+from qwenctl.errors import ExitCode, QwenctlError, command_line, from_quantize, quote
+from qwenctl.models.gguf_kind import read_kind
 
 ARCHITECTURES = ("qwen35", "qwen35moe")
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -49,7 +50,7 @@ def check_model_file(path: Path) -> None:
     number = _read_integer(header.metadata, "split.no", path.name, default=0)
     if number > 0:
         first = _split_path(path, 1, count)
-        raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first part: -m {first}")
+        raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first part: -m {quote(first)}")
     _check_architecture(path.name, header.metadata)
     _check_values(path.name, header)
     for split in range(2, count + 1):
@@ -90,12 +91,13 @@ def split_files(path: Path) -> list[Path]:
 def _check_exists(path: Path) -> None:
     """Raise QwenctlError with suggestions if `path` is a folder or does not exist."""
     if path.is_dir():
-        inside = sorted(path.glob("*.gguf"))
-        hint = f"-m {inside[0]}" if inside else f"qwenctl quantize {path}"
+        inside = sorted(file for file in path.glob("*.gguf") if read_kind(file) == "model")
+        hint = f"-m {quote(inside[0])}" if inside else command_line("quantize", path)
         raise QwenctlError(f"{path} is a folder, not a GGUF file", hint, ExitCode.NO_INPUT)
     if path.exists():
         return
-    names = [file.name for file in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
+    folder = path.parent
+    names = [file.name for file in folder.glob("*.gguf") if read_kind(file) == "model"] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or sorted(names)[:3]
     hint = f"available: {', '.join(near)}" if near else "`qwenctl quantize CHECKPOINT_FOLDER` makes one"
     raise QwenctlError(f"no such file: {path}", hint, ExitCode.NO_INPUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.support.cli_runner import run
+from tests.support.cli_runner import outcome, run
 from tests.support.fake_hub import FakeHub, serve_folder
 from tests.support.gguf_files import converted
 from tests.support.paths import DATA
 from tests.support.pictures import RED
-from tests.support.pulling import qwenctl
+from tests.support.pulling import failure, qwenctl
 
 NAME = "owner/Name-GGUF"
 
@@ -99,3 +100,46 @@ def test_towers_of_other_models_matter_only_to_a_picture(made: Path, tmp_path: P
     assert re.search(
         r"several mmproj files match the model: choose one for images\n  hint: --mmproj ", done.stderr.decode()
     )
+
+
+def test_type_of_the_fork_is_pulled_only_with_consent(made: Path, tmp_path: Path) -> None:
+    with repository(tmp_path, made, **{"Name-IQ4_KSS": "Q4_K_M", "Name-Q8_0": "Q8_0"}) as hub:
+        line, hint, code = failure(qwenctl(hub, tmp_path, "pull", f"{NAME}:iq4_kss"))
+        assert (line, code) == (f"llama.cpp cannot load IQ4_KSS of {NAME}, a type of its fork ik_llama.cpp", 2)
+        assert hint == f"another quantization (`qwenctl ls {NAME}`), or `--yes` to pull it anyway"
+        assert hub.sent == 0
+        for consent in ("--dry-run", "--yes"):
+            done = qwenctl(hub, tmp_path, "pull", f"{NAME}:iq4_kss", consent)
+            assert (done.returncode, done.stderr.splitlines()[0]) == (0, f"qwenctl: warning: {line}")
+
+
+def test_model_with_a_type_of_the_fork_is_named_as_such(made: Path, tmp_path: Path) -> None:
+    data = bytearray((made / "Q8_0.gguf").read_bytes())
+    name = b"blk.0.ffn_up_exps.weight"
+    at = data.index(name) + len(name)
+    at += 4 + 8 * int.from_bytes(data[at : at + 4], "little")  # the number of dimensions, and each of them
+    data[at : at + 4] = (146).to_bytes(4, "little")
+    (tmp_path / "x.gguf").write_bytes(data)
+    line, hint, code = outcome("chat", "-m", str(tmp_path / "x.gguf"))
+    assert "has the type IQ4_KSS of ik_llama.cpp, a fork of llama.cpp" in line
+    assert (code, "another quantization" in hint) == (65, True)
+
+
+def test_links_and_names_of_files_without_a_type_are_pulled_and_loaded(made: Path, tmp_path: Path) -> None:
+    """Whatever a pull prints as the next command names the model that it has pulled."""
+    files = {"Own Name (v2)": "Q4_K_M", "a/Toy-Q8_0": "Q8_0", "b/Toy-Q8_0": "Q4_K_M"}
+    for folder in ("a", "b"):
+        (tmp_path / "repo" / folder).mkdir(parents=True)
+    with repository(tmp_path, made, **files) as hub:
+        for path, arguments in (
+            ("Own Name (v2).gguf", [f"{NAME}:Own Name (v2)"]),
+            ("b/Toy-Q8_0.gguf", [f"https://huggingface.co/{NAME}/blob/main/b/Toy-Q8_0.gguf"]),
+            ("a/Toy-Q8_0.gguf", [f"{hub.url}/{NAME}/resolve/main/a/Toy-Q8_0.gguf?download=true"]),
+            ("Own Name (v2).gguf", [f"{NAME}:Own Name (v2)", "--to", str(tmp_path / "other place")]),
+        ):
+            done = qwenctl(hub, tmp_path, "pull", *arguments)
+            assert done.stdout.endswith(f"/{path}\n"), done.stderr
+            [step] = re.findall(r"^next: (qwenctl chat -m .*)$", done.stderr, re.MULTILINE)
+            given = shlex.split(step)[-1]
+            shown = json.loads(qwenctl(hub, tmp_path, "show", given, "--json").stdout)
+            assert (shown["path"], shown["quant"] != "") == (done.stdout.rstrip("\n"), True)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from qwenctl.batch.input.readers import InputFormat, Item, read_items
 from qwenctl.batch.specs import STANDARD_STREAM, InputSpec
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.terminal.streams import piped_input
 
 _CHUNK_BYTES = 1 << 16
@@ -34,7 +34,7 @@ def open_source(given: InputSpec) -> Iterator[BinaryIO]:
         return
     path = Path(given.source)
     if path.is_dir():
-        hint = f"find {given.source} -type f | qwenctl batch --files --prompt 'Summarize: {{file}}'"
+        hint = f"find {quote(path)} -type f | qwenctl batch --files --prompt 'Summarize: {{file}}'"
         raise QwenctlError(f"{path} is a folder", hint, ExitCode.NO_INPUT)
     with path.open("rb") as file:
         yield file

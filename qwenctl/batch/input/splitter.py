@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 
 MAX_RECORD_BYTES = 64 << 20  # of a record; far more than any context holds
 _STEP = 1 << 16
@@ -52,7 +52,7 @@ def check_text(begin: bytes, name: str) -> None:
     """Raises QwenctlError if the first bytes are those of a compressed file, or of another encoding."""
     for magic, what, hint in _NOT_TEXT:
         if begin.startswith(magic):
-            raise QwenctlError(f"{name} {what}", hint.format(name=name), ExitCode.BAD_DATA)
+            raise QwenctlError(f"{name} {what}", hint.format(name=quote(name)), ExitCode.BAD_DATA)
 
 
 def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
 from qwenctl.chat.saved.sessions import Session, SessionStore
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import QwenctlError, command_line
 
 _LONG_CHARACTERS = 8192  # a longer question may take long to evaluate
 
@@ -115,4 +115,4 @@ def close(setup: ChatSetup, state: ChatState) -> None:
         pass
     finally:
         state.session.close()
-    setup.screen.show_note(f"saved: qwenctl chat --resume {name}")
+    setup.screen.show_note(f"saved: {command_line('chat', '--resume', name)}")

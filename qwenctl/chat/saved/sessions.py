@@ -19,7 +19,7 @@ from typing import Literal
 
 from quantize.file_system import AlreadyLocked, open_locked
 from qwenctl.chat.conversation import Conversation
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import write_private
 from qwenctl.files.media_files import MAX_BYTES
 from qwenctl.protocol.codec import from_builtins
@@ -81,7 +81,7 @@ class SessionStore:
             hint = f"available: {', '.join(near)}" if near else self._command
             raise QwenctlError(f"no saved {self._noun} is named {name!r}", hint, ExitCode.NO_INPUT) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            hint = f"{self._command} delete '{name}'"
+            hint = f"{self._command} delete {quote(name)}"
             raise QwenctlError(
                 f"the saved {self._noun} {name!r} is damaged: {error}", hint, ExitCode.BAD_DATA
             ) from error

@@ -17,7 +17,7 @@ import typer
 from quantize.formatting import format_duration
 from qwenctl.batch import BatchEstimate, BatchStats, OutputSpec
 from qwenctl.batch.output.writers import sidecar_path
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.terminal.streams import StatusLine, text_writer
 from qwenctl.views.batch import batch_progress, summary_fields, summary_lines
@@ -27,7 +27,7 @@ from qwenctl.views.loading import follow_loading
 def check_plot(plot: Path | None) -> None:
     """Raises QwenctlError if `--plot` names a file that is not SVG, or one that exists and is no chart."""
     if plot is not None and plot.suffix != ".svg":
-        raise QwenctlError(f"--plot {plot}: only SVG is supported", f"--plot {plot.with_suffix('.svg')}")
+        raise QwenctlError(f"--plot {plot}: only SVG is supported", f"--plot {quote(plot.with_suffix('.svg'))}")
     if plot is not None:
         from qwenctl.charts.chart_file import check_chart_place
 

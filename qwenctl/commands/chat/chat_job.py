@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from qwenctl.commands.options.vision_options import MediaOptions
 from qwenctl.engine.interface import LoadedEngine
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import temp_dir_path
 from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
 from qwenctl.files.paths import prefixes_folder, sessions_folder
@@ -101,7 +101,7 @@ def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRe
     if given is None:
         if keep is not None:
             raise QwenctlError(
-                "--save-as needs --prefix FILE", f"qwenctl chat -m MODEL.gguf --prefix FILE --save-as {keep}"
+                "--save-as needs --prefix FILE", f"qwenctl chat -m MODEL.gguf --prefix FILE --save-as {quote(keep)}"
             )
         return job
     if job.resume:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from qwenctl.chat import pipe
 from qwenctl.commands.chat.chat_job import ChatRequest, open_chat_engine
 from qwenctl.engine.interface import LoadedEngine
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import QwenctlError, command_line
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
 from qwenctl.terminal.streams import StatusLine, piped_input, text_writer, warn
@@ -100,7 +100,7 @@ def _save_prefix(job: ChatRequest) -> None:
     """Without a prompt, only evaluate and save the prefix."""
     _open(job, StatusLine(sys.stderr)).engine.close()
     if job.prefix is not None:
-        text_writer(sys.stderr)(f"saved: qwenctl chat --prefix {job.prefix.name}\n")
+        text_writer(sys.stderr)(f"saved: {command_line('chat', '--prefix', job.prefix.name)}\n")
 
 
 def _warn_if_cut(job: ChatRequest, answer: pipe.CompletedAnswer) -> None:

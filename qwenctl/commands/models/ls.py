@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,7 @@ def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
     from qwenctl.hub.select.target import PullRequest, resolve_target
     from qwenctl.views.models import offer_fields, print_offers
 
-    model_name, pull = parse_name(text.split(":")[0] if "://" not in text else text), PullOptions()
+    model_name, pull = replace(parse_name(text), quant="", file=""), PullOptions()  # all of the repository is listed
     job = QuantizeJob(None, available_cpus(), SPOOL_BYTES, overwrite=False, dry_run=True, json=as_json, quiet=as_json)
 
     def notify(line: str) -> None:

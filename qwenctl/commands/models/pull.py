@@ -5,7 +5,6 @@ Options come in; `hub` does the work, and its results are shown.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from qwenctl.commands.options.common import ask
 from qwenctl.commands.options.shell_completion import complete_published, complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, print_status
-from qwenctl.errors import QwenctlError
-from qwenctl.terminal.streams import is_terminal
+from qwenctl.errors import QwenctlError, command_line, quote
+from qwenctl.terminal.streams import is_terminal, warn
 
 if TYPE_CHECKING:
     from qwenctl.hub.pull import PullOptions
@@ -109,7 +108,7 @@ def pull_command(
     offline = offline or is_offline()
     if locked:
         if name or hf_name:
-            hint = f"qwenctl pull --locked {shlex.quote(str(locked))}"
+            hint = command_line("pull", "--locked", locked)
             raise QwenctlError("--locked and a model name cannot be used together", hint)
         pull_locked(locked, to, job, pull, offline=offline)
         return
@@ -121,13 +120,13 @@ def pull_command(
         )
         return
     target = _target(model_name, request, revision, to or default_cache_root(), job, pull)
-    if target is not None:
+    if target is not None and _is_loadable_or_wanted(target, job):
         _pull_or_quantize(target, output, to, job, pull, vision=vision)
 
 
 def _one_name(name: str, hf_name: str) -> str:
     if name and hf_name:
-        raise QwenctlError(f"{name} and -hf {hf_name} are two models", f"qwenctl pull {name}")
+        raise QwenctlError(f"{name} and -hf {hf_name} are two models", command_line("pull", name))
     if not name and not hf_name:
         raise QwenctlError("no model to pull", "qwenctl pull qwen3.5-35b-a3b, or OWNER/NAME[:QUANT]")
     return name or hf_name
@@ -138,13 +137,13 @@ def _check_request(model_name: ModelName, request: PullRequest) -> None:
     from qwenctl.hub.repository.model_name import quant_key
 
     by_option = {
-        f"--quantize {request.recipe}": request.recipe,
+        f"--quantize {quote(request.recipe)}": request.recipe,
         "--source": request.source and request.label,
         model_name.quant: model_name.quant,
     }
     quants = {option: quant_key(value) for option, value in by_option.items() if value}
     if len(set(quants.values())) > 1:
-        hint = f"qwenctl pull {model_name.base} {next(iter(quants))}"
+        hint = f"{command_line('pull', model_name.base)} {next(iter(quants))}"
         raise QwenctlError(f"{' and '.join(quants)} cannot be used together", hint)
 
 
@@ -164,6 +163,24 @@ def _target(
         found = survey_repository(target.listing, pull, job, folder, shown.notify)
     label = _choose_quant(target, found, job)
     return select_quant(target, label, request) if label else None
+
+
+def _is_loadable_or_wanted(target: ResolvedTarget, job: QuantizeJob) -> bool:
+    """Whether llama.cpp can load the target, or the user wants it nevertheless. Raises QwenctlError without --yes."""
+    from qwenctl.hub.select.fit import PullCandidate
+
+    if target.recipe or not PullCandidate(target.label, 0, 0).needs_llama_fork:
+        return True
+    repository = target.listing.repository
+    message = f"llama.cpp cannot load {target.label} of {repository}, a type of its fork ik_llama.cpp"
+    if job.yes or job.dry_run:
+        warn(message)
+        return True
+    answer = None if job.quiet or job.json else ask(f"{message}. Pull it anyway? [y/N] ")
+    if answer is None:
+        hint = f"another quantization (`{command_line('ls', repository)}`), or `--yes` to pull it anyway"
+        raise QwenctlError(message, hint)
+    return answer.lower() in ("y", "yes")
 
 
 def _pull_or_quantize(

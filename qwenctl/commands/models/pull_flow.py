@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from quantize.formatting import format_bytes, format_duration
 from qwenctl.commands.quantize.remote import QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import print_json, print_status
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
@@ -115,7 +114,8 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
 
 def show_local(model_name: ModelName, job: QuantizeJob) -> None:
     """Print the path of a local model. No network is used. Raises QwenctlError if there is none."""
-    from qwenctl.hub.local.installed import filter_by_name, find_installed_models
+    from qwenctl.hub.local.installed import find_installed_models
+    from qwenctl.hub.local.resolve_model import filter_by_name
     from qwenctl.views.models import model_fields
 
     models = find_installed_models()
@@ -166,9 +166,18 @@ def _show(plan: PullPlan, job: QuantizeJob) -> None:
     name = f"{plan.listing.repository}:{plan.label}"
     is_source = plan.label == CHECKPOINT
     path = plan.first_path.parent if is_source else plan.first_path
-    command = f"quantize {shlex.quote(str(path))}" if is_source else f"chat -m {shlex.quote(name)}"
-    print_status(f"next: qwenctl {command}", quiet=job.quiet or job.json)
+    command = command_line("quantize", path) if is_source else command_line("chat", "-m", _name_to_load(name, path))
+    print_status(f"next: {command}", quiet=job.quiet or job.json)
     if job.json:
         print_json({**plan_fields(plan), "path": str(path), "name": name})
     elif job.quiet or not is_terminal(sys.stdout):
         text_writer(sys.stdout)(f"{path}\n")
+
+
+def _name_to_load(name: str, path: Path) -> str | Path:
+    """The model's `name`, or its `path` if that name finds other models as well, or none."""
+    from qwenctl.hub.local.installed import find_installed_models
+    from qwenctl.hub.local.resolve_model import find_matches
+
+    found = [model.path.absolute() for model in find_matches(name, find_installed_models())]
+    return name if found == [path.absolute()] else path

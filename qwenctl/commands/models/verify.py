@@ -12,7 +12,7 @@ from quantize.formatting import format_bytes
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.local_model import AnyName, find_installed
 from qwenctl.commands.quantize.result import available_cpus, print_json, print_status
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.terminal.streams import text_writer
 
@@ -30,7 +30,7 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
 
     The hashes are those that the files were published with.
     """
-    models = find_installed(name)
+    models = find_installed(name, or_file=True)
     rows, troubles = _check(models, quiet=quiet or json)
     if json:
         print_json({"files": rows})
@@ -96,7 +96,14 @@ def _row(one: ExpectedFile, trouble: QwenctlError | None) -> dict[str, Any]:
 
 def _repair_command(model: InstalledModel) -> str:
     """The command that repairs the model."""
-    if model.cache is None:
-        return f"qwenctl quantize {model.repository} --type {model.quant} -o {model.path} --overwrite"
-    what = f"{model.repository} --source" if model.quant == "checkpoint" else model.name
-    return f"qwenctl pull {what} --repair"
+    from qwenctl.hub.local.hf_cache import default_cache_root
+
+    if model.cache is None:  # of a checkpoint that was a folder, only the name is known
+        source = model.repository if "/" in model.repository else "CHECKPOINT_FOLDER"
+        return command_line("quantize", source, "--type", model.quant, "-o", str(model.path), "--overwrite")
+    # Without a revision, a pull takes what main is now; and it looks into the default cache.
+    main = model.cache.resolve_revision("main")
+    revision = [] if main in ("main", model.commit) else ["--revision", model.commit]
+    to = [] if model.cache.root == default_cache_root().absolute() else ["--to", str(model.cache.root)]
+    what = [model.repository, "--source"] if model.quant == "checkpoint" else [model.name]
+    return command_line("pull", *what, *revision, *to, "--repair")

@@ -5,7 +5,6 @@ Options come in; the `quantize` library does the work, and its results are shown
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.shell_completion import complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, print_status, show_plan, show_result
+from qwenctl.errors import QwenctlError
 
 if TYPE_CHECKING:
     from quantize.convert import ConversionResult
@@ -126,8 +126,9 @@ def quantize_command(
         json=json,
         quiet=quiet,
     )
-    if repository := _repository(source):
-        _quantize_repository(repository, revision, wanted, job)
+    repository, named_revision = _repository(source)
+    if repository:
+        _quantize_repository(repository, revision or named_revision, wanted, job)
     else:
         _quantize_folder(source, wanted, job)
 
@@ -164,15 +165,19 @@ def _register(plan: ConversionPlan, hashes: Sequence[str]) -> None:
     register_conversion(made, plan.fingerprint, hashes)
 
 
-def _repository(source: Path) -> str:
-    """The repository on the Hub that `source` names; "" if it is a local path or no name."""
-    from qwenctl.hub.repository.catalog import find_family
+def _repository(source: Path) -> tuple[str, str]:
+    """The repository and the revision on the Hub that `source` names; both "" if it is a local path or no name."""
+    from qwenctl.hub.repository.model_name import is_link, parse_name
 
-    text = str(source)
     if source.exists():
-        return ""
-    family = find_family(text)
-    return text if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else family.source if family else ""
+        return "", ""
+    try:
+        name = parse_name(str(source))
+    except QwenctlError:
+        if is_link(str(source)):
+            raise
+        return "", ""
+    return name.repository or (name.family.source if name.family else ""), name.revision
 
 
 def _quantize_repository(name: str, revision: str, wanted: QuantizeOptions, job: QuantizeJob) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_format
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from quantize.errors import Interrupted
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool
     from qwenctl.views.quantization import result_lines
 
     files = summarize_files(plan)
-    print_status(*result_lines(files, result), f"next: qwenctl chat -m {shlex.quote(str(files[0].path))}", quiet=quiet)
+    print_status(*result_lines(files, result), f"next: {command_line('chat', '-m', str(files[0].path))}", quiet=quiet)
     if as_json:
         print_json(
             {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from qwenctl.engine.llama.callbacks import CancelFlag, LlamaLog
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.media_items import MediaCache, MediaItem
+from qwenctl.errors import quote
 from qwenctl.models.gguf_check import model_fingerprint
 from qwenctl.protocol.media import Media, MediaInfo, VisionSettings
 from qwenctl.protocol.messages import RequestFailed
@@ -196,7 +196,7 @@ class VisionState:
         """Raises RequestError if there is no mmproj file, or the user must choose one."""
         if self._choices:
             message = "several mmproj files match the model: choose one for images"
-            raise RequestError(RequestFailed("setting", message, f"--mmproj {shlex.quote(self._choices[0])}"))
+            raise RequestError(RequestFailed("setting", message, f"--mmproj {quote(Path(self._choices[0]))}"))
         self._encoder.check()
 
     def embeddings(self, item: MediaItem) -> Embeddings | None:

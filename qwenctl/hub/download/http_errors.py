@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # public, not marked so
 
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.http_retry import retry_after_seconds
 from qwenctl.hub.repository.catalog import nearest_repository
 
@@ -93,7 +93,9 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
     if isinstance(error, GatedRepoError):
         return gated_error(repository)
     if isinstance(error, RevisionNotFoundError):
-        return QwenctlError(f"no revision '{revision}' in {repository}", f"qwenctl ls {repository}", ExitCode.NO_INPUT)
+        return QwenctlError(
+            f"no revision '{revision}' in {repository}", command_line("ls", repository), ExitCode.NO_INPUT
+        )
     if isinstance(error, RemoteEntryNotFoundError):
         return QwenctlError(
             f"a file of {repository} no longer exists on {hub_host()}", _endpoint_hint(), ExitCode.NO_INPUT

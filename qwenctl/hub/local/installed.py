@@ -1,12 +1,11 @@
 """Find the models on this machine: those in the caches, whichever tool downloaded them, and those quantized here.
 
-Cache folders come in, `InstalledModel` values go out; or a name comes in, and the path to load goes out. Of model files
-only the first bytes of the header are read, to see whether they are Qwen3.5 models.
+Cache folders come in, `InstalledModel` values go out. Of model files only the first bytes of the header are read, to
+see whether they are Qwen3.5 models. Which model a name means is decided in `resolve_model`.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,15 +14,12 @@ from pathlib import Path
 
 from quantize.errors import BadGGUF
 from quantize.gguf_header import read_leading_metadata
-from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
 from qwenctl.hub.local.lock_file import LOCK_NAME
 from qwenctl.hub.local.registry import registered_models, registered_roots
-from qwenctl.hub.repository.catalog import find_family
 from qwenctl.hub.repository.listing import RemoteFile
-from qwenctl.hub.repository.model_name import ModelName, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import find_quants, find_vision
-from qwenctl.models.gguf_check import ARCHITECTURES
+from qwenctl.models.gguf_check import ARCHITECTURES, split_files
 from qwenctl.models.gguf_kind import read_kind
 
 CHECKPOINT = "checkpoint"
@@ -108,6 +104,16 @@ def _find_in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledMod
         yield InstalledModel(cache.repository, CHECKPOINT, snapshot.name, shards + others, cache, missing)
 
 
+def model_at(path: Path) -> InstalledModel | None:
+    """The model in a GGUF file that no command of this program has stored, with its splits; None if it is none."""
+    files = tuple(file.absolute() for file in split_files(path) if file.is_file())
+    if not path.is_file() or not files or not _is_qwen_model(files[0]):
+        return None
+    quants = find_quants([RemoteFile(path.name, 0, "")], lambda _: "model")
+    label = quants[0].label if quants else ""
+    return InstalledModel(path.stem, label, "", files, None, len(split_files(path)) - len(files))
+
+
 def _is_qwen_model(path: Path) -> bool:
     """Whether a GGUF file is a Qwen3.5 model."""
     try:
@@ -139,61 +145,3 @@ def _find_conversions() -> Iterator[InstalledModel]:
         files = tuple(path for path in map(Path, conversion.paths) if path.is_file())
         if _is_qwen_model(files[0]):
             yield InstalledModel(conversion.repository, conversion.type_name, conversion.commit, files, None)
-
-
-def filter_by_name(name: ModelName, models: Sequence[InstalledModel]) -> list[InstalledModel]:
-    """The models that `name` can refer to."""
-    return [model for model in models if _matches(name, model)]
-
-
-def _matches(name: ModelName, model: InstalledModel) -> bool:
-    """Whether a model has the quantization, revision and repository (or family) in `name`, where given."""
-    if name.quant and quant_key(name.quant) != quant_key(model.quant):
-        return False
-    if name.revision and not _is_at_revision(model, name.revision):
-        return False
-    if name.repository:
-        return name.repository.casefold() == model.repository.casefold()
-    return name.family is not None and name.family == find_family(model.repository)
-
-
-def _is_at_revision(model: InstalledModel, revision: str) -> bool:
-    """Whether a model is at this commit, or at the commit of this branch or tag at the last pull."""
-    branch = model.cache.resolve_revision(revision) if model.cache else ""
-    return model.commit == branch or model.commit.startswith(revision)
-
-
-def find_model(text: str) -> Path:
-    """The file to load for the installed model that `text` names; `text` as a path if it cannot be a name.
-
-    Raises QwenctlError if no installed model matches, or if several do.
-    """
-    models = [model for model in find_installed_models() if model.quant != CHECKPOINT]
-    by_file = [model for model in models if model.path.stem == text]
-    try:
-        name = parse_name(text)
-    except QwenctlError:
-        if by_file:
-            return by_file[0].path
-        return Path(text)
-    matches = by_file or filter_by_name(name, models)
-    complete = [model for model in matches if not model.missing_parts]
-    if not complete:
-        raise _not_installed_error(name, matches, models)
-    names = dict.fromkeys(model.name for model in complete)
-    if len(names) > 1:
-        hint = f"-m {next(iter(names))}"
-        raise QwenctlError(f"{len(names)} local models match {text}: {', '.join(names)}", hint)
-    return complete[-1].path  # of several commits, the default one: see `find_installed_models`
-
-
-def _not_installed_error(
-    name: ModelName, matches: Sequence[InstalledModel], models: Sequence[InstalledModel]
-) -> QwenctlError:
-    """The error for a name without a complete model; `matches` are incomplete ones."""
-    if matches:
-        parts = f"{matches[0].missing_parts} of its parts"
-        return QwenctlError(f"{name.text} lacks {parts}", f"qwenctl pull {matches[0].name}", ExitCode.NO_INPUT)
-    near = difflib.get_close_matches(name.text, [model.name for model in models], n=1)
-    hint = f"qwenctl pull {name.text}" + (f", or use -m {near[0]}" if near else "")
-    return QwenctlError(f"{name.text} is not on this machine", hint, ExitCode.NO_INPUT)

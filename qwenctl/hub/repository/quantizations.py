@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line, quote
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 from qwenctl.hub.repository.model_name import QUANT, quant_key
 from qwenctl.models.gguf_kind import GGUFKind, is_doubtful, kind_from_name, mmproj_rank
@@ -64,6 +64,32 @@ def find_vision(files: Sequence[RemoteFile], kind_of: KindOf = kind_from_name) -
     return min(candidates, key=lambda file: mmproj_rank(file.path), default=None)
 
 
+def choose_file(listing: Listing, path: str) -> Quant:
+    """The complete quantization to which the file at `path` belongs, or the only one in the folder at `path`.
+
+    Raises QwenctlError if there is none, or if there are several.
+    """
+    quants = [quant for quant in find_quants(listing.files) if any(_is_at(file, path) for file in quant.files)]
+    repository = listing.repository
+    see = f"`{command_line('ls', repository)}`"
+    if not quants:
+        is_there = any(_is_at(file, path) for file in listing.files)
+        what = "is no GGUF model" if is_there else "does not exist"
+        raise QwenctlError(f"{path} {what} in {repository}@{listing.revision[:12]}", see, ExitCode.NO_INPUT)
+    if len(quants) > 1:
+        labels = ", ".join(quant.label for quant in quants)
+        raise QwenctlError(f"{path} of {repository} has {len(quants)} quantizations: {labels}", see)
+    if missing := quants[0].missing_parts:
+        message = f"{repository} lacks {missing} of the {missing + len(quants[0].files)} parts of {quants[0].label}"
+        raise QwenctlError(message, f"another quantization ({see})", ExitCode.NO_INPUT)
+    return quants[0]
+
+
+def _is_at(file: RemoteFile, path: str) -> bool:
+    """Whether a file has this path, or is in the folder with this path."""
+    return file.path == path or file.path.startswith(f"{path.rstrip('/')}/")
+
+
 def choose_quant(listing: Listing, label: str) -> Quant:
     """Find the complete quantization called `label`. Raises QwenctlError that suggests the nearest label."""
     quants = find_quants(listing.files)
@@ -75,13 +101,15 @@ def choose_quant(listing: Listing, label: str) -> Quant:
     if matches:
         missing, parts = matches[0].missing_parts, matches[0].missing_parts + len(matches[0].files)
         message = f"{name} lacks {missing} of the {parts} parts of {matches[0].label}"
-        raise QwenctlError(message, f"another quantization (`qwenctl ls {listing.repository}`)", ExitCode.NO_INPUT)
+        raise QwenctlError(
+            message, f"another quantization (`{command_line('ls', listing.repository)}`)", ExitCode.NO_INPUT
+        )
     if not quants:
-        hint = f"--quantize {label}" if any(file.path.endswith(".safetensors") for file in listing.files) else ""
+        hint = f"--quantize {quote(label)}" if any(file.path.endswith(".safetensors") for file in listing.files) else ""
         raise QwenctlError(f"no GGUF file in {name}", hint or f"https://hf.co/{listing.repository}", ExitCode.NO_INPUT)
     near = difflib.get_close_matches(label.upper(), [quant.label for quant in quants], n=1, cutoff=0)[0]
     raise QwenctlError(
         f"no file '{label}' in {name}; {len(quants)} quantizations exist",
-        f"nearest: {near} (`qwenctl ls {listing.repository}`)",
+        f"nearest: {near} (`{command_line('ls', listing.repository)}`)",
         ExitCode.NO_INPUT,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantize.formatting import format_bytes, format_memory
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.machine import MachineMemory
 from qwenctl.models.context_memory import ContextMemory
 
@@ -22,7 +22,7 @@ IN_MEMORY: tuple[Where, ...] = ("GPU", "GPU + RAM", "RAM")
 _RAM_SHARE, _GPU_SHARE = 0.9, 0.95
 _UNQUANTIZED = ("BF16", "F16", "F32")
 # ik_llama.cpp's own types, which llama.cpp cannot load: IQ4_K, IQ2_KS, IQ4_KSS, IQ3_KT, and repacked types.
-_FORK_ONLY = re.compile(r"(UD-)?IQ\d_(K\w*)|.*_R[48]|IQ1_S_R4", re.IGNORECASE)
+_FORK_ONLY = re.compile(r"(UD-)?IQ\d_(K\w*|BN)|Q6_0|Q8_KV|.*_R(4|8|16)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _nothing_fits_error(repository: str, fits: Sequence[Fit], machine: MachineMe
     """The error if no candidate fits, which depends on what is missing: disk, memory or support."""
     if not fits:
         return QwenctlError(
-            f"{repository} has no file that llama.cpp can load", f"qwenctl ls {repository}", ExitCode.NO_INPUT
+            f"{repository} has no file that llama.cpp can load", command_line("ls", repository), ExitCode.NO_INPUT
         )
     smallest = min(fits, key=lambda fit: fit.candidate.n_bytes)
     label, needed = smallest.candidate.label, format_memory(smallest.needed_bytes)
@@ -101,7 +101,7 @@ def _nothing_fits_error(repository: str, fits: Sequence[Fit], machine: MachineMe
     return QwenctlError(
         f"no quantization of {repository} fits: even {label} needs {needed}, "
         f"this machine has {_describe_memory(machine)}",
-        f"qwenctl pull {repository}:{label} pulls it anyway: it would page from disk",
+        f"`{command_line('pull', f'{repository}:{label}')}` pulls it anyway: it would page from disk",
         ExitCode.NO_MEMORY,
     )
 

@@ -14,7 +14,7 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.installed import CHECKPOINT
 from qwenctl.hub.repository.listing import Listing, RemoteFile
 from qwenctl.hub.repository.model_name import ModelName, quant_key
-from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
+from qwenctl.hub.repository.quantizations import choose_file, choose_quant, find_quants, find_vision
 from qwenctl.hub.streaming.header_only import checkpoint_files, is_checkpoint
 
 
@@ -57,7 +57,7 @@ def resolve_target(name: ModelName, request: PullRequest, describe: Callable[[st
     first_error: QwenctlError | None = None
     for repository in _candidate_repositories(name, request):
         try:
-            return _resolve(describe(repository), name.quant, request)
+            return _resolve(describe(repository), name.quant, request, name.file)
         except QwenctlError as error:
             if error.code != ExitCode.NO_INPUT:  # only "not found" is a reason to try the next repository
                 raise
@@ -79,17 +79,17 @@ def _candidate_repositories(name: ModelName, request: PullRequest) -> tuple[str,
     return (name.family.source,) if needs_source else name.family.gguf
 
 
-def _resolve(listing: Listing, label: str, request: PullRequest) -> ResolvedTarget:
-    """Decide what `label` and `request` mean in one repository. Raises QwenctlError."""
+def _resolve(listing: Listing, label: str, request: PullRequest, file: str = "") -> ResolvedTarget:
+    """Decide what `label` (or the path of a `file`) and `request` mean in one repository. Raises QwenctlError."""
     if request.source:
         return ResolvedTarget(listing, CHECKPOINT, tuple(checkpoint_files(listing)))
     if request.recipe:
         return ResolvedTarget(listing, recipe=find_recipe(request.recipe).name)
-    if not label:
+    if not label and not file:
         return ResolvedTarget(listing)
     # For a checkpoint without GGUF files, a label is a recipe: NAME:Q4_K_M quantizes it.
-    if is_checkpoint(listing) and not find_quants(listing.files):
+    if label and is_checkpoint(listing) and not find_quants(listing.files):
         return ResolvedTarget(listing, recipe=find_recipe(label).name)
-    quant = choose_quant(listing, label)
+    quant = choose_quant(listing, label) if label else choose_file(listing, file)
     vision = find_vision(listing.files) if request.vision else None
     return ResolvedTarget(listing, quant.label, (*quant.files, *([vision] if vision else [])))

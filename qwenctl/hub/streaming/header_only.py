@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.files.atomic import atomic_write
 from qwenctl.hub.download.downloader import DownloadOptions, Progress, download_all
 from qwenctl.hub.download.hub_api import DownloadUrl, read_range, resolve_url
@@ -52,7 +52,7 @@ def checkpoint_files(listing: Listing) -> list[RemoteFile]:
     if not is_checkpoint(listing):
         raise QwenctlError(
             f"{listing.repository} is not a checkpoint: it has no config.json or no safetensors",
-            f"qwenctl ls {listing.repository}",
+            command_line("ls", listing.repository),
             ExitCode.BAD_DATA,
         )
     small = [file for file in listing.files if _SMALL.fullmatch(file.path) and file.size <= _MAX_SMALL_BYTES]

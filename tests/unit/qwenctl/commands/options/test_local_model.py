@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from qwenctl.commands.options.local_model import find_installed, find_one_installed
 from qwenctl.errors import ExitCode, QwenctlError
-from tests.support.cached_models import REPOSITORY, cached_model
+from qwenctl.hub.local.resolve_model import resolve_model_path
+from tests.support.cached_models import COMMIT, REPOSITORY, cached_model
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +31,13 @@ def names(text: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("", 3), (REPOSITORY, 3), (f"{REPOSITORY}:Q4_K_M", 1), (f"{REPOSITORY}:q8_0", 2), ("toy-Q4_K_M", 1)],
-)
+    [
+        ("", 3), (REPOSITORY, 3), (f"{REPOSITORY}:Q4_K_M", 1), (f"{REPOSITORY}:q8_0", 2), ("toy-Q4_K_M", 1),
+        (f"https://huggingface.co/{REPOSITORY}", 3), (f"hf.co/{REPOSITORY}:Q4_K_M", 1),
+        (f"https://huggingface.co/{REPOSITORY}/blob/{COMMIT}/toy-Q8_0.gguf?download=true", 1),
+        (f"https://huggingface.co/{REPOSITORY}/tree/{COMMIT}", 2),
+    ],
+)  # fmt: skip
 def test_name_repository_or_file_finds_its_models(text: str, count: int) -> None:
     assert len(names(text)) == count
 
@@ -51,3 +58,22 @@ def test_name_of_several_models_is_refused_with_names_that_only_one_has() -> Non
     with pytest.raises(QwenctlError, match="matches 2 models") as caught:
         find_one_installed(f"{REPOSITORY}:Q8_0")
     assert caught.value.hint.startswith(f"qwenctl show {REPOSITORY}@")
+
+
+def test_paths_of_a_model_find_it_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = find_one_installed("toy-Q4_K_M").path
+    monkeypatch.chdir(path.parent)
+    for text in (str(path), path.name, f"./{path.name}", f"../{path.parent.name}/{path.name}", str(path.resolve())):
+        assert [model.path for model in find_installed(text)] == [path]
+        assert resolve_model_path(text).resolve() == path.resolve()
+
+
+def test_file_that_is_not_listed_can_be_shown_but_not_removed(toy_gguf: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "my model.gguf"
+    shutil.copy(toy_gguf, copy)
+    assert find_one_installed(str(copy)).files == (copy,)
+    with pytest.raises(QwenctlError, match="was neither pulled nor made here"):
+        find_installed(str(copy))
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(QwenctlError, match=r"is not a Qwen3\.5 model"):
+        find_one_installed(str(tmp_path / "x.txt"))

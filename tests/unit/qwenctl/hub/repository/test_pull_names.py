@@ -8,10 +8,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from quantize.recipe.recipes import RECIPES
 from qwenctl.errors import QwenctlError
 from qwenctl.hub.repository.catalog import load_families, nearest_repository
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
-from qwenctl.hub.repository.model_name import ModelName, check_revision, parse_name, quant_key
+from qwenctl.hub.repository.model_name import ModelName, check_revision, is_link, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
 from qwenctl.hub.select.fit import PullCandidate
 from qwenctl.hub.select.target import PullRequest, ResolvedTarget, resolve_target
@@ -40,6 +41,50 @@ def test_model_name_is_parsed(text: str, expected: tuple[str, str, str, str] | N
     if expected is None:
         expected = ("a/b", "", "IQ4_XS", "0123456789abcdef0123456789abcdef01234567")
     assert parts(parse_name(text)) == expected
+
+
+@pytest.mark.parametrize("host", ["https://huggingface.co/", "http://www.huggingface.co/", "hf.co/", "https:/hf.co/"])
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("a/b", ("", "")),
+        ("a/b/", ("", "")),
+        ("a/b.git", ("", "")),
+        ("a/b#usage", ("", "")),
+        ("a/b?library=llama.cpp", ("", "")),
+        ("a/b?show_file_info=x%2Fy-Q8_0.gguf", ("", "x/y-Q8_0.gguf")),
+        ("a/b/tree/main", ("main", "")),
+        ("a/b/tree/v1.0/Q4_K_M", ("v1.0", "Q4_K_M")),
+        ("a/b/blob/main/x y-Q8_0.gguf", ("main", "x y-Q8_0.gguf")),
+        ("a/b/blob/main/x%20y-Q8_0.gguf", ("main", "x y-Q8_0.gguf")),
+        ("a/b/resolve/refs%2Fpr%2F1/d/x.gguf?download=true", ("refs/pr/1", "d/x.gguf")),
+        ("a/b/commit/0123abc", ("0123abc", "")),
+        ("a/b/discussions/3", ("", "")),
+    ],
+)
+def test_address_in_a_browser_is_parsed(host: str, address: str, expected: tuple[str, str]) -> None:
+    name = parse_name(f"{host}{address}")
+    assert (name.repository, name.quant, name.revision, name.file) == ("a/b", "", *expected)
+    assert is_link(f"{host}{address}")
+
+
+def test_address_of_a_mirror_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example:8000/")
+    for text in ("http://hub.example:8000/a/b/tree/main", "http:/hub.example:8000/a/b/tree/main"):
+        assert parts(parse_name(text)) == ("a/b", "", "", "main")
+
+
+@pytest.mark.parametrize("text", ["https://huggingface.co/datasets/a/b", "https://example.com/a/b", "https://hf.co/a"])
+def test_address_of_something_else_is_refused(text: str) -> None:
+    with pytest.raises(QwenctlError, match="does not name a model"):
+        parse_name(text)
+
+
+def test_existing_file_is_no_name_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "a b.gguf").touch()
+    with pytest.raises(QwenctlError, match="is a file here, not a name on the Hub") as caught:
+        parse_name(f"{tmp_path}/a b.gguf")
+    assert caught.value.hint == f"qwenctl show '{tmp_path}/a b.gguf'"
 
 
 @pytest.mark.parametrize("text", ["", "a", "a/b/c", "../b", "a/..", "a b/c", "a/b:x/y", "/etc/passwd", "a/b@../x"])
@@ -143,8 +188,9 @@ def test_quant_with_missing_part_is_refused() -> None:
 
 
 def test_quant_types_of_llama_fork_are_recognized() -> None:
-    foreign = ["IQ4_KSS", "IQ2_KS", "Q4_K_R4", "IQ4_K", "IQ4_XS", "UD-IQ2_XXS", "Q4_K_M"]
-    assert [label for label in foreign if PullCandidate(label, 1, 1).needs_llama_fork] == foreign[:4]
+    foreign = ["IQ4_KSS", "IQ2_KS", "Q4_K_R4", "IQ4_K", "IQ2_KL", "IQ1_KT", "IQ2_BN", "Q6_0", "Q8_KV", "BF16_R16"]
+    usual = [*RECIPES, "UD-IQ2_XXS", "MXFP4_MOE", "UD-Q4_K_XL", "Q6_K_L"]
+    assert [label for label in (*foreign, *usual) if PullCandidate(label, 1, 1).needs_llama_fork] == foreign
 
 
 @pytest.mark.parametrize(
@@ -204,6 +250,34 @@ def test_quant_of_checkpoint_becomes_recipe() -> None:
         "config.json",
         "model.safetensors",
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("blob/main/Qwen3.5-397B-A17B-MXFP4_MOE.gguf", "MXFP4_MOE"),
+        ("blob/main/Q4_K_M/Qwen3.5-397B-A17B-Q4_K_M-00003-of-00006.gguf", "Q4_K_M"),
+        ("tree/main/UD-Q4_K_XL", "UD-Q4_K_XL"),
+    ],
+)
+def test_link_to_a_file_or_folder_resolves_to_its_quantization(path: str, label: str) -> None:
+    assert target(f"https://huggingface.co/x/y-GGUF/{path}").label == label
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("README.md", "README.md is no GGUF model in x/y-GGUF@main"),
+        ("mmproj-F16.gguf", "mmproj-F16.gguf is no GGUF model in x/y-GGUF@main"),
+        ("x.gguf", "x.gguf does not exist in x/y-GGUF@main"),
+        ("Qwen_Qwen3.5-397B-A17B-Q6_K_L", "x/y-GGUF lacks 1 of the 9 parts of Q6_K_L"),
+    ],
+)
+def test_link_to_no_model_is_refused(path: str, line: str) -> None:
+    with pytest.raises(QwenctlError) as caught:
+        target(f"https://huggingface.co/x/y-GGUF/blob/main/{path}")
+    assert (caught.value.message, caught.value.code) == (line, 66)
+    assert "`qwenctl ls x/y-GGUF`" in caught.value.hint
 
 
 def test_vision_tower_is_pulled_with_quant() -> None:

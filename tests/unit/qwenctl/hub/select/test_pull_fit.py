@@ -108,7 +108,7 @@ def test_best_fit_without_room_is_refused_with_hint() -> None:
         refused.value.message
         == "no quantization of x/y fits: even UD-IQ2_XXS needs 11.5 GiB, this machine has 7.45 GiB of RAM"
     )
-    assert refused.value.hint == "qwenctl pull x/y:UD-IQ2_XXS pulls it anyway: it would page from disk"
+    assert refused.value.hint == "`qwenctl pull x/y:UD-IQ2_XXS` pulls it anyway: it would page from disk"
     assert refused.value.code == 71
 
 
