@@ -10,16 +10,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from quantize.errors import BadCheckpoint, MissingInput
 
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_DTYPE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {name: 8 * size for name, size in DTYPE_BYTES.items()}
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _INDEX_NAME = "model.safetensors.index.json"
+_COMPARED_BYTES = 1 << 22
+_MERGE_ADAPTER = "merge it into its base model (peft: merge_and_unload, save_pretrained), and quantize that"
+_SAVE_AS_SAFETENSORS = "save it with transformers as safetensors (save_pretrained), or get a repository that has them"
 _FETCH_AGAIN = "the download is incomplete or damaged: download this file again"
 
 
@@ -44,6 +51,8 @@ class Checkpoint:
     tensors: Mapping[str, SourceTensor]  # by name
     repository: str  # OWNER/NAME
     revision: str  # a commit
+    formats: frozenset[str] = frozenset()  # "format" in the shards' metadata: who wrote them, such as "pt" or "mlx"
+    notes: tuple[str, ...] = ()  # what was left out, one line each
 
     @property
     def name(self) -> str:
@@ -51,23 +60,65 @@ class Checkpoint:
         return self.repository.rsplit("/", 1)[-1] or self.folder.resolve().name or "model"
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read the checkpoint in `folder`. Raises MissingInput or BadCheckpoint."""
+def open_checkpoint(folder: Path, *, headers_only: bool = False) -> Checkpoint:
+    """Read the checkpoint in `folder`; with `headers_only`, the shards hold no weights that could be compared.
+
+    Raises MissingInput or BadCheckpoint.
+    """
     if not folder.is_dir():
         raise _missing_folder_error(folder)
+    if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
+        raise BadCheckpoint(f"{folder} is a LoRA adapter, not a model", _MERGE_ADAPTER)
     config = read_json(folder / "config.json")
+    placed, notes = _find_shards(folder)
     tensors: dict[str, SourceTensor] = {}
-    for path, expected_names in _find_shards(folder).items():
-        present = {tensor.name: tensor for tensor in _read_shard(path)}
+    formats = set()
+    for path, expected_names in placed.items():
+        shard = _read_shard(path)
+        present = {tensor.name: tensor for tensor in shard.tensors}
         missing = sorted(expected_names - present.keys())
         if missing:
             raise BadCheckpoint(
-                f"{path.name} lacks {_list_names(missing)}, which {_INDEX_NAME} lists in it", _FETCH_AGAIN
+                f"{path.name} lacks {list_names(missing)}, which {_INDEX_NAME} lists in it", _FETCH_AGAIN
             )
-        # With an index, a shard contributes only the tensors that the index places in it.
-        tensors.update({name: present[name] for name in expected_names} if expected_names else present)
+        # As in transformers, tensors that the index does not list are part of the checkpoint too.
+        for tensor in shard.tensors:
+            if twin := tensors.get(tensor.name):
+                notes.append(_compare_twins(twin, tensor, headers_only=headers_only))
+            if twin is None or tensor.name in expected_names:
+                tensors[tensor.name] = tensor
+        formats.add(shard.format)
     repository, revision = _read_origin(folder)
-    return Checkpoint(folder, config, tensors, repository, revision)
+    return Checkpoint(folder, config, tensors, repository, revision, frozenset(formats), tuple(notes))
+
+
+def _compare_twins(first: SourceTensor, second: SourceTensor, *, headers_only: bool) -> str:
+    """The note about a tensor that two shards have. Raises BadCheckpoint unless both are equal."""
+    names = f"{first.name} is in both {first.path.name} and {second.path.name}"
+    if headers_only:
+        raise BadCheckpoint(names, "download the checkpoint and quantize its folder, so that both can be compared")
+    if not have_equal_weights(first, second):
+        raise BadCheckpoint(
+            f"{names}, with different weights",
+            f"remove the shard that does not belong to it, and correct {_INDEX_NAME}",
+        )
+    return f"{names}, with equal weights: one is left out"
+
+
+def have_equal_weights(first: SourceTensor, second: SourceTensor) -> bool:
+    """Whether both tensors have the same dtype, shape and bytes; reads both files. Raises OSError."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with first.path.open("rb") as one, second.path.open("rb") as other:
+        one.seek(first.offset)
+        other.seek(second.offset)
+        left = first.n_bytes
+        while left:
+            size = min(left, _COMPARED_BYTES)
+            if one.read(size) != other.read(size):
+                return False
+            left -= size
+    return True
 
 
 def _missing_folder_error(path: Path) -> MissingInput:
@@ -97,28 +148,73 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _find_shards(folder: Path) -> dict[Path, set[str]]:
-    """Map each shard file to the tensor names that the index lists for it (an empty set if there is no index)."""
-    if not (folder / _INDEX_NAME).exists():
-        candidates = sorted(folder.glob("*.safetensors"))
-        if not candidates:
-            raise MissingInput(f"{folder} has no safetensors file", "is the download complete?")
-        if len(candidates) > 1:
-            raise MissingInput(f"{folder} has {len(candidates)} safetensors files but no {_INDEX_NAME}", _FETCH_AGAIN)
-        return {candidates[0]: set()}
+def _find_shards(folder: Path) -> tuple[dict[Path, set[str]], list[str]]:
+    """Map each shard to the tensor names that the index lists in it (an empty set without an index); and notes.
+
+    As in transformers, other safetensors files in the folder are no part of the checkpoint.
+    """
+    present = sorted(folder.glob("*.safetensors"))
+    shards = _read_index(folder) if (folder / _INDEX_NAME).exists() else {_single_shard(folder, present): set[str]()}
+    single = folder / "model.safetensors"
+    if single in present and single not in shards:
+        raise BadCheckpoint(
+            f"{folder} has model.safetensors and a {_INDEX_NAME} that does not name it",
+            "remove the one that does not belong to config.json",
+        )
+    missing = [path.name for path in shards if not path.is_file()]
+    if missing:
+        raise MissingInput(
+            f"{folder} lacks {list_names(missing)}, named in {_INDEX_NAME}", "download the missing shards"
+        )
+    strays = [path.name for path in present if path not in shards]
+    return shards, [f"left out: {list_names(strays)}, no part of the model's weights"] if strays else []
+
+
+def _single_shard(folder: Path, present: list[Path]) -> Path:
+    """The only file with weights of a checkpoint without an index. Raises MissingInput or BadCheckpoint."""
+    models = [path for path in present if path.name.startswith("model")]
+    if folder / "model.safetensors" in present:
+        return folder / "model.safetensors"
+    if not present:
+        raise _no_weights_error(folder)
+    if len(models) > 1 or any(re.search(r"-of-0*([2-9]|1\d)\d*\.", path.name) for path in models):
+        raise MissingInput(
+            f"{folder} has {list_names([path.name for path in models])}, but no {_INDEX_NAME}",
+            f"download {_INDEX_NAME} too",
+        )
+    if models or len(present) == 1:
+        weights = (models or present)[0]
+        if not weights.name.startswith("adapter_model"):
+            return weights
+        raise BadCheckpoint(f"{folder} is a LoRA adapter, not a model", _MERGE_ADAPTER)
+    raise MissingInput(
+        f"{folder} has {list_names([path.name for path in present])}, but no model.safetensors",
+        "download the files whose names begin with model",
+    )
+
+
+def _no_weights_error(folder: Path) -> MissingInput:
+    """The error for a folder without safetensors files, which says what weights it has instead."""
+    for pattern, kind, hint in (
+        ("*.gguf", "GGUF files, which are quantized already", "qwenctl chat -m {path}"),
+        ("*.bin", "weights in PyTorch's format ({name})", _SAVE_AS_SAFETENSORS),
+        ("*.pt*", "weights in PyTorch's format ({name})", _SAVE_AS_SAFETENSORS),
+    ):
+        if found := sorted(folder.glob(pattern)):
+            text = kind.format(name=found[0].name)
+            return MissingInput(f"{folder} has no safetensors file, but {text}", hint.format(path=found[0]))
+    return MissingInput(f"{folder} has no safetensors file", "is the download complete?")
+
+
+def _read_index(folder: Path) -> dict[Path, set[str]]:
+    """The tensor names of each shard by the index. Raises BadCheckpoint."""
     weight_map = read_json(folder / _INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadCheckpoint(f"{_INDEX_NAME} has no weight_map", _FETCH_AGAIN)
     names_by_file: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
         names_by_file.setdefault(str(file_name), set()).add(name)
-    shards = {folder / _check_file_name(file_name): names for file_name, names in names_by_file.items()}
-    missing = [path.name for path in shards if not path.is_file()]
-    if missing:
-        raise MissingInput(
-            f"{folder} lacks {_list_names(missing)}, named in {_INDEX_NAME}", "download the missing shards"
-        )
-    return shards
+    return {folder / _check_file_name(file_name): names for file_name, names in names_by_file.items()}
 
 
 def _check_file_name(file_name: str) -> str:
@@ -131,7 +227,12 @@ def _check_file_name(file_name: str) -> str:
     return file_name
 
 
-def _read_shard(path: Path) -> list[SourceTensor]:
+class _Shard(NamedTuple):
+    tensors: list[SourceTensor]
+    format: str
+
+
+def _read_shard(path: Path) -> _Shard:
     """Read the header of a shard and check that its tensors fill the file exactly. Raises BadCheckpoint."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -141,7 +242,7 @@ def _read_shard(path: Path) -> list[SourceTensor]:
             raise BadCheckpoint(f"{path.name} is not a safetensors file ({_describe_start(start, size)})", _FETCH_AGAIN)
         try:
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)  # free-form text, not a tensor
+            metadata = header.pop("__metadata__", None)  # free-form text, not a tensor
             tensors = [_parse_tensor_entry(path, name, entry, 8 + length) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # any JSON is possible
             raise BadCheckpoint(f"{path.name} has a damaged header ({error})", _FETCH_AGAIN) from error
@@ -155,16 +256,16 @@ def _read_shard(path: Path) -> list[SourceTensor]:
         offset += tensor.n_bytes
     if offset != size:
         raise BadCheckpoint(f"{path.name} has {size:,} bytes, its header says {offset:,}", _FETCH_AGAIN)
-    return tensors
+    return _Shard(tensors, str(metadata.get("format", "")) if isinstance(metadata, dict) else "")
 
 
 def _parse_tensor_entry(path: Path, name: str, entry: Mapping[str, Any], data_start: int) -> SourceTensor:
     """Parse and validate a header entry. Raises ValueError, KeyError or TypeError."""
     dtype, shape = entry["dtype"], tuple(map(int, entry["shape"]))
     start, end = map(int, entry["data_offsets"])
-    if dtype not in DTYPE_BYTES:
+    if dtype not in _DTYPE_BITS:
         raise ValueError(f"{name} has the unknown type {dtype}")
-    if start < 0 or min(shape, default=0) < 0 or end - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+    if start < 0 or min(shape, default=0) < 0 or 8 * (end - start) != math.prod(shape) * _DTYPE_BITS[dtype]:
         raise ValueError(f"{name} has {end - start} bytes for the shape {list(shape)} of {dtype}")
     return SourceTensor(name, dtype, shape, path, data_start + start, end - start)
 
@@ -192,7 +293,7 @@ def _read_origin(folder: Path) -> tuple[str, str]:
     return "", first_line if re.fullmatch("[0-9a-f]{40}", first_line) else ""
 
 
-def _list_names(names: list[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Join up to three names; the rest are only counted."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.checkpoint import Checkpoint, list_names, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
 from quantize.ggml.library import library_version
 from quantize.layout import FilePlan, QuantizedTensorSpec, layout_files
+from quantize.qwen35.foreign_formats import check_format
 from quantize.qwen35.metadata import Provenance, text_metadata, vision_metadata
-from quantize.qwen35.model_config import ModelConfig, parse_config
+from quantize.qwen35.model_config import ModelConfig, find_architecture, parse_config
 from quantize.qwen35.text_tensors import text_tensors
 from quantize.qwen35.vision_tensors import vision_tensors
+from quantize.qwen35.vocabulary import read_vocabulary
 from quantize.recipe.imatrix import Imatrix, ImatrixEntry, read_imatrix
 from quantize.recipe.recipes import (
     Override,
@@ -65,6 +67,7 @@ class ConversionPlan:
     text_files: tuple[FilePlan, ...]
     vision_files: tuple[FilePlan, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()  # what is left out of the files or decided against a part of the checkpoint
 
     @property
     def files(self) -> tuple[FilePlan, ...]:
@@ -116,22 +119,36 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @_without_garbage_collection()
-def make_plan(folder: Path, output: Path | None, options: QuantizeOptions) -> ConversionPlan:
+def make_plan(
+    folder: Path, output: Path | None, options: QuantizeOptions, *, headers_only: bool = False
+) -> ConversionPlan:
     """Plan the conversion of the checkpoint in `folder` to `output`, a file or folder (default: the current folder).
 
+    With `headers_only`, the weights of the shards are not there yet, so that no two tensors can be compared.
     Raises MissingInput, BadCheckpoint, BadGGUF, BadOption or NeedsImatrix.
     """
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
-    checkpoint, config, mtp, text, vision = _read_source(folder, mtp=options.mtp, vision=options.vision)
+    source = _read_source(folder, mtp=options.mtp, vision=options.vision, headers_only=headers_only)
+    checkpoint, config, mtp, text, vision, notes = source
+    vocabulary = read_vocabulary(folder, config.vocabulary)
     output = output_path(output, checkpoint.name, recipe)
     provenance = Provenance(_describe_recipe(recipe, options), options.tool_version)
     specs = _tensor_specs(text, recipe, config, overrides, imatrix, mtp=mtp)
-    keys = text_metadata(checkpoint, config, recipe, text, provenance, imatrix, mtp=mtp)
+    keys = text_metadata(checkpoint, config, recipe, text, provenance, imatrix, vocabulary, mtp=mtp)
     text_files = layout_files(output, keys, specs, options.split_bytes)
     vision_files = _plan_vision_files(checkpoint, config, vision, recipe, options, output)
     files = text_files + vision_files
-    return ConversionPlan(checkpoint, config, recipe, mtp, text_files, vision_files, _fingerprint(files, imatrix))
+    return ConversionPlan(
+        checkpoint,
+        config,
+        recipe,
+        mtp,
+        text_files,
+        vision_files,
+        _fingerprint(files, imatrix),
+        notes + vocabulary.notes,
+    )
 
 
 @_without_garbage_collection()
@@ -140,7 +157,7 @@ def compute_recipe_sizes(folder: Path, names: Sequence[str]) -> RecipeSizes:
 
     Recipes that need an importance matrix are left out. Raises MissingInput or BadCheckpoint.
     """
-    _, config, mtp, text, _ = _read_source(folder, mtp=True, vision=False)
+    _, config, mtp, text, _, _ = _read_source(folder, mtp=True, vision=False, headers_only=True)
     sizes = {}
     for recipe in map(find_recipe, names):
         with suppress(NeedsImatrix):  # the recipe cannot be offered
@@ -156,7 +173,8 @@ def compute_tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
     Types that need an importance matrix are allowed without one. Raises MissingInput, BadCheckpoint or BadOption.
     """
     recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
-    _, config, mtp, text, vision = _read_source(folder, mtp=options.mtp, vision=options.vision)
+    source = _read_source(folder, mtp=options.mtp, vision=options.vision, headers_only=True)
+    _, config, mtp, text, vision, _ = source
     context = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
     types = assign_types(recipe, {tensor.name: tensor.shape for tensor in text}, context, overrides)
     sizes = {tensor.name: types[tensor.name].row_bytes(tensor.row_length) * tensor.rows for tensor in text}
@@ -179,24 +197,31 @@ class _Source(NamedTuple):
     mtp: bool
     text: list[OutputTensor]
     vision: list[OutputTensor]
+    notes: tuple[str, ...]
 
 
-def _read_source(folder: Path, *, mtp: bool, vision: bool) -> _Source:
+def _read_source(folder: Path, *, mtp: bool, vision: bool, headers_only: bool) -> _Source:
     """Read the checkpoint in `folder`, with the MTP block and the vision encoder if it has them and they are wanted.
 
     Raises MissingInput or BadCheckpoint.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, headers_only=headers_only)
+    find_architecture(checkpoint.config)  # another model's name helps more than its format
+    check_format(checkpoint)
     config = parse_config(checkpoint.config)
-    index = CheckpointIndex(checkpoint, config.fp8_block)
-    mtp = mtp and index.has_prefix("mtp.")
-    text = text_tensors(config, index, mtp=mtp)
+    index = CheckpointIndex(checkpoint, config.fp8_block, headers_only=headers_only)
+    has_mtp = index.has_prefix("mtp.")
+    text = text_tensors(config, index, mtp=mtp and has_mtp)
     wants_vision = vision and config.vision is not None and index.has_prefix("visual.")
     encoder = vision_tensors(config.vision, index) if wants_vision and config.vision else []
     # Tensors that are left out on request must not be reported as unknown.
-    index.skip_prefixes([*([] if mtp else ["mtp."]), *([] if encoder else ["visual."])])
+    skipped = index.skip_prefixes([*([] if mtp else ["mtp."]), *([] if encoder else ["visual."])])
     index.validate()
-    return _Source(checkpoint, config, mtp, text, encoder)
+    notes = [*checkpoint.notes, *index.notes]
+    unexplained = [name for name in skipped if name.startswith("visual.")] if vision else []
+    if unexplained:
+        notes.append(f"left out: {list_names(unexplained)}: config.json describes no vision encoder")
+    return _Source(checkpoint, config, mtp and has_mtp, text, encoder, tuple(notes))
 
 
 def _describe_recipe(recipe: Recipe, options: QuantizeOptions) -> str:

@@ -196,14 +196,28 @@ def _read_float32(ranges: tuple[RowRange, ...], floats: Floats, files: Files, sc
 def _dequantize_fp8(row_range: RowRange, scale: Fp8BlockScale, raw: Bytes, floats: Floats, files: Files) -> None:
     """Multiply the FP8 weights `raw` [rows, columns] by the scale of their block, in float32, into `floats`."""
     np.take(fp8_values(), raw, out=floats, mode="clip")  # "clip" writes to `out` without a temporary array
-    raw_factors = np.empty(scale.factors.n_bytes, np.uint8)
-    read_tensor_bytes(scale.factors, 0, raw_factors, files)
     # One factor per block: pick the block row of each row, then repeat the factors across each block's columns. The
     # last block may extend past the tensor, so the result is cut to its width.
-    factors = np.empty(scale.factors.shape, np.float32)
-    to_float32(scale.factors.dtype, raw_factors, factors.reshape(-1))
-    row_factors = factors[np.arange(row_range.first, row_range.first + row_range.count) // scale.block_rows]
+    block_rows = [scale.block_row(row) for row in range(row_range.first, row_range.first + row_range.count)]
+    first, count, columns = block_rows[0], block_rows[-1] + 1 - block_rows[0], scale.factors.shape[-1]
+    row_bytes = columns * DTYPE_BYTES[scale.factors.dtype]
+    raw_factors = np.empty(count * row_bytes, np.uint8)
+    read_tensor_bytes(scale.factors, first * row_bytes, raw_factors, files)
+    factors = np.empty((count, columns), np.float32)
+    if scale.factors.dtype == "F8_E8M0":
+        np.take(power_of_two_values(), raw_factors, out=factors.reshape(-1), mode="clip")
+    else:
+        to_float32(scale.factors.dtype, raw_factors, factors.reshape(-1))
+    row_factors = factors[np.subtract(block_rows, first)]
     floats *= np.repeat(row_factors, scale.block_columns, axis=1)[:, : floats.shape[1]]
+
+
+@cache
+def power_of_two_values() -> Floats:
+    """The float32 value of each float8_e8m0fnu code [256]: 2^(code - 127); the last code is NaN."""
+    values = np.ldexp(np.float32(1), np.arange(256) - 127).astype(np.float32)
+    values[255] = np.nan
+    return values
 
 
 @cache

@@ -68,6 +68,7 @@ class Summary:
     disk_space: DiskSpace
     threads: int
     memory_bytes: int
+    notes: tuple[str, ...] = ()  # what is left out of the files or decided against a part of the checkpoint
 
 
 def summarize(plan: ConversionPlan, threads: int) -> Summary:
@@ -88,6 +89,7 @@ def summarize(plan: ConversionPlan, threads: int) -> Summary:
         disk_space=required_disk_space(plan),
         threads=threads,
         memory_bytes=_memory_bytes(plan, tensors, threads),
+        notes=plan.notes,
     )
 
 

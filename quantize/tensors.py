@@ -9,28 +9,50 @@ packed experts, stacking separate experts, tiling value heads, selecting one of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quantize.checkpoint import Checkpoint, SourceTensor
+from quantize.checkpoint import Checkpoint, SourceTensor, have_equal_weights, list_names
 from quantize.errors import BadCheckpoint
 
 # plus_one: w + 1, for norms that are stored minus one. negative_exp: -exp(w), for A_log.
 Transform = Literal["copy", "plus_one", "negative_exp"]
 _FLOAT_DTYPES = ("BF16", "F16", "F32")
+_SCALE_DTYPES = (*_FLOAT_DTYPES, "F8_E8M0")
+_WRONG_RELEASE = "config.json and the weights must be from the same release: download both again"
+_OTHER_DTYPE = "start from the BF16 or the FP8 repository of the same model"
+_NO_FP8_CONFIG = "download config.json of the FP8 repository again: it gives the size of the blocks that share a scale"
+# Buffers that some trainers store: computed from config.json, not learned.
+_ROTARY_BUFFER = re.compile(r"(^|\.)rotary_(pos_)?emb\.(original_)?inv_freq$")
+# Copies that some releases store of a tensor that is kept: name to the name of that tensor, first that exists.
+_COPIES = {
+    "mtp.embed_tokens.weight": ("embed_tokens.weight",),
+    "mtp.lm_head.weight": ("lm_head.weight", "embed_tokens.weight"),
+    "mtp.shared_head.head.weight": ("lm_head.weight", "embed_tokens.weight"),
+}
 # The path of a placeholder for a missing tensor; it is never opened, because `validate` raises first.
 _NO_FILE = Path()
 
 
 @dataclass(frozen=True, slots=True)
 class Fp8BlockScale:
-    """Scales of an FP8 tensor: one of `factors` for each block of `block_rows` x `block_columns` weights."""
+    """Scales of an FP8 tensor: one of `factors` for each block of `block_rows` x `block_columns` weights.
+
+    Blocks do not cross the boundaries of the tensor's matrices, which have `matrix_rows` rows each.
+    """
 
     factors: SourceTensor
     block_rows: int
     block_columns: int
+    matrix_rows: int
+
+    def block_row(self, row: int) -> int:
+        """The row of `factors`, with those of all matrices in one sequence, for the row `row` of the tensor."""
+        matrix, within = divmod(row, self.matrix_rows)
+        return matrix * -(-self.matrix_rows // self.block_rows) + within // self.block_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +108,12 @@ class CheckpointIndex:
     Problems are collected while tensors are looked up; `validate` raises them.
     """
 
-    def __init__(self, checkpoint: Checkpoint, fp8_block: tuple[int, int] | None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, fp8_block: tuple[int, int] | None, *, headers_only: bool = False
+    ) -> None:
+        self.notes: list[str] = []  # what is left out, one line each
+        self.headers_only = headers_only  # whether the files have no weights yet
+        self._hint = _WRONG_RELEASE
         self._tensors = {_strip_prefixes(name): tensor for name, tensor in checkpoint.tensors.items()}
         self._fp8_block = fp8_block
         self._unused = set(self._tensors)
@@ -117,42 +144,71 @@ class CheckpointIndex:
             self._problems.append(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
         return RowRange(tensor, 0, count, self._find_scale(tensor, name))
 
-    def skip_prefixes(self, prefixes: Iterable[str]) -> None:
-        """Mark tensors that the output leaves out on purpose as used."""
-        for prefix in prefixes:
-            self._unused = {name for name in self._unused if not name.startswith(prefix)}
+    def skip_prefixes(self, prefixes: Iterable[str]) -> list[str]:
+        """Mark tensors that the output leaves out on purpose as used; returns their names."""
+        skipped = [name for name in self._unused if name.startswith(tuple(prefixes))]
+        self._unused.difference_update(skipped)
+        return sorted(skipped)
+
+    def leave_out_copy(self, name: str, of: str) -> bool:
+        """Leave out the tensor `name` if it has exactly the weights of the tensor `of`; False if that is not certain.
+
+        Raises OSError.
+        """
+        tensor, kept = self._tensors.get(name), self._tensors.get(of)
+        if tensor is None or kept is None or self.headers_only or not have_equal_weights(tensor, kept):
+            return False
+        self._unused.discard(name)
+        self.notes.append(f"left out: {name}, equal to {of}")
+        return True
 
     def validate(self) -> None:
-        """Raise BadCheckpoint if a tensor was missing or had a wrong shape, or if a tensor was never used."""
+        """Leave out the tensors that carry nothing, and note them.
+
+        Raises BadCheckpoint if a tensor was missing or had a wrong shape, or if a tensor was never used.
+        """
+        buffers = sorted(name for name in self._unused if _ROTARY_BUFFER.search(name))
+        if buffers:
+            self._unused.difference_update(buffers)
+            self.notes.append(f"left out: {list_names(buffers)}, which config.json determines")
+        for name in sorted(self._unused & _COPIES.keys()):
+            self.leave_out_copy(name, next((of for of in _COPIES[name] if of in self._tensors), ""))
         problems = self._problems or [f"{name} is not a tensor of Qwen3.5" for name in sorted(self._unused)]
         if problems:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-            raise BadCheckpoint(
-                "; ".join(problems[:3]) + more,
-                "config.json and the weights must be from the same release: download both again",
-            )
+            raise BadCheckpoint("; ".join(problems[:3]) + more, self._hint)
+
+    def _add_problem(self, problem: str, hint: str) -> None:
+        """Collect a problem whose hint is another than that of missing tensors."""
+        if not self._problems:
+            self._hint = hint
+        self._problems.append(problem)
 
     def _find_scale(self, tensor: SourceTensor, name: str) -> Fp8BlockScale | None:
         """Look up the scales of an FP8 tensor; None for other dtypes, and for problems, which are collected."""
         if tensor.dtype != "F8_E4M3":
             if tensor.dtype not in _FLOAT_DTYPES:
-                self._problems.append(f"{name} has the type {tensor.dtype}")
+                problem = f"{name} has the type {tensor.dtype}; BF16, F16, F32 and block-scaled FP8 (E4M3) can be read"
+                self._add_problem(problem, _OTHER_DTYPE)
             return None
         scale_name = f"{name}_scale_inv"
         self._unused.discard(scale_name)
         scale = self._tensors.get(scale_name)
-        if scale is None or self._fp8_block is None:
+        if scale is None:
             self._problems.append(f"{scale_name} is missing")
             return None
-        if len(tensor.shape) != 2:
-            self._problems.append(f"{name} is FP8 but not a matrix")
+        if self._fp8_block is None:
+            self._add_problem(f"{name} is FP8, but config.json has no quantization_config", _NO_FP8_CONFIG)
+            return None
+        if len(tensor.shape) not in (2, 3):
+            self._problems.append(f"{name} is FP8 but no matrix")
             return None
         rows, columns = self._fp8_block
         # Rounded up: the last block of a row or column may be partial.
-        blocks = (-(-tensor.shape[0] // rows), -(-tensor.shape[1] // columns))
-        if scale.shape != blocks or scale.dtype not in _FLOAT_DTYPES:
+        blocks = (*tensor.shape[:-2], -(-tensor.shape[-2] // rows), -(-tensor.shape[-1] // columns))
+        if scale.shape != blocks or scale.dtype not in _SCALE_DTYPES:
             self._problems.append(f"{scale_name} is {scale.dtype} {list(scale.shape)}, not BF16 or F32 {list(blocks)}")
-        return Fp8BlockScale(scale, rows, columns)
+        return Fp8BlockScale(scale, rows, columns, tensor.shape[-2])
 
 
 def _strip_prefixes(name: str) -> str:

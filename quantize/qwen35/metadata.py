@@ -22,7 +22,7 @@ from quantize.checkpoint import Checkpoint, read_json
 from quantize.errors import BadCheckpoint
 from quantize.ggml.types import GGMLType
 from quantize.qwen35.model_config import ModelConfig, VisionConfig
-from quantize.qwen35.vocabulary import add_tokenizer
+from quantize.qwen35.vocabulary import Vocabulary, add_vocabulary
 from quantize.recipe.imatrix import Imatrix
 from quantize.recipe.recipes import Recipe
 from quantize.tensors import OutputTensor
@@ -53,15 +53,16 @@ def text_metadata(
     tensors: Iterable[OutputTensor],
     provenance: Provenance,
     imatrix: Imatrix | None,
+    vocabulary: Vocabulary,
     *,
     mtp: bool,
 ) -> MetadataBytes:
-    """Build the keys of the text model's file. Raises MissingInput or BadCheckpoint for a bad tokenizer."""
+    """Build the keys of the text model's file. Raises BadCheckpoint if a value cannot be written."""
     writer = _new_writer(config.architecture)
     _add_general(writer, checkpoint, recipe, tensors, "model", provenance)
     _add_sizes(writer, config, mtp=mtp)
     _add_linear_attention(writer, config, mtp=mtp)
-    add_tokenizer(writer, checkpoint.folder, config.vocabulary)
+    add_vocabulary(writer, vocabulary)
     if imatrix:
         _add_imatrix(writer, imatrix)
     return _pack_keys(writer)

@@ -19,6 +19,13 @@ _ARCHITECTURES = {
     "Qwen3_5ForConditionalGeneration": "qwen35",
     "Qwen3_5ForCausalLM": "qwen35",
 }
+# For configs without "architectures", as some trainers write them.
+_MODEL_TYPES = {
+    "qwen3_5_moe": "qwen35moe",
+    "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_5": "qwen35",
+    "qwen3_5_text": "qwen35",
+}
 
 
 # llama.cpp aborts above these: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS in src/llama-hparams.h.
@@ -71,7 +78,8 @@ class ModelConfig:
     experts_used: int
     expert_feed_forward: int
     shared_expert_feed_forward: int
-    tied_embeddings: bool
+    tied_embeddings: bool  # whether any part of config.json says so
+    contradicts_tying: bool  # whether another part says the opposite
     fp8_block: tuple[int, int] | None  # rows and columns that share a scale
     vision: VisionConfig | None
 
@@ -93,7 +101,7 @@ class ModelConfig:
 
 def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     """Parse config.json. Raises BadCheckpoint if it is not of a Qwen3.5 model or if a value is missing or invalid."""
-    architecture = _find_architecture(config)
+    architecture = find_architecture(config)
     try:
         # Multimodal releases nest the text model's values in text_config; text-only releases have them at the top.
         text: Mapping[str, Any] = {**config, **config.get("text_config", {})}
@@ -105,13 +113,15 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     return parsed
 
 
-def _find_architecture(config: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the architecture. Raises BadCheckpoint if it is not Qwen3.5."""
+def find_architecture(config: Mapping[str, Any]) -> str:
+    """llama.cpp's name of the architecture in config.json. Raises BadCheckpoint if it is not Qwen3.5."""
     names = config.get("architectures") or config.get("model_type") or "nothing"
     names = names if isinstance(names, list) else [names]
     for name in names:
         if isinstance(name, str) and name in _ARCHITECTURES:
             return _ARCHITECTURES[name]
+    if not config.get("architectures") and isinstance(names[0], str) and names[0] in _MODEL_TYPES:
+        return _MODEL_TYPES[names[0]]
     raise BadCheckpoint(
         f"not a Qwen3.5 checkpoint: config.json says {names[0]}", f"supported: {', '.join(_ARCHITECTURES)}"
     )
@@ -127,6 +137,7 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     sections = tuple(int(size) for size in rope.get("mrope_section", (11, 11, 10)))
     yarn = rope.get("rope_type", rope.get("type")) == "yarn"
+    ties = [bool(part["tie_word_embeddings"]) for part in (config, text) if "tie_word_embeddings" in part]
     return ModelConfig(
         architecture=architecture,
         hidden=_read_size(text, "hidden_size"),
@@ -154,7 +165,8 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
         experts_used=_read_size(text, "num_experts_per_tok") if moe else 0,
         expert_feed_forward=_read_size(text, "moe_intermediate_size") if moe else 0,
         shared_expert_feed_forward=_read_size(text, "shared_expert_intermediate_size") if moe else 0,
-        tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+        tied_embeddings=any(ties),
+        contradicts_tying=len(set(ties)) > 1,
         fp8_block=_parse_fp8_block(config.get("quantization_config") or text.get("quantization_config")),
         vision=_parse_vision(config.get("vision_config")),
     )

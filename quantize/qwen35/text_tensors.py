@@ -46,10 +46,30 @@ def _global_tensors(config: ModelConfig, index: CheckpointIndex) -> Iterator[Out
     matrix = (config.vocabulary, config.hidden)
     yield single_range_tensor("token_embd.weight", matrix[::-1], index.row_range("embed_tokens.weight", matrix))
     yield _vector_tensor(index, "norm.weight", "output_norm.weight", config.hidden, "plus_one")
-    if config.tied_embeddings:
-        index.skip_prefixes(["lm_head."])  # a copy of the embeddings; libllama uses those instead
-    else:
+    if _has_own_head(config, index):
         yield single_range_tensor("output.weight", matrix[::-1], index.row_range("lm_head.weight", matrix))
+
+
+def _has_own_head(config: ModelConfig, index: CheckpointIndex) -> bool:
+    """Whether the file gets an output matrix; libllama uses the embeddings otherwise.
+
+    As in transformers, an output matrix that the checkpoint has is used, unless it is that copy of the embeddings which
+    config.json promises; and one that it lacks is the embeddings if any part of config.json says so.
+    """
+    if "lm_head.weight" not in index:
+        if config.tied_embeddings and config.contradicts_tying:
+            index.notes.append("config.json contradicts itself about tie_word_embeddings; there is no lm_head: tied")
+        return not config.tied_embeddings
+    if not config.tied_embeddings:
+        return True
+    if index.leave_out_copy("lm_head.weight", of="embed_tokens.weight"):
+        return False
+    index.notes.append(
+        "lm_head.weight is kept, though config.json has tie_word_embeddings: it cannot be compared yet"
+        if index.headers_only
+        else "lm_head.weight is kept: it differs from the embeddings, though config.json has tie_word_embeddings"
+    )
+    return True
 
 
 def _mtp_block(config: ModelConfig, index: CheckpointIndex, block: str) -> Iterator[OutputTensor]:

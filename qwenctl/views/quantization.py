@@ -138,6 +138,11 @@ def result_lines(files: Sequence[FileSummary], result: ConversionResult) -> list
     return [*file_lines(files), f"done in {format_duration(result.wall_seconds)}{resumed}"]
 
 
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Return a line for each note of a plan: what was left out or decided against a part of the checkpoint."""
+    return [f"note: {clean_line(note)}" for note in notes]
+
+
 def file_lines(files: Sequence[FileSummary]) -> list[str]:
     """Return a line for each file: path, size and bits per weight."""
     return [
@@ -151,6 +156,8 @@ def print_summary(summary: Summary, stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.print(_table(summary), no_wrap=True)
     for line in file_lines(summary.files):
+        console.print(line, soft_wrap=True)
+    for line in note_lines(summary.notes):
         console.print(line, soft_wrap=True)
     room = summary.disk_space
     short = "" if room.needed <= room.free else f", {format_bytes(room.needed - room.free)} short"

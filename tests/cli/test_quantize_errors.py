@@ -81,8 +81,8 @@ def test_folder_without_weights_or_config_is_refused(source: Path) -> None:
         ({"architectures": None, "model_type": None}, "not a Qwen3.5 checkpoint: config.json says nothing", ""),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            "the checkpoint is already quantized (gptq); BF16, F16, F32 and block-scaled FP8 can be read",
-            "start from the BF16 or the FP8 repository of the same model",
+            "config.json says that the weights are quantized (gptq), but they are not",
+            "if they were merged to 16 bits, remove quantization_config from config.json",
         ),
         ({"text_config": {}}, "config.json lacks 'num_hidden_layers'", "download config.json again"),
         (
@@ -125,6 +125,7 @@ def test_damaged_or_missing_tokenizer_is_refused(source: Path) -> None:
     (source / "tokenizer.json").write_text('{"model": {}}')
     assert refusal(source)[::2] == ("tokenizer.json has no usable vocabulary ('vocab')", 65)
     (source / "tokenizer.json").unlink()
+    (source / "vocab.json").unlink()
     assert refusal(source)[::2] == (f"{source} has no tokenizer.json", 66)
 
 

@@ -29,6 +29,13 @@ _DTYPES: dict[str, type[Any]] = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "BOOL": np.bool_,
+    "I32": np.int32,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 

@@ -53,9 +53,10 @@ def handle_sigterm() -> Iterator[None]:
 def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:
     """Show the files made: a summary on standard error, and paths or JSON on standard output."""
     from quantize.summary import summarize_files
-    from qwenctl.views.quantization import result_lines
+    from qwenctl.views.quantization import note_lines, result_lines
 
     files = summarize_files(plan)
+    print_status(*note_lines(plan.notes), quiet=quiet)
     print_status(*result_lines(files, result), f"next: {command_line('chat', '-m', str(files[0].path))}", quiet=quiet)
     if as_json:
         print_json(
@@ -63,6 +64,7 @@ def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool
                 "type": plan.recipe.name, "files": _file_fields(files), "bytes": result.n_bytes,
                 "resumed_bytes": result.resumed_bytes, "seconds": round(result.wall_seconds, 3),
                 "kernel_seconds": round(result.kernel_seconds, 3), "threads": result.threads,
+                "notes": plan.notes,
             }
         )  # fmt: skip
     elif not is_terminal(sys.stdout):
@@ -105,6 +107,7 @@ def _plan_fields(summary: Summary) -> dict[str, Any]:
         },
         "memory_bytes": summary.memory_bytes,
         "threads": summary.threads,
+        "notes": summary.notes,
     }  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def plan_conversion(
                 checkpoint = fetch_headers_only(
                     listing, spool_folder, pull_options.download_options, events.notify, events.warn
                 )
-                plan = make_plan(checkpoint.folder, path, options)
+                plan = make_plan(checkpoint.folder, path, options, headers_only=True)
                 check_paths(plan)
                 yield StreamingConversion(listing, plan, options, checkpoint, spool_folder, spool_limit)
             finally:
