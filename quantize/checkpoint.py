@@ -7,7 +7,6 @@ ever opened. Format: the README of the safetensors project.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from quantize.errors import BadCheckpoint, MissingInput
+from quantize.foreign_json import BadJSON, parse_object, read_json_object
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
@@ -136,16 +136,13 @@ def _missing_folder_error(path: Path) -> MissingInput:
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in the checkpoint file `path`. Raises MissingInput or BadCheckpoint."""
     try:
-        value = json.loads(path.read_bytes())
+        return read_json_object(path)
     except FileNotFoundError as error:
         raise MissingInput(
             f"{path.parent} has no {path.name}", "a checkpoint folder has it next to the weights"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except BadJSON as error:
         raise BadCheckpoint(f"{path.name} is not JSON: {error}", _FETCH_AGAIN) from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path.name} does not hold a JSON object", _FETCH_AGAIN)
-    return value
 
 
 def _find_shards(folder: Path) -> tuple[dict[Path, set[str]], list[str]]:
@@ -241,7 +238,7 @@ def _read_shard(path: Path) -> _Shard:
         if len(start) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise BadCheckpoint(f"{path.name} is not a safetensors file ({_describe_start(start, size)})", _FETCH_AGAIN)
         try:
-            header = json.loads(file.read(length))
+            header = parse_object(file.read(length), _MAX_HEADER_BYTES)
             metadata = header.pop("__metadata__", None)  # free-form text, not a tensor
             tensors = [_parse_tensor_entry(path, name, entry, 8 + length) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # any JSON is possible

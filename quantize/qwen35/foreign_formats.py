@@ -6,7 +6,6 @@ config.json: merged 16-bit models often keep the quantization_config of the mode
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 from quantize.checkpoint import Checkpoint
 from quantize.errors import BadCheckpoint
+from quantize.foreign_json import read_json_object
 
 _START_OVER = "start from the BF16 or the FP8 repository of the same model"
 # Tensors that only these tools write, the most specific first; the names of what they write.
@@ -74,8 +74,8 @@ def _text_settings(config: Mapping[str, Any]) -> object:
 
 def _refine(checkpoint: Checkpoint, sign: str, method: str) -> str:
     """The tool's name: as config.json says, or ModelOpt's own file, or else by the tensors."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        data = json.loads((checkpoint.folder / "hf_quant_config.json").read_bytes())
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        data = read_json_object(checkpoint.folder / "hf_quant_config.json")
         return f"{data['quantization']['quant_algo']}, by ModelOpt"
     named = _METHODS.get(method, sign)
     return named if named == sign or sign not in ("NVFP4", "MXFP4") else f"{sign}, {named}"

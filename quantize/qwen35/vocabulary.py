@@ -12,12 +12,14 @@ from pathlib import Path
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
 
+from quantize.checkpoint import read_json
 from quantize.errors import BadCheckpoint, MissingInput
 from quantize.qwen35.tokenizer_files import TokenTable, read_token_table
 
 # llama.cpp's name for the pre-tokenizer of Qwen3.5. Its converter derives the name from a hash of the tokens of a test
 # text, but that hash differs between releases with the same rules, so the name is fixed for the architecture here.
 _PRE_TOKENIZER = "qwen35"
+_ALSO_READ = ("tokenizer_config.json", "chat_template.json")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         text.replace("\u2581", " ") if kind is TokenType.USER_DEFINED else text
         for text, kind in zip((table.by_id.get(number, f"[PAD{number}]") for number in range(size)), types, strict=True)
     ]
+    for name in _ALSO_READ:  # by gguf, which would fail on them, or on a depth that no other reader accepts
+        if (folder / name).is_file():
+            read_json(folder / name)
     try:
         special = SpecialVocab(folder, load_merges=True, n_vocab=size)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,7 @@
-"""The charts of a benchmark: results come in, charts go out. The file is not known here."""
+"""The charts of a benchmark.
+
+Results come in, charts go out; the file that they are written to is not known here.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from quantize.file_system import replace_files, try_lock
+from quantize.foreign_json import BadJSON, read_json_object
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -99,10 +100,9 @@ def write_private(path: Path, data: bytes) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; an empty one if the file is missing or contains anything else."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):  # RecursionError: nested too deeply
+        return read_json_object(path)
+    except (OSError, BadJSON):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,24 +1,19 @@
 """A plan as a value: where a model's bytes go, how it is loaded, how fast it will be, and why.
 
-Frozen dataclasses that survive a round trip through JSON, so that a saved plan loads the same way later. Nothing is
-decided here.
+Frozen dataclasses that survive a round trip through JSON (`plan_file`), so that a saved plan loads the same way later.
+Nothing is decided here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, replace
 
-from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.profile import Machine
 from qwenctl.placement.forecast import Forecast
-from qwenctl.protocol.codec import from_builtins
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.placement import CPU, MemoryUse
 
-_VERSION = 1
 _TOLERANCE = 0.03  # relative difference of planned and actual bytes above which there is a warning
 _ROUNDING = 1 << 20  # bytes: llama.cpp logs hundredths of a MiB for each of a few dozen buffers, and pads tensors
 CLASSES = (
@@ -71,23 +66,6 @@ class Plan:
     forecast: Forecast
     reasons: tuple[str, ...]
     exact: bool = False
-
-
-def to_json(plan: Plan) -> str:
-    """The plan as JSON text."""
-    return json.dumps({"version": _VERSION, **asdict(plan)}, indent=1)
-
-
-def from_json(text: str, name: str) -> Plan:
-    """The plan in the text of the file `name`. Raises QwenctlError for what is none."""
-    try:
-        fields = json.loads(text)
-        if fields["version"] != _VERSION:
-            raise ValueError("made by another version")
-        return from_builtins(Plan, {field.name: fields[field.name] for field in dataclass_fields(Plan)})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "qwenctl plan MODEL --json > plan.json"
-        raise QwenctlError(f"{name} is not a plan ({str(error)[:80]})", hint, ExitCode.BAD_DATA) from error
 
 
 def with_measured_buffers(plan: Plan, measured: Mapping[str, int]) -> Plan:

@@ -17,6 +17,7 @@ from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import tuned_folder
 from qwenctl.models.gguf_check import split_files
 from qwenctl.placement.constraints import PlacementConstraints
+from qwenctl.placement.plan_file import CACHE_TYPES, MAX_COUNT, MAX_THREADS
 from qwenctl.protocol.load import LoadParams
 
 _HEADER_BYTES = 1 << 20
@@ -25,6 +26,7 @@ _DEFAULTS = PlacementConstraints()
 # constraints are those under which they were measured, except for what is loaded next to the model: if that leaves too
 # little memory, the plan decides.
 _UNCONDITIONAL, _CONDITIONAL = ("threads", "micro_batch"), ("cpu_experts", "cache_k", "cache_v")
+_COUNTS = {"threads": (1, MAX_THREADS), "micro_batch": (1, MAX_COUNT), "cpu_experts": (0, MAX_COUNT)}
 _IRRELEVANT = (
     "batch", "snapshot_bytes", "sequences", "mtp", "draft", "draft_max", "draft_min", "vision", "vision_bytes",
     "limits",
@@ -93,7 +95,7 @@ def load_tuning(path: Path) -> TuningResult | None:
         return TuningResult(
             _check_changes(fields["changes"]), float(fields["gain"]), dict(fields["alike"]), str(fields["measured"])
         )
-    except (OSError, QwenctlError, KeyError, TypeError, ValueError):
+    except (OSError, QwenctlError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 
@@ -112,11 +114,14 @@ def with_tuned_threads(settings: LoadParams, tuned: TuningResult | None) -> Load
 
 
 def _check_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `changes` as a dict. Raises ValueError for a field that is not tunable, or a value of the wrong type."""
+    """Return `changes` as a dict. Raises ValueError for a field that is not tunable, or a value no option takes."""
     for name, value in changes.items():
-        is_text = name in ("cache_k", "cache_v")
-        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 30
-        if name not in (*_UNCONDITIONAL, *_CONDITIONAL) or not (isinstance(value, str) if is_text else is_count):
+        if name in ("cache_k", "cache_v"):
+            is_valid = isinstance(value, str) and value in CACHE_TYPES
+        else:
+            lowest, highest = _COUNTS.get(name, (0, -1))
+            is_valid = type(value) is int and lowest <= value <= highest
+        if not is_valid:
             raise ValueError(name)
     return dict(changes)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from quantize.formatting import parse_bytes
-from qwenctl.placement.plan import Plan, from_json, plan_deviations
+from qwenctl.placement.plan import Plan, plan_deviations
+from qwenctl.placement.plan_file import from_json
 from qwenctl.protocol.placement import CPU, MemoryUse
 
 _NO_ROOM = 71

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from quantize.foreign_json import parse_object
 from qwenctl.batch.output.formats import openai_calls
 from qwenctl.batch.records import Answer, Record
 from qwenctl.errors import ExitCode, QwenctlError
@@ -74,7 +75,7 @@ def parse_response(url: str, status: int, headers: Mapping[str, str], content: b
     if status != 200:
         raise PermanentError(f"{url}: {status}{_error_message(content)}")
     try:
-        return _answer(json.loads(content), record)
+        return _answer(parse_object(content), record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise RetryableResponse(f"{url}: its response is not a chat completion") from error
 
@@ -106,7 +107,7 @@ def _answer(response: dict[str, Any], record: Record) -> Answer:
     choice = response["choices"][0]
     message, usage = choice["message"], response.get("usage") or {}
     calls = tuple(
-        ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"] or "{}"))
+        ToolCall(call["function"]["name"], parse_object(call["function"]["arguments"] or "{}"))
         for call in message.get("tool_calls") or ()
     )
     counts = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
@@ -120,7 +121,7 @@ def _answer(response: dict[str, Any], record: Record) -> Answer:
 def _error_message(content: bytes) -> str:
     """The server's error message in parentheses; "" if there is none."""
     try:
-        found = json.loads(content)["error"]
+        found = parse_object(content)["error"]
         text = found["message"] if isinstance(found, dict) else str(found)
     except (ValueError, KeyError, TypeError):
         return ""

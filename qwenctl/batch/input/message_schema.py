@@ -5,11 +5,11 @@ JSON values come in, a `Message` goes out. Its media are only names so far: whet
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantize.foreign_json import parse_json
 from qwenctl.files.media_files import unresolved_media
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, ToolCall
@@ -95,10 +95,10 @@ def _content(given: str | list[_Part] | None) -> tuple[str, tuple[Media, ...]]:
 
 def _arguments(function: _Function) -> dict[str, Any]:
     """The arguments of a call, which OpenAI encodes as a JSON string. Raises ValueError if they are not an object."""
-    found = function.arguments
+    found: object = function.arguments
     if isinstance(found, str):
         try:
-            found = json.loads(found or "{}")
+            found = parse_json(found or "{}", object)
         except ValueError as error:
             raise ValueError(f"the arguments of {function.name} are not JSON") from error
     if not isinstance(found, dict):

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from quantize.foreign_json import BadJSON, parse_object
+
 _BEGIN, _END = b', "check": "', b'"}\n'
 _DIGITS = 16
 _SUFFIX_BYTES = len(_BEGIN) + _DIGITS + len(_END)
@@ -30,12 +32,10 @@ def parse_checked_line(line: bytes) -> dict[str, Any] | None:
         if _digest(body) != suffix[len(_BEGIN) : -len(_END)]:
             return None
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = parse_object(body)
+    except BadJSON:
         return None
-    if not isinstance(fields, dict) or ("check" in fields and not has_check):
-        return None
-    return fields
+    return None if "check" in fields and not has_check else fields
 
 
 def _digest(body: bytes) -> bytes:

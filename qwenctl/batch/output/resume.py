@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from quantize.foreign_json import BadJSON, parse_json, parse_object
 from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.batch.output.checked_line import parse_checked_line, to_checked_line
 from qwenctl.errors import ExitCode, QwenctlError
@@ -194,20 +195,20 @@ def _recovered(line: bytes) -> bytes:
 def _names(line: bytes) -> tuple[str, str]:
     """The id and the hash that an output line has, in either format; empty if it has none, as with `--select`."""
     try:
-        fields = json.loads(line)
+        fields = parse_object(line)
         if "custom_id" in fields:
             found = fields["custom_id"], fields["response"]["request_id"]
         else:
             found = fields["id"], fields["hash"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return "", ""
     return found if all(isinstance(one, str) and one for one in found) else ("", "")
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        parse_json(line, object)
+    except BadJSON:
         return False
     return True
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from quantize.file_system import sync_folder
+from quantize.foreign_json import parse_object
 from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
 from qwenctl.batch.output.checked_line import to_checked_line
@@ -248,11 +249,11 @@ class FileOutput:
         whole: list[bytes] = []
         for _, line in () if retries else self._errors.lines():
             try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
+                fields = parse_object(line)
+            except ValueError:
                 continue
             whole.append(line)
-            if isinstance(fields, dict) and "id" in fields:
+            if "id" in fields:
                 is_record = bool(fields.get("hash"))
                 has_line = not is_record and "line" in fields
                 (failed if is_record else bad).add(f"line {fields['line']}" if has_line else str(fields["id"]))

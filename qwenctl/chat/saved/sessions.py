@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from quantize.file_system import AlreadyLocked, open_locked
+from quantize.foreign_json import parse_object
 from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import write_private
@@ -195,7 +196,7 @@ def _to_json(session: Session) -> str:
 
 def _from_json(name: str, text: str) -> Session:
     """Parse the text that `_to_json` made. Raises ValueError, TypeError or KeyError for anything else."""
-    fields = json.loads(text)
+    fields = parse_object(text, len(text) * 4 + 1)  # of this program: an answer may be long
     conversation = {name: fields[name] for name in _CONVERSATION_FIELDS}
     of_session = {name: fields[name] for name in _SESSION_FIELDS}
     return from_builtins(Session, {"name": name, "conversation": conversation, **of_session})

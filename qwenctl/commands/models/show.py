@@ -70,16 +70,16 @@ def _facts(model: InstalledModel) -> dict[str, Any]:
 
 def _metadata(model: InstalledModel) -> Mapping[str, object]:
     """The metadata of a GGUF file; for a checkpoint, the same keys from its files."""
-    import json
-
+    from quantize.checkpoint import read_json
     from quantize.gguf_header import read_header
     from qwenctl.hub.local.installed import CHECKPOINT
 
     if model.quant != CHECKPOINT:
         return read_header(model.files[0]).metadata
-    config = json.loads((model.path / "config.json").read_bytes())
+    config = read_json(model.path / "config.json")
     name = str(config.get("model_type", ""))
-    text = config.get("text_config") or config
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
     template = model.path / "chat_template.jinja"
     return {
         "general.architecture": name,

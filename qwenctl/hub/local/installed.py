@@ -6,13 +6,13 @@ see whether they are Qwen3.5 models. Which model a name means is decided in `res
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
+from quantize.foreign_json import read_json_object
 from quantize.gguf_header import read_leading_metadata
 from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
 from qwenctl.hub.local.lock_file import LOCK_NAME
@@ -125,7 +125,7 @@ def _is_qwen_model(path: Path) -> bool:
 def _is_qwen_config(path: Path) -> bool:
     """Whether a config.json is that of a Qwen3.5 model."""
     try:
-        return "Qwen3_5" in str(json.loads(path.read_bytes()).get("architectures"))
+        return "Qwen3_5" in str(read_json_object(path).get("architectures"))
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -133,7 +133,7 @@ def _is_qwen_config(path: Path) -> bool:
 def _count_missing_shards(index: Path | None, present: set[str]) -> int:
     """The number of shards that the index lists but that are not `present`; 0 without a readable index."""
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values()) if index else set()
+        names = {str(name) for name in read_json_object(index)["weight_map"].values()} if index else set()
     except (OSError, ValueError, KeyError, AttributeError):
         return 0
     return len(names - present)

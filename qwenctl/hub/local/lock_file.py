@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.file_system import file_sha256, locked_folder, replace_files
+from quantize.foreign_json import read_json_object
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.hf_cache import replace_if_changed
@@ -119,7 +120,7 @@ def read_lock(path: Path) -> list[LockedModel]:
     """Read and validate the models of a lock file. Raises QwenctlError."""
     try:
         # Everything is checked while parsing: a lock file may come from somebody else.
-        data = json.loads(path.read_bytes())
+        data = read_json_object(path)
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']}")
         return [_parse_model(entry) for entry in data["models"]]
@@ -128,9 +129,12 @@ def read_lock(path: Path) -> list[LockedModel]:
         raise QwenctlError(
             f"cannot read {path}: {reason}", f"a {LOCK_NAME} next to a model", ExitCode.NO_INPUT
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (QwenctlError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        if isinstance(error, QwenctlError) and error.code != ExitCode.USAGE:
+            raise
+        reason = " ".join(str(error).split())[:200]
         raise QwenctlError(
-            f"{path} is not a lock file ({error})", f"a {LOCK_NAME} next to a model", ExitCode.BAD_DATA
+            f"{path} is not a lock file ({reason})", f"a {LOCK_NAME} next to a model", ExitCode.BAD_DATA
         ) from error
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.file_system import write_all
+from quantize.foreign_json import parse_object
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import state_folder
 
@@ -57,7 +58,8 @@ def registered_models() -> list[LocalConversion]:
     for entry in _read_entries():
         with suppress(TypeError, KeyError, IndexError):  # an entry of another kind or version
             conversion = LocalConversion(**{**entry["made"], "paths": tuple(map(str, entry["made"]["paths"]))})
-            conversions[conversion.paths[0]] = conversion
+            if all(isinstance(text, str) for text in (conversion.repository, conversion.commit, conversion.type_name)):
+                conversions[conversion.paths[0]] = conversion
     return [conversion for conversion in conversions.values() if Path(conversion.paths[0]).is_file()]
 
 
@@ -98,8 +100,7 @@ def _read_entries() -> Iterator[dict[str, Any]]:
         return
     for line in lines:
         with suppress(ValueError):
-            if isinstance(entry := json.loads(line), dict):
-                yield entry
+            yield parse_object(line)
 
 
 def _append_entry(entry: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.profile import GIB, Device, Machine
 from qwenctl.placement.forecast import Forecast
-from qwenctl.placement.plan import MemoryPart, MemoryPlan, Plan, from_json, to_json
+from qwenctl.placement.plan import MemoryPart, MemoryPlan, Plan
+from qwenctl.placement.plan_file import from_json, to_json
 from qwenctl.protocol.load import LoadParams, ModelInfo
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, ToolCall

@@ -10,7 +10,8 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.loading.open_model import load_plan_file
 from qwenctl.machine.profile import GIB, Machine
 from qwenctl.placement.constraints import PlacementConstraints
-from qwenctl.placement.plan import Plan, to_json
+from qwenctl.placement.plan import Plan
+from qwenctl.placement.plan_file import to_json
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.tensor_inventory import from_gguf
 from qwenctl.placement.trial_load import plan_with_dry_load

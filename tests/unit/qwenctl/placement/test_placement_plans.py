@@ -23,7 +23,8 @@ from qwenctl.placement.constraints import PlacementConstraints
 from qwenctl.placement.context_budget import ContextParams
 from qwenctl.placement.forecast import token_seconds
 from qwenctl.placement.layer_split import PrefixSums, expert_capacity, prefix_sums
-from qwenctl.placement.plan import Plan, from_json, to_json
+from qwenctl.placement.plan import Plan
+from qwenctl.placement.plan_file import from_json, to_json
 from qwenctl.placement.planner import make_plan
 from qwenctl.placement.problem import build_problem
 from qwenctl.placement.tensor_inventory import TensorInventory, from_checkpoint, from_gguf
