@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.atomic import write_private
+from qwenctl.files.fetch_url import FetchLimits, fetch_url
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message
 
@@ -35,21 +36,21 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Literal["image", "video"]], ...] = (
 )
 # RFC 2397: data:[type][;parameters][;base64],data
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w.+=-]+)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL)
-_TIMEOUT_SECONDS = 30.0
-_MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True)
 class MediaSource:
     """Where media may come from. Copies are stored in `folder`, which is created when needed.
 
-    Without `copies`, image files are used in place as well. `stdin` can be read only once.
+    Without `copies`, image files are used in place as well. `stdin` can be read only once. `allows_private` says that
+    URLs may name private addresses: they are typed by the user, or the user has said so.
     """
 
     folder: Path
     allows_urls: bool = False
     stdin: BinaryIO | None = None
     copies: bool = True
+    allows_private: bool = False
 
     def resolve(self, source: str) -> Media:
         """Resolve `source` (a path, "-", a data URI or a URL) to an image or video. Raises QwenctlError."""
@@ -60,7 +61,8 @@ class MediaSource:
         if re.match("https?://", source, re.IGNORECASE):
             if not self.allows_urls:
                 raise QwenctlError(f"{source} is not downloaded without --allow-url", "add --allow-url")
-            return self._store_copy(_fetch(source), Path(urlsplit(source).path).name or source)
+            data = fetch_url(source, FetchLimits(MAX_BYTES), allows_private=self.allows_private)
+            return self._store_copy(data, Path(urlsplit(source).path).name or source)
         return self._from_file(Path(source).expanduser())
 
     def remove(self, media: Media) -> None:
@@ -159,23 +161,3 @@ def _decode_data_uri(uri: str) -> bytes:
         return base64.b64decode(data, validate=True) if match["base64"] else data
     except (ValueError, binascii.Error) as error:
         raise QwenctlError("the data URI is damaged", "data:image/png;base64,…", ExitCode.BAD_DATA) from error
-
-
-def _fetch(url: str) -> bytes:
-    """Download `url`, at most one chunk more than MAX_BYTES. Raises QwenctlError."""
-    import httpx2
-
-    data = b""
-    try:
-        with (
-            httpx2.Client(follow_redirects=True, max_redirects=_MAX_REDIRECTS, timeout=_TIMEOUT_SECONDS) as client,
-            client.stream("GET", url) as response,
-        ):
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) > MAX_BYTES:  # the caller rejects it
-                    break
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise QwenctlError(f"{url} cannot be downloaded: {error}", "", ExitCode.NETWORK) from error
-    return data

@@ -39,7 +39,8 @@ class EngineSpec:
     `parallel` records are answered at once, each with `load.constraints.context` tokens (0: 8,192); 0 measures which
     number is fastest. With `share_prefixes`, a prefix that prompts have in common is evaluated once; the state of the
     input's prefix is saved in the file `prefix_state`, if given. Images and videos need the vision encoder `mmproj`
-    (default: the file next to the model), with the settings `vision`; URLs are downloaded if `allow_urls`.
+    (default: the file next to the model), with the settings `vision`; URLs are downloaded if `allow_urls`, from
+    private addresses only if `allow_private_urls`.
     """
 
     model: Path | None
@@ -50,6 +51,7 @@ class EngineSpec:
     mmproj: Path | None = None
     vision: VisionSettings = field(default_factory=VisionSettings)
     allow_urls: bool = False
+    allow_private_urls: bool = False
     follow: Follow = field(default=wait_for_load, compare=False)
 
     def identity(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class EngineSpec:
                 start_batch=start_batch,
                 seed=source.seed,
                 notify=warn,
-                media_source=MediaSource(folder, self.allow_urls, copies=False),
+                media_source=MediaSource(folder, self.allow_urls, copies=False, allows_private=self.allow_private_urls),
                 close=lambda: rmtree(folder, ignore_errors=True),
             )
         )

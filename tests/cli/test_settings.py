@@ -188,7 +188,7 @@ COMMANDS = collect_options(typer.main.get_command(cli.app))
 DENIED = {
     "written": "output plot svg to keep spool save-as",
     "deleted, replaced or confirmed": "yes overwrite force-resume forget repair resume",
-    "contacted, sent or opened": "allow-url api-key endpoint rpc host port",
+    "contacted, sent or opened": "allow-url allow-private-url api-key endpoint rpc host port",
     "chooses what is loaded, in a file that this program wrote": "plan locked",
 }
 DENIED_NAMES = {name for names in DENIED.values() for name in names.split()}

@@ -19,6 +19,10 @@ ForceResume = Annotated[bool, typer.Option("--force-resume", help="Resume althou
 OldResume = Annotated[
     Literal["auto", "force"], typer.Option("--resume", metavar="HOW", hidden=True, help="Old form of --force-resume.")
 ]
+AllowPrivateUrl = Annotated[
+    bool,
+    typer.Option("--allow-private-url", help="As --allow-url, and from private addresses such as 192.168.0.1 too."),
+]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Retry records that have failed.")]
 Lines = Annotated[bool, typer.Option("--lines", help="IN is text with one prompt per line.")]
 Null = Annotated[bool, typer.Option("--null", help="Prompts or file names in IN end with NUL, not with a newline.")]

@@ -42,6 +42,7 @@ def batch_command(
     min_p: options.MinP = None, presence_penalty: options.PresencePenalty = None,
     frequency_penalty: options.FrequencyPenalty = None, repeat_penalty: options.RepeatPenalty = None,
     repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None,
+    allow_private_url: own.AllowPrivateUrl = False,
     media: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Answer a file of prompts, many at once.
@@ -88,7 +89,8 @@ def batch_command(
 
         backend = EngineSpec(
             model=model, load=load, parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
-            mmproj=media.mmproj, vision=media.vision, allow_urls=media.allows_urls,
+            mmproj=media.mmproj, vision=media.vision, allow_urls=media.allows_urls or allow_private_url,
+            allow_private_urls=allow_private_url,
             follow=wait_for_load if quiet else reporting.show_loading,
         )
     if dry_run:

@@ -176,7 +176,7 @@ def media_context(job: ChatRequest, given: MediaOptions) -> Iterator[ChatRequest
     folder = temp_dir_path()
     try:
         stdin = piped_input() if STANDARD_INPUT in given.images else None
-        source = MediaSource(folder, given.allows_urls, stdin)
+        source = MediaSource(folder, given.allows_urls, stdin, allows_private=True)  # the user types each URL
         yield replace(job, vision=vision, source=source, images=given.images)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
