@@ -67,10 +67,9 @@ class Engine(InferenceEngine):
         self._read_buffer = bytearray()  # of the events of a batch, what has come and was not asked for
 
     @classmethod
-    def start(cls, logs: Path, backend: BackendCheck | None = None) -> Engine:
-        """Start an engine whose log lies in the folder `logs`."""
-        _remove_old_logs(logs)
-        descriptor, name = tempfile.mkstemp(".log", "engine-", logs)
+    def start(cls, logs: Path | None, backend: BackendCheck | None = None) -> Engine:
+        """Start an engine whose log lies in the folder `logs`, or nowhere if none can be written there."""
+        descriptor, name = _open_log(logs)
         # Ctrl-C goes to both processes. The engine must not die of it: the program asks it to stop.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
@@ -224,6 +223,15 @@ class Engine(InferenceEngine):
             self._process.wait(_END_WITHIN_S)
         self.close()
         return explain_end(self._process.returncode, self._work, self._log, self._backend)
+
+
+def _open_log(logs: Path | None) -> tuple[int, str]:
+    """A descriptor for a new log in the folder `logs`, and its path: the null device if it cannot be written."""
+    if logs is not None:
+        _remove_old_logs(logs)
+        with contextlib.suppress(OSError):
+            return tempfile.mkstemp(".log", "engine-", logs)
+    return os.open(os.devnull, os.O_RDWR), os.devnull
 
 
 def _remove_old_logs(logs: Path) -> None:

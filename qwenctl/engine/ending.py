@@ -5,6 +5,7 @@ The child's exit code, its log and the result of the backend check come in, a `Q
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def _hint(code: int, log: Path, backend: BackendCheck | None) -> str:
         return "did the system kill it for lack of memory? -c sets a smaller context"
     if code == -signal.SIGILL:
         return f"llama.cpp is built for another processor; for this one: {build_command('CPU')}"
-    return f"{_check_status(backend)}; its log: {log}"
+    where = "its log could not be written" if str(log) == os.devnull else f"its log: {log}"
+    return f"{_check_status(backend)}; {where}"
 
 
 def _check_status(backend: BackendCheck | None) -> str:

@@ -1,7 +1,8 @@
 """Where the program stores its own files: conversations, history, logs and measurements.
 
-Folders go out, created and readable by their owner only; what is stored in them is not known here. Of a folder that is
-yet to be created, `nearest_existing` tells where its files will lie.
+Folders go out, created and readable by their owner only; what is stored in them is not known here. Those for what users
+save are created when something is saved. Of a folder that is yet to be created, `nearest_existing` tells where its
+files will lie.
 """
 
 from __future__ import annotations
@@ -15,38 +16,38 @@ def state_folder() -> Path:
     """The folder for the program's state. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_state_path
 
-    return _make_private(user_state_path("qwenctl", appauthor=False))
+    return make_private(user_state_path("qwenctl", appauthor=False))
 
 
 def log_folder() -> Path:
     """The folder for the engine's logs. Raises QwenctlError if it cannot be created."""
-    return _make_private(state_folder() / "log")
+    return make_private(state_folder() / "log")
 
 
 def tuned_folder() -> Path:
     """The folder for the results of `qwenctl tune`. Raises QwenctlError if it cannot be created."""
-    return _make_private(state_folder() / "tuned")
+    return make_private(state_folder() / "tuned")
 
 
 def cache_folder() -> Path:
     """The folder for measurements that can be repeated. Raises QwenctlError if it cannot be created."""
     from platformdirs import user_cache_path
 
-    return _make_private(user_cache_path("qwenctl", appauthor=False))
+    return make_private(user_cache_path("qwenctl", appauthor=False))
 
 
 def sessions_folder() -> Path:
-    """The folder for saved conversations. Raises QwenctlError if it cannot be created."""
+    """The folder for saved conversations; it may not exist yet."""
     from platformdirs import user_data_path
 
-    return _make_private(user_data_path("qwenctl", appauthor=False) / "sessions")
+    return user_data_path("qwenctl", appauthor=False) / "sessions"
 
 
 def prefixes_folder() -> Path:
-    """The folder for saved prefixes. Raises QwenctlError if it cannot be created."""
+    """The folder for saved prefixes; it may not exist yet."""
     from platformdirs import user_data_path
 
-    return _make_private(user_data_path("qwenctl", appauthor=False) / "prefixes")
+    return user_data_path("qwenctl", appauthor=False) / "prefixes"
 
 
 def nearest_existing(folder: Path) -> Path:
@@ -54,7 +55,7 @@ def nearest_existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _make_private(folder: Path) -> Path:
+def make_private(folder: Path) -> Path:
     """Create `folder` for its owner only and return it. Raises QwenctlError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qwenctl.errors import QwenctlError
 from qwenctl.terminal.streams import StatusLine, warn
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def start_engine(notify: Notify = warn) -> Engine:
 
     with _show_check() as show:
         backend = require_backend(report=notify, show=show)
-    return Engine.start(log_folder(), backend)
+    try:
+        logs = log_folder()
+    except QwenctlError:  # no writable home folder: no reason not to answer
+        logs = None
+    return Engine.start(logs, backend)
 
 
 def read_usable_hardware(constraints: PlacementConstraints, notify: Notify = warn) -> Machine:

@@ -72,7 +72,7 @@ def read_toml(path: Path) -> TomlFile:
     try:
         text = _text(path)
         return TomlFile(path, _values(path, text), text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return TomlFile(path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -83,7 +83,11 @@ def read_toml(path: Path) -> TomlFile:
 
 def _text(path: Path) -> str:
     """Read a regular file of at most `_MAX_BYTES`. Raises OSError, or QwenctlError if it is none or not UTF-8."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+    try:
+        mode = path.stat().st_mode
+    except PermissionError as error:  # in somebody else's home folder, where nothing can be meant for this user
+        raise FileNotFoundError(str(path)) from error
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
         raise _problem(str(path), "is not a file")
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)

@@ -23,6 +23,7 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import write_private
 from qwenctl.files.media_files import MAX_BYTES
+from qwenctl.files.paths import make_private
 from qwenctl.protocol.codec import from_builtins
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
@@ -89,8 +90,7 @@ class SessionStore:
 
     def open(self, name: str) -> OpenSession:
         """Open and lock the session `name`, new or saved. Raises QwenctlError if another process has it open."""
-        folder = self._folder / self._validate_name(name)
-        folder.mkdir(0o700, parents=True, exist_ok=True)
+        folder = make_private(make_private(self._folder) / self._validate_name(name))
         try:
             lock = open_locked(folder / _LOCK, mode=0o600)
         except AlreadyLocked as error:

@@ -6,6 +6,7 @@ loaded. Options and the terminal are not known here.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,13 +19,13 @@ from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError, quote
 from qwenctl.files.atomic import temp_dir_path
 from qwenctl.files.media_files import STANDARD_INPUT, MediaSource
-from qwenctl.files.paths import prefixes_folder, sessions_folder
+from qwenctl.files.paths import make_private, prefixes_folder, sessions_folder
 from qwenctl.loading.model_files import reserve_mmproj, resolve_model, vision_settings
 from qwenctl.loading.open_model import open_model
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.terminal.streams import piped_input
+from qwenctl.terminal.streams import piped_input, warn
 
 if TYPE_CHECKING:
     from qwenctl.chat.build_request import AnswerLimits
@@ -91,6 +92,19 @@ def make_chat_request(
     return ChatRequest(
         resolve_model(model or Path(session.model)), load, session.conversation, limits, store, name, on_full
     )
+
+
+def can_save() -> bool:
+    """Whether conversations can be saved; if not, the user is warned: a chat works without."""
+    try:
+        folder = make_private(sessions_folder())
+    except QwenctlError as error:
+        warn(f"the conversation is not saved: {error.message}")
+        return False
+    if not os.access(folder, os.W_OK):
+        warn(f"the conversation is not saved: {folder} cannot be written")
+        return False
+    return True
 
 
 def with_prefix(job: ChatRequest, given: str | None, keep: str | None) -> ChatRequest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
+from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import state_folder
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.terminal.keyboard import Keyboard
@@ -121,6 +123,14 @@ def _run(
         answer_as_text(job, words, verbose=verbose)
 
 
+def _history_folder() -> Path | None:
+    """The folder for the input history; None if it cannot be created: the history is then in memory."""
+    try:
+        return state_folder()
+    except QwenctlError:
+        return None
+
+
 def _converse(job: ChatRequest, color: Literal["auto", "always", "never"], *, keep_history: bool) -> None:
     with Keyboard() as keyboard:  # before what takes long to import: keys may come meanwhile
         code = _run_chat(job, color, keyboard, keep_history=keep_history)
@@ -135,11 +145,13 @@ def _run_chat(
     from qwenctl.chat.interactive.loop import run_chat
     from qwenctl.chat.interactive.screen import Screen, make_console
     from qwenctl.chat.interactive.state import ChatSetup
-    from qwenctl.commands.chat.chat_job import open_chat_engine
+    from qwenctl.commands.chat.chat_job import can_save, open_chat_engine
 
+    if job.store is not None and not job.resume and not can_save():
+        job = replace(job, store=None)
     console = make_console(color)
     screen = Screen(console)
-    history = open_history(state_folder() if keep_history else None)
+    history = open_history(_history_folder() if keep_history else None)
     setup = ChatSetup(
         open_model=lambda: open_chat_engine(
             job, lambda events: screen.follow_loading(job.model.name, events), screen.follow_prefill, screen.show_note
