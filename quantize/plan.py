@@ -266,6 +266,7 @@ def _find_importance(tensor: OutputTensor, imatrix: Imatrix | None) -> ImatrixEn
     if imatrix is None or entry is None:
         return None
     expected_shape = (tensor.rows // tensor.matrix_rows, tensor.row_length)
+    entry = entry.reshaped(expected_shape)
     if entry.sums.shape == expected_shape:
         return entry
     if tensor.name == "token_embd.weight":

@@ -215,9 +215,8 @@ def _dequantize_fp8(row_range: RowRange, scale: Fp8BlockScale, raw: Bytes, float
 @cache
 def power_of_two_values() -> Floats:
     """The float32 value of each float8_e8m0fnu code [256]: 2^(code - 127); the last code is NaN."""
-    values = np.ldexp(np.float32(1), np.arange(256) - 127).astype(np.float32)
-    values[255] = np.nan
-    return values
+    values = np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan)
+    return values.astype(np.float32)
 
 
 @cache

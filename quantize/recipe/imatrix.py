@@ -1,14 +1,16 @@
 """Read an importance matrix written by llama-imatrix.
 
-A GGUF file comes in; for each model tensor in it, the file offset of its sums and its counts go out. `row_chunks`
-computes the mean squared activation of each input column from them, one expert at a time, because the sums of a large
-model take a gigabyte. Format: tools/imatrix of llama.cpp (`NAME.in_sum2`, `NAME.counts`).
+A GGUF file or one in the old format (`imatrix_dat`) comes in; for each model tensor in it, the file offset of its sums
+and its counts go out. `row_chunks` computes the mean squared activation of each input column from them, one expert at a
+time, because the sums of a large model take a gigabyte. Format: tools/imatrix of llama.cpp (`NAME.in_sum2`,
+`NAME.counts`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from quantize.checkpoint import SourceTensor
 from quantize.errors import BadGGUF
 from quantize.file_system import file_sha256
 from quantize.gguf_header import GGUFHeader, TensorInfo, read_header
+from quantize.recipe.imatrix_dat import OldImatrix, read_old_imatrix
 
 _REQUIRED = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
@@ -32,6 +35,13 @@ class ImatrixEntry:
 
     sums: SourceTensor
     counts: tuple[float, ...]
+    is_flat: bool = False  # from the old format, which does not say how many matrices there are: [1, values]
+
+    def reshaped(self, shape: tuple[int, int]) -> ImatrixEntry:
+        """This entry with `sums` of `shape` if it is flat and has as many values; itself otherwise."""
+        if not self.is_flat or math.prod(shape) != math.prod(self.sums.shape):
+            return self
+        return ImatrixEntry(replace(self.sums, shape=shape), self.counts * shape[0])
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,9 @@ class Imatrix:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read the importance matrix in the GGUF file `path`. Raises MissingInput or BadGGUF."""
+    """Read the importance matrix in the file `path`, GGUF or the old format. Raises MissingInput or BadGGUF."""
+    if path.is_file() and not _starts_as_gguf(path) and (old := read_old_imatrix(path)):
+        return _from_old_format(path, old)
     header = read_header(path)
     missing = [key for key in _REQUIRED if key not in header.metadata]
     if header.metadata.get("general.type") != "imatrix" or missing:
@@ -65,6 +77,23 @@ def read_imatrix(path: Path) -> Imatrix:
         chunks if isinstance(chunks, int) else 0,
         entries,
     )
+
+
+def _starts_as_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _from_old_format(path: Path, old: OldImatrix) -> Imatrix:
+    """The importance matrix `old` in the file `path`. Raises BadGGUF."""
+    entries = {}
+    for entry in old.entries:
+        if not np.isfinite(np.fromfile(path, "<f4", entry.n_values, offset=entry.offset)).all():
+            raise BadGGUF(f"{path.name} has values for {entry.name} that are not finite")
+        sums = SourceTensor(entry.name, "F32", (1, entry.n_values), path, entry.offset, 4 * entry.n_values)
+        # As llama-quantize does, values without a number of calls are taken as they are.
+        entries[entry.name] = ImatrixEntry(sums, (float(max(1, entry.calls)),), is_flat=True)
+    return Imatrix(path, file_sha256(path), (old.dataset,) if old.dataset else (), old.chunks, entries)
 
 
 def _read_entry(path: Path, header: GGUFHeader, tensors: Mapping[str, TensorInfo], name: str) -> ImatrixEntry:
