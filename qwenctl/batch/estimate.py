@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from qwenctl.batch.backends.backend import BackendSpec, BatchBackend
+from qwenctl.batch.backends.several_answers import SeveralAnswersBackend
 from qwenctl.batch.input.selection import open_source, select_records
 from qwenctl.batch.records import Answer, GenerationParams, InvalidRecord, Record, RecordError
 from qwenctl.batch.specs import InputSpec, OutputSpec, check_apart
@@ -63,7 +64,7 @@ def estimate(
     counted = BatchEstimate(survey.records, survey.bad)
     if not survey.tried:
         return counted
-    answers = backend.open(input, on_warning)
+    answers = SeveralAnswersBackend(backend.open(input, on_warning), input.seed)
     try:
         return _estimate(survey, answers, counted)
     finally:

@@ -15,7 +15,10 @@ Number = float | int
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """How to generate an answer: a record's own values, or those of the batch. `sampling` has only given fields."""
+    """How to generate an answer: a record's own values, or those of the batch. `sampling` has only given fields.
+
+    The answer ends before any of the texts in `stop`; `answers` is how many to generate.
+    """
 
     think: bool = True
     think_budget: int = -1
@@ -24,6 +27,8 @@ class GenerationParams:
     grammar: str = ""
     json_schema: str = ""
     tools: Tools = ()
+    stop: tuple[str, ...] = ()
+    answers: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,22 +44,23 @@ class Record:
 
 @dataclass(frozen=True)
 class InvalidRecord:
-    """A part of the input that is not a valid record; `where` is "FILE:LINE:COLUMN"."""
+    """A part of the input that is not a valid record; `where` is "FILE:LINE:COLUMN", `id` its name if it has one."""
 
     line: int
     where: str
     reason: str
     hint: str = ""
+    id: str | None = None
 
     @property
     def key(self) -> str:
-        """The id of the record in messages and in the errors file."""
+        """By which it is recognized in the next run; it is no id, which a record may have been given."""
         return f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated answer. All but `stats` must be the same in every run."""
+    """A generated answer. All but `stats` must be the same in every run; `others` if the record asks for several."""
 
     text: str
     thinking: str
@@ -62,6 +68,7 @@ class Answer:
     finish_reason: str
     usage: Mapping[str, int]
     stats: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,9 @@ def record_seed(record: Record, seed: int) -> int:
 def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) -> str:
     """A hash (32 hex digits) of everything that determines a record's answer; `backend` is the backend's identity."""
     params = {**asdict(record.params), "seed": record_seed(record, seed)}
+    for name, usual in (("stop", ()), ("answers", 1)):  # earlier releases did not have them
+        if params[name] == usual:
+            del params[name]
     messages = [asdict(message) for message in record.messages]
     text = json.dumps([params, messages, dict(backend)], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

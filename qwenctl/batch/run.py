@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from qwenctl.batch.backends.backend import BackendSpec, BatchBackend
+from qwenctl.batch.backends.several_answers import SeveralAnswersBackend
 from qwenctl.batch.input.selection import count_records, open_source, select_records
 from qwenctl.batch.output.opening import lock_output, open_output, resume_settings
 from qwenctl.batch.output.writers import ResultWriter
@@ -47,7 +48,7 @@ def run(
             identity = backend.identity()
             writer = open_output(output, resume_settings(input, output, params, identity), on_warning)
             with _closed_on_failure(writer):
-                answers = backend.open(input, on_warning)
+                answers = SeveralAnswersBackend(backend.open(input, on_warning), input.seed)
             settings = RunSettings(output.style, output.select, input.seed, identity, total)
             runner = BatchRunner(settings, writer, answers, on_progress)
             with _ended_in_order(runner, writer, answers, can_resume=not output.is_standard_output):

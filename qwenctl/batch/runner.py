@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwenctl.batch.backends.backend import BackendStats, BatchBackend
@@ -46,6 +46,7 @@ class BatchStats:
     answered: int = 0
     failed: int = 0
     bad: int = 0
+    first_failure: str = ""  # the first record that failed in this run, and why
     cut: int = 0  # answers that were truncated: by a limit, or as a repetition
     started: float = field(default_factory=time.monotonic)  # time.monotonic(), s
     work: BackendStats = field(default_factory=BackendStats)
@@ -92,7 +93,7 @@ class BatchRunner:
                 return False
             if isinstance(item, InvalidRecord):
                 self._refuse(number, item)
-            elif not self._ids.add(item.key):
+            elif not self._ids.add(item.key):  # the name is that of the first, so this one has none
                 self._refuse(number, InvalidRecord(item.line, f"line {item.line}", f"duplicate id {item.key!r}"))
             else:
                 self._submit(number, item)
@@ -118,16 +119,22 @@ class BatchRunner:
             self._backend.submit(number, record)
 
     def _refuse(self, number: int, bad: InvalidRecord) -> None:
+        if bad.id is not None and not self._ids.add(bad.id):
+            bad = replace(bad, id=None)
         if self._output.already_done(number, bad.key, ""):
             self.stats.failed += 1
         else:
-            self._fail(number, bad.key, "", bad.where, RecordError("input", bad.reason, bad.hint))
+            failure = RecordError("input", bad.reason, bad.hint)
+            self._output.write_error(number, bad.key, "", bad.where, failure, line=bad.line, given_id=bad.id)
+            self._count_failure(bad.id, bad.where, failure)
         self.stats.bad += 1
 
     def _settle(self, number: int, outcome: Answer | RecordError) -> None:
         record, fingerprint, submitted = self._in_flight.pop(number)
         if isinstance(outcome, RecordError):
-            self._fail(number, record.key, fingerprint, f"line {record.line}", outcome)
+            where = f"line {record.line}"
+            self._output.write_error(number, record.key, fingerprint, where, outcome, line=record.line)
+            self._count_failure(record.key, where, outcome)
             return
         line = render(record, fingerprint, outcome, self._settings.style, self._settings.select, self._backend.model)
         stats = {"line": record.line, "usage": dict(outcome.usage), **outcome.stats}
@@ -136,9 +143,10 @@ class BatchRunner:
         self.stats.cut += outcome.finish_reason in ("length", "context", "loop")
         self._sample(time.monotonic() - submitted)
 
-    def _fail(self, number: int, key: str, fingerprint: str, where: str, failure: RecordError) -> None:
-        self._output.write_error(number, key, fingerprint, where, failure)
+    def _count_failure(self, name: str | None, where: str, failure: RecordError) -> None:
         self.stats.failed += 1
+        named = f"{name!r}, " if name is not None else ""
+        self.stats.first_failure = self.stats.first_failure or f"{named}{where}: {failure.message}"
 
     def _sample(self, seconds: float) -> None:
         """Record a latency. In long batches only every 2nd, 4th, … is kept, so that memory stays bounded."""

@@ -44,6 +44,7 @@ class StartBatch(BatchRequest):
 class SubmitRequest(BatchRequest):
     """Generate the answer to one conversation; the fields are those of `Generate`.
 
+    The answer, but not the thinking or a call, ends before the first of the texts in `stop`.
     Answered by RecordStarted, then RecordDone or RecordFailed, all with the same `request_id`.
     """
 
@@ -56,6 +57,7 @@ class SubmitRequest(BatchRequest):
     grammar: str = ""
     json_schema: str = ""
     tools: Tools = ()
+    stop: tuple[str, ...] = ()
 
     @property
     def request(self) -> Generate:

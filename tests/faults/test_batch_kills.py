@@ -252,10 +252,10 @@ def test_failed_records_are_listed_and_retried_on_request(source: Path, toy_gguf
         done = batch(bad, "-o", output, "-m", toy_gguf, *OPTIONS, "-q")
         assert done.returncode == ExitCode.SOME_FAILED, done.stderr.decode()
         assert [line["id"] for line in read_lines(output)] == ["r0", "r2", "r3", "r5"]
-        errors = {line["id"]: line for line in read_lines(tmp_path / "out.errors.jsonl")}
-        assert errors.keys() == {"r1", "line 5"}
-        assert errors["r1"]["error"]["hint"].startswith("-c ")
-        assert errors["line 5"]["where"] == f"{bad}:5:8"
+        errors = {line["line"]: line for line in read_lines(tmp_path / "out.errors.jsonl")}
+        assert {number: line["id"] for number, line in errors.items()} == {2: "r1", 5: None}
+        assert errors[2]["error"]["hint"].startswith("-c ")
+        assert errors[5]["where"] == f"{bad}:5:8"
     write_lines(bad, short_records(6))
     done = batch(bad, "-o", output, "-m", toy_gguf, *OPTIONS, "-q", "--retry-errors", "--resume", "force")
     assert done.returncode == 0, done.stderr.decode()

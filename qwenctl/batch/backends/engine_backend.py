@@ -195,11 +195,12 @@ class EngineBackend:
                 messages=messages,
                 enable_thinking=params.think,
                 sampling=sampling,
-                max_tokens=params.max_tokens,
+                max_tokens=params.max_tokens or 1,  # of no tokens, the engine makes one, which is dropped
                 think_budget=params.think_budget,
                 grammar=params.grammar,
                 json_schema=params.json_schema,
                 tools=params.tools,
+                stop=params.stop,
             ),
         )
 
@@ -271,7 +272,11 @@ class EngineBackend:
         self._outcomes.append((number, outcome))
 
     def _answer(self, done: RecordDone) -> Answer:
-        tools = self._records[done.request_id].params.tools
+        params = self._records[done.request_id].params
+        tools = params.tools
+        if params.max_tokens == 0:
+            counted = dataclasses.replace(done.usage, thinking_tokens=0, answer_tokens=0)
+            done = dataclasses.replace(done, text="", thinking="", calls="", reason="length", usage=counted)
         message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools)
         usage = {
             "prompt_tokens": done.usage.prompt_tokens,

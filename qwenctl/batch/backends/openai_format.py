@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantize.foreign_json import parse_object
@@ -45,10 +46,12 @@ def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
         body["model"] = model
     body |= {name: value for name, value in params.sampling.items() if name != "seed"}
     if params.max_tokens >= 0:
-        body["max_tokens"] = params.max_tokens
+        body["max_tokens"] = params.max_tokens or 1  # servers refuse 0: the answer is dropped
     if params.json_schema:
         schema = {"name": "answer", "schema": json.loads(params.json_schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if params.stop:
+        body["stop"] = list(params.stop)
     if params.grammar:
         body["grammar"] = params.grammar  # an extension of llama-server
     if params.tools:
@@ -75,9 +78,13 @@ def parse_response(url: str, status: int, headers: Mapping[str, str], content: b
     if status != 200:
         raise PermanentError(f"{url}: {status}{_error_message(content)}")
     try:
-        return _answer(parse_object(content), record)
+        answer = _answer(parse_object(content), record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise RetryableResponse(f"{url}: its response is not a chat completion") from error
+    if record.params.max_tokens == 0:
+        usage = {**answer.usage, "completion_tokens": 0}
+        return replace(answer, text="", thinking="", tool_calls=(), finish_reason="length", usage=usage)
+    return answer
 
 
 def _message_content(message: Message) -> str | list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from quantize.foreign_json import parse_json
 from qwenctl.files.media_files import unresolved_media
@@ -19,6 +19,19 @@ class StrictModel(BaseModel):
     """A schema that refuses unknown keys and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_fields(cls, given: Any) -> Any:
+        """Drop unknown fields that ask for nothing, as OpenAI's own objects have them: null, false, and empty ones."""
+        if not isinstance(given, dict):
+            return given
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+        return {name: value for name, value in given.items() if value or name in known or _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Function(StrictModel):
@@ -67,10 +80,12 @@ class MessageForm(StrictModel):
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
 
     def message(self) -> Message:
         """The message. Raises ValueError for media of another role than user, and for arguments that are no object."""
-        text, media = _content(self.content)
+        text, media = _content(self.content if self.content is not None else self.refusal)
         if media and self.role != "user":
             raise ValueError("images are allowed only in user messages")
         calls = tuple(ToolCall(call.function.name, _arguments(call.function)) for call in self.tool_calls or ())

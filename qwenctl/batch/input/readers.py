@@ -11,10 +11,12 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from qwenctl.batch.input.record_schema import parse_record, record_id
+from qwenctl.batch.input.made_up_names import MadeUpNames, given_in_csv, given_in_json
+from qwenctl.batch.input.record_schema import checked_name, is_nameless, parse_record
 from qwenctl.batch.input.splitter import MAX_RECORD_BYTES, InputLine, check_text, split_lines
 from qwenctl.batch.input.strict_json import BadLine, decode_utf8, parse_object
 from qwenctl.batch.input.template import MissingField, Template
@@ -49,7 +51,9 @@ def read_items(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]
 
 
 def _read_lines(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
-    parse: Callable[[InputLine, InputFormat], Record] = {"jsonl": _json, "lines": _line, "files": _file}[form.kind]
+    names = MadeUpNames(stream, lambda again: given_in_json(again, form.end))
+    parsers: dict[str, Callable[[InputLine, InputFormat], Record]] = {"lines": _line, "files": _file}
+    parse = parsers.get(form.kind) or partial(_json, names=names)
     for piece in split_lines(stream, name, form.end):
         data = piece.data.removesuffix(b"\r") if form.end == b"\n" else piece.data
         if not data.strip():
@@ -59,17 +63,27 @@ def _read_lines(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item
                 raise BadLine(MAX_RECORD_BYTES + 1, f"longer than {MAX_RECORD_BYTES >> 20} MiB")
             yield parse(InputLine(piece.line, data), form)
         except BadLine as error:
-            yield InvalidRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error))
+            yield InvalidRecord(piece.line, f"{name}:{piece.line}:{error.column}", str(error), id=error.name)
 
 
-def _json(piece: InputLine, form: InputFormat) -> Record:
+def _json(piece: InputLine, form: InputFormat, names: MadeUpNames) -> Record:
     fields, text = parse_object(piece.data)
+    try:
+        return _json_record(fields, text, piece, form, names)
+    except BadLine as error:
+        named = [fields.get(key) for key in ("custom_id", "id") if not is_nameless(fields.get(key))]
+        error.name = str(named[0]) if named and isinstance(named[0], str | int) else None
+        raise
+
+
+def _json_record(fields: dict[str, Any], text: str, piece: InputLine, form: InputFormat, names: MadeUpNames) -> Record:
+    make_up_name = partial(names.name, piece.line, piece.data)
     if form.prompt is not None:  # with a template all fields are data, even one named "messages"
-        return _fill_templates(fields, record_id(fields.get("id"), piece.line), piece.line, form)
+        return _fill_templates(fields, checked_name(fields.get("id")) or make_up_name(), piece.line, form)
     system = form.system
     named = system.names if system is not None else frozenset()
     own = {key: value for key, value in fields.items() if key not in named or key == "id"}
-    record = parse_record(own, text, piece.line, form.params, form.passthrough)
+    record = parse_record(own, text, piece.line, form.params, form.passthrough, make_up_name)
     if system is None or any(message.role == "system" for message in record.messages):
         return record
     messages = (*_system_message(system, fields), *record.messages)
@@ -106,6 +120,7 @@ def _file(piece: InputLine, form: InputFormat) -> Record:
 
 def _csv(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
     """Rows of CSV; the first one names the fields."""
+    made_up = MadeUpNames(stream, lambda again: given_in_csv(again, form.end))
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     csv.field_size_limit(MAX_RECORD_BYTES)
     try:
@@ -121,7 +136,7 @@ def _csv(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item]:
                 yield InvalidRecord(line, f"{name}:{line}:1", f"not CSV ({error})")
                 continue
             if row:
-                yield _row(row, names, line, name, form)
+                yield _row(row, names, line, name, form, made_up)
     finally:
         text.detach()
 
@@ -143,17 +158,18 @@ def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str
     return names
 
 
-def _row(row: list[str], names: list[str], line: int, name: str, form: InputFormat) -> Item:
+def _row(row: list[str], names: list[str], line: int, name: str, form: InputFormat, made_up: MadeUpNames) -> Item:
     if len(row) != len(names):
         return InvalidRecord(line, f"{name}:{line}:1", f"{len(row)} fields where the first line has {len(names)}")
     for number, value in enumerate(row):
         if _SURROGATE.search(value):
             return InvalidRecord(line, f"{name}:{line}:1", f"field {number + 1} ({names[number]}) is not UTF-8")
     fields = dict(zip(names, row, strict=True))
+    key = fields.get("id") or made_up.name(line, "\0".join(row).encode("utf-8", "surrogateescape"))
     try:
-        return _fill_templates(fields, record_id(fields.get("id"), line), line, form)
+        return _fill_templates(fields, key, line, form)
     except BadLine as error:
-        return InvalidRecord(line, f"{name}:{line}:{error.column}", str(error))
+        return InvalidRecord(line, f"{name}:{line}:{error.column}", str(error), id=fields.get("id") or None)
 
 
 def _fill_templates(fields: Mapping[str, Any], key: str, line: int, form: InputFormat) -> Record:

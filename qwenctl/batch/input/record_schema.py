@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -16,47 +16,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm, StrictModel
+from qwenctl.batch.input.request_schema import RequestForm
 from qwenctl.batch.input.strict_json import BadLine, find_column
 from qwenctl.batch.records import GenerationParams, Record
-from qwenctl.models.sampling import SAMPLING_OPTIONS
 from qwenctl.protocol.messages import Message
 
-_SAMPLING = tuple(option.field for option in SAMPLING_OPTIONS.values())
+# A key as near as this to a known one is a mistake; any other is a field of the user's.
+_MISTAKE = 0.85
+# Names of fields of an answer: a field of the user's with such a name goes into its field `record`.
+_TAKEN = frozenset(
+    "id answer thinking tool_calls finish_reason usage hash choices custom_id response error record".split()
+)
 
 
-def _ranged(field: str) -> Any:
-    """The limits of a sampling parameter: those of its command-line option, but no negative seed."""
-    option = next(option for option in SAMPLING_OPTIONS.values() if option.field == field)
-    return Field(
-        ge=max(option.minimum, 0) if field == "seed" else option.minimum, le=option.maximum, allow_inf_nan=False
-    )
-
-
-class _Sampled(StrictModel):
-    """The sampling parameters, with llama.cpp's names."""
-
-    temperature: Annotated[float, _ranged("temperature")] | None = None
-    top_k: Annotated[int, _ranged("top_k")] | None = None
-    top_p: Annotated[float, _ranged("top_p")] | None = None
-    min_p: Annotated[float, _ranged("min_p")] | None = None
-    presence_penalty: Annotated[float, _ranged("presence_penalty")] | None = None
-    frequency_penalty: Annotated[float, _ranged("frequency_penalty")] | None = None
-    repeat_penalty: Annotated[float, _ranged("repeat_penalty")] | None = None
-    repeat_last_n: Annotated[int, _ranged("repeat_last_n")] | None = None
-    seed: Annotated[int, _ranged("seed")] | None = None
-
-    def sampling(self) -> dict[str, float | int]:
-        """The parameters that the record has, by field name."""
-        given = {name: getattr(self, name) for name in _SAMPLING}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class _Tool(StrictModel):
-    type: Literal["function"]
-    function: dict[str, Any]
-
-
-class _QwenctlRecord(_Sampled):
+class _QwenctlRecord(RequestForm):
     """A record in qwenctl's own format."""
 
     id: str | int | None = None
@@ -65,91 +38,102 @@ class _QwenctlRecord(_Sampled):
     system: str | None = None
     think: bool | None = None
     think_budget: Annotated[int, Field(ge=-1)] | None = None
-    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     json_schema: dict[str, Any] | str | None = None
     grammar: str | None = None
-    tools: list[_Tool] | None = None
 
 
-class _NamedSchema(StrictModel):
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-
-
-class _Format(StrictModel):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: _NamedSchema | None = None
-
-    def text(self) -> str:
-        """The JSON schema that it stands for; "" for plain text."""
-        if self.json_schema is not None:
-            return json.dumps(self.json_schema.schema_)
-        return '{"type": "object"}' if self.type == "json_object" else ""
-
-
-class _TemplateValues(StrictModel):
-    enable_thinking: bool | None = None
-
-
-class _Body(_Sampled):
+class _Body(RequestForm):
     """The body of an OpenAI chat completion request."""
 
     messages: Annotated[list[MessageForm], Field(min_length=1)]
     model: str | None = None
-    max_tokens: Annotated[int, Field(ge=-1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
-    response_format: _Format | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    chat_template_kwargs: _TemplateValues | None = None
-    n: Literal[1] | None = None
-    stream: Literal[False] | None = None
-    logprobs: Literal[False] | None = None
+    modalities: list[Literal["text"]] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class _OpenAI(StrictModel):
-    custom_id: Annotated[str, Field(min_length=1)]
+    custom_id: str | int | None = None
     method: Literal["POST"] = "POST"
     url: Literal["/v1/chat/completions", "/chat/completions"] = "/v1/chat/completions"
     body: _Body
 
 
 def parse_record(
-    fields: Mapping[str, Any], text: str, line: int, params: GenerationParams, passthrough: Sequence[str]
+    fields: Mapping[str, Any],
+    text: str,
+    line: int,
+    params: GenerationParams,
+    passthrough: Sequence[str],
+    make_up_name: Callable[[], str],
 ) -> Record:
     """The record on line `line`: `fields` are the parsed `text`, `params` the defaults for what it leaves out.
 
-    Fields named in `passthrough` are copied to the answer and may have any name and value. Raises BadLine.
+    Fields that no format knows, and those named in `passthrough`, are copied to the answer and may have any value.
+    `make_up_name` is called for a record without a name. Raises BadLine.
     """
-    carried = {name: fields[name] for name in passthrough if name in fields}
-    known = {
-        name: value for name, value in fields.items() if name not in carried or name in _QwenctlRecord.model_fields
-    }
+    is_openai = "custom_id" in fields or "body" in fields
+    form: type[StrictModel] = _OpenAI if is_openai else _QwenctlRecord
+    own = {name: value for name, value in fields.items() if name in list(form.model_fields)}
+    extra = {name: value for name, value in fields.items() if name not in own}
+    for name in extra:
+        near = difflib.get_close_matches(name, list(form.model_fields), n=1, cutoff=_MISTAKE)
+        if near and name not in passthrough:
+            raise BadLine(find_column(text, (name,)), f"unknown key {name[:60]!r}: did you mean {near[0]!r}?")
+    carried = _carried(fields, [name for name in fields if name in extra or name in passthrough])
     try:
-        if "custom_id" in fields or "body" in fields:
-            openai = _OpenAI.model_validate({name: value for name, value in fields.items() if name not in carried})
-            return Record(
-                openai.custom_id, line, _messages(openai.body.messages), _openai_params(openai.body, params), carried
-            )
-        short = _QwenctlRecord.model_validate(known)
+        if is_openai:
+            if is_nameless(fields.get("custom_id")) and not is_nameless(fields.get("id")):
+                own["custom_id"] = fields["id"]
+            openai = _OpenAI.model_validate(own)
+            messages, merged = _messages(openai.body.messages), _merge_params(params, openai.body, {})
+            given = openai.custom_id
+        else:
+            short = _QwenctlRecord.model_validate(own)
+            messages, merged, given = _record_messages(short), _qwenctl_params(short, params), short.id
+        _check_prompt(messages)
     except ValidationError as error:
         raise _bad_line(error, text, fields) from error
     except ValueError as error:
         raise BadLine(1, str(error)) from error
-    try:
-        return Record(record_id(short.id, line), line, _record_messages(short), _qwenctl_params(short, params), carried)
-    except ValueError as error:
-        raise BadLine(1, str(error)) from error
+    return Record(make_up_name() if is_nameless(given) else str(given), line, messages, merged, carried)
 
 
-def record_id(given: object, line: int) -> str:
-    """The id of a record; without one, the number of its line."""
-    return str(given) if isinstance(given, str | int) and str(given) else str(line)
+def is_nameless(given: object) -> bool:
+    """Whether a value of a record's field for its name is none: null, or an empty string."""
+    return given is None or given == ""
+
+
+def checked_name(given: object) -> str | None:
+    """The name that a record was given: a string, or a whole number as its digits; None if it has none.
+
+    Raises BadLine for any other value.
+    """
+    if is_nameless(given):
+        return None
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise BadLine(1, "id: input should be a string or a whole number")
+    return str(given)
+
+
+def _carried(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The fields to copy to the answer; those whose names an answer has itself are together in `record`."""
+    carried = {name: fields[name] for name in names if name not in _TAKEN}
+    taken = {name: fields[name] for name in names if name in _TAKEN}
+    return {**carried, "record": taken} if taken else carried
+
+
+def _check_prompt(messages: Sequence[Message]) -> None:
+    """Raises ValueError if there is nothing to answer: the last message is the user's and empty, or all are."""
+    spoken = [one for one in messages if one.role != "system"]
+    asked = spoken[-1:] if spoken and spoken[-1].role == "user" else messages
+    if not any(one.content.strip() or one.media or one.tool_calls or one.thinking.strip() for one in asked):
+        raise ValueError("the prompt is empty")
 
 
 def _record_messages(short: _QwenctlRecord) -> tuple[Message, ...]:
@@ -168,44 +152,30 @@ def _messages(given: Sequence[MessageForm]) -> tuple[Message, ...]:
 
 
 def _qwenctl_params(short: _QwenctlRecord, params: GenerationParams) -> GenerationParams:
-    schema = short.json_schema
-    return _merge_params(
-        params,
-        short.sampling(),
-        think=short.think,
-        think_budget=short.think_budget,
-        max_tokens=short.max_tokens,
-        json_schema=json.dumps(schema) if isinstance(schema, dict) else schema,
-        grammar=short.grammar,
-        tools=_tools(short.tools),
-    )
+    schema, grammar = short.json_schema, short.grammar
+    if isinstance(schema, str) and not schema.strip():
+        raise ValueError("json_schema is empty: leave it out, or use null")
+    if grammar is not None and not grammar.strip():
+        raise ValueError("grammar is empty: leave it out, or use null")
+    own = {
+        "think": short.think,
+        "think_budget": short.think_budget,
+        "json_schema": json.dumps(schema) if isinstance(schema, dict) else schema,
+        "grammar": grammar,
+    }
+    return _merge_params(params, short, own)
 
 
-def _openai_params(body: _Body, params: GenerationParams) -> GenerationParams:
-    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    thinks = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs is not None else None
-    return _merge_params(
-        params,
-        body.sampling(),
-        think=thinks,
-        max_tokens=most,
-        json_schema=body.response_format.text() if body.response_format is not None else None,
-        tools=() if body.tool_choice == "none" else _tools(body.tools),
-    )
-
-
-def _merge_params(params: GenerationParams, sampling: Mapping[str, float | int], **given: Any) -> GenerationParams:
-    own = {name: value for name, value in given.items() if value is not None}
-    if own.get("json_schema") or own.get("grammar"):  # it replaces the batch's schema or grammar, whichever there is
-        own = {"json_schema": "", "grammar": "", **own}
-    merged: GenerationParams = replace(params, sampling={**params.sampling, **sampling}, **own)
+def _merge_params(params: GenerationParams, form: RequestForm, own: Mapping[str, Any]) -> GenerationParams:
+    """The defaults with what a record names; of two fields for the same, qwenctl's (`own`) wins. Raises ValueError."""
+    named = {**form.given_params(), **{name: value for name, value in own.items() if value is not None}}
+    given = {name: value for name, value in named.items() if value is not None}
+    if given.get("json_schema") or given.get("grammar"):  # it replaces the batch's schema or grammar, whichever it is
+        given = {"json_schema": "", "grammar": "", **given}
+    merged: GenerationParams = replace(params, sampling={**params.sampling, **form.sampling()}, **given)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar cannot be used together")
     return merged
-
-
-def _tools(given: list[_Tool] | None) -> tuple[dict[str, Any], ...] | None:
-    return tuple(tool.model_dump() for tool in given) if given is not None else None
 
 
 def _bad_line(error: ValidationError, text: str, fields: Mapping[str, Any]) -> BadLine:
@@ -230,7 +200,7 @@ def _bad_line(error: ValidationError, text: str, fields: Mapping[str, Any]) -> B
 
 def _is_union_step(step: str | int) -> bool:
     """Whether a step of a pydantic error path is not a key, but an alternative of a union type."""
-    return isinstance(step, str) and (step in ("str", "int") or "[" in step)
+    return isinstance(step, str) and (step in ("str", "int", "_NamedTool") or "[" in step)
 
 
 def _is_tag(before: str | int, step: str | int) -> bool:

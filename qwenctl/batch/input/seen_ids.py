@@ -19,8 +19,7 @@ class IdSet:
 
     def add(self, text: str) -> bool:
         """Add a string; True if it was not in the set."""
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
-        if not self._put(int.from_bytes(digest, "little") or 1):
+        if not self._put(_hash(text)):
             return False
         self._size += 1
         if 2 * self._size > len(self._table):
@@ -29,6 +28,16 @@ class IdSet:
                 if value:
                     self._put(value)
         return True
+
+    def __contains__(self, text: str) -> bool:
+        """Whether the string was added."""
+        value, mask = _hash(text), len(self._table) - 1
+        at = value & mask
+        while self._table[at]:
+            if self._table[at] == value:
+                return True
+            at = (at + 1) & mask
+        return False
 
     def _put(self, value: int) -> bool:
         mask = len(self._table) - 1
@@ -39,3 +48,8 @@ class IdSet:
             at = (at + 1) & mask
         self._table[at] = value
         return True
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1

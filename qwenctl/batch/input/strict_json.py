@@ -22,7 +22,12 @@ _DECODER = json.JSONDecoder()
 
 
 class BadLine(Exception):
-    """A line that is not valid: at `column`, counted in characters from 1; the text says why."""
+    """A line that is not valid: at `column`, counted in characters from 1; the text says why.
+
+    `name` is the record's own name, if that much of it can be read.
+    """
+
+    name: str | None = None
 
     def __init__(self, column: int, reason: str) -> None:
         super().__init__(reason)

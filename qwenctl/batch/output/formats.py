@@ -27,29 +27,41 @@ def render(record: Record, fingerprint: str, answer: Answer, style: Style, selec
         **record.passthrough,
         "answer": answer.text,
         "thinking": answer.thinking,
-        "tool_calls": [asdict(call) for call in answer.tool_calls],
+        "tool_calls": _calls(answer),
         "finish_reason": answer.finish_reason,
         "usage": dict(answer.usage),
         "hash": fingerprint,
     }
-    return _to_line(fields[select] if select else fields)
+    choices = [_choice(one) for one in (answer, *answer.others)]
+    if select:
+        is_several = bool(answer.others) and select in choices[0]
+        return _to_line([one[select] for one in choices] if is_several else fields[select])
+    return _to_line({**fields, "choices": choices} if answer.others else fields)
+
+
+def _choice(answer: Answer) -> dict[str, Any]:
+    """The fields of one of the answers to a record."""
+    return {
+        "answer": answer.text,
+        "thinking": answer.thinking,
+        "tool_calls": _calls(answer),
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _calls(answer: Answer) -> list[dict[str, Any]]:
+    return [asdict(call) for call in answer.tool_calls]
 
 
 def _openai_fields(record: Record, fingerprint: str, answer: Answer, model: str) -> Mapping[str, Any]:
     """The fields of an output line of OpenAI's batch API."""
-    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
-    if answer.thinking:
-        message["reasoning_content"] = answer.thinking
-    if answer.tool_calls:
-        message["tool_calls"] = openai_calls(answer.tool_calls, f"call_{fingerprint[:16]}_")
-    reason = _OPENAI_REASONS.get(answer.finish_reason, "length")
     prompt, made = answer.usage.get("prompt_tokens", 0), answer.usage.get("completion_tokens", 0)
     body = {
         "id": f"chatcmpl-{fingerprint}",
         "object": "chat.completion",
         "created": 0,  # not the time: the same batch gives the same bytes
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}],
+        "choices": [_openai_choice(number, one, fingerprint) for number, one in enumerate((answer, *answer.others))],
         "usage": {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made},
     }
     response = {"status_code": 200, "request_id": fingerprint, "body": body}
@@ -60,6 +72,17 @@ def _openai_fields(record: Record, fingerprint: str, answer: Answer, model: str)
         "error": None,
         **record.passthrough,
     }
+
+
+def _openai_choice(number: int, answer: Answer, fingerprint: str) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+    if answer.thinking:
+        message["reasoning_content"] = answer.thinking
+    if answer.tool_calls:
+        ids = f"call_{fingerprint[:16]}_{f'{number}_' if number else ''}"
+        message["tool_calls"] = openai_calls(answer.tool_calls, ids)
+    reason = _OPENAI_REASONS.get(answer.finish_reason, "length")
+    return {"index": number, "message": message, "finish_reason": reason, "logprobs": None}
 
 
 def openai_calls(calls: Sequence[ToolCall], ids: str) -> list[dict[str, Any]]:

@@ -40,11 +40,13 @@ class ResultWriter(Protocol):
         """Settle a record with its answer."""
 
     def write_error(
-        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
-    ) -> None:
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError,
+        *, line: int = 0, given_id: str | None = None,
+    ) -> None:  # fmt: skip
         """Settle a record with its error; `where` is its position in the input.
 
-        What is no valid record has the key "line N" and no fingerprint, and the id that it was given, if any.
+        What is no valid record has the key "line N" and no fingerprint, and the id that it was given, if any;
+        `line` is N.
         """
 
     def sync_if_due(self) -> None:
@@ -89,8 +91,9 @@ class StreamOutput:
         self._sequencer.settle(number, entry) if self._is_ordered else self._write(entry)
 
     def write_error(
-        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
-    ) -> None:
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError,
+        *, line: int = 0, given_id: str | None = None,
+    ) -> None:  # fmt: skip
         """Report the error."""
         if self._is_ordered:
             self._sequencer.settle(number, None)
@@ -173,11 +176,12 @@ class FileOutput:
             self._settle(number, self._journal.append(entry))
 
     def write_error(
-        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError, given_id: str | None = None
-    ) -> None:
+        self, number: int, key: str, fingerprint: str, where: str, failure: RecordError,
+        *, line: int = 0, given_id: str | None = None,
+    ) -> None:  # fmt: skip
         """Write the error to the errors file."""
-        name: dict[str, object] = {"id": key} if fingerprint else {"id": given_id, "line": int(key.split()[-1])}
-        fields = {**name, "where": where, "hash": fingerprint, "error": asdict(failure)}
+        name = key if fingerprint else given_id
+        fields = {"id": name, "line": line, "where": where, "hash": fingerprint, "error": asdict(failure)}
         self._errors.append(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
         self._settle(number, None)
 

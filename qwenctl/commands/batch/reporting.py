@@ -62,6 +62,8 @@ def show_summary(stats: BatchStats, output: OutputSpec, plot: Path | None, *, as
         text_writer(stream)(json.dumps(summary_fields(stats)) + "\n")
     elif not quiet and sys.stderr is not None:
         lines = summary_lines(stats)
+        if stats.first_failure:
+            lines.append(f"failed   {stats.first_failure}")
         if stats.failed and not output.is_standard_output:
             lines.append(f"failed   {sidecar_path(Path(output.path), 'errors')}; --retry-errors tries them again")
         text_writer(sys.stderr)("".join(f"{line}\n" for line in lines))

@@ -113,7 +113,7 @@ class Slot:
             self.answer.sample_next(row), has_capacity=self.n_evaluated < self.size
         )
         self._append_output(deltas)
-        return self._finished(reason) if reason else None
+        return self._finished(reason) if reason or self._stop_place() >= 0 else None
 
     def close(self) -> None:
         """Free the sampler chain."""
@@ -123,10 +123,22 @@ class Slot:
         for delta in deltas:
             self.output[delta.channel].append(delta.text)
 
-    def _finished(self, reason: FinishReason) -> RecordDone:
+    def _stop_place(self) -> int:
+        """The index in the answer at which a stop text begins; -1 if there is none."""
+        stops = self.request.submitted.stop
+        if not stops:
+            return -1
+        answer = "".join(self.output["answer"])
+        self.output["answer"] = [answer]
+        return min((place for stop in stops if (place := answer.find(stop)) >= 0), default=-1)
+
+    def _finished(self, reason: FinishReason | None) -> RecordDone:
         text = self.answer.text
         self._append_output(text.finish())
+        stop = self._stop_place()
         output = {channel: "".join(pieces) for channel, pieces in self.output.items()}
+        if stop >= 0:
+            output, reason = {**output, "answer": output["answer"][:stop], "call": ""}, "stop"
         usage = Usage(
             len(self.request.tokens), self.cached, text.tokens["thinking"], text.tokens["answer"] + text.tokens["call"],
             self.n_evaluated,
@@ -139,7 +151,7 @@ class Slot:
             text=output["answer"],
             thinking=output["thinking"],
             calls=output["call"],
-            reason=reason,
+            reason=reason or "stop",
             usage=usage,
             timings=timings,
             thinking_end=self.answer.stop_conditions.thinking_end,

@@ -104,7 +104,7 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     ),
     (b'{"custom_id": "a"}', 1, "no body"),
     (b'{"custom_id": "a", "body": {}}', 28, "no body.messages"),
-    (body(n=2), 82, "body.n"),
+    (body(n=0), 82, "body.n"),
     (body(stream=True), 87, "body.stream"),
     (body(temprature=1), 91, "did you mean 'temperature'?"),
     (body(response_format={"type": "xml"}), 105, "body.response_format.type"),

@@ -21,7 +21,7 @@ def test_message_parts_keep_order_in_server_request(tmp_path: Path) -> None:
         {"type": "text", "text": "then"}, {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}},
     ]  # fmt: skip
     fields = {"messages": [{"role": "user", "content": parts}]}
-    record = parse_record(fields, json.dumps(fields), 1, GenerationParams(), ())
+    record = parse_record(fields, json.dumps(fields), 1, GenerationParams(), (), lambda: "1")
     content = request_body(record, "", 0)["messages"][0]["content"]
     sent = {"type": "image_url", "image_url": {"url": uri(RED)}}
     assert content == [parts[0], sent, parts[2], parts[3], {"type": "text", "text": ""}]
@@ -39,5 +39,5 @@ def test_message_parts_keep_order_in_server_request(tmp_path: Path) -> None:
 def test_invalid_message_part_is_refused(role: str, part: dict[str, Any], why: str) -> None:
     fields = {"messages": [{"role": role, "content": [part]}]}
     with pytest.raises(BadLine) as caught:
-        parse_record(fields, json.dumps(fields), 1, GenerationParams(), ())
+        parse_record(fields, json.dumps(fields), 1, GenerationParams(), (), lambda: "1")
     assert str(caught.value).startswith(why), str(caught.value)

@@ -1,0 +1,143 @@
+"""The schema of what both formats of a record can ask for: sampling, limits, functions, constraints of the answer.
+
+The names are those of OpenAI's API and of llama.cpp. What asks for nothing is taken; what cannot be done is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from qwenctl.batch.input.message_schema import StrictModel
+from qwenctl.models.sampling import SAMPLING_OPTIONS
+
+SAMPLING_FIELDS = tuple(option.field for option in SAMPLING_OPTIONS.values())
+# How much a model may think for each effort, in tokens; -1: as much as it likes.
+EFFORTS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": -1, "xhigh": -1, "max": -1}
+_MAX_ANSWERS = 128  # as at OpenAI
+
+
+def _ranged(field: str) -> Any:
+    """The limits of a sampling parameter: those of its command-line option, but no negative seed."""
+    option = next(option for option in SAMPLING_OPTIONS.values() if option.field == field)
+    return Field(
+        ge=max(option.minimum, 0) if field == "seed" else option.minimum, le=option.maximum, allow_inf_nan=False
+    )
+
+
+class _Sampled(StrictModel):
+    """The sampling parameters, with llama.cpp's names."""
+
+    temperature: Annotated[float, _ranged("temperature")] | None = None
+    top_k: Annotated[int, _ranged("top_k")] | None = None
+    top_p: Annotated[float, _ranged("top_p")] | None = None
+    min_p: Annotated[float, _ranged("min_p")] | None = None
+    presence_penalty: Annotated[float, _ranged("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, _ranged("frequency_penalty")] | None = None
+    repeat_penalty: Annotated[float, _ranged("repeat_penalty")] | None = None
+    repetition_penalty: Annotated[float, _ranged("repeat_penalty")] | None = None
+    repeat_last_n: Annotated[int, _ranged("repeat_last_n")] | None = None
+    seed: Annotated[int, _ranged("seed")] | None = None
+
+    def sampling(self) -> dict[str, float | int]:
+        """The parameters that the record has, by field name."""
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        if self.repeat_penalty is None:  # vLLM's name for it
+            given["repeat_penalty"] = self.repetition_penalty
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class _Tool(StrictModel):
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
+class _Named(StrictModel):
+    name: Annotated[str, Field(min_length=1)]
+
+
+class _NamedTool(StrictModel):
+    type: Literal["function"]
+    function: _Named
+
+
+class _NamedSchema(StrictModel):
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _Format(StrictModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> _Format:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema without a schema")
+        return self
+
+    def text(self) -> str:
+        """The JSON schema that it stands for; "" for plain text."""
+        if self.json_schema is not None:
+            return json.dumps(self.json_schema.schema_)
+        return '{"type": "object"}' if self.type == "json_object" else ""
+
+
+class _TemplateValues(StrictModel):
+    enable_thinking: bool | None = None
+
+
+_Stop = Annotated[str, Field(min_length=1)]
+
+
+class RequestForm(_Sampled):
+    """What a record can ask for, whatever its format."""
+
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(min_length=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=_MAX_ANSWERS)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    response_format: _Format | None = None
+    tools: Annotated[list[_Tool], Field(min_length=1)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: _TemplateValues | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logit_bias: dict[str, float] | None = None
+    stream: Literal[False] | None = None
+
+    def given_params(self) -> dict[str, Any]:
+        """The parameters that it names, as fields of `GenerationParams`; None for others. Raises ValueError."""
+        if self.logprobs or self.top_logprobs:
+            raise ValueError("logprobs are not supported: the engine does not report them")
+        if self.logit_bias:
+            raise ValueError("logit_bias is not supported")
+        if self.tools and self.parallel_tool_calls is False:
+            raise ValueError("parallel_tool_calls: false is not supported with tools")
+        budget = EFFORTS[self.reasoning_effort] if self.reasoning_effort is not None else None
+        thinks = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs is not None else None
+        most = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return {
+            "think": thinks if thinks is not None else budget != 0 if budget is not None else None,
+            "think_budget": budget or None,
+            "max_tokens": most,
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop) if self.stop else None,
+            "answers": self.n,
+            "json_schema": self.response_format.text() if self.response_format is not None else None,
+            "tools": self._chosen_tools(),
+        }
+
+    def _chosen_tools(self) -> tuple[dict[str, Any], ...] | None:
+        if self.tool_choice == "none":
+            return ()
+        if self.tool_choice not in (None, "auto"):
+            if not self.tools:
+                raise ValueError("tool_choice names a function, but there are no tools")
+            raise ValueError("only tool_choice auto and none are supported: no grammar forces a call")
+        return tuple(tool.model_dump() for tool in self.tools) if self.tools is not None else None

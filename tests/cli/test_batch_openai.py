@@ -1,0 +1,37 @@
+"""`qwenctl batch` with records as OpenAI's batch API has them: each is answered as it asks, or fails with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.batching import OPTIONS, batch, read_lines
+from tests.support.paths import DATA
+
+
+def test_openai_records_are_answered_as_they_ask(toy_gguf: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    more: list[dict[str, Any]] = [
+        {"id": "zero", "prompt": "Spell cow.", "max_tokens": 0, "mine": [1]},
+        {"id": "no", "prompt": "Spell cow.", "reasoning_effort": "none", "stop": ["W", "-O"]},
+    ]
+    openai = (DATA / "batch" / "openai.jsonl").read_text()
+    source.write_text(openai + "".join(json.dumps(one) + "\n" for one in more))
+    done = batch(source, "-o", tmp_path / "out.jsonl", "-m", toy_gguf, *OPTIONS, "--no-think")
+    assert done.returncode == 3, done.stderr.decode()
+    answers = {one["id"]: one for one in read_lines(tmp_path / "out.jsonl")}
+    failed = [one["id"] for one in read_lines(tmp_path / "out.errors.jsonl")]
+    assert failed == ["tc", "lp", "seedneg", "emb", "comp", "resp", "null", "b64"]
+    usual = answers.pop("plain")
+    assert usual["answer"] == "C-O-W."
+    assert (answers["stop"]["answer"], answers["stop"]["finish_reason"]) == ("C", "stop")
+    assert (answers["no"]["answer"], answers["no"]["finish_reason"]) == ("C", "stop")
+    assert answers["stop"]["usage"]["completion_tokens"] < usual["usage"]["completion_tokens"]
+    assert [one["answer"] for one in answers["n2"]["choices"]] == [usual["answer"]] * 2
+    assert (answers["zero"]["answer"], answers["zero"]["mine"]) == ("", [1])
+    assert answers["zero"]["finish_reason"] == "length"
+    assert answers["zero"]["usage"]["completion_tokens"] == 0
+    for same in ("stopnull", "lb", "ptc", "streamF", "svc", "user_name"):
+        assert answers[same]["answer"] == usual["answer"]
+    assert f"failed   'tc', {source}:5:1: tool_choice names a function" in done.stderr.decode()

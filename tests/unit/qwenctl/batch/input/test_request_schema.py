@@ -1,0 +1,186 @@
+"""What a record can ask for: what asks for nothing is taken, what is given but empty or cannot be done fails alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from qwenctl.batch.backends.openai_format import request_body
+from qwenctl.batch.input.readers import InputFormat, read_items
+from qwenctl.batch.input.request_schema import EFFORTS, RequestForm
+from qwenctl.batch.records import GenerationParams, InvalidRecord, Record, record_fingerprint
+from qwenctl.protocol.messages import Message
+from tests.support.paths import DATA
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+def read(data: bytes, **params: Any) -> list[Record | InvalidRecord]:
+    return list(read_items(io.BytesIO(data), "in", InputFormat("jsonl", GenerationParams(**params))))
+
+
+def read_one(fields: dict[str, Any]) -> Record | InvalidRecord:
+    [found] = read(json.dumps(fields).encode())
+    return found
+
+
+def valid(fields: dict[str, Any]) -> Record:
+    found = read_one(fields)
+    assert isinstance(found, Record), found
+    return found
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "x"}], **fields}}
+
+
+def reasons(name: str) -> dict[str | None, str]:
+    """Why records of a file of test data fail, by id; "" for those that do not."""
+    found = read((DATA / "batch" / name).read_bytes())
+    return {one.key: "" if isinstance(one, Record) else one.reason for one in found if isinstance(one, Record)} | {
+        one.id: one.reason for one in found if isinstance(one, InvalidRecord)
+    }
+
+
+def test_openai_records_that_ask_for_nothing_are_taken() -> None:
+    assert reasons("minimal.jsonl") == {"history": "", "nulls": ""}
+    failed = {name: reason for name, reason in reasons("openai.jsonl").items() if reason}
+    assert failed.keys() == {"tc", "lp", "seedneg", "emb", "comp", "resp", "null", "b64"}
+    assert failed["null"] == "the prompt is empty"
+    assert failed["lp"].startswith("logprobs are not supported")
+    assert failed["tc"] == "tool_choice names a function, but there are no tools"
+
+
+def test_record_with_both_id_and_custom_id_is_taken() -> None:
+    assert reasons("id-and-custom-id.jsonl") == {"a": ""}
+    record = valid({"id": "mine", **body()})
+    assert (record.key, record.passthrough) == ("a", {"record": {"id": "mine"}})
+    assert valid({**body(), "custom_id": None, "id": 7}).key == "7"
+
+
+def test_empty_prompts_and_constraints_fail_one_by_one() -> None:
+    found = reasons("empty.jsonl")
+    assert {name: found[name] for name in "abcd"} == dict.fromkeys("abc", "the prompt is empty") | {"d": ""}
+    assert found["e"] == "json_schema is empty: leave it out, or use null"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"grammar": ""}, {"grammar": " \n"}, {"json_schema": " "}, {"stop": ""}, {"stop": []}, {"stop": ["a", ""]},
+        {"tools": []}, {"response_format": {}}, {"response_format": {"type": "json_schema"}},
+    ],
+)  # fmt: skip
+def test_constraint_that_is_given_but_empty_is_an_error(given: dict[str, Any]) -> None:
+    assert isinstance(read_one({"prompt": "x", **given}), InvalidRecord)
+    if not given.keys() & {"grammar", "json_schema"}:
+        assert isinstance(read_one(body(**given)), InvalidRecord)
+    assert isinstance(read_one({"prompt": "x", **dict.fromkeys(given)}), Record)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"stop": None}, {"logit_bias": {}}, {"logit_bias": None}, {"parallel_tool_calls": True}, {"stream": False},
+        {"service_tier": "auto"}, {"n": 1}, {"user": "u"}, {"store": False}, {"metadata": {"a": "b"}},
+        {"logprobs": False}, {"top_logprobs": 0}, {"tool_choice": "auto"}, {"modalities": ["text"]},
+        {"stream_options": None}, {"audio": None}, {"functions": []}, {"web_search_options": {}}, {"prediction": None},
+        {"verbosity": "medium"}, {"parallel_tool_calls": False}, {"response_format": {"type": "text"}},
+    ],
+)  # fmt: skip
+def test_field_that_asks_for_nothing_changes_nothing(idle: dict[str, Any]) -> None:
+    assert valid(body(**idle)) == valid(body())
+
+
+def test_messages_as_openai_returns_them_are_taken() -> None:
+    answer = {"role": "assistant", "content": "C", "refusal": None, "annotations": [], "audio": None}
+    refused = {"role": "assistant", "content": None, "refusal": "No.", "function_call": None, "tool_calls": None}
+    record = valid(body(messages=[answer, refused, {"role": "user", "content": "x"}]))
+    assert record.messages == (Message("assistant", "C"), Message("assistant", "No."), Message("user", "x"))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": " \n"}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text", "text": ""}]}],
+        [{"role": "system", "content": "s"}, {"role": "user", "content": None}],
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": ""}],
+        [{"role": "assistant", "content": None}],
+    ],
+)
+def test_conversation_that_ends_in_nothing_is_an_error(messages: list[dict[str, Any]]) -> None:
+    for fields in ({"messages": messages}, body(messages=messages)):
+        bad = read_one(fields)
+        assert isinstance(bad, InvalidRecord)
+        assert bad.reason == "the prompt is empty"
+
+
+def test_prompt_of_nothing_but_a_picture_or_a_result_is_taken() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "a.png"}}
+    call = {"function": {"name": "f", "arguments": {}}}
+    valid({"messages": [{"role": "user", "content": [picture]}]})
+    valid({"messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": ""}]})
+
+
+def test_fields_of_the_user_are_kept_with_the_answer() -> None:
+    record = valid({"id": "a", "prompt": "x", "category": "c", "source": {"n": [1]}, "answer": "42", "record": 3})
+    assert record.passthrough == {"category": "c", "source": {"n": [1]}, "record": {"answer": "42", "record": 3}}
+    assert valid({**body(), "split": "test"}).passthrough == {"split": "test"}
+
+
+@pytest.mark.parametrize("wrong", ["max_token", "temprature", "json_shema", "reasoning_efort"])
+def test_misspelled_field_is_an_error_and_no_field_of_the_user(wrong: str) -> None:
+    bad = read_one({"prompt": "x", wrong: 1})
+    assert isinstance(bad, InvalidRecord)
+    assert bad.reason.startswith(f"unknown key {wrong!r}: did you mean ")
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_reasoning_effort_limits_the_thinking(effort: str) -> None:
+    params = valid(body(reasoning_effort=effort)).params
+    assert params.think == (EFFORTS[effort] != 0)
+    assert params.think_budget == (EFFORTS[effort] or -1)
+    kwargs = {"chat_template_kwargs": {"enable_thinking": False}}
+    assert not valid(body(reasoning_effort="high", **kwargs)).params.think
+
+
+def test_stop_and_n_are_taken_in_both_formats_and_sent_to_servers() -> None:
+    for record in (valid(body(stop="a", n=3)), valid({"id": "a", "prompt": "x", "stop": ["a"], "n": 3})):
+        assert (record.params.stop, record.params.answers) == (("a",), 3)
+        assert request_body(record, "m", 0)["stop"] == ["a"]
+    assert valid(body(tools=TOOLS, tool_choice="none")).params.tools == ()
+    assert valid(body(repetition_penalty=1.05)).params.sampling == {"repeat_penalty": 1.05}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tools": TOOLS, "tool_choice": "required"}, "no grammar forces a call"),
+        ({"tools": TOOLS, "tool_choice": NAMED}, "no grammar forces a call"),
+        ({"logprobs": True, "top_logprobs": 2}, "the engine does not report them"),
+        ({"logit_bias": {"1": 5}}, "logit_bias is not supported"),
+        ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls: false"),
+        ({"frobnicate": 1}, "unknown key 'body.frobnicate'"),
+    ],
+)
+def test_field_that_cannot_be_obeyed_fails_its_record_with_the_reason(given: dict[str, Any], words: str) -> None:
+    bad = read_one(body(**given))
+    assert isinstance(bad, InvalidRecord)
+    assert words in bad.reason
+    assert bad.id == "a"
+
+
+def test_fingerprint_of_a_record_is_that_of_earlier_releases_unless_it_asks_for_more() -> None:
+    usual = valid({"id": "a", "prompt": "x"})
+    assert record_fingerprint(usual, 0, {"model": "m"}) == "1b464e77adf7c7b9295d4e179cf26e20"
+    assert (
+        record_fingerprint(valid({"id": "a", "prompt": "x", "n": 2}), 0, {"model": "m"})
+        != "1b464e77adf7c7b9295d4e179cf26e20"
+    )
+    assert RequestForm().given_params()["answers"] is None
