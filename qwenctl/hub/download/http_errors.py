@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx2
 from huggingface_hub import constants
@@ -56,7 +56,9 @@ def translate_http_errors(repository: str, revision: str = "main") -> Iterator[N
     except httpx2.TransportError as error:
         raise RetryableError(_transport_reason(error)) from error
     except httpx2.TooManyRedirects as error:
-        raise QwenctlError(f"{hub_host()} redirects in a loop", _endpoint_hint(), ExitCode.NETWORK) from error
+        raise QwenctlError(f"{hub_host()} redirects in a loop", endpoint_hint(), ExitCode.NETWORK) from error
+    except httpx2.InvalidURL as error:
+        raise QwenctlError(f"{hub_host()} redirects to what is no URL", endpoint_hint(), ExitCode.NETWORK) from error
     except OfflineModeIsEnabled as error:
         raise QwenctlError(
             "HF_HUB_OFFLINE is set, and this command needs the Hub", "unset HF_HUB_OFFLINE", ExitCode.NETWORK
@@ -98,7 +100,7 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return QwenctlError(
-            f"a file of {repository} no longer exists on {hub_host()}", _endpoint_hint(), ExitCode.NO_INPUT
+            f"a file of {repository} no longer exists on {hub_host()}", endpoint_hint(), ExitCode.NO_INPUT
         )
     # With a token, 401 means that the token is bad; without one, that the repository is private or does not exist.
     if status == 401 and "Authorization" in error.response.request.headers:
@@ -114,7 +116,7 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
             f"{hub_host()} does not allow access to {repository} (403)", "hf auth login", ExitCode.NO_PERMISSION
         )
     return QwenctlError(
-        f"{hub_host()} answered {status} {error.response.reason_phrase}", _endpoint_hint(), ExitCode.NETWORK
+        f"{hub_host()} answered {status} {error.response.reason_phrase}", endpoint_hint(), ExitCode.NETWORK
     )
 
 
@@ -158,9 +160,10 @@ class Unreachable(QwenctlError):
 
 def _retry_after_seconds(response: httpx2.Response) -> float | None:
     """Seconds from the Retry-After header or until the rate limit resets; None if the server asks for nothing."""
-    limit = parse_ratelimit_headers(response.headers)
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
+    with suppress(ArithmeticError, ValueError):  # numbers of thousands of digits
+        limit = parse_ratelimit_headers(response.headers)
+        if limit is not None and limit.remaining == 0:
+            return float(limit.reset_in_seconds)
     return retry_after_seconds(response.headers)
 
 
@@ -170,5 +173,6 @@ def _token_source() -> str:
     return variable or constants.HF_TOKEN_PATH
 
 
-def _endpoint_hint() -> str:
+def endpoint_hint() -> str:
+    """What to do about a server that does not behave as a Hub."""
     return "unset HF_ENDPOINT" if "HF_ENDPOINT" in os.environ else "try again later"

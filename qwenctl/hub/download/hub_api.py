@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 from httpx2 import Response
 from huggingface_hub import HfApi, constants, get_session, hf_raise_for_status
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.hf_api import ModelInfo, RepoFile
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not marked so
 
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.download.http_errors import RetryableError, not_a_hub_error, translate_http_errors
+from qwenctl.hub.download.hub_reply import check_reply, describe_model, parse_file
 from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import MAX_FILES, Listing, RemoteFile, check_paths
 
@@ -51,17 +52,15 @@ def _request_listing(repository: str, revision: str) -> Listing:
     """Request description and file tree, without retries. Raises RetryableError or QwenctlError."""
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # failures are reported by our own errors
     api = HfApi(library_name="qwenctl", library_version=__version__)
-    try:
+    with check_reply(repository):
         with translate_http_errors(repository, revision):
             info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             commit = str(info.sha)
             if not re.fullmatch("[0-9a-f]{40}", commit):
                 raise not_a_hub_error()
             files = tuple(_iter_files(api, repository, commit))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or unexpected JSON
-        raise not_a_hub_error() from error
-    check_paths(repository, files)
-    return _build_listing(repository, revision, commit, files, info)
+        check_paths(repository, files)
+        return Listing(repository, revision, commit, files, **describe_model(info))
 
 
 def _iter_files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile]:
@@ -71,31 +70,13 @@ def _iter_files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile
         if number >= MAX_FILES:
             raise QwenctlError(f"{repository} lists more than {MAX_FILES:,} files", "", ExitCode.BAD_DATA)
         if isinstance(entry, RepoFile):
-            yield RemoteFile(
-                str(entry.path), int(entry.size), str(entry.blob_id), entry.lfs.sha256 if entry.lfs else ""
-            )
-
-
-def _build_listing(
-    repository: str, revision: str, commit: str, files: tuple[RemoteFile, ...], info: ModelInfo
-) -> Listing:
-    """Build the listing from the Hub's answer; missing values become empty ones."""
-    gguf = info.gguf if isinstance(info.gguf, dict) else {}
-    card = vars(info.card_data) if info.card_data else {}
-    weights = gguf.get("total") or (info.safetensors.total if info.safetensors else 0)
-    return Listing(
-        repository, revision, commit, files,
-        license=str(card.get("license") or ""),
-        architecture=str(gguf.get("architecture") or ""),
-        parameters=int(weights or 0),
-        context_length=int(gguf.get("context_length") or 0),
-    )  # fmt: skip
+            yield parse_file(entry)
 
 
 def resolve_url(listing: Listing, file: RemoteFile) -> DownloadUrl:
     """Ask the Hub where to download `file`. Raises RetryableError, and QwenctlError if its hash or size is wrong."""
     url = hf_hub_url(listing.repository, file.path, revision=listing.commit)
-    with translate_http_errors(listing.repository, listing.revision):
+    with check_reply(listing.repository), translate_http_errors(listing.repository, listing.revision):
         metadata = get_hf_file_metadata(url, library_name="qwenctl", library_version=__version__)
     if metadata.commit_hash is None:
         raise not_a_hub_error()
@@ -105,7 +86,8 @@ def resolve_url(listing: Listing, file: RemoteFile) -> DownloadUrl:
             "run again; if this repeats, the mirror in HF_ENDPOINT is not up to date",
             ExitCode.BAD_DATA,
         )
-    return DownloadUrl(file, metadata.location, _url_origin(metadata.location) == _url_origin(constants.ENDPOINT))
+    with check_reply(listing.repository):  # a location that is no URL
+        return DownloadUrl(file, metadata.location, _url_origin(metadata.location) == _url_origin(constants.ENDPOINT))
 
 
 def _url_origin(url: str) -> tuple[str, str]:
@@ -153,7 +135,8 @@ def read_range(source: DownloadUrl, start: int, end: int) -> bytes:
 
 def _raise_for_status(response: Response) -> None:
     """Raise the error for a response with an error status; reads a short body first, for its message."""
-    if int(response.headers.get("Content-Length") or 0) < _MAX_ERROR_BODY_BYTES:
+    length = response.headers.get("Content-Length") or "0"
+    if re.fullmatch("[0-9]{1,9}", length) and int(length) < _MAX_ERROR_BODY_BYTES:
         response.read()
     if response.status_code == 416:
         raise RetryableError("416 Range Not Satisfiable")

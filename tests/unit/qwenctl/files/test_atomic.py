@@ -27,14 +27,14 @@ def test_only_own_files_whose_process_is_gone_are_deleted(tmp_path: Path) -> Non
     gone = NO_PROCESS
     older = tmp_path / f"a.{gone}.part"  # as older versions named it
     older.touch()
-    kept = [
+    others = [
         f"other.gguf.{gone}.part",  # an unfinished split of a conversion is named so
         f"a.pid{os.getppid()}.part",
         "a.part",
         "a.pidx.part",
         f"a.pid{gone}.part.txt",
     ]
-    for name in kept:
+    for name in others:
         (tmp_path / name).touch()
     (tmp_path / f"folder.pid{gone}.part").mkdir()
     (tmp_path / f"link.pid{gone}.part").symlink_to("a.part")
@@ -44,7 +44,7 @@ def test_only_own_files_whose_process_is_gone_are_deleted(tmp_path: Path) -> Non
         assert locked.exists()
     assert not older.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["a", *kept, f"folder.pid{gone}.part", f"link.pid{gone}.part", locked.name]
+        ["a", *others, f"folder.pid{gone}.part", f"link.pid{gone}.part", locked.name]
     )
 
 

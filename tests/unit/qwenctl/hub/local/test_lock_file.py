@@ -36,7 +36,7 @@ def test_threads_that_write_at_once_lose_no_entry(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=50))
-def test_file_that_is_no_lock_file_is_kept_under_another_name(
+def test_file_that_is_no_lock_file_stays_under_another_name(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("lock")
