@@ -7,6 +7,7 @@ files will lie.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from qwenctl.errors import ExitCode, QwenctlError
@@ -52,7 +53,7 @@ def prefixes_folder() -> Path:
 
 def nearest_existing(folder: Path) -> Path:
     """`folder` itself or its nearest parent that exists, as an absolute path."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
 
 
 def make_private(folder: Path) -> Path:

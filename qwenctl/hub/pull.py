@@ -6,6 +6,8 @@ messages go through `PullEvents`; the terminal is not known here.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +88,17 @@ def check_disk_space(plan: PullPlan, cleanable: int) -> None:
         )
 
 
+def check_writable(root: Path) -> None:
+    """Raise QwenctlError if the folder `root` cannot exist or be written, whatever the free disk space."""
+    existing = nearest_existing(root)
+    if not existing.is_dir():
+        raise cannot_write_error(root, NotADirectoryError(errno.ENOTDIR, f"{existing} is a file"))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise cannot_write_error(root, PermissionError(errno.EACCES, f"no permission to write to {existing}"))
+    if not shutil.disk_usage(existing).total:  # /proc and the like
+        raise cannot_write_error(root, OSError(errno.EROFS, f"nothing can be stored in {existing}"))
+
+
 @dataclass(frozen=True)
 class PullEvents:
     """Callbacks: `report` for progress, `notify` for status lines, `warn` for problems that are being fixed."""
@@ -141,11 +154,11 @@ def pull_files(
             cache.publish(listing, files)
             return plan
     except OSError as error:
-        raise cannot_write_error(cache, error) from error
+        raise cannot_write_error(cache.root, error) from error
 
 
-def cannot_write_error(cache: RepoCache, error: OSError) -> QwenctlError:
-    """The error for a cache that cannot be written."""
+def cannot_write_error(root: Path, error: OSError) -> QwenctlError:
+    """The error for a cache folder that cannot be written."""
     reason = (error.strerror or str(error)).lower()
     hint = "`--to DIR` or HF_HUB_CACHE=...; reading still works"
-    return QwenctlError(f"cannot write to {cache.root} ({reason})", hint, ExitCode.CANNOT_CREATE)
+    return QwenctlError(f"cannot write to {root} ({reason})", hint, ExitCode.CANNOT_CREATE)

@@ -65,6 +65,20 @@ def test_unknown_revision_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     assert (line, hint, code) == (f"no revision 'v9' in {REPO}", f"qwenctl ls {REPO}", 66)
 
 
+def test_unknown_revision_on_a_mirror_that_does_not_say_so_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    hub.break_with(Fault("status", times=1, on="api", status=404))
+    line, hint, code = refusal(hub, tmp_path, MODEL, "--revision", "0" * 40)
+    assert (line, hint, code) == (f"no revision '{'0' * 40}' in {REPO}", f"qwenctl ls {REPO}", 66)
+
+
+def test_folder_that_cannot_exist_is_not_taken_for_a_full_disk(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in (MODEL, REPO):
+        line, hint, code = refusal(hub, tmp_path, name, "--to", str(tmp_path / "file" / "folder"))
+        assert (line, code) == (f"cannot write to {tmp_path}/file/folder (not a directory)", 73)
+        assert "--to DIR" in hint
+
+
 def test_malformed_revision_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     line, _, code = refusal(hub, tmp_path, MODEL, "--revision", "../../etc")
     assert (line, code) == ("'../../etc' is not the name of a branch, a tag or a commit", 2)

@@ -20,7 +20,7 @@ from qwenctl.commands.options.common import ask
 from qwenctl.commands.options.shell_completion import complete_published, complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, print_status
-from qwenctl.errors import QwenctlError, command_line, quote
+from qwenctl.errors import ExitCode, QwenctlError, command_line, quote
 from qwenctl.terminal.streams import is_terminal, warn
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def _target(
     model_name: ModelName, request: PullRequest, revision: str, folder: Path, job: QuantizeJob, pull: PullOptions
 ) -> ResolvedTarget | None:
     """What to pull; None if the user at the terminal declines."""
+    from qwenctl.hub.pull import check_writable
     from qwenctl.hub.select.target import resolve_target, select_quant
     from qwenctl.views.pull import pull_progress
 
@@ -161,7 +162,12 @@ def _target(
         if not target.needs_choice:
             return target
         found = survey_repository(target.listing, pull, job, folder, shown.notify)
-    label = _choose_quant(target, found, job)
+    try:
+        label = _choose_quant(target, found, job)
+    except QwenctlError as error:
+        if error.code == ExitCode.IO:  # no disk space: perhaps because there cannot be such a folder
+            check_writable(folder)
+        raise
     return select_quant(target, label, request) if label else None
 
 

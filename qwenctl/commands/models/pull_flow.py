@@ -115,11 +115,13 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
 def show_local(model_name: ModelName, job: QuantizeJob) -> None:
     """Print the path of a local model. No network is used. Raises QwenctlError if there is none."""
     from qwenctl.hub.local.installed import find_installed_models
-    from qwenctl.hub.local.resolve_model import filter_by_name
+    from qwenctl.hub.local.resolve_model import filter_by_name, wrong_revision_error
     from qwenctl.views.models import model_fields
 
     models = find_installed_models()
     found = [model for model in filter_by_name(model_name, models) if not model.missing_parts]
+    if not found and (error := wrong_revision_error(model_name, models)) is not None:
+        raise error
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         hint = f"available: {names}" if names else "pull it without --offline"

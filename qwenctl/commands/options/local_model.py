@@ -28,7 +28,7 @@ def find_installed(text: str, *, or_file: bool = False) -> list[InstalledModel]:
     With `or_file`, any GGUF file of a Qwen3.5 model counts, even if it was neither pulled nor made by this program.
     """
     from qwenctl.hub.local.installed import find_installed_models, model_at
-    from qwenctl.hub.local.resolve_model import expand_path, find_matches
+    from qwenctl.hub.local.resolve_model import expand_path, find_matches, wrong_revision_error
 
     models = find_installed_models()
     if not text:
@@ -42,6 +42,8 @@ def find_installed(text: str, *, or_file: bool = False) -> list[InstalledModel]:
         what = "was neither pulled nor made here" if model else "is not a Qwen3.5 model"
         hint = "remove it yourself" if model else "GGUF files of Qwen3.5 models, or names from `qwenctl ls`"
         raise QwenctlError(f"{text} {what}", hint, ExitCode.NO_INPUT)
+    if not found and (error := wrong_revision_error(text, models)) is not None:
+        raise error
     if not found:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         hint = f"available: {names}" if names else "no local models: `qwenctl pull NAME` downloads one"

@@ -25,7 +25,7 @@ from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-d
 
 from qwenctl.errors import ExitCode, QwenctlError, command_line
 from qwenctl.http_retry import retry_after_seconds
-from qwenctl.hub.repository.catalog import nearest_repository
+from qwenctl.hub.repository.catalog import find_family, nearest_repository
 
 # Timeout, too early, too many requests, and server errors that are usually temporary.
 _RETRYABLE_STATUSES = (408, 425, 429, 500, 502, 503, 504)
@@ -95,9 +95,7 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
     if isinstance(error, GatedRepoError):
         return gated_error(repository)
     if isinstance(error, RevisionNotFoundError):
-        return QwenctlError(
-            f"no revision '{revision}' in {repository}", command_line("ls", repository), ExitCode.NO_INPUT
-        )
+        return revision_error(repository, revision)
     if isinstance(error, RemoteEntryNotFoundError):
         return QwenctlError(
             f"a file of {repository} no longer exists on {hub_host()}", endpoint_hint(), ExitCode.NO_INPUT
@@ -120,10 +118,17 @@ def _translate_status_error(error: HfHubHTTPError, repository: str, revision: st
     )
 
 
+def revision_error(repository: str, revision: str) -> QwenctlError:
+    """The error for a branch, tag or commit that a repository does not have."""
+    return QwenctlError(f"no revision '{revision}' in {repository}", command_line("ls", repository), ExitCode.NO_INPUT)
+
+
 def not_found_error(repository: str) -> QwenctlError:
     """The error for a repository that does not exist or is not visible."""
     near = nearest_repository(repository)
     hint = f"did you mean {near}? Private repos need a token" if near else "check the name; private repos need a token"
+    if near and find_family(repository) is not None:
+        hint = f"the same model is in {near}; private repos need a token"
     return QwenctlError(f"repo '{repository}' not found on {hub_host()}", hint, ExitCode.NO_INPUT)
 
 

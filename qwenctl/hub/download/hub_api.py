@@ -22,7 +22,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.download.http_errors import RetryableError, not_a_hub_error, translate_http_errors
+from qwenctl.hub.download.http_errors import RetryableError, not_a_hub_error, revision_error, translate_http_errors
 from qwenctl.hub.download.hub_reply import check_reply, describe_model, parse_file
 from qwenctl.hub.download.retry import make_retry_policy
 from qwenctl.hub.repository.listing import MAX_FILES, Listing, RemoteFile, check_paths
@@ -53,7 +53,7 @@ def _request_listing(repository: str, revision: str) -> Listing:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # failures are reported by our own errors
     api = HfApi(library_name="qwenctl", library_version=__version__)
     with check_reply(repository):
-        with translate_http_errors(repository, revision):
+        with _blame_revision(api, repository, revision), translate_http_errors(repository, revision):
             info = api.model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             commit = str(info.sha)
             if not re.fullmatch("[0-9a-f]{40}", commit):
@@ -61,6 +61,22 @@ def _request_listing(repository: str, revision: str) -> Listing:
             files = tuple(_iter_files(api, repository, commit))
         check_paths(repository, files)
         return Listing(repository, revision, commit, files, **describe_model(info))
+
+
+@contextmanager
+def _blame_revision(api: HfApi, repository: str, revision: str) -> Iterator[None]:
+    """Inside, "not found" is about the revision if the repository itself is there: some mirrors do not say which."""
+    try:
+        yield
+    except QwenctlError as error:
+        if error.code != ExitCode.NO_INPUT or revision == "main":
+            raise
+        try:
+            with translate_http_errors(repository):
+                api.model_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except (QwenctlError, RetryableError):
+            raise error from None
+        raise revision_error(repository, revision) from error
 
 
 def _iter_files(api: HfApi, repository: str, commit: str) -> Iterator[RemoteFile]:

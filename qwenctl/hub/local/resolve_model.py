@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenctl.errors import ExitCode, QwenctlError, command_line, quote
+from qwenctl.hub.repository.catalog import find_family, is_same_generation
 from qwenctl.hub.repository.model_name import ModelName, is_link, parse_name, quant_key
 
 if TYPE_CHECKING:
@@ -83,6 +85,17 @@ def find_matches(text: str, models: Sequence[InstalledModel]) -> list[InstalledM
     ]
 
 
+def wrong_revision_error(asked: str | ModelName, models: Sequence[InstalledModel]) -> QwenctlError | None:
+    """The error for a name whose model is here, but not at the revision in the name; None if that is not so."""
+    name = _parse(asked) if isinstance(asked, str) else asked
+    others = filter_by_name(replace(name, revision=""), models) if name is not None and name.revision else []
+    if name is None or not others:
+        return None
+    names = ", ".join(dict.fromkeys(model.qualified_name for model in others))
+    message = f"{others[0].name} is not here at revision {name.revision}"
+    return QwenctlError(message, f"available: {names}", ExitCode.NO_INPUT)
+
+
 def filter_by_name(name: ModelName, models: Sequence[InstalledModel]) -> list[InstalledModel]:
     """The models that `name` can refer to."""
     return [model for model in models if _matches(name, model)]
@@ -98,8 +111,6 @@ def _parse(text: str) -> ModelName | None:
 
 def _matches(name: ModelName, model: InstalledModel) -> bool:
     """Whether a model has the quantization, revision, file and repository (or family) in `name`, where given."""
-    from qwenctl.hub.repository.catalog import find_family
-
     if name.quant and quant_key(name.quant) != quant_key(model.quant):
         return False
     if name.revision and not _is_at_revision(model, name.revision):
@@ -133,7 +144,10 @@ def _not_installed_error(
     if matches:
         parts = f"{matches[0].missing_parts} of its parts"
         return QwenctlError(f"{text} lacks {parts}", command_line("pull", matches[0].name), ExitCode.NO_INPUT)
-    near = [name for name in difflib.get_close_matches(text, [model.name for model in models], n=1) if name != text]
+    if (error := wrong_revision_error(text, models)) is not None:
+        return error
+    names = [model.name for model in models if is_same_generation(text, model.name)]
+    near = [name for name in difflib.get_close_matches(text, names, n=1) if name.casefold() != text.casefold()]
     pull = command_line("pull", text)
     hint = f"`{pull}`, or use `-m {quote(near[0])}`" if near else pull
     return QwenctlError(f"{text} is not on this machine", hint, ExitCode.NO_INPUT)

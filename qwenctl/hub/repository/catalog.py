@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+_VERSION = re.compile(r"qwen[-_.]?(\d+(?:\.\d+)?)(?![\d.]*b)")
+
 
 @dataclass(frozen=True)
 class ModelFamily:
@@ -47,10 +49,26 @@ def find_family(name: str) -> ModelFamily | None:
 
 
 def nearest_repository(name: str) -> str:
-    """The repository or short name that `name` probably means; "" if none is similar enough."""
+    """The repository or short name that `name` probably means; "" if none is similar enough.
+
+    Never `name` itself, nor another generation of models: Qwen3.5 is no misspelling of Qwen3.6.
+    """
+    family = find_family(name)
+    if family is not None:  # nothing is misspelled: the same model elsewhere
+        return next((other for other in family.repositories if other.lower() != name.lower()), "")
     known = [*load_families(), *(name for family in load_families().values() for name in family.repositories)]
-    near = min(known, key=lambda candidate: _distance(name, candidate))
-    return near if _distance(name, near) <= max(2, len(name) // 4) else ""
+    near = min(
+        (candidate for candidate in known if is_same_generation(name, candidate)),
+        key=lambda candidate: _distance(name, candidate),
+        default="",
+    )
+    return near if near and _distance(name, near) <= max(2, len(name) // 4) else ""
+
+
+def is_same_generation(name: str, other: str) -> bool:
+    """Whether two names may be of one generation of models: they have the same version, or one has none."""
+    versions = [_VERSION.search(text.lower()) for text in (name, other)]
+    return len({found[1].replace(".", "") for found in versions if found}) < 2
 
 
 def _distance(name: str, known: str) -> int:

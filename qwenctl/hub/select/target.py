@@ -50,19 +50,26 @@ class ResolvedTarget:
 def resolve_target(name: ModelName, request: PullRequest, describe: Callable[[str], Listing]) -> ResolvedTarget:
     """Resolve a name; `describe` fetches the listing of a repository.
 
-    The repositories of a short name are tried in order until one has what is requested. Raises QwenctlError; if none
-    has it, the error of the first.
+    The repositories of a short name are tried in order until one has what is requested; if all of them are gone, the
+    checkpoints to quantize. Raises QwenctlError; if none has it, the error of the first.
     """
     request = replace(request, source=request.source or quant_key(name.quant) == CHECKPOINT)
-    first_error: QwenctlError | None = None
-    for repository in _candidate_repositories(name, request):
+    errors: list[QwenctlError] = []
+    listings: list[Listing] = []
+    preferred = _candidate_repositories(name, request)
+    fallbacks = [] if name.repository or name.family is None else [name.family.source, name.family.fp8]
+    for repository in dict.fromkeys([*preferred, *filter(None, fallbacks)]):
+        if repository not in preferred and listings:  # a repository is there, but lacks what is requested
+            break
         try:
-            return _resolve(describe(repository), name.quant, request, name.file)
+            listings.append(describe(repository))
+            return _resolve(listings[-1], name.quant, request, name.file)
         except QwenctlError as error:
-            if error.code != ExitCode.NO_INPUT:  # only "not found" is a reason to try the next repository
+            # Only what this repository lacks, or does not show to this user, is a reason to try the next one.
+            if error.code not in (ExitCode.NO_INPUT, ExitCode.NO_PERMISSION):
                 raise
-            first_error = first_error or error
-    raise first_error or AssertionError("a name without repositories")
+            errors.append(error)
+    raise errors[0] if errors else AssertionError("a name without repositories")
 
 
 def select_quant(target: ResolvedTarget, label: str, request: PullRequest) -> ResolvedTarget:

@@ -9,6 +9,7 @@ import pytest
 
 from qwenctl.commands.options.local_model import find_installed, find_one_installed
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.hub.local.installed import InstalledModel
 from qwenctl.hub.local.resolve_model import resolve_model_path
 from tests.support.cached_models import COMMIT, REPOSITORY, cached_model
 
@@ -44,6 +45,29 @@ def test_name_repository_or_file_finds_its_models(text: str, count: int) -> None
 
 def test_commit_chooses_one_of_two_models_of_the_same_name() -> None:
     assert names(f"{REPOSITORY}@{'d' * 12}:Q8_0") == [f"{REPOSITORY}@{'d' * 12}:Q8_0"]
+
+
+def test_unknown_revision_is_refused_as_such() -> None:
+    name = f"{REPOSITORY}@{'e' * 12}:Q4_K_M"
+    for find in (find_installed, resolve_model_path):
+        with pytest.raises(QwenctlError, match=f"{REPOSITORY}:Q4_K_M is not here at revision {'e' * 12}") as caught:
+            find(name)
+        assert caught.value.hint == f"available: {REPOSITORY}@{'c' * 12}:Q4_K_M"
+
+
+def test_other_generation_of_models_is_not_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = InstalledModel("Qwen/Qwen3.5-27B-GGUF", "Q8_0", "c" * 40, (Path("/x.gguf"),), None)
+    monkeypatch.setattr("qwenctl.hub.local.installed.find_installed_models", lambda: [older])
+    for name, hint in (
+        ("Qwen/Qwen3.6-27B-GGUF:Q8_0", "qwenctl pull Qwen/Qwen3.6-27B-GGUF:Q8_0"),
+        (
+            "Qwen/Qwen3.5-27-GGUF:Q8_0",
+            "`qwenctl pull Qwen/Qwen3.5-27-GGUF:Q8_0`, or use `-m Qwen/Qwen3.5-27B-GGUF:Q8_0`",
+        ),
+    ):
+        with pytest.raises(QwenctlError) as caught:
+            resolve_model_path(name)
+        assert caught.value.hint == hint
 
 
 def test_unknown_name_is_refused_with_what_is_here() -> None:

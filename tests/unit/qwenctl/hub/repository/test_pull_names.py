@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies
 
 from quantize.recipe.recipes import RECIPES
-from qwenctl.errors import QwenctlError
-from qwenctl.hub.repository.catalog import load_families, nearest_repository
+from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.hub.repository.catalog import is_same_generation, load_families, nearest_repository
 from qwenctl.hub.repository.listing import Listing, RemoteFile, check_paths
 from qwenctl.hub.repository.model_name import ModelName, check_revision, is_link, parse_name, quant_key
 from qwenctl.hub.repository.quantizations import choose_quant, find_quants, find_vision
@@ -123,10 +123,28 @@ def test_invalid_revision_is_refused(revision: str) -> None:
         ("Qwen/Qwen3.5-27B-fp", "Qwen/Qwen3.5-27B-FP8"),
         ("unsloth/Qwen3.5-122b-GGUF", "unsloth/Qwen3.5-122B-A10B-GGUF"),
         ("meta/Llama-3", ""),
+        ("Qwen/Qwen3.7-35B-A3B", ""),
+        ("qwen3.4-27b", ""),
+        ("Qwen/Qwen3-35B-A3B", ""),
+        ("ggml-org/Qwen3.6-27B-GUFF", "ggml-org/Qwen3.6-27B-GGUF"),
+        ("unsloth/Qwen3.5-0.8B-GGUF", "ggml-org/Qwen3.5-0.8B-GGUF"),
+        ("unsloth/Qwen3.5-4B-GGUF", "Qwen/Qwen3.5-4B"),
     ],
 )
 def test_misspelled_repository_gets_nearest_name(wrong: str, right: str) -> None:
     assert nearest_repository(wrong) == right
+
+
+@hypothesis.given(
+    strategies.sampled_from(
+        [name for family in load_families().values() for name in (family.name, *family.repositories)]
+    ),
+    strategies.sampled_from(["", "-", "x", "S"]),
+)
+def test_suggestion_is_never_the_name_itself_or_of_another_generation(name: str, more: str) -> None:
+    near = nearest_repository(name + more)
+    assert near.lower() != (name + more).lower()
+    assert not near or is_same_generation(near, name)
 
 
 def test_every_catalog_entry_is_valid_model_name() -> None:
@@ -237,6 +255,27 @@ def test_short_name_resolves_to_repository_without_conversion() -> None:
     assert target("qwen3.5-35b-a3b").listing == GGUF
     assert target("qwen3.5-35b-a3b", PullRequest(recipe="Q4_K_M")).listing == CHECKPOINT
     assert target("qwen3.6-35b-a3b").listing == CHECKPOINT  # the catalog lists no GGUF repository for it
+
+
+@pytest.mark.parametrize("code", [ExitCode.NO_INPUT, ExitCode.NO_PERMISSION])
+def test_repositories_of_a_short_name_are_tried_until_one_is_there(code: ExitCode) -> None:
+    asked: list[str] = []
+
+    def describe(name: str) -> Listing:
+        asked.append(name)
+        if name != "Qwen/Qwen3.5-397B-A17B":
+            raise QwenctlError(f"{name} is gone", "", code)
+        return CHECKPOINT
+
+    assert resolve_target(parse_name("qwen3.5-397b-a17b:Q4_K_M"), PullRequest(), describe).recipe == "Q4_K_M"
+    assert asked == [*load_families()["qwen3.5-397b-a17b"].gguf, "Qwen/Qwen3.5-397B-A17B"]
+    with pytest.raises(QwenctlError, match=r"unsloth/.* is gone"):
+        resolve_target(parse_name("unsloth/Qwen3.5-397B-A17B-GGUF"), PullRequest(), describe)
+
+
+def test_quantization_that_a_repository_lacks_is_not_made_from_the_checkpoint() -> None:
+    with pytest.raises(QwenctlError, match="no file 'Q2_K' in x/y-GGUF@main"):
+        target("qwen3.5-35b-a3b:Q2_K")
 
 
 def test_name_without_quant_needs_choice() -> None:
