@@ -31,6 +31,13 @@ _MAX_VALUES = 1 << 24  # array elements in the whole header; the vocabulary is t
 START_BYTES = 1 << 16  # enough for the model's hyperparameters; the vocabulary after them takes megabytes
 # Numbers of the value types in the GGUF format; `_FORMATS` has the struct codes of the scalar types.
 _STRING, _ARRAY = 8, 9
+_BIG_ENDIAN = "get the little-endian file, or convert it: `python -m gguf.scripts.gguf_convert_endian FILE little`"
+# ggml types that other programs write, by their numbers.
+_OTHER_TYPES = (
+    (range(31, 34), "it is Q4_0 in an order that llama.cpp no longer reads: get the file in Q4_0"),
+    (range(36, 39), "it is IQ4_NL in an order that llama.cpp no longer reads: get the file in IQ4_NL"),
+    (range(97, 400), "only ik_llama.cpp, a fork, reads it: get a quantization that llama.cpp reads, such as Q4_K_M"),
+)
 _UNPACK_LENGTH = struct.Struct("<Q").unpack_from
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -112,8 +119,11 @@ class _HeaderReader:
             raise BadGGUF(f"{self.name} is not a GGUF file (it begins with {self.data[:4]!r})")
         self.offset = 4
         self.version = self.read_number("I")
+        if self.version and not self.version & 0xFFFF:
+            raise BadGGUF(f"{self.name} is a big-endian GGUF file, for machines such as IBM Z", _BIG_ENDIAN)
         if self.version not in (2, 3):
-            raise BadGGUF(f"{self.name} is GGUF version {self.version}; versions 2 and 3 can be read")
+            hint = "get a newer file, or make it again from the checkpoint with `qwenctl quantize`"
+            raise BadGGUF(f"{self.name} is GGUF version {self.version}; versions 2 and 3 can be read", hint)
         return self.read_count("tensors", _MAX_TENSORS), self.read_count("metadata keys", _MAX_KEYS)
 
     def read_all(self) -> GGUFHeader:
@@ -222,7 +232,8 @@ class _HeaderReader:
             )
         if ggml_type is None:
             raise BadGGUF(
-                f"{self.name}: tensor {name!r} has the ggml type {type_id}, which this version does not support"
+                f"{self.name}: tensor {name!r} has the ggml type {type_id}, which this version does not support",
+                next((hint for ids, hint in _OTHER_TYPES if type_id in ids), ""),
             )
         # No type packs 32 weights into a byte, so a tensor with more elements than that cannot be in the file.
         elements = math.prod(shape)

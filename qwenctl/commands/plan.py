@@ -134,6 +134,7 @@ def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvento
     """The tensors of the model: a path, a local model or a repository on the Hub. Raises QwenctlError."""
     from quantize.plan import QuantizeOptions
     from qwenctl.hub.local.resolve_model import expand_path
+    from qwenctl.models.gguf_check import check_model_file
     from qwenctl.placement.tensor_inventory import from_checkpoint, from_gguf
 
     path = expand_path(model)
@@ -147,6 +148,7 @@ def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvento
     if type_name:
         hint = command_line("plan", path)
         raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", hint)
+    check_model_file(path)  # as `chat` does, so that no plan is shown for a file that cannot be loaded
     return from_gguf(path)
 
 

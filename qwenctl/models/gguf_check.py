@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from quantize.errors import QuantizeError
@@ -32,7 +32,11 @@ _NOT_A_MODEL = (
         "download the file, not its page",
     ),
     (re.compile(rb"\0+\Z"), "filled with zeros", "it is incomplete: download or create it again"),
+    (re.compile(rb"PK\x03\x04.{26,90}data\.pkl", re.DOTALL), "PyTorch weights", "qwenctl quantize CHECKPOINT_FOLDER"),
     (re.compile(rb"PK\x03\x04"), "a zip archive", "unpack it first"),
+    (re.compile(rb"\x1f\x8b"), "compressed with gzip", "unpack it first"),
+    (re.compile(rb".{8}\{\s*\"", re.DOTALL), "a safetensors file", "qwenctl quantize CHECKPOINT_FOLDER"),
+    (re.compile(rb"(tjgg|lmgg|fmgg|algg)"), "in llama.cpp's format of before 2023-08", "get the model as GGUF"),
 )
 # GGUF files that are not text models, by architecture or type.
 _OTHER_FILES = {
@@ -52,7 +56,9 @@ def check_model_file(path: Path) -> None:
         first = _split_path(path, 1, count)
         raise QwenctlError(f"{path.name} is split {number + 1} of {count}", f"give the first part: -m {quote(first)}")
     _check_architecture(path.name, header.metadata)
+    _check_maker(path.name, header)
     _check_values(path.name, header)
+    tensors = {tensor.name for tensor in header.tensors}
     for split in range(2, count + 1):
         other = _split_path(path, split, count)
         if not other.is_file():
@@ -61,7 +67,8 @@ def check_model_file(path: Path) -> None:
                 f"put {other.name} into {path.parent}",
                 ExitCode.NO_INPUT,
             )
-        _read_header(other)
+        tensors.update(tensor.name for tensor in _read_header(other).tensors)
+    _check_mtp_block(path.name, header.metadata, tensors)
 
 
 def model_fingerprint(path: Path) -> str:
@@ -135,6 +142,39 @@ def _check_architecture(name: str, metadata: Mapping[str, object]) -> None:
         return
     hint = _OTHER_FILES.get(str(architecture), "Qwen3.5 models are qwen35 and qwen35moe")
     raise QwenctlError(f"{name}: architecture {architecture!r} is not Qwen3.5", hint, ExitCode.BAD_DATA)
+
+
+def _check_maker(name: str, header: GGUFHeader) -> None:
+    """Raise QwenctlError if Ollama's own engine made the file, whose keys and tensors llama.cpp does not know."""
+    architecture = str(header.metadata["general.architecture"])
+    sections = header.metadata.get(f"{architecture}.rope.dimension_sections")
+    is_ollamas = (
+        f"{architecture}.mrope_sections" in header.metadata
+        or isinstance(header.metadata.get(f"{architecture}.attention.head_count_kv"), tuple)
+        or (isinstance(sections, tuple) and len(sections) == 3)
+        or any(tensor.name.startswith(("v.", "mtp.")) for tensor in header.tensors)
+    )
+    if is_ollamas:
+        raise QwenctlError(
+            f"{name} was made by Ollama for itself; llama.cpp cannot load it",
+            "`qwenctl pull qwen3.5-35b-a3b`, or another size, gets the model in a form that it can",
+            ExitCode.BAD_DATA,
+        )
+
+
+def _check_mtp_block(name: str, metadata: Mapping[str, object], tensors: Collection[str]) -> None:
+    """Raise QwenctlError if the header counts an MTP block of which the file has no tensor; libllama needs them all."""
+    architecture = str(metadata["general.architecture"])
+    blocks = _read_integer(metadata, f"{architecture}.block_count", name, default=0)
+    mtp = _read_integer(metadata, f"{architecture}.nextn_predict_layers", name, default=0)
+    if not 0 < mtp < blocks or any(tensor.startswith(f"blk.{blocks - mtp}.") for tensor in tensors):
+        return
+    if tensors:
+        raise QwenctlError(
+            f"{name}: its header promises an MTP block (blk.{blocks - mtp}), but its tensors are not in the file",
+            "make it again from the checkpoint with `qwenctl quantize`, or get it from another publisher",
+            ExitCode.BAD_DATA,
+        )
 
 
 def _check_values(name: str, header: GGUFHeader) -> None:
