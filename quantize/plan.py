@@ -221,6 +221,10 @@ def _read_source(folder: Path, *, mtp: bool, vision: bool, headers_only: bool) -
     unexplained = [name for name in skipped if name.startswith("visual.")] if vision else []
     if unexplained:
         notes.append(f"left out: {list_names(unexplained)}: config.json describes no vision encoder")
+    if mtp and config.promises_mtp and not has_mtp:
+        notes.append("config.json promises an MTP block, which the checkpoint does not have: made without")
+    if vision and config.vision is not None and not encoder:
+        notes.append("config.json promises a vision encoder, which the checkpoint does not have: made without")
     return _Source(checkpoint, config, mtp and has_mtp, text, encoder, tuple(notes))
 
 

@@ -80,6 +80,7 @@ class ModelConfig:
     shared_expert_feed_forward: int
     tied_embeddings: bool  # whether any part of config.json says so
     contradicts_tying: bool  # whether another part says the opposite
+    promises_mtp: bool
     fp8_block: tuple[int, int] | None  # rows and columns that share a scale
     vision: VisionConfig | None
 
@@ -167,6 +168,7 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
         shared_expert_feed_forward=_read_size(text, "shared_expert_intermediate_size") if moe else 0,
         tied_embeddings=any(ties),
         contradicts_tying=len(set(ties)) > 1,
+        promises_mtp=bool(text.get("mtp_num_hidden_layers")),
         fp8_block=_parse_fp8_block(config.get("quantization_config") or text.get("quantization_config")),
         vision=_parse_vision(config.get("vision_config")),
     )

@@ -49,7 +49,10 @@ TensorType = Annotated[
     ),
 ]  # fmt: skip
 Imatrix = Annotated[
-    Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix: a GGUF file made by llama-imatrix.")
+    Path | None,
+    typer.Option(
+        "--imatrix", metavar="FILE", help="Importance matrix made by llama-imatrix: GGUF or the old imatrix.dat."
+    ),
 ]
 Mtp = Annotated[bool, typer.Option("--mtp/--no-mtp", help="Include the multi-token-prediction (MTP) block.")]
 Vision = Annotated[bool, typer.Option("--vision/--no-vision", help="Write the vision encoder to an mmproj file.")]

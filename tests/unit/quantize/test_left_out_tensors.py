@@ -19,7 +19,7 @@ from quantize.errors import BadCheckpoint, QuantizeError
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 from tests.support import checkpoints
 from tests.support.checkpoints import Arrays
-from tests.support.qwen35_layout import Layout, Model, config, specs
+from tests.support.qwen35_layout import Layout, Model, Vision, config, specs
 
 SMALL = Model(experts=0, width=64, hidden=64, vision=None)
 TIED = replace(SMALL, tied=True)
@@ -167,6 +167,17 @@ def test_safetensors_beside_the_model_are_left_out_and_named(tmp_path: Path) -> 
     (source / "consolidated.safetensors").write_bytes(b"not read")
     assert plan(source).notes == (
         "left out: adapter_model.safetensors, consolidated.safetensors, no part of the model's weights",
+    )
+
+
+def test_parts_that_only_config_json_has_are_noted(tmp_path: Path) -> None:
+    model = replace(SMALL, mtp=False, vision=Vision(depth=1))
+    arrays = checkpoints.random_arrays(specs(model, Layout()), seed=0)
+    kept = {name: array for name, array in arrays.items() if "visual" not in name}
+    source = checkpoints.save(tmp_path / "model", config(model, Layout()), kept)
+    assert plan(source).notes == tuple(
+        f"config.json promises {part}, which the checkpoint does not have: made without"
+        for part in ("an MTP block", "a vision encoder")
     )
 
 
