@@ -11,7 +11,6 @@ import os
 import select
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any, cast
 
 from qwenctl.backend_check.results import PLAIN, STARTING, CaseResult, Subject, SubjectResult
+from qwenctl.child_process import child_command
 from qwenctl.machine.cpu import usable_cores
 from qwenctl.machine.llama_process import describe_exit, llama_environment
 
-WORKER: Sequence[str] = (sys.executable, "-P", "-m", "qwenctl.backend_check.check_worker")
 # A step that takes longer counts as hanging. On first use a driver may compile its kernels for minutes.
 _CPU_SECONDS, _DEVICE_SECONDS = 60.0, 900.0
 _SPIN_ROUNDS = 1000  # short spinning, so that the check stays fast next to a busy program
@@ -38,12 +37,12 @@ class CheckImpossible(Exception):
 
 
 def run_checks(
-    subjects: Sequence[Subject], show: Show, worker: Sequence[str] = WORKER, cpu_seconds: float = _CPU_SECONDS
+    subjects: Sequence[Subject], show: Show, worker: Sequence[str] = (), cpu_seconds: float = _CPU_SECONDS
 ) -> dict[Subject, SubjectResult]:
     """Check these subjects; if the CPU's plain path fails, no others.
 
-    `show` receives what is being checked; `worker` is the command of the child, and `cpu_seconds` the time limit of one
-    step on a CPU. Raises CheckImpossible.
+    `show` receives what is being checked; `worker` is the command of another child than the usual one, and
+    `cpu_seconds` the time limit of one step on a CPU. Raises CheckImpossible.
     """
     with _folder() as folder:
         results: dict[Subject, SubjectResult] = {}
@@ -116,7 +115,7 @@ def _run_child(
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
-                worker,
+                worker or child_command("qwenctl.backend_check.check_worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from qwenctl.backend_check.results import BackendCheck
+from qwenctl.child_process import child_command
 from qwenctl.engine.ending import ANSWERING, IDLE, explain_end, work_of
 from qwenctl.engine.interface import InferenceEngine
 from qwenctl.errors import ExitCode, QwenctlError
@@ -74,7 +74,7 @@ class Engine(InferenceEngine):
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "qwenctl.engine.worker"],
+                child_command("qwenctl.engine.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=descriptor,

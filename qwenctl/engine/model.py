@@ -146,7 +146,9 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         context=context,
         vocabulary=vocabulary,
         tokenizer=tokenizer,
-        template=ChatTemplate(template, tokenizer, vision),
+        template=ChatTemplate(
+            template, tokenizer, vision, request.template_variables, _special_tokens(pointer, vocabulary)
+        ),
         token_bytes=token_bytes,
         eog_tokens=EogTokens(vocabulary),
         logits=LogitsView(context, llama.llama_vocab_n_tokens(vocabulary)),
@@ -242,11 +244,25 @@ def _load_error(interrupt: CancelFlag, log: LlamaLog, summary: str) -> RequestFa
 
 
 def _template(pointer: llama.llama_model_p, request: Load) -> str:
+    if request.chat_template:
+        return request.chat_template
     template: bytes | None = llama.llama_model_chat_template(pointer, None)
     if not template:
         name = Path(request.path).name
         raise RequestError(RequestFailed("template", f"{name} has no chat template", "it is not a chat model"))
     return template.decode("utf-8", "replace")
+
+
+def _special_tokens(pointer: llama.llama_model_p, vocabulary: llama.llama_vocab_p) -> dict[str, str]:
+    """The texts of the special tokens that the file names, by the names that templates know."""
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+    ids = {name: _metadata(pointer, f"tokenizer.ggml.{key}_token_id".encode()) for name, key in keys.items()}
+    count = llama.llama_vocab_n_tokens(vocabulary)
+    return {
+        f"{name}_token": llama.llama_vocab_get_text(vocabulary, int(text)).decode("utf-8", "replace")
+        for name, text in ids.items()
+        if text.isdigit() and int(text) < count
+    }
 
 
 def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: str) -> ModelInfo:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from qwenctl.child_process import child_command
 from qwenctl.errors import QwenctlError
 from qwenctl.files.atomic import read_object, write_object
 from qwenctl.files.paths import cache_folder
@@ -119,7 +119,7 @@ def _rate(value: object) -> float | None:
 def _measure(devices: Sequence[GgmlDevice], threads: int, rpc: Sequence[str]) -> dict[str, MemoryBandwidth]:
     free_ram = min((device.free_bytes for device in devices if device.kind == "cpu"), default=_READ_BYTES * _RAM_SHARE)
     n_bytes = min(_READ_BYTES, free_ram // _RAM_SHARE)
-    command = [sys.executable, "-P", "-m", "qwenctl.machine.bandwidth_probe", str(threads), str(n_bytes), *rpc]
+    command = child_command("qwenctl.machine.bandwidth_probe", str(threads), str(n_bytes), *rpc)
     try:
         completed = subprocess.run(
             command,

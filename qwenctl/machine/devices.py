@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwenctl.child_process import child_command
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.llama_process import describe_exit, llama_environment
 from qwenctl.machine.memory import Memory, read_memory
@@ -82,7 +83,7 @@ def read_build(rpc: Sequence[str] = ()) -> Build:
     """The installed llama.cpp, its devices, and those of the RPC servers `rpc` (host:port)."""
     try:
         completed = subprocess.run(
-            [sys.executable, "-P", "-m", "qwenctl.machine.device_probe", *rpc],
+            child_command("qwenctl.machine.device_probe", *rpc),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_CHILD_SECONDS,

@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from qwenctl.child_process import clean_environment
+
 # Before GNU's OpenMP threads sleep, they spin while they wait for each other. The default of 300,000 rounds is
 # milliseconds at each of a thousand barriers per token, lost whenever another program occupies the CPU of a thread
 # that others wait for. Sleeping at once is even worse where a sleeping CPU wakes slowly, as in a virtual machine.
@@ -25,14 +27,15 @@ _BUILD_FOLDER = re.compile(r"^/\S*/(?=[\w-]+\.\w+:\d)")
 
 
 def llama_environment(rounds: int = SPIN_ROUNDS) -> Mapping[str, str]:
-    """The environment for a process with libllama: this process's variables, and defaults that the user may override.
+    """The environment for a process with libllama: without secrets, and with defaults that the user may override.
 
     Pass it when the process is started: OpenMP reads its variables when it is loaded. `rounds` is how long its threads
     spin before they sleep.
     """
     is_set = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
     defaults = {} if is_set else {"GOMP_SPINCOUNT": str(rounds)}
-    return {**defaults, **os.environ, "GGML_NO_BACKTRACE": "1"}  # a debugger that attaches can hang for minutes
+    # A debugger that attaches, as ggml would have it, can hang for minutes.
+    return {**defaults, **clean_environment(), "GGML_NO_BACKTRACE": "1"}
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import ipaddress
 import platform
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from qwenctl.child_process import child_command
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.machine.devices import GgmlDevice
 from qwenctl.machine.llama_process import describe_exit, llama_environment
@@ -120,10 +120,10 @@ def serve(endpoint: RpcEndpoint, log: Path, on_ready: Callable[[], None], on_cli
 
 @contextmanager
 def _child(endpoint: RpcEndpoint, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    command = [sys.executable, "-P", "-m", "qwenctl.machine.rpc_server"]
+    arguments = endpoint.host_port, str(endpoint.threads), *endpoint.devices
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*command, endpoint.host_port, str(endpoint.threads), *endpoint.devices],
+            child_command("qwenctl.machine.rpc_server", *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from qwenctl.child_process import child_command
 from qwenctl.machine.llama_process import llama_environment
 from qwenctl.machine.profile import Machine
 from qwenctl.placement.constraints import PlacementConstraints
@@ -52,7 +52,7 @@ def compute_bytes(path: Path, settings: LoadParams) -> Mapping[str, int] | None:
     """Bytes of the compute buffers by memory if the model is loaded with `settings`; None if the trial load fails."""
     try:
         completed = subprocess.run(
-            [sys.executable, "-P", "-m", "qwenctl.engine.dry_load"],
+            child_command("qwenctl.engine.dry_load"),
             input=encode(Load(str(path), settings)),
             capture_output=True,
             timeout=_CHILD_SECONDS,

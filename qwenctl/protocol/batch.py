@@ -7,6 +7,7 @@ any order. The program gives each request an ID, which its events carry. Schedul
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from qwenctl.protocol.base import EngineInput, Event
 from qwenctl.protocol.load import LoadParams
@@ -58,6 +59,7 @@ class SubmitRequest(BatchRequest):
     json_schema: str = ""
     tools: Tools = ()
     stop: tuple[str, ...] = ()
+    template_variables: dict[str, Any] = field(default_factory=dict)
 
     @property
     def request(self) -> Generate:
@@ -71,6 +73,7 @@ class SubmitRequest(BatchRequest):
             grammar=self.grammar,
             json_schema=self.json_schema,
             tools=self.tools,
+            template_variables=self.template_variables,
         )
 
 

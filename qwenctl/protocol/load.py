@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from qwenctl.protocol.base import Event, Reply, Request
 from qwenctl.protocol.placement import MemoryUse, Placement
@@ -61,3 +61,5 @@ class Load(Request[LoadProgress | ModelInfo]):
 
     path: str
     settings: LoadParams = field(default_factory=LoadParams)
+    chat_template: str = ""  # in place of the model's own
+    template_variables: dict[str, Any] = field(default_factory=dict)  # more variables for the chat template

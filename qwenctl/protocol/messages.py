@@ -178,6 +178,7 @@ class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
     json_schema: str = ""  # the same constraint as a JSON schema
     tools: Tools = ()  # the functions that the model may call
     state_path: str = ""  # file for states saved during a long prefill
+    template_variables: dict[str, Any] = field(default_factory=dict)  # more variables for the chat template
 
     @property
     def is_constrained(self) -> bool:

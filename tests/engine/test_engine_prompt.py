@@ -123,6 +123,32 @@ def test_failing_template_is_reported_with_its_reason(toy_model: LoadedModel, te
     assert reason in caught.value.failed.message
 
 
+SQUARES = "{% set ns = namespace(x=9 ** 64) %}{% for i in range(24) %}{% set ns.x = ns.x * ns.x %}{% endfor %}"
+TWICE = "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = "
+# What takes time or memory while it is compiled, in a single call, or in a place where errors are caught.
+HOSTILE = {
+    "constant string": "{{ 'a' * 10 ** 10 }}",
+    "constant strings": "{{ ('a' * 10 ** 8 * 5) | upper | length }}" * 50,
+    "constant number": f"{{{{ {'*'.join(['(9 ** 64)'] * 100_000)} }}}}",
+    "constant numbers": "{{ " + " * ".join(["(7 ** 64 * 7 ** 64)"] * 20_000) + " }}",
+    "constant filters": "{{ 'a' * 10 ** 8" + " | replace('a', 'b') | replace('b', 'a')" * 200 + " }}",
+    "constant sort": "{{ (range(99999) | list)" + " | sort | reverse | list" * 300 + " | length }}",
+    "one multiplication": SQUARES + "{{ ns.x % 7 }}",
+    "one comparison": TWICE + "[ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+    "one text of all": TWICE + "[ns.y, ns.y] %}{% endfor %}{{ ns.x | string | length }}",
+    "one JSON text": TWICE + "[ns.y, ns.y] %}{% endfor %}{{ ns.x | tojson | length }}",
+    "default of an error": "{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{{ x.y is defined }}{{ (messages[9] | default({})).z | default(1) }}{% endfor %}{% endfor %}",
+    "deep brackets": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+    "deep blocks": "{% if 1 %}" * 5000 + "{% endif %}" * 5000,
+    "deep lists": "{{ " + "[" * 3000 + "]" * 3000 + " | string }}",
+    "many filters": "{{ 1" + " | abs" * 100_000 + " }}",
+    "caller of itself": "{% macro m() %}{{ m() }}{% endmacro %}{% for i in range(99999) %}{{ m() }}{% endfor %}",
+    "long prompt": "{{ 'a' * 10 ** 7 }}",
+    "searched text": "{% set a = 'a' * 10 ** 8 %}{% for i in range(9999) %}{{ (a ~ i) in a }}{% endfor %}",
+}
+
+
 @pytest.mark.parametrize(
     ("bomb", "limit"),
     [
@@ -139,6 +165,7 @@ def test_failing_template_is_reported_with_its_reason(toy_model: LoadedModel, te
         ("{{ '%999999999d' % 1 }}", "512 MiB"),
         ("{{ range(100001) | list }}", ""),
         ("{{ 'x' | center(2000000000) }}", "512 MiB"),
+        *[(hostile, "") for hostile in HOSTILE.values()],
     ],
     ids=[
         "nested loops",
@@ -149,6 +176,7 @@ def test_failing_template_is_reported_with_its_reason(toy_model: LoadedModel, te
         "wide format",
         "large range",
         "wide center",
+        *HOSTILE,
     ],
 )
 def test_template_over_its_time_or_memory_limit_is_stopped(toy_model: LoadedModel, bomb: str, limit: str) -> None:
@@ -158,7 +186,7 @@ def test_template_over_its_time_or_memory_limit_is_stopped(toy_model: LoadedMode
 
 
 GROW = """
-from qwenctl.engine.prompt.chat_template import resource_limits
+from qwenctl.engine.prompt.template_worker import resource_limits
 texts = ["a"]
 try:
     with resource_limits(600, 64 << 20):
@@ -210,3 +238,25 @@ def test_template_cannot_escape_its_sandbox(
         text = b""
     assert b"class" not in text
     assert not list(tmp_path.iterdir())
+
+
+def test_thinking_begins_as_the_prompt_ends(toy_model: LoadedModel) -> None:
+    source = (TOY / "chat_template.jinja").read_text()
+    switch = "{%- if '/no_think' in messages[-1].content %}{%- set enable_thinking = false %}{%- endif %}\n"
+    template = ChatTemplate(
+        source.replace("{%- if add_generation_prompt %}", switch + "{%- if add_generation_prompt %}"),
+        toy_model.tokenizer,
+    )
+    for text, thinks in (("Hi", True), ("Hi /no_think", False), ("<think> /no_think </think> <think>", False)):
+        assert template.prompt([Message("user", text)], think=True).thinks is thinks
+    assert not template.prompt([Message("user", "Hi")], think=False).thinks
+
+
+def test_begun_answer_is_continued(toy_model: LoadedModel) -> None:
+    begun = [Message("user", "Hi"), Message("assistant", "Once upon")]
+    prompt = toy_model.template.prompt(begun, think=True)
+    text = b"".join(toy_model.token_bytes[token] for token in prompt.tokens).decode()
+    assert text.endswith("</think>\n\nOnce upon")
+    assert not prompt.thinks
+    thought = toy_model.template.prompt([Message("user", "Hi"), Message("assistant", "", "Let me")], think=True)
+    assert thought.thinks

@@ -27,12 +27,16 @@ from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Ti
 
 @dataclass(frozen=True)
 class TokenizedRequest:
-    """A request with a tokenized prompt; `media_items` are its images by the index of their first token."""
+    """A request with a tokenized prompt; `media_items` are its images by the index of their first token.
+
+    `thinks` says whether its answer begins with thinking.
+    """
 
     submitted: SubmitRequest
     tokens: Ints
     grammar: GrammarMatcher | None
     media_items: Mapping[int, MediaItem] = field(default_factory=dict)
+    thinks: bool = True
 
     @property
     def text_prefix(self) -> Ints:
@@ -48,12 +52,17 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     if submitted.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     check_size(model, submitted.messages, size, RECORD_LIMIT)
-    prompt = model.template.render_once(submitted.messages, think=submitted.enable_thinking, tools=submitted.tools)
+    prompt = model.template.render_once(
+        submitted.messages,
+        think=submitted.enable_thinking,
+        tools=submitted.tools,
+        variables=submitted.template_variables,
+    )
     if len(prompt.tokens) >= size:
         raise context_overflow(model, len(prompt.tokens), size, RECORD_LIMIT, has_media=bool(prompt.media_items))
     request = submitted.request
     grammar = model.grammars.compile(request) if request.is_constrained else None
-    return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items)
+    return TokenizedRequest(submitted, np.array(prompt.tokens, np.int32), grammar, prompt.media_items, prompt.thinks)
 
 
 @dataclass
@@ -83,7 +92,8 @@ class Slot:
     def start(cls, model: LoadedModel, request: TokenizedRequest, sequence: int, size: int, views: LogitsView) -> Slot:
         """Start a request."""
         sampler = Sampler(request.submitted.sampling, views, request.grammar)
-        return cls(model, request, sequence, size, sampler, AnswerState(model, request.submitted.request, sampler))
+        answer = AnswerState(model, request.submitted.request, sampler, thinks=request.thinks)
+        return cls(model, request, sequence, size, sampler, answer)
 
     @property
     def left(self) -> int:

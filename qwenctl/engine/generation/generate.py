@@ -47,7 +47,7 @@ def generate(
         cached = model.sequence.reuse_prefix(prompt.tokens)
         yield from prefill(model, prompt, save_state)
         prefilled = time.perf_counter()
-        answer = AnswerState(model, request, sampler)
+        answer = AnswerState(model, request, sampler, thinks=prompt.thinks)
         drafts.begin(prefilled - started)
         drafted, accepted = drafts.drafted, drafts.accepted
         reason: FinishReason = "cancelled"
@@ -71,7 +71,9 @@ def _prompt(model: LoadedModel, request: Generate) -> Prompt:
     if request.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     check_size(model, request.messages, model.sequence.size)
-    prompt = model.template.prompt(request.messages, think=request.enable_thinking, tools=request.tools)
+    prompt = model.template.prompt(
+        request.messages, think=request.enable_thinking, tools=request.tools, variables=request.template_variables
+    )
     if len(prompt.tokens) >= model.sequence.size:
         raise context_overflow(model, len(prompt.tokens), model.sequence.size, has_media=bool(prompt.media_items))
     return prompt
@@ -101,7 +103,7 @@ def _decode(
 class AnswerState:
     """One answer: `text` splits it into channels, `stop_conditions` ends it, `sampler` samples its tokens."""
 
-    def __init__(self, model: LoadedModel, request: Generate, sampler: Sampler) -> None:
+    def __init__(self, model: LoadedModel, request: Generate, sampler: Sampler, *, thinks: bool) -> None:
         self._model, self._sampler, self._constrained = model, sampler, request.is_constrained
         self._n_left = request.max_tokens
         self.forced = deque[int]()  # the next tokens, whatever the logits say
@@ -110,7 +112,7 @@ class AnswerState:
         self.text = StreamingDetokenizer(
             model.token_bytes,
             model.think_end_token,
-            thinking=request.enable_thinking,
+            thinking=thinks,
             tool_call_start=model.tool_call_start_token if request.tools else None,
             in_thinking=not request.is_constrained,
         )

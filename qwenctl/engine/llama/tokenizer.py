@@ -46,6 +46,7 @@ class Tokenizer:
         self.longest_token_bytes = max(map(len, texts), default=1)
         attributes = ((text, llama.llama_vocab_get_attr(vocabulary, token)) for token, text in enumerate(texts))
         special = [(text, attribute) for text, attribute in attributes if len(text) > 1 and attribute & _SPECIAL]
+        self.special_texts = [text.decode("utf-8", "replace") for text, _ in special]
         self._special = re.compile(_alternatives(text for text, _ in special).decode("utf-8", "replace"))
         # libllama matches user-defined tokens even if special tokens are off: `<think>` and `<tool_call>` among them.
         # The lookahead lets `tokenize_plain` cut behind the first character of each match, overlapping ones included.
@@ -54,6 +55,10 @@ class Tokenizer:
         )
         # Each turn tokenizes the conversation again, mostly the same texts.
         self.tokenize_text = lru_cache(_CACHED_TEXTS)(self._tokenize_normalized)
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether the token ends a turn."""
+        return bool(llama.llama_vocab_is_eog(self._vocabulary, token))
 
     def tokenize_template(self, text: str) -> list[int]:
         """The tokens of a text that the template wrote: special tokens are recognized."""

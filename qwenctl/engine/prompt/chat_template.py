@@ -1,28 +1,14 @@
 """A conversation as tokens, by the model's own chat template; text from outside never becomes a control token.
 
-Messages and tools come in, token ids go out. The template is rendered with a placeholder for each text that a user, a
-file, a tool or the model supplied (see `Placeholders`), so that the tokenizer can tell those texts from the template's
-own.
+Messages and tools come in, token ids go out. The template runs in a process of its own (see `template_process`), which
+tells for each part of the prompt whether it is the template's own or from outside.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import resource
-import secrets
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, NoReturn
-
-import jinja2
-import psutil
-from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from qwenctl.engine.llama.common_prefix import common_prefix_length
 from qwenctl.engine.llama.tokenizer import TemplateSegment, Tokenizer
@@ -32,38 +18,16 @@ from qwenctl.engine.prompt.media_tokens import (
     expand_media_tokens,
     expand_video_timestamps,
 )
+from qwenctl.engine.prompt.render_marked import RenderRequest
+from qwenctl.engine.prompt.template_process import TemplateProcess
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.vision.encoder import VisionState
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Message, RequestFailed, ToolCall, Tools
+from qwenctl.protocol.messages import Message, RequestFailed, Tools
+from qwenctl.protocol.normalize_messages import check_continued, is_continued, normalize_messages
 
-
-@contextmanager
-def resource_limits(seconds: float, n_bytes: int) -> Iterator[None]:
-    """Limit the block to `seconds` of CPU time and `n_bytes` of additional memory. Raises TimeoutError or MemoryError.
-
-    A template comes with a model file from anywhere, and Jinja's sandbox limits neither time nor memory.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = psutil.Process().memory_info().vms + n_bytes
-    previous = signal.signal(signal.SIGPROF, _raise_timeout)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, previous)
-
-
-def _raise_timeout(_signal: int, _frame: FrameType | None) -> None:
-    raise TimeoutError
-
-
-_MAX_SECONDS, _MAX_BYTES, _MAX_EXPONENT = 2.0, 512 << 20, 64
+_NO_VALUES: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -71,68 +35,71 @@ class Prompt:
     """A conversation as tokens.
 
     `branch_points` are the positions at which another branch of it, or its next turn, may diverge. `media_items` maps
-    the index of an image's first token to the image.
+    the index of an image's first token to the image. `thinks` says whether the answer begins with thinking.
     """
 
     tokens: list[int]
     branch_points: frozenset[int]
     media_items: Mapping[int, MediaItem] = field(default_factory=dict)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with a limit on `**`: the one operator that can take hours in a single, uninterruptible call."""
-
-    intercepted_binops = frozenset(["**"])
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Called for `**` only. Raises SecurityError for exponents that no chat template has a use for."""
-        if not (isinstance(right, int | float) and abs(right) <= _MAX_EXPONENT):
-            raise SecurityError(f"a power of {right!r:.20}")
-        return super().call_binop(context, operator, left, right)
+    thinks: bool = True
 
 
 class ChatTemplate:
-    """A model's chat template, compiled in a sandbox."""
+    """A model's chat template, compiled."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, vision: VisionState | None = None) -> None:
-        """Raises RequestError for a template that is not valid Jinja."""
-        self._tokenizer, self._vision = tokenizer, vision
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        environment.filters["tojson"] = to_json
-        environment.globals["raise_exception"] = _raise
-        with _template_errors():
-            self._template = environment.from_string(source)
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        vision: VisionState | None = None,
+        variables: Mapping[str, Any] = _NO_VALUES,
+        own: Mapping[str, Any] = _NO_VALUES,
+    ) -> None:
+        """`variables` from outside and the model's `own`, such as `bos_token`, are seen by the template.
 
-    def prompt(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
+        Raises RequestError for a template that is not valid Jinja.
+        """
+        self._tokenizer, self._vision, self._variables, self._own = tokenizer, vision, variables, own
+        self._process = TemplateProcess(source, tokenizer.special_texts)
+        opening, closing = (tokenizer.tokenize_template(text) for text in ("<think>", "</think>"))
+        self._think_tokens = {tuple(opening): True, tuple(closing): False}
+
+    def prompt(
+        self, messages: Sequence[Message], *, think: bool, tools: Tools = (), variables: Mapping[str, Any] = _NO_VALUES
+    ) -> Prompt:
         """The prompt for the next answer, with its branch points.
 
-        Raises RequestError if the template rejects the messages.
+        `variables` are added to those of the template. Raises RequestError if the template rejects the messages.
         """
-        current = self._render(messages, tools, think=think, add_generation_prompt=True)
+        current = self.render_once(messages, think=think, tools=tools, variables=variables)
+        if is_continued(messages):
+            return current
         # Later prompts diverge from this one where the template drops the thinking of earlier turns. To find out where,
         # render the turns that may come next: the common prefix ends there.
         next_turns = [[Message("assistant", "x"), Message("user", "x")]]
         if tools:  # after a tool call the thinking stays, but may be tokenized differently than it was generated
             next_turns.append([Message("assistant", "x", "x" if think else ""), Message("tool", "x")])
         next_prompts = [
-            self._render([*messages, *turns], tools, think=think, add_generation_prompt=False).tokens
+            self._render([*messages, *turns], tools, variables, think=think, is_next=False).tokens
             for turns in next_turns
         ]
         divergences = (common_prefix_length(current.tokens, other) for other in next_prompts)
-        return Prompt(current.tokens, frozenset([*current.boundaries, *divergences]), current.media_items)
+        branch_points = current.branch_points.union(divergences)
+        return Prompt(current.tokens, branch_points, current.media_items, current.thinks)
 
-    def render_once(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
-        """The same prompt without branch points, for one that will not be continued: half of the work."""
-        rendered = self._render(messages, tools, think=think, add_generation_prompt=True)
-        return Prompt(rendered.tokens, frozenset(), rendered.media_items)
+    def render_once(
+        self, messages: Sequence[Message], *, think: bool, tools: Tools = (), variables: Mapping[str, Any] = _NO_VALUES
+    ) -> Prompt:
+        """The same prompt without next turns, for one that will not be continued: half of the work."""
+        rendered = self._render(messages, tools, variables, think=think, is_next=True)
+        thinks = self._thinks(rendered.tokens, messages, think=think)
+        return Prompt(rendered.tokens, frozenset(rendered.boundaries), rendered.media_items, thinks)
 
     def shared_prefix(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
         """The longest prefix of all prompts that continue these messages with a user turn."""
         # Two user turns that differ in their first character: what their prompts share is the prefix.
         continuations = ([*messages, Message("user", text)] for text in ("x", "y"))
-        first, second = (
-            self._render(turns, tools, think=think, add_generation_prompt=False) for turns in continuations
-        )
+        first, second = (self._render(turns, tools, {}, think=think, is_next=False) for turns in continuations)
         length = common_prefix_length(first.tokens, second.tokens)
         return Prompt(
             first.tokens[:length],
@@ -141,28 +108,35 @@ class ChatTemplate:
         )
 
     def _render(
-        self, messages: Sequence[Message], tools: Tools, *, think: bool, add_generation_prompt: bool
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        variables: Mapping[str, Any],
+        *,
+        think: bool,
+        is_next: bool,
     ) -> ExpandedPrompt:
-        """Tokenize the rendered template.
+        """Tokenize the rendered template: for the next answer, or else as a part of a later prompt.
 
         The boundaries are the starts of the first user text and of each assistant text, and what follows an image.
         """
-        placeholders = Placeholders()
-        turns = [placeholders.message(message) for message in messages]
-        definitions = [placeholders.tool(tool) for tool in tools]
-        media = [each for message in messages for each in sorted(message.media, key=lambda media: media.at)]
+        try:
+            check_continued(messages)
+        except ValueError as error:
+            raise RequestError(RequestFailed("template", str(error))) from error
+        turns = normalize_messages(messages)
+        continues = is_next and is_continued(turns)
+        media = [each for message in turns for each in sorted(message.media, key=lambda media: media.at)]
         items_by_media = [self._media_items(each) for each in media]
-        with _template_errors():
-            rendered = self._template.render(
-                messages=turns,
-                tools=definitions or None,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=think,
-            )
-        # Templates without support for tools ignore the argument silently.
-        if not all(tool.placeholder in rendered for tool in definitions):
-            raise RequestError(RequestFailed("setting", "the model's chat template does not support functions"))
-        segments = placeholders.split(rendered)
+        switches = {"enable_thinking": think, "add_generation_prompt": is_next and not continues, "documents": None}
+        request = RenderRequest(
+            messages=[template_message(message) for message in turns],
+            tools=tools,
+            variables={**self._variables, **variables},
+            own={**self._own, **switches},
+            continues=continues,
+        )
+        segments: Iterable[TemplateSegment] = (TemplateSegment(*each) for each in self._process.render(request))
         if media:
             videos = (items for each, items in zip(media, items_by_media, strict=True) if each.kind == "video")
             segments = expand_video_timestamps(segments, videos)
@@ -171,6 +145,15 @@ class ChatTemplate:
             return ExpandedPrompt(tokens, boundaries, {})
         items = [item for each in items_by_media for item in each]
         return expand_media_tokens(tokens, boundaries, self._pad_tokens(), items, self._vision.encoder_fingerprint)
+
+    def _thinks(self, tokens: Sequence[int], messages: Sequence[Message], *, think: bool) -> bool:
+        """Whether an answer to the prompt begins with thinking: by the prompt's end, if it tells, or as was wanted."""
+        for token in reversed(tokens):
+            if (token,) in self._think_tokens:
+                return self._think_tokens[(token,)]
+            if self._tokenizer.ends_generation(token):
+                break
+        return think and not (is_continued(messages) and messages[-1].content.strip())
 
     def _media_items(self, media: Media) -> Sequence[MediaItem]:
         if self._vision is None:
@@ -185,114 +168,28 @@ class ChatTemplate:
         return {kind: tokens[0] for kind, tokens in tokens_by_kind.items()}
 
 
-@contextmanager
-def _template_errors() -> Iterator[None]:
-    """Turn every way in which a template can fail into a RequestError."""
-    try:
-        with resource_limits(_MAX_SECONDS, _MAX_BYTES):
-            yield
-    except TimeoutError as error:
-        raise _template_error(f"it takes more than {_MAX_SECONDS:g} s") from error
-    except MemoryError as error:
-        raise _template_error(f"it takes more than {_MAX_BYTES >> 20} MiB") from error
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise _template_error(str(error)) from error
+def template_message(message: Message) -> dict[str, Any]:
+    """The message as templates expect it: in OpenAI's format, but with the arguments of calls as mappings."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.media:
+        fields["content"] = _content_parts(message)
+    if message.role == "assistant":
+        fields["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return fields
 
 
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _template_error(why: str) -> RequestError:
-    return RequestError(RequestFailed("template", f"the model's chat template fails: {why}"))
-
-
-class Placeholders:
-    """The placeholders of one prompt."""
-
-    def __init__(self) -> None:
-        self._nonce = secrets.token_hex(16)
-        self._segments: list[TemplateSegment] = []
-        self._seen_user = False
-
-    def message(self, message: Message) -> dict[str, Any]:
-        """The message as the template expects it, with boundaries at the first user text and at each assistant text.
-
-        Surrounding white space is stripped here: the templates of Qwen3.5 trim it, which they cannot do to a
-        placeholder.
-        """
-        role = message.role
-        boundary = role == "assistant" or (role == "user" and not self._seen_user)
-        self._seen_user = self._seen_user or role == "user"
-        fields: dict[str, Any] = {"role": role}
-        if message.media:
-            fields["content"] = self._parts(message, boundary=boundary)
-        else:
-            fields["content"] = self._placeholder(message.content.strip(), boundary=boundary)
-        if role == "assistant":
-            fields["reasoning_content"] = self._placeholder(message.thinking.strip(), boundary=True)
-        if message.tool_calls:
-            fields["tool_calls"] = [self._tool_call(call) for call in message.tool_calls]
-        return fields
-
-    def tool(self, tool: dict[str, Any]) -> OpaqueJson:
-        """A tool definition as the template expects it: it can only write it as JSON."""
-        return OpaqueJson(self._placeholder(to_json(tool)))
-
-    def split(self, rendered: str) -> Iterator[TemplateSegment]:
-        """Split the rendered template into segments, with the texts back in the place of their placeholders."""
-        parts = re.split(rf"\[{self._nonce}:(\d+)\]", rendered)  # template, number, template, number, ..., template
-        yield TemplateSegment(parts[0])
-        for number, template in zip(parts[1::2], parts[2::2], strict=True):
-            yield self._segments[int(number)]
-            yield TemplateSegment(template)
-
-    def _parts(self, message: Message, *, boundary: bool) -> list[dict[str, str]]:
-        """The text and images of a message, with boundaries before the first part and after the images."""
-        parts = [{"type": "text", "text": self._boundary()}] if boundary else []
-        text, done = message.content.rstrip(), 0
-        # Cut the text at the positions of the media, in order; text parts and media parts alternate.
-        for media in sorted(message.media, key=lambda media: media.at):
-            if before := text[done : media.at]:
-                parts.append({"type": "text", "text": self._placeholder(before)})
-            parts.append({"type": media.kind})
-            done = max(done, media.at)
-        rest = {"type": "text", "text": self._placeholder(text[done:], boundary=True) or self._boundary()}
-        return [*parts, rest]
-
-    def _boundary(self) -> str:
-        """An empty placeholder, to mark a boundary."""
-        self._segments.append(TemplateSegment("", untrusted=True, boundary=True))
-        return f"[{self._nonce}:{len(self._segments) - 1}]"
-
-    def _tool_call(self, call: ToolCall) -> dict[str, Any]:
-        """A tool call in OpenAI's form, but with the arguments as a mapping, which the templates of Qwen3.5 require."""
-        arguments = {self._placeholder(name): self._argument(value) for name, value in call.arguments.items()}
-        return {"type": "function", "function": {"name": self._placeholder(call.name), "arguments": arguments}}
-
-    def _argument(self, value: Any) -> Any:
-        """An argument with its text replaced; the template formats numbers and booleans in its own way."""
-        if isinstance(value, str):
-            return self._placeholder(value)
-        return self._placeholder(to_json(value)) if isinstance(value, dict | list) else value
-
-    def _placeholder(self, text: str, *, boundary: bool = False) -> str:
-        if not text:
-            return ""
-        self._segments.append(TemplateSegment(text, untrusted=True, boundary=boundary))
-        return f"[{self._nonce}:{len(self._segments) - 1}]"
-
-
-class OpaqueJson(dict[str, Any]):
-    """A value whose only content, for a template, is its JSON: a placeholder."""
-
-    def __init__(self, placeholder: str) -> None:
-        super().__init__()
-        self.placeholder = placeholder
-
-
-def to_json(value: object, **options: Any) -> str:
-    """JSON as transformers renders it in templates: no escapes for HTML or non-ASCII letters."""
-    return (
-        value.placeholder if isinstance(value, OpaqueJson) else json.dumps(value, **{"ensure_ascii": False, **options})
-    )
+def _content_parts(message: Message) -> list[dict[str, str]]:
+    """The text and the media of a message: the text is cut at their positions."""
+    parts, done = [], 0
+    for media in sorted(message.media, key=lambda media: media.at):
+        if before := message.content[done : media.at]:
+            parts.append({"type": "text", "text": before})
+        parts.append({"type": media.kind})
+        done = max(done, media.at)
+    rest = message.content[done:]
+    return [*parts, {"type": "text", "text": rest}] if rest else parts

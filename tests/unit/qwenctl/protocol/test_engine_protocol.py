@@ -33,8 +33,9 @@ st.register_type_strategy(ToolCall, st.builds(ToolCall, st.text(), OBJECTS))
 
 def instances_of(kind: Any) -> st.SearchStrategy[EngineInput | Event]:
     names = {field.name for field in dataclasses.fields(kind)}
-    tools = {"tools": st.lists(OBJECTS, max_size=2).map(tuple)} if "tools" in names else {}
-    return st.builds(kind, **{**dict.fromkeys(names, ...), **tools})
+    json_fields = {"tools": st.lists(OBJECTS, max_size=2).map(tuple), "template_variables": OBJECTS}
+    given_fields = {name: values for name, values in json_fields.items() if name in names}
+    return st.builds(kind, **{**dict.fromkeys(names, ...), **given_fields})
 
 
 def base_of(message: EngineInput | Event) -> Any:
