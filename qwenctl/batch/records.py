@@ -29,6 +29,7 @@ class GenerationParams:
     tools: Tools = ()
     stop: tuple[str, ...] = ()
     answers: int = 1
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def record_seed(record: Record, seed: int) -> int:
 def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) -> str:
     """A hash (32 hex digits) of everything that determines a record's answer; `backend` is the backend's identity."""
     params = {**asdict(record.params), "seed": record_seed(record, seed)}
-    for name, usual in (("stop", ()), ("answers", 1)):  # earlier releases did not have them
+    for name, usual in (("stop", ()), ("answers", 1), ("template_variables", {})):  # earlier releases did not have them
         if params[name] == usual:
             del params[name]
     messages = [asdict(message) for message in record.messages]

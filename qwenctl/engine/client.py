@@ -27,7 +27,7 @@ from qwenctl.machine.llama_process import llama_environment
 from qwenctl.protocol.base import Event, EventT, Notification, Reply, Request
 from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.load import LoadParams, LoadProgress, ModelInfo
+from qwenctl.protocol.load import Load, LoadParams, LoadProgress, ModelInfo, TemplateOverride
 from qwenctl.protocol.messages import Cancel, RequestFailed, TextDelta
 
 _MAX_LOGS = 8
@@ -58,17 +58,27 @@ class Engine(InferenceEngine):
         events: IO[bytes],
         log: Path,
         backend: BackendCheck | None = None,
+        template: TemplateOverride = TemplateOverride(),  # noqa: B008 - frozen
     ) -> None:
         self._process, self._requests, self._events, self._log = process, requests, events, log
         self._backend, self._work = backend, IDLE
+        self._template = template
         self._pending_reply = False  # a request whose last event has not come yet
         self._sending = False
         self._cancel_next = False
         self._read_buffer = bytearray()  # of the events of a batch, what has come and was not asked for
 
     @classmethod
-    def start(cls, logs: Path | None, backend: BackendCheck | None = None) -> Engine:
-        """Start an engine whose log lies in the folder `logs`, or nowhere if none can be written there."""
+    def start(
+        cls,
+        logs: Path | None,
+        backend: BackendCheck | None = None,
+        template: TemplateOverride = TemplateOverride(),  # noqa: B008 - frozen
+    ) -> Engine:
+        """Start an engine whose log lies in the folder `logs`, or nowhere if none can be written there.
+
+        Models are loaded with the `template`.
+        """
         descriptor, name = _open_log(logs)
         # Ctrl-C goes to both processes. The engine must not die of it: the program asks it to stop.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -84,7 +94,7 @@ class Engine(InferenceEngine):
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(descriptor)
         requests, events = (stream for stream in (process.stdin, process.stdout) if stream is not None)  # both pipes
-        return cls(process, requests, events, Path(name), backend)
+        return cls(process, requests, events, Path(name), backend, template)
 
     def __enter__(self) -> Engine:
         return self
@@ -96,7 +106,7 @@ class Engine(InferenceEngine):
         """Load a model: progress, and at last what was loaded."""
         if self._backend is not None and not self._backend.allows_extra_buffers:
             settings = replace(settings, extra_buffers=False)
-        return super().load(path, settings)
+        return self.stream(Load(str(path), settings, self._template))
 
     def notify(self, message: Notification) -> None:
         """Send what is answered by nothing."""

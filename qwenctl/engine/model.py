@@ -147,7 +147,7 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         template=ChatTemplate(
-            template, tokenizer, vision, request.template_variables, _special_tokens(pointer, vocabulary)
+            template, tokenizer, vision, request.template.variables, _special_tokens(pointer, vocabulary)
         ),
         token_bytes=token_bytes,
         eog_tokens=EogTokens(vocabulary),
@@ -244,8 +244,8 @@ def _load_error(interrupt: CancelFlag, log: LlamaLog, summary: str) -> RequestFa
 
 
 def _template(pointer: llama.llama_model_p, request: Load) -> str:
-    if request.chat_template:
-        return request.chat_template
+    if request.template.source:
+        return request.template.source
     template: bytes | None = llama.llama_model_chat_template(pointer, None)
     if not template:
         name = Path(request.path).name

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, cast
@@ -59,10 +61,12 @@ class EngineSpec:
         from qwenctl.models.gguf_check import model_fingerprint
 
         constraints = self.load.constraints
+        source = self.load.template.source
         return {
             "model": model_fingerprint(resolve_model(self.model)),
             "room": constraints.context,
             "cache": f"{constraints.cache_k} {constraints.cache_v}",
+            **({"chat_template": hashlib.sha256(source.encode()).hexdigest()} if source else {}),
         }
 
     def open(self, source: InputSpec, warn: Callable[[str], None]) -> EngineBackend:
@@ -76,7 +80,7 @@ class EngineSpec:
         planned = plan_batch(path, reserve_mmproj(self.load, vision.mmproj), settings, most, fixed=self.parallel > 0)
 
         def start() -> tuple[BatchEngine, ModelInfo]:
-            opened = planned.open(start_engine, self.follow, warn)
+            opened = planned.open(partial(start_engine, template=self.load.template), self.follow, warn)
             try:
                 opened.engine.configure_vision(vision)
                 return cast("BatchEngine", opened.engine), opened.loaded

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qwenctl.errors import QwenctlError
+from qwenctl.protocol.load import TemplateOverride
 from qwenctl.terminal.streams import StatusLine, warn
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 Notify = Callable[[str], None]
 
 
-def start_engine(notify: Notify = warn) -> Engine:
-    """A new engine, once the backend check has passed. Raises QwenctlError if it fails."""
+def start_engine(
+    notify: Notify = warn,
+    template: TemplateOverride = TemplateOverride(),  # noqa: B008 - frozen
+) -> Engine:
+    """A new engine, once the backend check has passed; it uses the `template`. Raises QwenctlError if it fails."""
     from qwenctl.backend_check.check import require_backend
     from qwenctl.engine.client import Engine
     from qwenctl.files.paths import log_folder
@@ -31,7 +35,7 @@ def start_engine(notify: Notify = warn) -> Engine:
         logs = log_folder()
     except QwenctlError:  # no writable home folder: no reason not to answer
         logs = None
-    return Engine.start(logs, backend)
+    return Engine.start(logs, backend, template)
 
 
 def read_usable_hardware(constraints: PlacementConstraints, notify: Notify = warn) -> Machine:

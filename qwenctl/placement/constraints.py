@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.protocol.load import TemplateOverride
 
 ALL_EXPERTS = 1 << 30
 NO_DEVICE = "none"
@@ -102,7 +103,8 @@ def _contradiction(first: str, second: str) -> QwenctlError:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """How to load a model: constraints for a new plan, or the file of an existing one."""
+    """How to load a model: constraints for a new plan, or the file of an existing one, and its chat template."""
 
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     plan: Path | None = None
+    template: TemplateOverride = field(default_factory=TemplateOverride)

@@ -56,10 +56,17 @@ class ModelInfo(Reply):
 
 
 @dataclass(frozen=True)
+class TemplateOverride:
+    """A chat template in place of the model's own ("": none), and more variables for it."""
+
+    source: str = ""
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Load(Request[LoadProgress | ModelInfo]):
     """Load the model at `path`; answered by LoadProgress any number of times, then ModelInfo."""
 
     path: str
     settings: LoadParams = field(default_factory=LoadParams)
-    chat_template: str = ""  # in place of the model's own
-    template_variables: dict[str, Any] = field(default_factory=dict)  # more variables for the chat template
+    template: TemplateOverride = field(default_factory=TemplateOverride)

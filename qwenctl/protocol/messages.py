@@ -18,6 +18,10 @@ ThinkingEnd = Literal["model", "budget", "loop"]
 Tools = tuple[dict[str, Any], ...]  # functions in OpenAI's format: {"type": "function", "function": {"name": …, …}}
 
 
+# What a request itself tells a chat template: no other variable has one of these names.
+OWN_TEMPLATE_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"})
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """A call of the function `name` by the model; the values of `arguments` are JSON values."""

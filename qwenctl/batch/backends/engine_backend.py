@@ -201,6 +201,7 @@ class EngineBackend:
                 json_schema=params.json_schema,
                 tools=params.tools,
                 stop=params.stop,
+                template_variables=dict(params.template_variables),
             ),
         )
 

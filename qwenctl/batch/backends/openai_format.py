@@ -56,7 +56,7 @@ def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
         body["grammar"] = params.grammar  # an extension of llama-server
     if params.tools:
         body["tools"] = list(params.tools)
-    body["chat_template_kwargs"] = {"enable_thinking": params.think}
+    body["chat_template_kwargs"] = {**params.template_variables, "enable_thinking": params.think}
     return body
 
 

@@ -157,6 +157,9 @@ def _qwenctl_params(short: _QwenctlRecord, params: GenerationParams) -> Generati
         raise ValueError("json_schema is empty: leave it out, or use null")
     if grammar is not None and not grammar.strip():
         raise ValueError("grammar is empty: leave it out, or use null")
+    values = short.chat_template_kwargs
+    if short.think is not None and values is not None and values.enable_thinking not in (None, short.think):
+        raise ValueError("think and enable_thinking contradict each other")
     own = {
         "think": short.think,
         "think_budget": short.think_budget,
@@ -172,6 +175,8 @@ def _merge_params(params: GenerationParams, form: RequestForm, own: Mapping[str,
     given = {name: value for name, value in named.items() if value is not None}
     if given.get("json_schema") or given.get("grammar"):  # it replaces the batch's schema or grammar, whichever it is
         given = {"json_schema": "", "grammar": "", **given}
+    if form.chat_template_kwargs is not None:
+        given["template_variables"] = {**params.template_variables, **form.chat_template_kwargs.variables()}
     merged: GenerationParams = replace(params, sampling={**params.sampling, **form.sampling()}, **given)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar cannot be used together")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qwenctl.batch.input.message_schema import StrictModel
 from qwenctl.models.sampling import SAMPLING_OPTIONS
+from qwenctl.protocol.messages import OWN_TEMPLATE_VARIABLES
 
 SAMPLING_FIELDS = tuple(option.field for option in SAMPLING_OPTIONS.values())
 # How much a model may think for each effort, in tokens; -1: as much as it likes.
@@ -87,8 +88,22 @@ class _Format(StrictModel):
         return '{"type": "object"}' if self.type == "json_object" else ""
 
 
-class _TemplateValues(StrictModel):
+class _TemplateValues(BaseModel):
+    """Variables for the chat template, by any name but those that the request itself sets."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
     enable_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> _TemplateValues:
+        taken = next((name for name in self.variables() if name in OWN_TEMPLATE_VARIABLES), None)
+        if taken is not None:
+            raise ValueError(f"{taken} cannot be set")
+        return self
+
+    def variables(self) -> dict[str, Any]:
+        """All but `enable_thinking`, which is a parameter of its own."""
+        return dict(self.model_extra or {})
 
 
 _Stop = Annotated[str, Field(min_length=1)]

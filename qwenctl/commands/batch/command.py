@@ -6,15 +6,18 @@ before a batch runs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from qwenctl.commands.batch import batch_options as own
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_load_options
+from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_vision_options
 from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import LoadRequest
+from qwenctl.protocol.load import TemplateOverride
 
 if TYPE_CHECKING:
     from qwenctl.batch.input.readers import Kind
@@ -24,6 +27,7 @@ _Value = TypeVar("_Value")
 
 # fmt: off
 @with_load_options
+@with_template_options
 @with_vision_options
 def batch_command(
     source: own.Input = "-", output: own.Output = "-", model: options.Model = None,
@@ -36,6 +40,7 @@ def batch_command(
     endpoint: own.Endpoint = None, api_key: own.ApiKey = "", timeout: own.Timeout = 600, patience: own.Patience = 300,
     plot: own.Plot = None, json: own.JsonSummary = False, quiet: own.Quiet = False,
     load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    template: TemplateOverride = TemplateOverride(),  # noqa: B008 - frozen
     predict: options.Predict = -1, think: options.Think = True, think_budget: options.ThinkBudget = -1,
     json_schema: options.JsonSchema = None, grammar: options.GrammarFile = None,
     temp: options.Temperature = None, top_k: options.TopK = None, top_p: options.TopP = None,
@@ -65,6 +70,7 @@ def batch_command(
         sampling=_given(
             temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n),
+        template_variables=template.variables,
     )
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
@@ -79,6 +85,8 @@ def batch_command(
     if endpoint:
         from qwenctl.batch.backends.openai_client import EndpointSpec
 
+        if template.source:
+            raise QwenctlError("--chat-template and --endpoint cannot be used together", "a server has its own")
         backend = EndpointSpec(
             urls=tuple(endpoint), model=str(model or ""), parallel=parallel, timeout_s=timeout, patience_s=patience,
             api_key=api_key,
@@ -88,7 +96,8 @@ def batch_command(
         from qwenctl.loading.load_engine import wait_for_load
 
         backend = EngineSpec(
-            model=model, load=load, parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
+            model=model, load=replace(load, template=TemplateOverride(template.source)),
+            parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
             mmproj=media.mmproj, vision=media.vision, allow_urls=media.allows_urls or allow_private_url,
             allow_private_urls=allow_private_url,
             follow=wait_for_load if quiet else reporting.show_loading,

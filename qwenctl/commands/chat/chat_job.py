@@ -139,7 +139,7 @@ def open_chat_engine(
     from qwenctl.loading.checked_backend import start_engine
 
     load = reserve_mmproj(job.load, job.vision.mmproj)
-    opened = open_model(job.model, load, lambda: start_engine(notify), follow, notify)
+    opened = open_model(job.model, load, lambda: start_engine(notify, load.template), follow, notify)
     try:
         opened.engine.configure_vision(job.vision)
         if job.prefix is not None:

@@ -15,10 +15,12 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
+from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import state_folder
 from qwenctl.placement.constraints import LoadRequest
+from qwenctl.protocol.load import TemplateOverride
 from qwenctl.terminal.keyboard import Keyboard
 from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
@@ -33,10 +35,12 @@ Prompt = Annotated[
 
 @with_media_options
 @with_load_options
+@with_template_options
 def chat_command(
     prompt: Prompt = None,
     model: options.Model = None,
     load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
+    template: TemplateOverride = TemplateOverride(),  # noqa: B008 - frozen
     predict: options.Predict = -1,
     system_prompt: options.SystemPrompt = "",
     images: tuple[str, ...] = (),
@@ -95,7 +99,7 @@ def chat_command(
     conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
         replace_surrogates(system_prompt)
     )
-    load = with_drafts(load, draft, draft_max, draft_min)
+    load = replace(with_drafts(load, draft, draft_max, draft_min), template=template)
     job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save)
     job = with_prefix(job, prefix, save_as)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
