@@ -97,7 +97,12 @@ def _answer_with_tools(
         events = model.engine.generate(build_request(conversation, model.loaded, limits, session))
         output = pipe.stream_answer(events, sink.status, write, sink.thinking)
         message, parsed_calls = answer_with_calls(
-            output.text, output.thinking, output.calls, output.finished.reason, conversation.tools
+            output.text,
+            output.thinking,
+            output.calls,
+            output.finished.reason,
+            conversation.tools,
+            output.finished.control_offsets,
         )
         conversation = conversation.with_turn(message)
         if run_calls is None or not (parsed_calls.calls or parsed_calls.problem):

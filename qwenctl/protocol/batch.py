@@ -100,7 +100,10 @@ class RecordStarted(BatchEvent):
 
 @dataclass(frozen=True)
 class RecordDone(BatchEvent):
-    """A complete answer: its text, the thinking before it, and its tool calls as the model wrote them."""
+    """A complete answer: its text, the thinking before it, and its tool calls as the model wrote them.
+
+    `control_offsets` are those of `GenerationFinished`.
+    """
 
     request_id: int
     text: str
@@ -110,6 +113,7 @@ class RecordDone(BatchEvent):
     usage: Usage
     timings: Timings
     thinking_end: ThinkingEnd = "model"
+    control_offsets: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,17 @@ class TextDelta(Event):
 
 @dataclass(frozen=True)
 class GenerationFinished(Reply):
-    """The end of an answer. `thinking_end` says what ended the thinking: the model, its budget, or a repetition."""
+    """The end of an answer. `thinking_end` says what ended the thinking: the model, its budget, or a repetition.
+
+    `control_offsets` are the indices, in the text of the channel "call", of each <tool_call> and </tool_call> that is a
+    control token, not ordinary tokens that spell one; None: not known.
+    """
 
     reason: FinishReason
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     thinking_end: ThinkingEnd = "model"
+    control_offsets: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

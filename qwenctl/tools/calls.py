@@ -1,35 +1,22 @@
-"""Parse the tool calls in a model's answer, in the format of Qwen3.5:
+"""The tool calls in a model's answer: parsed (`call_format`), converted and checked by the schemas (`schema`).
 
-    <tool_call>
-    <function=NAME>
-    <parameter=KEY>
-    VALUE
-    </parameter>
-    </function>
-    </tool_call>
-
-The text of an answer from its first `<tool_call>` on comes in; calls go out, each with its problem if it has one, and
-text that is not a call. Nothing a model writes raises an exception: problems become sentences for the model to read.
+The text of an answer from its first `<tool_call>` on comes in; calls go out, each with its problem if it has one, or
+the text, if it cannot be read for certain: then nothing in it is a call. Nothing a model writes raises an exception:
+problems become sentences for the model to read.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from qwenctl.protocol.messages import FinishReason, Message, ToolCall, Tools
-from qwenctl.tools.schema import coerce_argument, find_parameters, validate_call
+from qwenctl.tools.call_format import BrokenCall, RawCall, has_bare_call, read_calls
+from qwenctl.tools.schema import coerce_argument, declares_parameter, find_parameters, validate_call
 
-_BEGIN = "<tool_call>"
-_FUNCTION = re.compile(r"\s*<function=([^>\n]*)>")
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]*)>\n?")
-# A value may contain the closing tag as text; the real one is followed by another parameter or the function's end.
-_PARAMETER_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>))")
-_FUNCTION_END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
-_CALL_END = re.compile(r"</function>\s*</tool_call>")
-_MAX_BROKEN = 8  # broken calls reported one by one; the rest of the text counts as one more
-_TEXT_AFTER_CALL = "text after a call is not read: write nothing after the calls"
+_NOTHING_RUN = "no function was run; write all calls again in the given format"
+_BARE_CALL = f"the call is not within <tool_call> and </tool_call>; {_NOTHING_RUN}"
 
 
 @dataclass(frozen=True)
@@ -42,53 +29,61 @@ class ParsedCall:
 
 @dataclass(frozen=True)
 class ParsedCalls:
-    """The calls of an answer. `broken` is the text of malformed calls, `problem` what is wrong with the answer."""
+    """The calls of an answer. `broken` is the text of calls that cannot be read for certain: then there are no others.
+
+    `problem` says what is wrong with the answer, for the model; it is empty if nothing is.
+    """
 
     calls: tuple[ParsedCall, ...] = ()
     broken: str = ""
     problem: str = ""
 
 
-class _BrokenCall(Exception):
-    """The text does not follow the call format; the message says why, for the model."""
-
-
 def answer_with_calls(
-    text: str, thinking: str, calls: str, reason: FinishReason, tools: Tools
+    text: str,
+    thinking: str,
+    calls: str,
+    reason: FinishReason,
+    tools: Tools,
+    control_offsets: Collection[int] | None = None,
 ) -> tuple[Message, ParsedCalls]:
-    """Build an assistant turn from an answer, and parse its calls.
+    """Build an assistant turn from an answer, and parse its calls (`control_offsets`: see `parse_calls`).
 
-    Only an answer that the model ended itself (`reason` "stop") has calls; otherwise their text becomes content.
+    Only an answer that the model ended itself (`reason` "stop") has calls; otherwise their text becomes content. A call
+    without its `<tool_call>` stays text, and the model is told.
     """
     if reason != "stop":
         return Message("assistant", text + calls, thinking), ParsedCalls()
-    parsed = parse_calls(calls, tools)
+    if tools and has_bare_call(text, {tool["function"]["name"] for tool in tools}):
+        parsed = ParsedCalls((), calls.strip(), _BARE_CALL)
+    else:
+        parsed = parse_calls(calls, tools, control_offsets)
     content = "\n\n".join(part for part in (text.strip(), parsed.broken) if part) if parsed.broken else text
     return Message("assistant", content, thinking, tuple(item.call for item in parsed.calls)), parsed
 
 
-def parse_calls(text: str, tools: Tools) -> ParsedCalls:
-    """Parse the calls in `text`, and check them against the schemas of `tools`. Never raises."""
-    calls: list[ParsedCall] = []
-    broken: list[str] = []
-    problems: list[str] = []
-    position = 0
-    while (begin := text.find(_BEGIN, position)) >= 0:
-        if text[position:begin].strip():
-            problems.append(_TEXT_AFTER_CALL)
-        try:
-            call, position = _parse_call(text, begin + len(_BEGIN), tools)
-        except _BrokenCall as error:
-            # Resume at the next call, so that one malformed call does not hide those after it.
-            following = text.find(_BEGIN, begin + len(_BEGIN)) if len(broken) < _MAX_BROKEN else -1
-            position = following if following >= 0 else len(text)
-            broken.append(text[begin:position].strip())
-            problems.append(str(error))
-        else:
-            calls.append(ParsedCall(call, validate_call(call, tools)))
-    if text[position:].strip():
-        problems.append(_TEXT_AFTER_CALL)
-    return ParsedCalls(tuple(calls), "\n".join(broken), "\n".join(dict.fromkeys(problems)))
+def parse_calls(text: str, tools: Tools, control_offsets: Collection[int] | None = None) -> ParsedCalls:
+    """Parse the calls in `text`, and check them against the schemas of `tools`. Never raises.
+
+    `control_offsets` are the indices in `text` of the <tool_call> and </tool_call> that are control tokens, not
+    ordinary tokens that spell them; None if that is not known.
+    """
+
+    def declares(function: str, parameter: str) -> bool:
+        parameters = find_parameters(tools, function)
+        return parameters is None or declares_parameter(parameters, parameter)
+
+    try:
+        calls, problem = read_calls(text, declares, control_offsets)
+    except BrokenCall as error:
+        return ParsedCalls((), text.strip(), f"{error}; {_NOTHING_RUN}")
+    return ParsedCalls(tuple(_check_call(call, tools) for call in calls), "", problem)
+
+
+def _check_call(raw: RawCall, tools: Tools) -> ParsedCall:
+    parameters = find_parameters(tools, raw.name) or {}
+    call = ToolCall(raw.name, {name: coerce_argument(text, name, parameters) for name, text in raw.arguments.items()})
+    return ParsedCall(call, validate_call(call, tools))
 
 
 def format_call(call: ToolCall) -> str:
@@ -97,25 +92,3 @@ def format_call(call: ToolCall) -> str:
     # The user approves the call by this line, so nothing in it may be invisible or move the cursor.
     line = f"{call.name}({', '.join(arguments)})"
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
-
-
-def _parse_call(text: str, start: int, tools: Tools) -> tuple[ToolCall, int]:
-    """Parse the call whose `<function=` starts at index `start`; return it and its end index. Raises _BrokenCall."""
-    function = _FUNCTION.match(text, start)
-    if function is None:
-        raise _BrokenCall("the call has no <function=NAME>")
-    name, position = function[1].strip(), function.end()
-    parameters = find_parameters(tools, name) or {}
-    arguments = {}
-    while (parameter := _PARAMETER.match(text, position)) is not None:
-        key, begin = parameter[1].strip(), parameter.end()
-        end, call_end = _PARAMETER_END.search(text, begin), _CALL_END.search(text, begin)
-        # A closing tag beyond the end of this call belongs to a later call.
-        if end is None or (call_end is not None and call_end.start() < end.start()):
-            raise _BrokenCall(f"the parameter {key!r} is not closed by </parameter>")
-        arguments[key] = coerce_argument(text[begin : end.start()], key, parameters)
-        position = end.end()
-    closing = _FUNCTION_END.match(text, position)
-    if closing is None:
-        raise _BrokenCall("the call is not closed by </function>")
-    return ToolCall(name, arguments), closing.end()

@@ -17,6 +17,7 @@ from qwenctl.terminal.sanitize import replace_surrogates
 Schema = Mapping[str, Any]
 _JSON_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}  # as the chat template of Qwen3.5 writes them
+_OPEN_SCHEMA = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties")  # may declare parameters elsewhere
 _MAX_DEPTH = 64
 _MAX_CHOICE_DEPTH = 8
 
@@ -25,6 +26,14 @@ def find_parameters(tools: Tools, name: str) -> Schema | None:
     """Return the schema of the parameters of the function `name`; None if there is no such function."""
     functions = (tool["function"] for tool in tools)
     return next((function.get("parameters", {}) for function in functions if function["name"] == name), None)
+
+
+def declares_parameter(parameters: Schema, name: str) -> bool:
+    """Whether a function with the schema `parameters` has the parameter `name`, or may have any."""
+    properties = parameters.get("properties")
+    if not isinstance(properties, Mapping) or any(word in parameters for word in _OPEN_SCHEMA):
+        return True
+    return name in properties or parameters.get("additionalProperties", False) is not False
 
 
 def coerce_argument(text: str, name: str, parameters: Schema) -> Any:

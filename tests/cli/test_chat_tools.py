@@ -127,18 +127,24 @@ def test_auto_approve_runs_functions_without_asking(tmp_path: Path) -> None:
 
 
 def test_invalid_call_is_reported_to_the_model_without_asking(tmp_path: Path) -> None:
-    broken = answer_with_calls(
-        call("get_wether"), call("get_weather", days="two", city="Rome"), "<tool_call>\nget_weather()"
-    )
-    tool_chat = ToolChat(tmp_path, broken, answer("Sorry."))
+    invalid = answer_with_calls(call("get_wether"), call("get_weather", days="two", city="Rome"))
+    tool_chat = ToolChat(tmp_path, invalid, answer("Sorry."))
     tool_chat.run("Go.")
     assert tool_chat.results() == [
         "error: no function is named 'get_wether'; available: get_weather, fail, long, hang, evil, weigh",
         "error: 'days' of get_weather must be of type integer, not \"two\"",
-        "error: the call has no <function=NAME>",
     ]
-    assert tool_chat.engine.requests[1].messages[1].content == "<tool_call>\nget_weather()"
     assert "no function is named 'get_wether'" in tool_chat.chat.text
+
+
+@pytest.mark.parametrize("broken", ["<tool_call>\nget_weather()", PARIS.replace("</parameter>", "</parameter>\n" * 2)])
+def test_call_that_cannot_be_delimited_runs_nothing_and_tells_the_model(tmp_path: Path, broken: str) -> None:
+    tool_chat = ToolChat(tmp_path, answer_with_calls(PARIS, broken), answer("Sorry."))
+    tool_chat.run("Go.", auto_approve_tools=True)
+    [result] = tool_chat.results()
+    assert result.endswith("; no function was run; write all calls again in the given format")
+    assert tool_chat.engine.requests[1].messages[1] == Message("assistant", f"{PARIS}\n{broken}")
+    assert f"error: {result[7:40]}" in tool_chat.chat.text
 
 
 def test_function_without_command_asks_the_user_for_its_result(tmp_path: Path) -> None:
@@ -206,8 +212,8 @@ def test_long_result_is_shown_shortened_and_sent_whole(tmp_path: Path) -> None:
 
 def test_escape_codes_in_calls_and_results_do_not_reach_the_terminal(tmp_path: Path) -> None:
     evil = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\u202e"
-    calls = answer_with_calls(call("evil"), call("get_weather", city=evil), call(f"x{evil}"), f"<tool_call>{evil}")
-    tool_chat = ToolChat(tmp_path, calls, answer("Done."), typed=("y", "y"))
+    calls = answer_with_calls(call("evil"), call("get_weather", city=evil), call(f"x{evil}"))
+    tool_chat = ToolChat(tmp_path, calls, answer_with_calls(f"<tool_call>{evil}"), answer("Done."), typed=("y", "y"))
     tool_chat.run("Go.")
     assert '→ get_weather(city="\\u001b]52;c;ZXZpbA==\\u0007\\u001b[2J\\u009b31m\\u202e")' in tool_chat.chat.text
     assert "tame" in tool_chat.chat.text

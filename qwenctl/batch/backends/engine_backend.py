@@ -273,12 +273,8 @@ class EngineBackend:
         self._outcomes.append((number, outcome))
 
     def _answer(self, done: RecordDone) -> Answer:
-        params = self._records[done.request_id].params
-        tools = params.tools
-        if params.max_tokens == 0:
-            counted = dataclasses.replace(done.usage, thinking_tokens=0, answer_tokens=0)
-            done = dataclasses.replace(done, text="", thinking="", calls="", reason="length", usage=counted)
-        message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools)
+        tools = self._records[done.request_id].params.tools
+        message, _ = answer_with_calls(done.text, done.thinking, done.calls, done.reason, tools, done.control_offsets)
         usage = {
             "prompt_tokens": done.usage.prompt_tokens,
             "completion_tokens": done.usage.thinking_tokens + done.usage.answer_tokens,

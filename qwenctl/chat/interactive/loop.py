@@ -138,7 +138,8 @@ def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Par
     if failure is not None:
         return _after_failure(setup, state, view, failure), None
     reason = state.last.reason if state.last is not None else "cancelled"
-    message, parsed_calls = answer_with_calls(view.text, view.thinking, view.calls, reason, asked.tools)
+    controls = state.last.control_offsets if state.last is not None else None
+    message, parsed_calls = answer_with_calls(view.text, view.thinking, view.calls, reason, asked.tools, controls)
     if not parsed_calls.calls:
         setup.screen.show_result(parsed_calls.broken or ("" if parsed_calls.problem else view.calls))
     if state.last is not None and not (parsed_calls.calls or parsed_calls.problem):

@@ -165,4 +165,5 @@ class Slot:
             usage=usage,
             timings=timings,
             thinking_end=self.answer.stop_conditions.thinking_end,
+            control_offsets=text.control_offsets,
         )

@@ -63,7 +63,7 @@ def generate(
         drafts.drafted - drafted, drafts.accepted - accepted,
     )  # fmt: skip
     timings = Timings(prefilled - started, first_token_s, time.perf_counter() - prefilled)
-    yield GenerationFinished(reason, usage, timings, answer.stop_conditions.thinking_end)
+    yield GenerationFinished(reason, usage, timings, answer.stop_conditions.thinking_end, answer.text.control_offsets)
 
 
 def _prompt(model: LoadedModel, request: Generate) -> Prompt:

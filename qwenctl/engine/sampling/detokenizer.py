@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 from qwenctl.protocol.messages import Channel, TextDelta
 
+# A token with just these bytes is the control token: the merges of the vocabulary never make one of the tag's letters.
+_CONTROL_TOKENS = (b"<tool_call>", b"</tool_call>")
+
 
 class StreamingDetokenizer:
     """The text of one answer, emitted as soon as it is valid UTF-8.
@@ -39,6 +42,13 @@ class StreamingDetokenizer:
         self._has_text = False
         self._pending_tokens = 0  # tokens whose text has not been emitted
         self.tokens: dict[Channel, int] = {"thinking": 0, "answer": 0, "call": 0}
+        self._n_call_characters = 0  # emitted in the channel "call"
+        self._control_offsets: list[int] = []
+
+    @property
+    def control_offsets(self) -> tuple[int, ...] | None:
+        """Where the control tokens begin in the text of the calls; None without a `tool_call_start` token."""
+        return tuple(self._control_offsets) if self._tool_call_start is not None else None
 
     def feed(self, token: int) -> list[TextDelta]:
         """The text that `token` completes."""
@@ -56,6 +66,10 @@ class StreamingDetokenizer:
             text = self._decoder.decode(piece)
             self._split = bool(self._decoder.getstate()[0])
         deltas = self._emit(text)
+        if self.channel == "call":
+            self._n_call_characters += sum(len(delta.text) for delta in deltas)
+            if piece in _CONTROL_TOKENS:
+                self._control_offsets.append(self._n_call_characters - len(piece))
         return rest + deltas if rest else deltas
 
     def finish(self) -> list[TextDelta]:

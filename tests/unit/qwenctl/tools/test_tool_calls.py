@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenctl.protocol.messages import FinishReason, Message, ToolCall
-from qwenctl.tools.calls import answer_with_calls, format_call, parse_calls
+from qwenctl.tools.call_format import has_bare_call
+from qwenctl.tools.calls import ParsedCalls, answer_with_calls, format_call, parse_calls
 from tests.support.tool_calls import tool
 
 WEATHER = tool(
@@ -47,15 +48,16 @@ def test_call_without_line_breaks_or_closing_tag_is_parsed() -> None:
         ("<tool_call>\n<function=now", [], 1, "the call has no <function=NAME>"),
         ("<tool_call>\n<function=now>\n", [], 1, "the call is not closed by </function>"),
         ("<tool_call>\n<function=now>\n</tool_call>", [], 1, "the call is not closed by </function>"),
-        (f"<tool_call>\n<function=get_weather>\n{CITY}", [], 1, "the parameter 'city' is not closed by </parameter>"),
+        (f"<tool_call>\n<function=get_weather>\n{CITY}", [], 1, "the call is not closed by </function>"),
         (calling(PARIS.replace("</parameter>\n", "")), [], 1, "the parameter 'city' is not closed by </parameter>"),
         (
             calling(PARIS.replace("</parameter>\n", ""), PARIS),
-            ["get_weather"],
-            1,
+            [],
+            2,
             "the parameter 'city' is not closed by </parameter>",
         ),
-        (calling("<function=now>\n", PARIS), ["get_weather"], 1, "the call is not closed by </function>"),
+        (calling("<function=now>\n", PARIS), [], 2, "the call is not closed by </function>"),
+        (calling(PARIS, "<function=now>\n"), [], 2, "the call is not closed by </function>"),
         (calling(PARIS) + "\nIt is sunny.", ["get_weather"], 0, "text after a call is not read"),
         (
             calling(PARIS) + "\n<tool_response>\nsunny\n</tool_response>\n" + calling("<function=now>\n</function>\n"),
@@ -104,10 +106,11 @@ def test_truncated_answer_calls_nothing(reason: FinishReason) -> None:
     assert found.calls == ()
 
 
-def test_broken_call_stays_in_answer_text() -> None:
-    message, _ = answer_with_calls("Well.", "", calling("<function=now>\n", PARIS), "stop", TOOLS)
-    assert message.content == "Well.\n\n" + calling("<function=now>\n")
-    assert message.tool_calls == (ToolCall("get_weather", {"city": "Paris"}),)
+def test_broken_call_stays_in_answer_text_and_nothing_is_a_call() -> None:
+    output = calling("<function=now>\n", PARIS)
+    message, _ = answer_with_calls("Well.", "", output, "stop", TOOLS)
+    assert message.content == f"Well.\n\n{output}"
+    assert message.tool_calls == ()
 
 
 TAGS = ["<tool_call>", "</tool_call>", "<function=now>", "<function=", "</function>", "<parameter=x>", "</parameter>"]
@@ -142,9 +145,12 @@ def test_argument_with_nonportable_json_stays_text(text: str) -> None:
 
 
 def test_call_of_one_megabyte_is_parsed_quickly() -> None:
-    output = calling(f"<function=f>\n<parameter=x>\n{'</parameter> <tool_call>' * 40_000}\n</parameter>\n</function>\n")
-    assert len(parse_calls(output, (tool("f", {"x": {"type": "string"}}),)).calls) == 1
+    tools = (tool("f", {"x": {"type": "string"}}),)
+    for text, calls in (("</parameter>. <tool_call>. ", 1), ("</parameter> <tool_call>", 0), ("<parameter", 1)):
+        output = calling(f"<function=f>\n<parameter=x>\n- {text * 40_000}-\n</parameter>\n</function>\n")
+        assert len(parse_calls(output, tools).calls) == calls
     parse_calls("<tool_call><function=f><parameter=x>" * 20_000, ())
+    parse_calls("<tool_call>" + "<  /   parameter" * 40_000, ())
 
 
 @pytest.mark.parametrize(
@@ -161,3 +167,125 @@ def test_call_of_one_megabyte_is_parsed_quickly() -> None:
 )
 def test_formatted_call_is_one_line_with_controls_escaped(arguments: dict[str, Any], line: str) -> None:
     assert format_call(ToolCall("f", arguments)) == line
+
+
+# ------------------------------------------------------------------ values with tags, and near misses
+
+PIECES = [
+    *TAGS,
+    "<parameter=y>",
+    "</parameter>\n",
+    "\n</parameter>",
+    "\n</parameter>\n</function>\n</tool_call>",
+    "{",
+    '"',
+]
+TAGGED = st.lists(st.sampled_from([*PIECES, "\n", " ", "a", "</param>", "< /function>"]), max_size=8).map("".join)
+ONE_PARAMETER = (tool("f", {"x": {"type": "string"}}, ["x"]), tool("now", {}))
+
+
+def render(call: ToolCall) -> str:
+    """The call as the chat template renders it."""
+    values = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in call.arguments.items())
+    return f"<tool_call>\n<function={call.name}>\n{values}</function>\n</tool_call>"
+
+
+def is_rendering(output: str, found: ParsedCalls) -> bool:
+    """Whether the calls that were found are rendered as just this text too: a value imitates them tag by tag."""
+    return "\n".join(render(one.call) for one in found.calls) == output
+
+
+@settings(max_examples=1500)
+@given(TAGGED | st.text(), st.booleans())
+def test_any_text_in_an_argument_comes_back_as_itself_or_nothing_runs(value: str, then_now: bool) -> None:
+    calls = [ToolCall("f", {"x": value}), *([ToolCall("now", {})] if then_now else [])]
+    output = "\n".join(map(render, calls))
+    found = parse_calls(output, ONE_PARAMETER)
+    if not found.calls:
+        assert found.problem
+    else:
+        assert [one.call for one in found.calls] == calls or is_rendering(output, found)
+
+
+@settings(max_examples=500)
+@given(st.text(), TAGGED)
+def test_any_text_in_two_arguments_comes_back_as_itself_or_nothing_runs(first: str, second: str) -> None:
+    tools = (tool("f", {"x": {"type": "string"}, "z": {"type": "string"}}),)
+    call = ToolCall("f", {"z": first, "x": second})
+    found = parse_calls(render(call), tools)
+    if found.calls:
+        assert [one.call for one in found.calls] == [call] or is_rendering(render(call), found)
+
+
+@given(TAGGED)
+def test_text_that_only_spells_control_tokens_makes_no_call(value: str) -> None:
+    call = ToolCall("f", {"x": value})
+    output = render(call)
+    found = parse_calls(output, ONE_PARAMETER, {0, len(output) - len("</tool_call>")})
+    assert [one.call for one in found.calls] == [call] or (found.calls == () and found.problem)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Use </parameter> to close.",
+        "a\n  </parameter>\n  <other>\nb",
+        "<tool_call> and </tool_call> are tokens",
+        "see <parameter=x> and </function>: so",
+        "\nfirst and last line are empty\n",
+        "",
+        "#include <functional>",
+        "</parameter",
+    ],
+)
+def test_value_with_tags_that_end_nothing_comes_back(value: str) -> None:
+    assert [one.call for one in parse_calls(render(ToolCall("f", {"x": value})), ONE_PARAMETER).calls] == [
+        ToolCall("f", {"x": value})
+    ]
+
+
+def test_spelled_call_in_a_value_is_text_where_the_tokens_are_known() -> None:
+    value = "\n".join(("old:", "</parameter>", "</function>", "</tool_call>", "<tool_call>", "new"))
+    output = render(ToolCall("f", {"x": value}))
+    assert parse_calls(output, ONE_PARAMETER).calls == ()
+    [found] = parse_calls(output, ONE_PARAMETER, {0, len(output) - len("</tool_call>")}).calls
+    assert found.call.arguments == {"x": value}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n</parameter>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>\n",
+        "<function=f>\n<parameter=x>\n1\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</param>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</parameter >\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n<parameter=y>\n2\n</parameter>\n</function>\n",
+        "<function=f>\n<parameter=x>1<parameter=y>2</parameter></function>\n",
+        '<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter name="y">\n2\n</parameter>\n</function>\n',
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=x>\n2\n</parameter>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=other>\n2\n</parameter>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n</parameter>\nand y:\n<parameter=y>\n2\n</parameter>\n</function>\n",
+        "<function=f>\n<parameter=x>\n1\n<function=f>\n<parameter=x>\n2\n</parameter>\n</function>\n",
+        "<function=f>\n<function=f>\n<parameter=x>\n2\n</parameter>\n</function>\n",
+        '<function="f">\n{"x": 1}\n',
+        '{"name": "f", "arguments": {"x": 1}}\n',
+    ],
+)
+def test_near_miss_of_a_call_runs_nothing_and_tells_the_model(body: str) -> None:
+    tools = (tool("f", {"x": {"type": "string"}, "y": {"type": "string"}}), tool("now", {}))
+    for output in (calling(body), calling(body, "<function=now>\n</function>\n")):
+        found = parse_calls(output, tools)
+        assert found.calls == ()
+        assert found.problem.endswith("no function was run; write all calls again in the given format")
+        assert found.broken == output
+
+
+def test_call_without_its_outer_tag_is_text_and_the_model_is_told() -> None:
+    message, found = answer_with_calls(f"I look.\n\n{PARIS}", "", "", "stop", TOOLS)
+    assert (message.tool_calls, found.calls) == ((), ())
+    assert found.problem.startswith("the call is not within <tool_call> and </tool_call>")
+    quoted = f"A call looks so:\n```xml\n{PARIS}```\n"
+    assert not answer_with_calls(quoted, "", "", "stop", TOOLS)[1].problem
+    assert not has_bare_call(PARIS, {"other"})

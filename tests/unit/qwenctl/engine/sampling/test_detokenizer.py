@@ -50,3 +50,14 @@ def test_every_piece_is_at_least_one_whole_character(answer: str) -> None:
 def test_unfinished_thinking_gives_no_answer() -> None:
     output = detokenize("hm … ".encode()[:-2], thinking=True)
     assert (joined(output, "thinking"), joined(output, "answer")) == ("hm \N{REPLACEMENT CHARACTER}", "")
+
+
+@given(st.lists(st.sampled_from([257, 258, *b"<tool_call>", *"é".encode()]), max_size=30))
+def test_control_tokens_of_calls_are_told_from_text_that_spells_them(tokens: list[int]) -> None:
+    names = {**BYTES, 257: b"<tool_call>", 258: b"</tool_call>"}
+    text = StreamingDetokenizer(names, None, thinking=False, tool_call_start=257)
+    calls = joined([event for token in [257, *tokens] for event in text.feed(token)], "call")
+    offsets = text.control_offsets
+    assert offsets is not None
+    assert len(offsets) == 1 + sum(token > 256 for token in tokens)
+    assert all(calls.startswith(("<tool_call>", "</tool_call>"), offset) for offset in offsets)
