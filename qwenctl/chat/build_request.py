@@ -30,7 +30,7 @@ def build_request(
     return Generate(
         messages=conversation.prompt_messages,
         enable_thinking=conversation.think,
-        sampling=resolve_sampling(conversation.sampling, conversation.think, loaded),
+        sampling=resolve_sampling(conversation.sampling, conversation.thinks, loaded),
         max_tokens=limits.max_tokens,
         think_budget=conversation.think_budget,
         grammar=limits.grammar,

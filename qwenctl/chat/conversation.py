@@ -16,6 +16,26 @@ _HEADING = "Summary of the earlier conversation:"
 
 
 @dataclass(frozen=True)
+class ConversationChanges:
+    """What a user asks for beside a saved conversation to resume; None: as it was saved."""
+
+    system: str | None = None
+    think: bool | None = None
+    think_budget: int | None = None
+    sampling: Mapping[str, float | int | None] = field(default_factory=dict)
+
+    def apply(self, conversation: Conversation) -> Conversation:
+        """Return `conversation` with the changes; the rest of it stays."""
+        changed = conversation if self.system is None else conversation.with_system(self.system)
+        return replace(
+            changed,
+            think=changed.think if self.think is None else self.think,
+            think_budget=changed.think_budget if self.think_budget is None else self.think_budget,
+            sampling={**changed.sampling, **self.sampling},
+        )
+
+
+@dataclass(frozen=True)
 class Conversation:
     """`sampling` has what the user set, by field name of `protocol.messages.Sampling`; the rest is the model's default.
 
@@ -35,6 +55,11 @@ class Conversation:
     def system(self) -> str:
         """The text of the system message; empty if there is none."""
         return next((message.content for message in self.messages if message.role == "system"), "")
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before an answer; with a budget of 0 tokens it does not."""
+        return self.think and self.think_budget != 0
 
     @property
     def turns(self) -> tuple[Message, ...]:

@@ -181,13 +181,18 @@ class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
     messages: tuple[Message, ...]
     enable_thinking: bool = True
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1  # -1: no limit but the context
-    think_budget: int = -1  # maximum tokens of thinking; -1: no limit
+    max_tokens: int = -1  # -1: no limit but the context; 0: the prompt is evaluated, nothing is generated
+    think_budget: int = -1  # maximum tokens of thinking; -1: no limit; 0: no thinking
     grammar: str = ""  # GBNF grammar for the answer; the thinking is not constrained
     json_schema: str = ""  # the same constraint as a JSON schema
     tools: Tools = ()  # the functions that the model may call
     state_path: str = ""  # file for states saved during a long prefill
     template_variables: dict[str, Any] = field(default_factory=dict)  # more variables for the chat template
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before its answer; with a budget of 0 tokens it does not."""
+        return self.enable_thinking and self.think_budget != 0
 
     @property
     def is_constrained(self) -> bool:

@@ -23,6 +23,7 @@ Keys = tuple[str, ...]
 OptionValue = str | bool | list[str]
 
 _PREFIX = "QWENCTL_"
+_CONSTRAINTS = ("grammar", "json_schema")
 _SWITCH = dict.fromkeys(("1", "on", "true", "yes", "enabled"), True)
 _SWITCH |= dict.fromkeys(("0", "off", "false", "no", "disabled"), False)
 # What a file must have for an option of each kind: as text for messages, and the types that tomllib returns.
@@ -110,7 +111,9 @@ def _settings_from_env(commands: Sequence[Command], environment: Mapping[str, st
                 for name in setting.names:
                     words = (name,) if is_shared else (*command.path, name)
                     variable = _PREFIX + "_".join(words).upper().replace("-", "_")
-                    if text := environment.get(variable):
+                    text = environment.get(variable)
+                    # An empty variable is one that is not set, but no constraint of an answer is dropped for that.
+                    if text or (text is not None and setting.option.name in _CONSTRAINTS):
                         yield RawSetting(command, setting, text, variable)
 
 

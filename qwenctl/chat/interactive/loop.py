@@ -36,6 +36,7 @@ def run_chat(setup: ChatSetup) -> ExitCode:
         setup.screen.show_note(f"{model.loaded.name} ({model.loaded.description}) - /help for help, Ctrl-D quits")
         if setup.store is not None and setup.resume:
             state = persistence.resume(setup, state, setup.store, setup.resume)
+            state = replace(state, conversation=setup.changes.apply(state.conversation))
         for named in setup.media:
             state = attach_media(setup, state, named)
         return _run_turns(setup, state)

@@ -9,7 +9,7 @@ from pathlib import Path
 from qwenctl.chat.attachments import Attachment
 from qwenctl.chat.build_request import AnswerLimits
 from qwenctl.chat.context_trimming import ContextFullPolicy
-from qwenctl.chat.conversation import Conversation
+from qwenctl.chat.conversation import Conversation, ConversationChanges
 from qwenctl.chat.interactive.screen import Screen
 from qwenctl.chat.saved.sessions import OpenSession, SessionStore
 from qwenctl.engine.interface import LoadedEngine
@@ -33,8 +33,8 @@ class ChatSetup:
     The model may call `functions`, without asking the user if `auto_approve_tools`. `resolve_media` turns a path or URL
     into an image or video; the paths and URLs in `media` go with the first question.
 
-    Conversations are saved in `store` (None: not saved); `resume` names the one to resume ("": none). `keyboard` holds
-    the keys that come while the model answers, for `read_line`.
+    Conversations are saved in `store` (None: not saved); `resume` names the one to resume ("": none), with
+    `changes` to it. `keyboard` holds the keys that come while the model answers, for `read_line`.
     """
 
     open_model: Callable[[], LoadedEngine]
@@ -52,6 +52,7 @@ class ChatSetup:
     store: SessionStore | None = None
     resume: str = ""
     keyboard: Keyboard = field(default_factory=Keyboard)
+    changes: ConversationChanges = field(default_factory=ConversationChanges)
 
 
 @dataclass(frozen=True)

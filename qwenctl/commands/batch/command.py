@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
 from qwenctl.commands.batch import batch_options as own
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load_options import with_load_options
+from qwenctl.commands.options.given import refuse_beside, refuse_empty, refuse_without
+from qwenctl.commands.options.load_options import LOAD_PARAMETERS, with_load_options
 from qwenctl.commands.options.template_options import with_template_options
-from qwenctl.commands.options.vision_options import MediaOptions, with_vision_options
+from qwenctl.commands.options.vision_options import VISION_PARAMETERS, MediaOptions, with_vision_options
 from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import TemplateOverride
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from qwenctl.batch.input.readers import Kind
 
 _Value = TypeVar("_Value")
+# Parameters of the engine on this machine, which a server does not get.
+_OF_THE_ENGINE = (LOAD_PARAMETERS | VISION_PARAMETERS | {"share_prefix"}) - {"allow_url"}
 
 
 # fmt: off
@@ -30,6 +35,7 @@ _Value = TypeVar("_Value")
 @with_template_options
 @with_vision_options
 def batch_command(
+    context: typer.Context,
     source: own.Input = "-", output: own.Output = "-", model: options.Model = None,
     lines: own.Lines = False, null: own.Null = False, files: own.Files = False, csv: own.Csv = False,
     prompt: own.Prompt = None, system: own.System = None, prefix: options.PrefixOption = None,
@@ -64,9 +70,15 @@ def batch_command(
     from qwenctl.commands.batch import reporting
 
     reporting.check_plot(plot)
+    refuse_empty(context)
+    if endpoint:
+        refuse_beside(context, "--endpoint", _OF_THE_ENGINE)
+    else:
+        refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
+    grammar_text, schema_text = options.answer_constraints(grammar, json_schema)
     params = batch.GenerationParams(
         think=think, think_budget=think_budget, max_tokens=predict,
-        grammar=options.text_or_file(grammar, "::="), json_schema=options.text_or_file(json_schema, "{"),
+        grammar=grammar_text, json_schema=schema_text,
         sampling=_given(
             temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n),

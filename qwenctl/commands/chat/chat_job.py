@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwenctl.chat.conversation import Conversation, ConversationChanges
 from qwenctl.commands.options.vision_options import MediaOptions
 from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import ExitCode, QwenctlError, quote
@@ -30,7 +31,6 @@ from qwenctl.terminal.streams import piped_input, warn
 if TYPE_CHECKING:
     from qwenctl.chat.build_request import AnswerLimits
     from qwenctl.chat.context_trimming import ContextFullPolicy
-    from qwenctl.chat.conversation import Conversation
     from qwenctl.chat.saved.prefixes import PrefillFollower, SavedPrefix
     from qwenctl.chat.saved.sessions import SessionStore
     from qwenctl.tools.tool_set import ToolSet
@@ -56,6 +56,7 @@ class ChatRequest:
     vision: VisionSettings = field(default_factory=VisionSettings)
     source: MediaSource | None = None
     images: tuple[str, ...] = ()
+    changes: ConversationChanges = field(default_factory=ConversationChanges)
 
     def resolve_media(self, named: str) -> Media:
         """The image or video that `named` means: a path, URL, data URI, or "-". Raises QwenctlError."""
@@ -73,10 +74,12 @@ def make_chat_request(
     on_full: ContextFullPolicy,
     *,
     saves: bool,
+    changes: ConversationChanges = ConversationChanges(),  # noqa: B008 - frozen
 ) -> ChatRequest:
     """The request for a chat. Raises QwenctlError.
 
-    With `resume`, it continues that session ("": the latest), with the session's model if `model` is None.
+    With `resume`, it continues that session ("": the latest) with `changes`, and with the session's model if `model` is
+    None.
     """
     from qwenctl.chat.saved.sessions import SessionStore
 
@@ -90,7 +93,14 @@ def make_chat_request(
         raise QwenctlError("no saved conversations yet", "qwenctl chat -m MODEL.gguf", ExitCode.NO_INPUT)
     session = store.load(name)
     return ChatRequest(
-        resolve_model(model or Path(session.model)), load, session.conversation, limits, store, name, on_full
+        resolve_model(Path(session.model) if model is None else model),
+        load,
+        changes.apply(session.conversation),
+        limits,
+        store,
+        name,
+        on_full,
+        changes=changes,
     )
 
 
@@ -174,11 +184,12 @@ def load_tools(path: Path | None, timeout_s: int) -> AbstractContextManager[Tool
 
 
 def with_tools(job: ChatRequest, functions: ToolSet | None, *, auto_approve_tools: bool) -> ChatRequest:
-    """`job` with functions that the model may call. Raises QwenctlError if it also has a JSON schema."""
+    """`job` with functions that the model may call. Raises QwenctlError if it also has a JSON schema or a grammar."""
     if functions is None:
         return job
-    if job.limits.json_schema:
-        raise QwenctlError("--tools and --json-schema cannot be used together", "leave one of them out")
+    for option, given in (("--json-schema", job.limits.json_schema), ("--grammar", job.limits.grammar)):
+        if given:
+            raise QwenctlError(f"--tools and {option} cannot be used together", "leave one of them out")
     conversation = replace(job.conversation, tools=functions.schemas)
     return replace(job, conversation=conversation, functions=functions, auto_approve_tools=auto_approve_tools)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.given import given_options, refuse_empty, refuse_without
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
@@ -37,6 +38,7 @@ Prompt = Annotated[
 @with_load_options
 @with_template_options
 def chat_command(
+    context: typer.Context,
     prompt: Prompt = None,
     model: options.Model = None,
     load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
@@ -86,21 +88,32 @@ def chat_command(
     as data.
     """
     from qwenctl.chat.build_request import AnswerLimits
-    from qwenctl.chat.conversation import Conversation
+    from qwenctl.chat.conversation import Conversation, ConversationChanges
     from qwenctl.commands.chat.chat_job import load_tools, make_chat_request, media_context, with_prefix, with_tools
 
-    given = {
+    refuse_empty(context)
+    if tools is None:
+        refuse_without(context, "--tools", ("tool_timeout", "yes"))
+    named = {
         "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
         "repeat_penalty": repeat_penalty, "repeat_last_n": repeat_last_n,
     }  # fmt: skip
-    sampling = {name: value for name, value in given.items() if value is not None}
-    limits = AnswerLimits(predict, options.text_or_file(grammar, "::="), options.text_or_file(json_schema, "{"))
+    sampling = {name: value for name, value in named.items() if value is not None}
+    limits = AnswerLimits(predict, *options.answer_constraints(grammar, json_schema))
     conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
         replace_surrogates(system_prompt)
     )
     load = replace(with_drafts(load, draft, draft_max, draft_min), template=template)
-    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save)
+    # A saved conversation wins over settings, and the command line over the saved conversation.
+    typed = given_options(context)
+    changes = ConversationChanges(
+        conversation.system if "system_prompt" in typed else None,
+        think if "think" in typed else None,
+        think_budget if "think_budget" in typed else None,
+        {name: value for name, value in named.items() if {"temperature": "temp"}.get(name, name) in typed},
+    )
+    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save, changes=changes)
     job = with_prefix(job, prefix, save_as)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
         job = with_tools(job, functions, auto_approve_tools=yes)
@@ -176,5 +189,6 @@ def _run_chat(
         resolve_media=job.resolve_media,
         media=job.images,
         keyboard=keyboard,
+        changes=job.changes,
     )
     return run_chat(setup)

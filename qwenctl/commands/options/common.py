@@ -70,11 +70,26 @@ def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[in
     return lambda text: tuple(parse(item) for item in text.split(",") if item.strip()) or None
 
 
-def text_or_file(given: str | None, mark: str) -> str:
-    """The text of an option: `given` itself if it contains `mark`, which no file name does; else that file's text."""
-    if given is None or mark in given:
-        return given or ""
-    return decode(Path(given).read_bytes(), lambda _: None)
+def text_or_file(given: str | None, mark: str, option: str) -> str:
+    """The text of `option`: `given` itself if it contains `mark`, which no file name does; else that file's text.
+
+    Without the option (None) it is empty. Raises QwenctlError if it was given, and there is no text.
+    """
+    if given is None:
+        return ""
+    if not given.strip():
+        raise QwenctlError(f"{option} is empty", f"leave it out, or give a file or text with {mark!r}")
+    text = given if mark in given else decode(Path(given).read_bytes(), lambda _: None)
+    if not text.strip():
+        raise QwenctlError(f"{option} {given}: the file is empty", "leave the option out, or fill the file")
+    return text
+
+
+def answer_constraints(grammar: str | None, json_schema: str | None) -> tuple[str, str]:
+    """The texts of --grammar and --json-schema; "" for what was not given. Raises QwenctlError, OSError."""
+    if grammar is not None and json_schema is not None:
+        raise QwenctlError("--grammar and --json-schema cannot be used together", "leave one of them out")
+    return text_or_file(grammar, "::=", "--grammar"), text_or_file(json_schema, "{", "--json-schema")
 
 
 def _number(meaning: str, *names: str, lowest: int, words: Mapping[str, int] = MappingProxyType({})) -> Any:

@@ -111,6 +111,9 @@ def _load_request(
     return LoadRequest(constraints, plan)
 
 
+LOAD_PARAMETERS = frozenset(inspect.signature(_load_request).parameters)
+
+
 def with_drafts(
     load: LoadRequest, draft: Literal["auto", "mtp", "ngram", "off"], draft_max: int, draft_min: int
 ) -> LoadRequest:

@@ -6,6 +6,7 @@ come in, a `MediaOptions` goes out. No file is opened here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,9 @@ def _media_options(
             f"--image-min-tokens {least} is more than --image-max-tokens {most}", "leave one of them out"
         )
     return MediaOptions((), mmproj, VisionSettings("", least, most, fps, max_frames), allow_url)
+
+
+VISION_PARAMETERS = frozenset(inspect.signature(_media_options).parameters)
 
 
 def _image_arguments(image: Images = None) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     check_size(model, submitted.messages, size, RECORD_LIMIT)
     prompt = model.template.render_once(
         submitted.messages,
-        think=submitted.enable_thinking,
+        think=submitted.request.thinks,
         tools=submitted.tools,
         variables=submitted.template_variables,
     )
@@ -119,6 +119,8 @@ class Slot:
         """Sample from the logits at `row`, which follow all evaluated tokens; return the answer if it is finished."""
         if not self.prefilled:
             self.prefilled = time.perf_counter()
+        if self.answer.is_empty:
+            return self._finished("length")
         deltas, self.token, reason = self.answer.accept_token(
             self.answer.sample_next(row), has_capacity=self.n_evaluated < self.size
         )

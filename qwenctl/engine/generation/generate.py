@@ -52,7 +52,9 @@ def generate(
         drafted, accepted = drafts.drafted, drafts.accepted
         reason: FinishReason = "cancelled"
         first_token_s = 0.0
-        if not interrupt:
+        if answer.is_empty:
+            reason = "length"
+        elif not interrupt:
             first = answer.sample_next()
             first_token_s = time.perf_counter() - started
             reason = yield from _decode(model, answer, interrupt, first)
@@ -72,7 +74,7 @@ def _prompt(model: LoadedModel, request: Generate) -> Prompt:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
     check_size(model, request.messages, model.sequence.size)
     prompt = model.template.prompt(
-        request.messages, think=request.enable_thinking, tools=request.tools, variables=request.template_variables
+        request.messages, think=request.thinks, tools=request.tools, variables=request.template_variables
     )
     if len(prompt.tokens) >= model.sequence.size:
         raise context_overflow(model, len(prompt.tokens), model.sequence.size, has_media=bool(prompt.media_items))
@@ -106,6 +108,7 @@ class AnswerState:
     def __init__(self, model: LoadedModel, request: Generate, sampler: Sampler, *, thinks: bool) -> None:
         self._model, self._sampler, self._constrained = model, sampler, request.is_constrained
         self._n_left = request.max_tokens
+        self.is_empty = request.max_tokens == 0  # no token may be generated
         self.forced = deque[int]()  # the next tokens, whatever the logits say
         self.stop_conditions = StopConditions(model.forced_think_end_tokens, request.think_budget)
         # A grammar applies from the end of the thinking on, so a tool call must not start before that.

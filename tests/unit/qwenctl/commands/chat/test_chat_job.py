@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwenctl.chat.build_request import AnswerLimits
-from qwenctl.chat.conversation import Conversation
+from qwenctl.chat.conversation import Conversation, ConversationChanges
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.commands.chat.chat_job import ChatRequest, load_tools, make_chat_request, with_prefix, with_tools
 from qwenctl.errors import ExitCode, QwenctlError
@@ -93,3 +95,29 @@ def test_functions_are_told_to_the_model_unless_a_schema_forbids_calls(toy_gguf:
 def test_images_without_a_source_cannot_be_sent(toy_gguf: Path) -> None:
     with pytest.raises(QwenctlError, match="images cannot be sent here"):
         job(toy_gguf).resolve_media("a.png")
+
+
+@given(st.booleans() | st.none(), st.integers(-1, 5) | st.none(), st.text(min_size=1) | st.none(), st.booleans())
+def test_changes_replace_what_is_given_and_keep_the_rest(
+    think: bool | None, budget: int | None, system: str | None, greedy: bool
+) -> None:
+    sampling: dict[str, float] = {"temperature": 0.0} if greedy else {}
+    saved = Conversation(think=False, think_budget=7, sampling={"temperature": 0.5, "top_k": 3}).with_system("Old.")
+    saved = saved.with_user("Hi?").with_answer("Hi.", "")
+    found = ConversationChanges(system, think, budget, sampling).apply(saved)
+    assert found.think == bool(think)
+    assert found.think_budget == (7 if budget is None else budget)
+    assert found.system == ("Old." if system is None else system)
+    assert found.sampling == {"temperature": 0.0 if greedy else 0.5, "top_k": 3}
+    assert found.turns == saved.turns
+
+
+def test_resumed_chat_obeys_what_is_given_beside_it(toy_gguf: Path) -> None:
+    save("first", toy_gguf)
+    changes = ConversationChanges("Be brief.", think=False)
+    found = make_chat_request(
+        None, LoadRequest(), Conversation(), AnswerLimits(), "first", "stop", saves=True, changes=changes
+    )
+    assert (found.conversation.system, found.conversation.think) == ("Be brief.", False)
+    assert found.conversation.last_question == "Is this first?"
+    assert found.changes == changes
