@@ -39,7 +39,7 @@ from qwenctl.errors import ExitCode, QwenctlError, explain
 from qwenctl.settings.defaults import SettingsContext
 from qwenctl.settings.usage_errors import explain_usage
 from qwenctl.terminal.sanitize import clean_line
-from qwenctl.terminal.signals import termination_as_exit
+from qwenctl.terminal.signals import TERMINATIONS, requested_exit, termination_as_exit
 
 app = typer.Typer(
     cls=HelpGroup,
@@ -94,21 +94,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = given[: given.index("--")] if "--" in given else given
     settings = SettingsContext(typer.main.get_command(app))
     try:
-        with termination_as_exit(ExitCode.TERMINATED):
+        with termination_as_exit():
             code = _run(settings, [*(option for option in options if option != "--debug"), *given[len(options) :]])
-            _flush()
+            try:
+                _flush()
+            except OSError:
+                if code not in TERMINATIONS.values():
+                    raise
+                _abandon_output()  # after the signal that says that the terminal is gone
         return code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         _abandon_output()
-        return ExitCode.BROKEN_PIPE
+        return requested_exit(error) or ExitCode.BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary where every error becomes a message
         if "--debug" in options:
             traceback.print_exception(error)
         failure = explain_usage(error, given) or explain(error)
         _show_failure(failure, as_json="--json" in options or settings.json)
-        return failure.code
+        return requested_exit(error) or failure.code
 
 
 def _run(settings: SettingsContext, arguments: list[str]) -> int:

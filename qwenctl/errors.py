@@ -42,6 +42,7 @@ class ExitCode(IntEnum):
     TRY_AGAIN = 75, "something is busy: try again later"
     NO_PERMISSION = 77, "no permission"
     CONFIG = 78, "a setting is wrong"
+    HUNG_UP = 129, "the terminal or the connection was closed"
     INTERRUPTED = 130, "stopped by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output has closed it"
     TERMINATED = 143, "stopped by a signal"

@@ -1,4 +1,4 @@
-"""Signal handlers: Ctrl-C once stops the engine's work, twice within two seconds quits; SIGTERM exits cleanly.
+"""Signal handlers: Ctrl-C once stops the engine's work, twice within 2 s quits; SIGTERM and SIGHUP exit cleanly.
 
 Each handler is a context manager that restores the previous one at its end. What is stopped is not known here.
 """
@@ -13,7 +13,10 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from qwenctl.errors import ExitCode
+
 _QUIT_WITHIN_S = 2.0
+TERMINATIONS = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HUNG_UP}
 
 
 @contextmanager
@@ -36,20 +39,38 @@ def cancel_on_sigint(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def termination_as_exit(code: int) -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit with `code`, so that every `finally` block runs and the engine is stopped."""
+def termination_as_exit() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise SystemExit with 143 and 129: every `finally` block runs, the engine is stopped.
 
-    def on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(code)
-
+    Only the first of them: another one must not interrupt what saves the work. SIGHUP stays ignored under nohup.
+    """
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
-    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    handled = [number for number in TERMINATIONS if signal.getsignal(number) != signal.SIG_IGN]
+
+    def on_termination(number: int, _frame: FrameType | None) -> NoReturn:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(TERMINATIONS[signal.Signals(number)])
+
+    previous = {number: signal.signal(number, on_termination) for number in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def requested_exit(error: BaseException | None) -> ExitCode | None:
+    """The exit code of the signal that led to `error`: a write to a closed terminal may have failed on the way out."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, SystemExit) and isinstance(error.code, ExitCode):
+            return error.code
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

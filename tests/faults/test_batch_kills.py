@@ -104,7 +104,7 @@ def test_killed_batch_resumes_without_the_finished_records(
     assert figures["answered"] + figures["known_before"] == RECORDS
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_stops_a_batch_with_a_resume_hint(
     source: Path, toy_gguf: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -1,12 +1,13 @@
-"""A chat on this terminal whose engine gives scripted answers: `python -m tests.support.scripted_chat FILE`.
+"""A chat on this terminal whose engine gives scripted answers: `python -m tests.support.scripted_chat FILE [STORE]`.
 
 The file is JSON: a list of answers, each a list of [channel, text, seconds to wait before it]; "until stopped" waits
-for Ctrl-C. The line input, the loop and the screen are the program's own.
+for Ctrl-C. Conversations are saved in the folder STORE. The line input, the loop and the screen are the program's own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from qwenctl.chat.interactive.line_input import LineInput, open_history
 from qwenctl.chat.interactive.loop import run_chat
 from qwenctl.chat.interactive.screen import Screen, make_console
 from qwenctl.chat.interactive.state import ChatSetup
+from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.engine.interface import LoadedEngine
+from qwenctl.errors import ExitCode
 from qwenctl.protocol.load import LoadParams
 from qwenctl.protocol.messages import PrefillProgress, TextDelta
 from qwenctl.terminal.keyboard import Keyboard
+from qwenctl.terminal.signals import requested_exit, termination_as_exit
 from tests.support.scripted_engine import DONE, LOADED, Emitted, ScriptedEngine
 
 
@@ -54,7 +58,13 @@ def main() -> int:
 
     with Keyboard() as keyboard:
         read_line = LineInput(open_history(None), keyboard=keyboard)
-        return run_chat(ChatSetup(open_model, read_line, screen, Conversation(), keyboard=keyboard))
+        store = SessionStore(Path(sys.argv[2])) if len(sys.argv) > 2 else None
+        setup = ChatSetup(open_model, read_line, screen, Conversation(), store=store, keyboard=keyboard)
+        try:
+            with termination_as_exit():
+                return run_chat(setup)
+        except OSError as error:  # of a terminal that is gone, as in `cli.main`
+            os._exit(requested_exit(error) or ExitCode.IO)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.screen import AnswerView
 from qwenctl.chat.interactive.slash_actions import ACTIONS, attach_media, attach_mentions
 from qwenctl.chat.interactive.slash_commands import run_command
-from qwenctl.chat.interactive.state import ChatSetup, ChatState
+from qwenctl.chat.interactive.state import STOPS, ChatSetup, ChatState, ChatStopped
 from qwenctl.chat.tool_calls import run_tool_calls
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import GenerationFinished
@@ -45,7 +45,7 @@ def run_chat(setup: ChatSetup) -> ExitCode:
 
 
 def _run_turns(setup: ChatSetup, state: ChatState) -> ExitCode:
-    code = ExitCode.INTERRUPTED
+    code, ending = ExitCode.INTERRUPTED, None
     try:
         while (line := _next_line(setup, state.prefill)) is not None:
             state = replace(state, prefill="")
@@ -62,9 +62,14 @@ def _run_turns(setup: ChatSetup, state: ChatState) -> ExitCode:
         code = ExitCode.OK
     except KeyboardInterrupt:
         pass
+    except ChatStopped as stopped:
+        state = persistence.save_stopped(setup, stopped.state)
+        ending = stopped.__cause__
     finally:
         persistence.close(setup, state)
         state.model.engine.close()
+    if isinstance(ending, SystemExit | OSError):
+        raise ending  # here, so that its own context stays: it may tell of the signal before it
     return code
 
 
@@ -107,18 +112,22 @@ def _answer_question(setup: ChatSetup, state: ChatState, asked: Conversation) ->
         state.model.engine.close()
         with setup.keyboard.collect():
             state = replace(state, model=setup.open_model(), engine_alive=True)
-    state = persistence.save_question(setup, replace(state, conversation=asked))
-    for _ in range(MAX_ROUNDS):
-        state, parsed_calls = _generate_answer(setup, state)
-        if parsed_calls is None:
-            return state
-        if setup.functions is None or not (parsed_calls.calls or parsed_calls.problem):
-            return persistence.save(setup, state)
-        state, may_continue = run_tool_calls(setup, setup.functions, state, parsed_calls)
-        if not may_continue:
-            return persistence.save(setup, state)
-    setup.screen.show_note(f"stopped after {MAX_ROUNDS} rounds of calls; the next message continues")
-    return persistence.save(setup, state)
+    state = replace(state, conversation=asked)
+    try:
+        state = persistence.save_question(setup, state)
+        for _ in range(MAX_ROUNDS):
+            state, parsed_calls = _generate_answer(setup, state)
+            if parsed_calls is None:
+                return state
+            if setup.functions is None or not (parsed_calls.calls or parsed_calls.problem):
+                return persistence.save(setup, state)
+            state, may_continue = run_tool_calls(setup, setup.functions, state, parsed_calls)
+            if not may_continue:
+                return persistence.save(setup, state)
+        setup.screen.show_note(f"stopped after {MAX_ROUNDS} rounds of calls; the next message continues")
+        return persistence.save(setup, state)
+    except STOPS as stop:
+        raise ChatStopped(state) from stop
 
 
 def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, ParsedCalls | None]:
@@ -127,15 +136,19 @@ def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Par
     state = replace(state, conversation=asked, last=None)
     request = build_request(asked, state.model.loaded, setup.limits, state.session)
     failure: QwenctlError | None = None
-    with _stoppable(setup, state) as view:
-        try:
-            for event in state.model.engine.generate(request):
-                if isinstance(event, GenerationFinished):
-                    state = replace(state, last=event)
-                else:
-                    view.show(event)
-        except QwenctlError as error:
-            failure = error
+    view: AnswerView | None = None
+    try:
+        with _stoppable(setup, state) as view:
+            try:
+                for event in state.model.engine.generate(request):
+                    if isinstance(event, GenerationFinished):
+                        state = replace(state, last=event)
+                    else:
+                        view.show(event)
+            except QwenctlError as error:
+                failure = error
+    except STOPS as stop:
+        raise ChatStopped(_with_partial_answer(state, view)) from stop
     if failure is not None:
         return _after_failure(setup, state, view, failure), None
     reason = state.last.reason if state.last is not None else "cancelled"
@@ -146,6 +159,13 @@ def _generate_answer(setup: ChatSetup, state: ChatState) -> tuple[ChatState, Par
     if state.last is not None and not (parsed_calls.calls or parsed_calls.problem):
         setup.screen.show_finish(state.last, state.model.loaded, setup.limits.max_tokens)
     return replace(state, conversation=asked.with_turn(message)), parsed_calls
+
+
+def _with_partial_answer(state: ChatState, view: AnswerView | None) -> ChatState:
+    """Return the state with what there is of an answer, as text; the question alone if there is nothing."""
+    if view is None or not (view.text or view.thinking or view.calls):
+        return state
+    return replace(state, conversation=state.conversation.with_answer(view.text + view.calls, view.thinking), last=None)
 
 
 @contextmanager
@@ -163,7 +183,7 @@ def _after_failure(setup: ChatSetup, state: ChatState, view: AnswerView, failure
             "  the conversation is saved; the next message loads the model again (/regen asks again)"
         )
     if view.text or view.thinking or view.calls:
-        saved = state.conversation.with_answer(view.text + view.calls, view.thinking)
+        saved = _with_partial_answer(state, view).conversation
     else:
         saved = state.conversation if crashed else state.conversation.without_last_turn()
     state = replace(state, conversation=saved, engine_alive=not crashed)

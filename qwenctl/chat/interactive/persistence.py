@@ -12,6 +12,7 @@ from dataclasses import replace
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
 from qwenctl.chat.saved.sessions import Session, SessionStore
 from qwenctl.errors import QwenctlError, command_line
+from qwenctl.tools.tool_set import error_result
 
 _LONG_CHARACTERS = 8192  # a longer question may take long to evaluate
 
@@ -51,6 +52,18 @@ def save(setup: ChatSetup, state: ChatState) -> ChatState:
             state_path=file,
         )
     return state
+
+
+def save_stopped(setup: ChatSetup, state: ChatState) -> ChatState:
+    """Save what there is of a chat that is being ended; the engine is not asked, and the terminal may be gone."""
+    messages = state.conversation.messages
+    open_calls = messages[-1].tool_calls if messages else ()
+    if open_calls:  # every call has a result
+        results = [error_result("the chat was stopped before this call had a result")] * len(open_calls)
+        state = replace(state, conversation=state.conversation.with_results(results))
+    with suppress(OSError):  # of the message that it cannot be saved
+        state = _write_session(setup, state)
+    return replace(state, last=None)
 
 
 def _write_session(setup: ChatSetup, state: ChatState) -> ChatState:
@@ -111,8 +124,9 @@ def close(setup: ChatSetup, state: ChatState) -> None:
                 error = state.model.engine.flush().error
             if error:
                 setup.screen.show_note(f"saved the text, but not the model's state: {error}")
-    except (KeyboardInterrupt, QwenctlError):
+    except (KeyboardInterrupt, QwenctlError, OSError):
         pass
     finally:
         state.session.close()
-    setup.screen.show_note(f"saved: {command_line('chat', '--resume', name)}")
+    with suppress(OSError):  # the terminal may be gone
+        setup.screen.show_note(f"saved: {command_line('chat', '--resume', name)}")

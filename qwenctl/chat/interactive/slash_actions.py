@@ -79,13 +79,52 @@ def _save(setup: ChatSetup, state: ChatState, name: str) -> ChatState:
 
 
 def _private(setup: ChatSetup, state: ChatState, _argument: str) -> ChatState:
-    if state.session is not None:
-        with suppress(QwenctlError):
-            state.model.engine.stats()  # stops the background prefill, which would end by saving the state
-            state.model.engine.flush()
-        state.session.delete()
-    setup.screen.show_note("this conversation is not saved")
+    """Save nothing from now on; what was saved before stays as it is."""
+    if state.session is None:
+        setup.screen.show_note("this conversation is not saved")
+        return replace(state, private=True)
+    _stop_saving(state)
+    name = state.session.name
+    state.session.close()
+    if setup.store is not None and name in setup.store.names():
+        setup.screen.show_note(
+            f"from now on nothing is saved; what was said before stays saved as {name}",
+            f"/delete {name} deletes it",
+        )
+    else:
+        setup.screen.show_note("this conversation is not saved")
     return replace(state, session=None, private=True)
+
+
+def _delete(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
+    """Delete a saved conversation, by default this one, if the user says yes; this one is then private."""
+    store, here = _store(setup), state.session.name if state.session is not None else ""
+    name = named or here
+    if not name or (name == here and name not in store.names()):
+        raise QwenctlError("this conversation is not saved", "/sessions lists those that are")
+    if name not in store.names():
+        store.load(name)  # raises, and lists similar names
+    try:
+        answer = setup.ask(f"delete the saved conversation {name}? [y]es [n]o: ").strip().lower()
+    except (KeyboardInterrupt, EOFError):
+        answer = ""
+    if answer not in ("y", "yes"):
+        setup.screen.show_note("nothing is deleted")
+        return state
+    if name != here or state.session is None:
+        store.delete(name)
+        setup.screen.show_note(f"deleted {name}")
+        return state
+    _stop_saving(state)
+    state.session.delete()
+    setup.screen.show_note(f"deleted {name}; from now on nothing is saved")
+    return replace(state, session=None, private=True)
+
+
+def _stop_saving(state: ChatState) -> None:
+    with suppress(QwenctlError):
+        state.model.engine.stats()  # stops the background prefill, which would end by saving the state
+        state.model.engine.flush()
 
 
 def _export(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
@@ -196,6 +235,7 @@ ACTIONS: Mapping[str, Action] = {
     "load": _load,
     "save": _save,
     "private": _private,
+    "delete": _delete,
     "export": _export,
     "new": _new,
     "copy": _copy,

@@ -18,8 +18,8 @@ from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Sampling
 
 NextAction = Literal[
-    "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "export", "copy", "edit", "file", "new",
-    "tools", "image", "quit",
+    "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "delete", "export", "copy", "edit", "file",
+    "new", "tools", "image", "quit",
 ]  # fmt: skip
 
 _ALIASES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/reset": "/clear", "/new": "/clear"}
@@ -156,6 +156,11 @@ def _action_with_argument(action: NextAction, needed: str, example: str) -> Run:
     return command
 
 
+def _optional_name(action: NextAction) -> Run:
+    """Return a command that leaves the conversation unchanged and takes an argument or none."""
+    return lambda conversation, rest, _sampling: CommandResult(conversation, next_action=action, argument=rest)
+
+
 def _set(conversation: Conversation, rest: str, sampling: Sampling) -> CommandResult:
     if not rest:
         return CommandResult(conversation, tuple(sampling_lines(sampling)))
@@ -225,7 +230,13 @@ COMMANDS: Mapping[str, SlashCommand] = {
             "save this conversation under a name",
             _action_with_argument("save", "a name", "/save my-project"),
         ),
-        SlashCommand("/private", "", "do not save this conversation", _action("private")),
+        SlashCommand("/private", "", "save nothing from now on; what is saved stays", _action("private")),
+        SlashCommand(
+            "/delete",
+            "[NAME]",
+            "delete this saved conversation, or another one, after asking",
+            _optional_name("delete"),
+        ),
         SlashCommand(
             "/export",
             "FILE",

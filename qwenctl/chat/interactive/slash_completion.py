@@ -33,7 +33,7 @@ class ChatCompleter(Completer):
         elif command in _PATH_COMMANDS:
             yield from self._paths.get_completions(Document(argument), complete_event)
         elif typed.startswith("/"):
-            words = self._sessions() if command == "/load" else _WORDS.get(command, ())
+            words = self._sessions() if command in ("/load", "/delete") else _WORDS.get(command, ())
             yield from (Completion(word, -len(argument)) for word in words if word.startswith(argument))
         else:
             yield from self._complete_mention(typed, complete_event)

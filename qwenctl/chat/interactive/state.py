@@ -74,3 +74,18 @@ class ChatState:
     def sampling(self) -> Sampling:
         """The sampling parameters of the next answer."""
         return resolve_sampling(self.conversation.sampling, self.conversation.think, self.model.loaded)
+
+
+class ChatStopped(Exception):
+    """A signal or a dead terminal ends the chat while the model answers; `state` has what there is of the answer.
+
+    What ended it is the exception's cause: KeyboardInterrupt, SystemExit or OSError.
+    """
+
+    def __init__(self, state: ChatState) -> None:
+        super().__init__("stopped")
+        self.state = state
+
+
+# What can end a chat at any point: a second Ctrl-C, SIGTERM and SIGHUP, and a write to a terminal that is gone.
+STOPS = (KeyboardInterrupt, SystemExit, OSError)

@@ -1,4 +1,4 @@
-"""Shared by commands that quantize: handling of SIGTERM, and output of plans and results."""
+"""Shared by commands that quantize: handling of SIGTERM and SIGHUP, and output of plans and results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from quantize.errors import Interrupted
 from qwenctl.errors import ExitCode, QwenctlError, command_line
+from qwenctl.terminal.signals import TERMINATIONS
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
@@ -27,27 +28,36 @@ def available_cpus() -> int:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a conversion as Ctrl-C does."""
+    """SIGTERM or SIGHUP, which stop a conversion as Ctrl-C does; `code` is the exit code for it."""
+
+    def __init__(self, code: ExitCode) -> None:
+        super().__init__()
+        self.code = code
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated(TERMINATIONS[signal.Signals(number)])
 
 
 @contextmanager
 def handle_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM stops a conversion like Ctrl-C. Raises QwenctlError that says what is saved, or SystemExit."""
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    """Inside, SIGTERM and SIGHUP stop a conversion like Ctrl-C.
+
+    Raises QwenctlError that says what is saved, or SystemExit.
+    """
+    handled = [number for number in TERMINATIONS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _terminate) for number in handled}
     try:
         yield
     except Interrupted as stopped:
         if isinstance(stopped.__cause__, _Terminated):
-            raise QwenctlError(stopped.message, stopped.hint, ExitCode.TERMINATED) from stopped
+            raise QwenctlError(stopped.message, stopped.hint, stopped.__cause__.code) from stopped
         raise
     except _Terminated as before_it:
-        raise SystemExit(ExitCode.TERMINATED) from before_it
+        raise SystemExit(before_it.code) from before_it
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from qwenctl.chat.saved.sessions import SessionStore
 from tests.support.terminal import Terminal
+from tests.support.waiting import until
 
 SECONDS_OF_ANSWER = 1.5
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -18,7 +21,7 @@ def chat(folder: Path, *first_answer: tuple[str, str, float]) -> Terminal:
     answers = [[("answer", f"Answer {n}.", 0.0)] for n in range(1, 9)]
     answers[0] = [*first_answer, *answers[0]]
     (folder / "answers.json").write_text(json.dumps(answers))
-    command = [sys.executable, "-m", "tests.support.scripted_chat", str(folder / "answers.json")]
+    command = [sys.executable, "-m", "tests.support.scripted_chat", str(folder / "answers.json"), str(folder / "saved")]
     return Terminal(command, folder)
 
 
@@ -92,3 +95,17 @@ def test_enter_before_the_chat_is_ready_sends(tmp_path: Path, keys: str) -> None
         terminal.send(keys)
         terminal.wait_for("Answer 1.")
         assert "> Go on." in terminal.text
+
+
+def test_closed_terminal_keeps_question_and_answer(tmp_path: Path) -> None:
+    with chat(tmp_path, *UNTIL_STOPPED) as terminal:
+        terminal.wait_for("\n>")
+        terminal.send("Go on.\r")
+        terminal.wait_for("Well,")
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), terminal.child.child_fd)  # closes the terminal, as a dropped SSH connection does
+        until(lambda: not terminal.child.isalive())
+        assert terminal.child.exitstatus == 129
+    store = SessionStore(tmp_path / "saved")
+    messages = store.load(store.names()[0]).conversation.messages
+    assert [(message.role, message.content) for message in messages] == [("user", "Go on."), ("assistant", "Well,\n\n")]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 
+from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.messages import (
     GenerationFinished,
@@ -145,3 +147,47 @@ def test_chat_loop_runs_slash_commands() -> None:
     assert "memory 47.7 MiB" in chat.text
     assert re.search(r"last answer: .* tokens/s", chat.text)
     assert "did you mean /help?" in chat.text
+
+
+def test_private_keeps_what_was_saved_and_saves_nothing_more(tmp_path: Path) -> None:
+    store = SessionStore(tmp_path)
+    chat = Chat(ScriptedEngine([answer("First."), answer("Second.")]))
+    chat.run("One?", "/private", "Two?", store=store)
+    [name] = store.names()
+    assert [message.content for message in store.load(name).conversation.messages] == ["One?", "First."]
+    assert f"stays saved as {name}" in " ".join(chat.text.split())
+    store.delete(name)  # it is not locked
+
+
+def test_private_chat_saves_nothing(tmp_path: Path) -> None:
+    Chat(ScriptedEngine([answer("First.")])).run("/private", "One?", store=SessionStore(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("reply", "kept"), [("y", False), ("YES ", False), ("n", True), ("", True), (None, True)])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_delete_asks_first(tmp_path: Path, reply: str | None, kept: bool, by_name: bool) -> None:
+    store = SessionStore(tmp_path)
+    Chat(ScriptedEngine([answer("Old.")])).run("Earlier?", store=store)
+    [earlier] = store.names()
+    asked = []
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        if reply is None:
+            raise KeyboardInterrupt
+        return reply
+
+    command = f"/delete {earlier}" if by_name else "/delete"
+    Chat(ScriptedEngine([answer("First."), answer("Second.")])).run("One?", command, "Two?", store=store, ask=ask)
+    assert len(asked) == 1
+    left = {name.split("-", 3)[3] for name in store.names()}
+    gone = set() if kept else {"earlier" if by_name else "one"}
+    assert left == {"earlier", "one"} - gone
+
+
+def test_delete_without_a_saved_conversation_is_an_error(tmp_path: Path) -> None:
+    chat = Chat(ScriptedEngine([answer("First.")]))
+    chat.run("/delete", "/delete nothing", "/private", "One?", "/delete", store=SessionStore(tmp_path))
+    assert chat.text.count("this conversation is not saved") == 3
+    assert "no saved conversation is named 'nothing'" in chat.text

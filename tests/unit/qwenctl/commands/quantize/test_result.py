@@ -59,20 +59,23 @@ def test_quiet_status_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "two\nthree\n"
 
 
-def convert_until_sigterm() -> None:
-    """What a conversion does with SIGTERM: it saves, and says so."""
+def convert_until(number: signal.Signals) -> None:
+    """What a conversion does with SIGTERM or SIGHUP: it saves, and says so."""
     try:
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
     except KeyboardInterrupt as stopped:
         raise Interrupted("half is saved") from stopped
 
 
-def test_sigterm_ends_a_conversion_with_its_own_exit_code_and_what_is_saved() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGHUP, ExitCode.HUNG_UP)])
+def test_signal_ends_a_conversion_with_its_own_exit_code_and_what_is_saved(
+    number: signal.Signals, code: ExitCode
+) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(QwenctlError, match="half is saved") as caught, handle_sigterm():
-        convert_until_sigterm()
-    assert caught.value.code == ExitCode.TERMINATED
-    assert signal.getsignal(signal.SIGTERM) == before
+        convert_until(number)
+    assert caught.value.code == code
+    assert signal.getsignal(number) == before
 
 
 def test_sigterm_before_the_conversion_ends_the_program() -> None:
