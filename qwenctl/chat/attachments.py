@@ -15,6 +15,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.text_check import check_text, find_other_kind
 from qwenctl.terminal.sanitize import decode
 
 MAX_BYTES = 16 * 2**20  # of all files together: more than any context holds
@@ -47,8 +48,7 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise QwenctlError(f"{root}: {reason}", "", ExitCode.NO_INPUT) from error
-    if not _is_text(data):
-        raise QwenctlError(f"{root} is not text", "", ExitCode.BAD_DATA)
+    check_text(data, str(root), "qwenctl chat")
     return (Attachment(str(root), decode(data, lambda _: None)),)
 
 
@@ -86,10 +86,6 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _is_text(data: bytes) -> bool:
-    return b"\0" not in data[:8192]
-
-
 def _read_folder(root: Path) -> Iterator[Attachment]:
     left = MAX_BYTES
     for count, path in enumerate(_iter_files(root, [])):
@@ -102,7 +98,7 @@ def _read_folder(root: Path) -> Iterator[Attachment]:
                 "attach a subfolder",
                 ExitCode.BAD_DATA,
             )
-        if _is_text(data):
+        if find_other_kind(data) is None:
             yield Attachment(str(path), decode(data, lambda _: None))
 
 

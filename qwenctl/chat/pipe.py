@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.text_check import check_standard_input
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.messages import GenerationFinished, PrefillProgress, TextDelta, ToolCall
 from qwenctl.terminal.sanitize import decode, replace_surrogates
@@ -36,8 +37,8 @@ class CompletedAnswer:
 def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
     """Return the prompt: standard input (None: a terminal, not read), an empty line, and `words`. Either may be empty.
 
-    `warn` gets a line if bytes are not UTF-8. Raises QwenctlError if the prompt is empty, or standard input has more
-    than `MAX_PROMPT_BYTES`.
+    `warn` gets a line if bytes are not UTF-8. Raises QwenctlError if the prompt is empty, or standard input is
+    no text or has more than `MAX_PROMPT_BYTES`.
     """
     prompt = read_optional_prompt(words, stdin, warn)
     if not prompt:
@@ -119,4 +120,5 @@ def _read(stdin: BinaryIO) -> bytes:
             'head -c 100000 FILE | qwenctl chat -m MODEL.gguf "Summarize this"',
             ExitCode.BAD_DATA,
         )
+    check_standard_input(data, "qwenctl chat")
     return data

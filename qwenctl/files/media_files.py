@@ -140,12 +140,17 @@ def is_media(path: Path) -> bool:
             head = file.read(16)
     except OSError:
         return False
-    return any(pattern.match(head) for pattern, _ in _SIGNATURES)
+    return find_media_kind(head) is not None
+
+
+def find_media_kind(head: bytes) -> Literal["image", "video"] | None:
+    """Whether a file that begins with the 16 bytes `head` is an image or a video; None if it is neither."""
+    return next((kind for pattern, kind in _SIGNATURES if pattern.match(head)), None)
 
 
 def _media_kind(head: bytes, name: str) -> Literal["image", "video"]:
     """Recognize a file by its first 16 bytes, `head`. Raises QwenctlError with `name` if it is neither."""
-    kind = next((kind for pattern, kind in _SIGNATURES if pattern.match(head)), None)
+    kind = find_media_kind(head)
     if kind is None:
         raise QwenctlError(f"{name} is neither an image nor a video", f"supported: {_SUPPORTED}", ExitCode.BAD_DATA)
     return kind

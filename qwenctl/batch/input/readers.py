@@ -17,11 +17,12 @@ from typing import Any, BinaryIO, Literal
 
 from qwenctl.batch.input.made_up_names import MadeUpNames, given_in_csv, given_in_json
 from qwenctl.batch.input.record_schema import checked_name, is_nameless, parse_record
-from qwenctl.batch.input.splitter import MAX_RECORD_BYTES, InputLine, check_text, split_lines
+from qwenctl.batch.input.splitter import MAX_RECORD_BYTES, PIPE, InputLine, split_lines
 from qwenctl.batch.input.strict_json import BadLine, decode_utf8, parse_object
 from qwenctl.batch.input.template import MissingField, Template
 from qwenctl.batch.records import GenerationParams, InvalidRecord, Record
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.text_check import check_text, find_other_kind
 from qwenctl.protocol.messages import Message
 
 Kind = Literal["jsonl", "lines", "files", "csv"]
@@ -110,6 +111,8 @@ def _file(piece: InputLine, form: InputFormat) -> Record:
         raise BadLine(1, f"{path}: {reason.lower()}") from error
     if len(data) > MAX_RECORD_BYTES:
         raise BadLine(1, f"{path}: larger than {MAX_RECORD_BYTES >> 20} MiB")
+    if (other := find_other_kind(data)) is not None:
+        raise BadLine(1, f"{path} {other[0]}")
     try:
         text = decode_utf8(data.removeprefix(b"\xef\xbb\xbf"))
     except BadLine as error:
@@ -147,7 +150,7 @@ def _header(rows: Iterator[list[str]], name: str, form: InputFormat) -> list[str
     except csv.Error as error:
         raise QwenctlError(f"{name}:1: not CSV ({error})", "", ExitCode.BAD_DATA) from error
     if names:
-        check_text(names[0].encode("utf-8", "surrogateescape"), name)
+        check_text(names[0].encode("utf-8", "surrogateescape"), name, PIPE, allows_nul=True)
     if len(set(names)) != len(names):
         twice = next(field for field in names if names.count(field) > 1)
         raise QwenctlError(f"{name}:1: two columns are named {twice!r}", "", ExitCode.BAD_DATA)

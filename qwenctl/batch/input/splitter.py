@@ -10,19 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qwenctl.errors import ExitCode, QwenctlError, quote
+from qwenctl.files.text_check import check_text
 
 MAX_RECORD_BYTES = 64 << 20  # of a record; far more than any context holds
 _STEP = 1 << 16
 _BOM = b"\xef\xbb\xbf"
-_NOT_TEXT = (
-    (b"\x1f\x8b", "is gzip-compressed", "gunzip -c {name} | qwenctl batch - …"),
-    (b"\x28\xb5\x2f\xfd", "is zstd-compressed", "zstd -dc {name} | qwenctl batch - …"),
-    (b"PK\x03\x04", "is a zip archive", "unzip -p {name} | qwenctl batch - …"),
-    (b"\xff\xfe", "is UTF-16", "iconv -f utf-16 -t utf-8 {name} | qwenctl batch - …"),
-    (b"\xfe\xff", "is UTF-16", "iconv -f utf-16 -t utf-8 {name} | qwenctl batch - …"),
-    (b"PAR1", "is a Parquet file", "convert it to JSON lines, text or CSV"),
-)
+PIPE = "qwenctl batch - …"  # the command that reads a converted input
 
 
 @dataclass(frozen=True)
@@ -42,17 +35,10 @@ def split_lines(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[Inp
     line, first = 1, True
     for data, is_whole in _cut(stream, end):
         if first:
-            check_text(data, name)
+            check_text(data, name, PIPE, allows_nul=True)
             data, first = data.removeprefix(_BOM), False
         yield InputLine(line, data, is_whole)
         line += 1 if end == b"\n" else data.count(b"\n")
-
-
-def check_text(begin: bytes, name: str) -> None:
-    """Raises QwenctlError if the first bytes are those of a compressed file, or of another encoding."""
-    for magic, what, hint in _NOT_TEXT:
-        if begin.startswith(magic):
-            raise QwenctlError(f"{name} {what}", hint.format(name=quote(name)), ExitCode.BAD_DATA)
 
 
 def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -18,8 +18,8 @@ from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Sampling
 
 NextAction = Literal[
-    "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "delete", "export", "copy", "edit", "file",
-    "new", "tools", "image", "quit",
+    "ask", "generate", "stats", "show", "sessions", "save", "load", "private", "delete", "export", "copy", "edit",
+    "file", "new", "tools", "image", "quit",
 ]  # fmt: skip
 
 _ALIASES = {"/exit": "/quit", "/bye": "/quit", "/?": "/help", "/reset": "/clear", "/new": "/clear"}

@@ -199,7 +199,7 @@ def test_prompt_longer_than_the_context_is_refused(toy_gguf: Path) -> None:
 
 
 def test_invalid_utf8_on_stdin_is_a_warning(toy_gguf: Path) -> None:
-    done = pipe(toy_gguf, "--no-think", stdin=os.urandom(200) + b"\xff\xfe")
+    done = pipe(toy_gguf, "--no-think", stdin=b"caf\xe9 " + os.urandom(200).replace(b"\0", b"") + b"\xff\xfe")
     assert done.returncode == 0
     assert done.stderr.startswith(b"qwenctl: warning: stdin byte ")
 

@@ -268,7 +268,7 @@ def test_file_names_are_replaced_by_file_contents(tmp_path: Path) -> None:
     assert isinstance(good, Record)
     assert (good.key, good.messages[0].content) == (f"{tmp_path}/a.md", "a.md: A")
     assert isinstance(binary, InvalidRecord)
-    assert "not UTF-8" in binary.reason
+    assert binary.reason.endswith("b.md is UTF-16")
     assert isinstance(missing, InvalidRecord)
     assert "no such file" in missing.reason
 
