@@ -118,7 +118,8 @@ class MediaCache:
         numbers = select_frames(video, self._settings.video_fps, self._settings.video_max_frames)
         size = frame_target_size(video.size, max(len(numbers), FRAMES_PER_ITEM), self._settings.image_max_tokens)
         return tuple(
-            MediaItem(media, video.size, size, pair, sum(pair) / 2 / video.fps) for pair in frame_pairs(numbers)
+            MediaItem(media, video.size, size, pair, sum(video.times[number] for number in pair) / len(pair))
+            for pair in frame_pairs(numbers)
         )
 
     def _frames(self, item: MediaItem) -> list[Pixels]:
