@@ -190,7 +190,8 @@ def test_impossible_plan_is_refused(large: Path, options: tuple[str, ...], line:
 def test_invalid_plan_file_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"version": 1}')
     line, hint, code = outcome("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"))
-    assert (line[:27], hint, code) == ("plan.json is not a plan ('m", "qwenctl plan MODEL --json > plan.json", 65)
+    expected = "plan.json is not a plan (it lacks 'model')"
+    assert (line, hint, code) == (expected, "qwenctl plan MODEL --json > plan.json", 65)
     error = outcome("chat", "hi", "-m", str(toy_gguf), "--plan", str(tmp_path / "plan.json"), "-ngl", "3")
     assert error == ("--plan cannot be used with options that a plan sets", "leave one of them out", 2)
 

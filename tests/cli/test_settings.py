@@ -172,6 +172,15 @@ def test_empty_variable_is_ignored() -> None:
         assert shown("temp")["chat.temp"] == (0.5, "qwenctl.toml:1")
 
 
+def test_plan_by_hand_is_not_contradicted_by_a_setting(toy_gguf: Path) -> None:
+    command = ("chat", "-m", str(toy_gguf), "--plan", "none.json", "Hi")
+    for sources in ({"user": "ctx-size = 4096"}, {"folder": "threads = 2"}, {"QWENCTL_CPU_MOE": "1"}):
+        with settings(**sources):
+            assert call(*command).error[0] == "none.json: no such file or directory"
+    with settings():
+        assert call(*command, "-c", "4096").error[0] == "--plan cannot be used with options that a plan sets"
+
+
 def test_json_setting_applies_to_errors() -> None:
     with settings(QWENCTL_JSON="1"):
         done = call("chat", "-m", "none.gguf")

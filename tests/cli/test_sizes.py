@@ -94,11 +94,25 @@ def test_all_size_options_parse_alike(text: str) -> None:
     assert {value_of(path, option, text) for path, option in OPTIONS} == {parse_bytes(text)}
 
 
-@given(st.integers(1, 2**20))
-def test_bare_number_is_bytes_except_mib_for_fit_target(number: int) -> None:
+@given(st.integers(2**20, 2**40))
+def test_large_bare_number_is_bytes_except_mib_for_fit_target(number: int) -> None:
     for path, option in OPTIONS:
         unit = 1 << 20 if option.opts[-1] == "--fit-target" else 1
         assert value_of(path, option, str(number)) == number * unit
+
+
+@given(st.integers(1, 2**20 - 1) | st.sampled_from(["24", "24.5", " 8 "]))
+def test_small_bare_number_is_no_size_in_bytes(number: int | str) -> None:
+    for path, option in OPTIONS:
+        if option.opts[-1] != "--fit-target":
+            with pytest.raises(typer.BadParameter, match="has no unit, and would be bytes"):
+                value_of(path, option, str(number))
+
+
+def test_small_bare_number_is_refused_with_units() -> None:
+    assert outcome("plan", "x.gguf", "--ram", "24") == (
+        "invalid value for '--ram': '24' has no unit, and would be bytes", "24G, 24M or 24B", 2,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

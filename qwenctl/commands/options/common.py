@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from quantize.errors import QuantizeError
+from quantize.errors import BadOption, QuantizeError
 from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import QwenctlError
@@ -20,6 +21,7 @@ from qwenctl.terminal.sanitize import decode
 from qwenctl.terminal.streams import is_terminal
 
 _LIMIT = 2**31 - 1
+_LEAST_BARE = 1 << 20  # bytes: a smaller size without a unit is a mistake, as is 24 for 24G
 # ggml's names of the types that a KV cache can have (llama.cpp: common/arg.cpp, kv_cache_types).
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -59,7 +61,17 @@ def number_parser(
     return with_usage_error(parse)
 
 
-parse_size = with_usage_error(parse_bytes)
+def _parse_typed_size(text: str, bare_unit: int = 1, lowest: int = 1) -> int:
+    """`parse_bytes`, but a small number without a unit, which nobody means as bytes, raises BadOption."""
+    size = parse_bytes(text, bare_unit, lowest)
+    if bare_unit == 1 and size < _LEAST_BARE and re.fullmatch(r"[\d.]+", text.strip()):
+        raise BadOption(
+            f"'{text}' has no unit, and would be bytes", f"{text.strip()}G, {text.strip()}M or {text.strip()}B"
+        )
+    return size
+
+
+parse_size = with_usage_error(_parse_typed_size)
 
 
 def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[int, ...] | None]:
@@ -67,7 +79,7 @@ def parse_sizes(bare_unit: int = 1, lowest: int = 1) -> Callable[[str], tuple[in
 
     The parser raises BadParameter.
     """
-    parse = with_usage_error(lambda text: parse_bytes(text, bare_unit, lowest))
+    parse = with_usage_error(lambda text: _parse_typed_size(text, bare_unit, lowest))
     return lambda text: tuple(parse(item) for item in text.split(",") if item.strip()) or None
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.given import given_options
 from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import ALL_EXPERTS, LoadRequest, PlacementConstraints, parse_override
 
@@ -85,6 +86,8 @@ def _load_request(
     snapshot_ram: options.SnapshotRam = None,
     paging: Paging = False,
     plan: PlanFile = None,
+    *,
+    context: typer.Context,
 ) -> LoadRequest:
     """The options, as typer reads them from this signature, as a `LoadRequest`. Raises QwenctlError."""
     constraints = PlacementConstraints(
@@ -107,11 +110,16 @@ def _load_request(
         paging=paging,
     )
     if plan is not None and constraints != PlacementConstraints():
-        raise QwenctlError("--plan cannot be used with options that a plan sets", "leave one of them out")
+        # What is typed wins over the settings, so that a file never contradicts it.
+        typed = given_options(context).keys() & LOAD_PARAMETERS
+        beside = typed - {"plan"}
+        if ("plan" in typed) == bool(beside):
+            raise QwenctlError("--plan cannot be used with options that a plan sets", "leave one of them out")
+        return LoadRequest(constraints, None) if beside else LoadRequest(plan=plan)
     return LoadRequest(constraints, plan)
 
 
-LOAD_PARAMETERS = frozenset(inspect.signature(_load_request).parameters)
+LOAD_PARAMETERS = frozenset(inspect.signature(_load_request).parameters) - {"context"}
 
 
 def with_drafts(
@@ -137,13 +145,14 @@ def with_options(argument: str, declared: Callable[..., object], command: Callab
     shared = inspect.signature(declared, eval_str=True).parameters
     together: list[inspect.Parameter] = []
     for name, parameter in own.items():
-        together += shared.values() if name == argument else [parameter]
+        together += [one for one in shared.values() if one.name not in own] if name == argument else [parameter]
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        made = declared(**{name: values.pop(name) for name in shared})
+        made = declared(**{name: values[name] if name in own else values.pop(name) for name in shared})
         command(**values, **{argument: made})
 
+    together.sort(key=lambda parameter: parameter.kind)  # those that typer fills in itself come last
     signature = inspect.Signature(together)
     wrapped.__dict__["__signature__"] = signature
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in together}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import ALL_EXPERTS, LoadRequest, PlacementConstraints
 
 
-def load_request(**options: Any) -> LoadRequest:
-    """What a command with the load options gets; those that are not given have their defaults."""
+def load_request(settings: tuple[str, ...] = (), **options: Any) -> LoadRequest:
+    """What a command with the load options gets; those not given have their defaults, and `settings` are not typed."""
     received: list[LoadRequest] = []
 
     def command(load: LoadRequest) -> None:
@@ -22,7 +23,11 @@ def load_request(**options: Any) -> LoadRequest:
 
     with_options_ = with_load_options(command)
     defaults = {name: one.default for name, one in inspect.signature(with_options_).parameters.items()}
-    with_options_(**{**defaults, **options})
+    typed = SimpleNamespace(name="COMMANDLINE")
+    context = SimpleNamespace(
+        get_parameter_source=lambda name: typed if name in options and name not in settings else None
+    )
+    with_options_(**{**defaults, **options, "context": context})
     return received[0]
 
 
@@ -70,6 +75,14 @@ def test_options_that_contradict_each_other_or_are_no_numbers_are_refused(option
 
 def test_plan_alone_is_taken() -> None:
     assert load_request(plan=Path("plan.json")).plan == Path("plan.json")
+
+
+def test_typed_option_wins_over_what_the_settings_say() -> None:
+    both: dict[str, Any] = {"plan": Path("plan.json"), "ctx_size": 4096}
+    assert load_request(("ctx_size",), **both) == LoadRequest(plan=Path("plan.json"))
+    assert load_request(("plan",), **both) == LoadRequest(PlacementConstraints(context=4096))
+    with pytest.raises(QwenctlError, match="--plan cannot be used with options that a plan sets"):
+        load_request(("plan", "ctx_size"), **both)
 
 
 @pytest.mark.parametrize(("draft", "mtp"), [("auto", True), ("mtp", True), ("ngram", False), ("off", False)])
