@@ -8,6 +8,8 @@ files will lie.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwenctl.errors import ExitCode, QwenctlError
@@ -49,6 +51,30 @@ def prefixes_folder() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("qwenctl", appauthor=False) / "prefixes"
+
+
+class FolderPath(type(Path())):  # type: ignore[misc]  # the class of paths differs between platforms
+    """A path that is meant as a folder, whether it exists or not: it was written with a slash at its end."""
+
+
+def parse_output(text: str) -> Path:
+    """The path of an output as it was typed, which a `Path` would not tell from one without the slash at its end."""
+    return FolderPath(text) if text.endswith("/") else Path(text)
+
+
+@contextmanager
+def missing_folder(output: Path | None) -> Iterator[None]:
+    """Inside, a `FolderPath` exists. What was created is removed again if nothing was put into it. Raises OSError."""
+    missing: list[Path] = []
+    if isinstance(output, FolderPath):
+        missing = [folder for folder in map(Path, (output, *output.parents)) if not folder.exists()]
+        output.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def nearest_existing(folder: Path) -> Path:

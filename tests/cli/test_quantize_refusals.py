@@ -89,6 +89,22 @@ def test_split_size_may_be_decimal_or_binary(text: str, n_bytes: int, tmp_path: 
 # ------------------------------------------------------------------ the output
 
 
+def test_output_folder_that_does_not_exist_is_created(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "models"
+    done = run("quantize", TOY, "-o", f"{folder}/", "--type", "Q8_0", "--no-vision", "-q")
+    assert done.returncode == 0, done.stderr.decode()
+    assert [path.name for path in folder.iterdir()] == ["toy-Q8_0.gguf"]
+
+
+def test_output_folder_is_not_left_behind_empty(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    folder = f"{tmp_path}/kept/new/models/"
+    done = run("quantize", TOY, "-o", folder, "--no-vision", "--dry-run", "--json")
+    assert json.loads(done.stdout)["files"][0]["path"] == f"{folder}toy-Q4_K_M.gguf"
+    assert outcome("quantize", TOY, "-o", folder, "--type", "Q2_Z")[2] == 2
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
 def symlink(source: Path, link: Path) -> None:
     link.symlink_to(source)
 

@@ -21,6 +21,7 @@ from qwenctl.commands.options.shell_completion import complete_published, comple
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, print_status
 from qwenctl.errors import ExitCode, QwenctlError, command_line, quote
+from qwenctl.files.paths import FolderPath, missing_folder, parse_output
 from qwenctl.terminal.streams import is_terminal, warn
 
 if TYPE_CHECKING:
@@ -47,7 +48,13 @@ Quantize = Annotated[
 Source = Annotated[bool, typer.Option("--source", help="Download the original checkpoint.")]
 Output = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="OUT", help="With --quantize: output file or folder."),
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        parser=parse_output,
+        help="With --quantize: output file, or a folder, which is created if it ends in /.",
+    ),
 ]
 Vision = Annotated[
     bool, typer.Option("--vision/--no-vision", help="Include the vision encoder (mmproj), if there is one.")
@@ -96,7 +103,7 @@ def pull_command(
     settings = DownloadOptions(connections) if patience is None else DownloadOptions(connections, patience)
     pull = PullOptions(settings, wait, repair)
     job = QuantizeJob(
-        output=output or to,
+        output=output or (FolderPath(to) if to is not None and to.suffix != ".gguf" else to),
         threads=available_cpus(),
         spool_bytes=spool or SPOOL_BYTES,
         overwrite=False,
@@ -206,7 +213,8 @@ def _pull_or_quantize(
         from quantize.plan import QuantizeOptions
 
         wanted = QuantizeOptions(target.recipe, vision=vision, tool_version=__version__)
-        quantize_remote(target.listing, wanted, job, pull)
+        with missing_folder(job.output):
+            quantize_remote(target.listing, wanted, job, pull)
         return
     if output is not None:
         hint = "`--to DIR` pulls into a folder"

@@ -13,6 +13,7 @@ from quantize.formatting import format_bytes, format_duration
 from qwenctl.commands.quantize.remote import QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.errors import ExitCode, QwenctlError, command_line
+from qwenctl.files.paths import missing_folder
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions
         )
         files = find_locked_files(model, listing)
         if model.recipe:
-            _make_locked(model, listing, job, pull)
+            with missing_folder(job.output):
+                _make_locked(model, listing, job, pull)
         elif plan := _pull(listing, model.quant, files, to, job, pull):
             check_locked(model, [plan.cache.blob_path(file) for file in files])
             _show(plan, job)

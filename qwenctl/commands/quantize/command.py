@@ -20,6 +20,7 @@ from qwenctl.commands.options.shell_completion import complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, print_status, show_plan, show_result
 from qwenctl.errors import QwenctlError
+from qwenctl.files.paths import missing_folder, parse_output
 
 if TYPE_CHECKING:
     from quantize.convert import ConversionResult
@@ -33,8 +34,8 @@ Source = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="OUT",
-        help="Output file or folder; default: NAME-TYPE.gguf in the current folder.",
+        "-o", "--output", metavar="OUT", parser=parse_output,
+        help="Output file, or a folder, which is created if it ends in /; default: NAME-TYPE.gguf here.",
     ),
 ]  # fmt: skip
 Type = Annotated[
@@ -130,10 +131,11 @@ def quantize_command(
         quiet=quiet,
     )
     repository, named_revision = _repository(source)
-    if repository:
-        _quantize_repository(repository, revision or named_revision, wanted, job)
-    else:
-        _quantize_folder(source, wanted, job)
+    with missing_folder(output):
+        if repository:
+            _quantize_repository(repository, revision or named_revision, wanted, job)
+        else:
+            _quantize_folder(source, wanted, job)
 
 
 def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) -> None:
