@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-CALLS = ("write", "pwrite", "fsync", "ftruncate", "replace", "unlink", "rmdir", "open")
+CALLS = ("write", "pwrite", "fsync", "ftruncate", "replace", "unlink", "rmdir")
 
 
 class StopPoints:
