@@ -20,7 +20,6 @@ FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 60, 12
 SHORT = {
     "qwenctl.__main__": "entry of `python -m qwenctl`",
     "qwenctl.machine.rpc_server": "entry of a child process",
-    "qwenctl.hub.local.resolve_model": "boundary: a path costs no import of the caches",
     "qwenctl.http_retry": "boundary: downloads and batches share it, and neither may import the other",
     "qwenctl.engine.request_errors": "boundary: what crosses from any part of the child to its worker",
     "qwenctl.engine.llama.common_prefix": "boundary: used and tested without libllama",
