@@ -155,8 +155,8 @@ class CheckpointIndex:
 
         Raises OSError.
         """
-        tensor, kept = self._tensors.get(name), self._tensors.get(of)
-        if tensor is None or kept is None or self.headers_only or not have_equal_weights(tensor, kept):
+        tensor, original = self._tensors.get(name), self._tensors.get(of)
+        if tensor is None or original is None or self.headers_only or not have_equal_weights(tensor, original):
             return False
         self._unused.discard(name)
         self.notes.append(f"left out: {name}, equal to {of}")

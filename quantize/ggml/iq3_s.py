@@ -30,10 +30,11 @@ def move_sub_blocks(floats: npt.NDArray[np.float32], packed: npt.NDArray[np.uint
     affected = np.flatnonzero(has_weights.sum(axis=1) < _SUB_BLOCKS)
     if not affected.size:
         return
-    kept = has_weights[affected]
-    # Where ggml wrote each sub-block: after those before it that have weights.
-    written_at = np.maximum(kept.cumsum(axis=1) - 1, 0)[:, :, np.newaxis]
+    present = has_weights[affected]
+    # Where ggml wrote each sub-block: after those before it that have weights. The first of a super-block that begins
+    # with zeros is at place 0, which is also where the zeros look; their bytes are cleared below.
+    written_at = np.maximum(present.cumsum(axis=1) - 1, 0)[:, :, np.newaxis]
     for part in (_INDICES, _SIGNS):
         written = blocks[affected, part].reshape(len(affected), _SUB_BLOCKS, -1)
-        moved = np.take_along_axis(written, written_at, axis=1) * kept[:, :, np.newaxis]
+        moved = np.take_along_axis(written, written_at, axis=1) * present[:, :, np.newaxis]
         blocks[affected, part] = moved.reshape(len(affected), -1)

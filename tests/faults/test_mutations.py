@@ -1,4 +1,4 @@
-"""A few of the mutations of `mutations.py`, which tries any number of them by hand."""
+"""A few of the mutations of `tests.faults.mutations`, which tries any number of them by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.faults.mutations import change_json, problem, run_mutations
 from tests.support.cli_runner import Result
+from tests.support.mutations import change_json, problem, run_mutations
 
 
 def test_mutated_files_end_with_a_documented_exit_code_and_one_line() -> None:

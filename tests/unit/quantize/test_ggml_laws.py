@@ -39,8 +39,8 @@ def quantized(type_name: str, rows: Floats, importance: Floats | None) -> Floats
 
 def error(rows: Floats, values: Floats) -> float:
     """The RMS error of the weights that are not zero, relative to theirs."""
-    kept = rows != 0
-    return float(np.sqrt(np.square(rows - values)[kept].sum() / np.square(rows[kept]).sum()))
+    nonzero = rows != 0
+    return float(np.sqrt(np.square(rows - values)[nonzero].sum() / np.square(rows[nonzero]).sum()))
 
 
 @pytest.mark.parametrize("type_name", BOUNDS)

@@ -173,8 +173,8 @@ def test_safetensors_beside_the_model_are_left_out_and_named(tmp_path: Path) -> 
 def test_parts_that_only_config_json_has_are_noted(tmp_path: Path) -> None:
     model = replace(SMALL, mtp=False, vision=Vision(depth=1))
     arrays = checkpoints.random_arrays(specs(model, Layout()), seed=0)
-    kept = {name: array for name, array in arrays.items() if "visual" not in name}
-    source = checkpoints.save(tmp_path / "model", config(model, Layout()), kept)
+    text = {name: array for name, array in arrays.items() if "visual" not in name}
+    source = checkpoints.save(tmp_path / "model", config(model, Layout()), text)
     assert plan(source).notes == tuple(
         f"config.json promises {part}, which the checkpoint does not have: made without"
         for part in ("an MTP block", "a vision encoder")
