@@ -146,9 +146,7 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
         context=context,
         vocabulary=vocabulary,
         tokenizer=tokenizer,
-        template=ChatTemplate(
-            template, tokenizer, vision, request.template.variables, _special_tokens(pointer, vocabulary)
-        ),
+        template=_compile_template(template, request, tokenizer, vision, pointer),
         token_bytes=token_bytes,
         eog_tokens=EogTokens(vocabulary),
         logits=LogitsView(context, llama.llama_vocab_n_tokens(vocabulary)),
@@ -251,6 +249,13 @@ def _template(pointer: llama.llama_model_p, request: Load) -> str:
         name = Path(request.path).name
         raise RequestError(RequestFailed("template", f"{name} has no chat template", "it is not a chat model"))
     return template.decode("utf-8", "replace")
+
+
+def _compile_template(
+    source: str, request: Load, tokenizer: Tokenizer, vision: VisionState, pointer: llama.llama_model_p
+) -> ChatTemplate:
+    vocabulary = llama.llama_model_get_vocab(pointer)
+    return ChatTemplate(source, tokenizer, vision, request.template.variables, _special_tokens(pointer, vocabulary))
 
 
 def _special_tokens(pointer: llama.llama_model_p, vocabulary: llama.llama_vocab_p) -> dict[str, str]:

@@ -19,6 +19,9 @@ def normalize_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
       one. A single one keeps its text; of several, blank ones are left out.
     - An assistant's turn at the end without text, thinking and calls is left out: there is nothing to continue.
     - Without a user's turn, an empty one comes before the others.
+
+    Null contents, lists of parts and the role "developer" are forms of a client's JSON: they are resolved where that is
+    read (`batch.input.message_schema`).
     """
     system = [message for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
@@ -35,9 +38,3 @@ def normalize_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
 def is_continued(messages: Sequence[Message]) -> bool:
     """Whether the last message is the beginning of an answer, which the model is to continue."""
     return bool(messages) and messages[-1].role == "assistant"
-
-
-def check_continued(messages: Sequence[Message]) -> None:
-    """Raise ValueError if the last message is an assistant's with tool calls: their results must follow."""
-    if is_continued(messages) and messages[-1].tool_calls:
-        raise ValueError("the last message calls functions: their results must follow")

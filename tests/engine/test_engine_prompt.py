@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.engine.request_errors import RequestError
-from qwenctl.protocol.messages import Message
+from qwenctl.protocol.messages import Message, ToolCall
 from tests.support.own_process import late
 from tests.support.paths import TOY
 from tests.support.prompt_reference import REFERENCE, SPECIAL
@@ -260,3 +260,6 @@ def test_begun_answer_is_continued(toy_model: LoadedModel) -> None:
     assert not prompt.thinks
     thought = toy_model.template.prompt([Message("user", "Hi"), Message("assistant", "", "Let me")], think=True)
     assert thought.thinks
+    calls = [Message("user", "Hi"), Message("assistant", "", "", (ToolCall("f", {}),))]
+    with pytest.raises(RequestError, match="their results must follow"):
+        toy_model.template.prompt(calls, think=True)

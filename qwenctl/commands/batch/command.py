@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -23,6 +23,7 @@ from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import TemplateOverride
 
 if TYPE_CHECKING:
+    from qwenctl.batch.backends.openai_client import EndpointSpec
     from qwenctl.batch.input.readers import Kind
 
 _Value = TypeVar("_Value")
@@ -77,12 +78,11 @@ def batch_command(
         refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
     grammar_text, schema_text = options.answer_constraints(grammar, json_schema)
     params = batch.GenerationParams(
-        think=think, think_budget=think_budget, max_tokens=predict,
+        think=think, think_budget=think_budget, max_tokens=predict, template_variables=template.variables,
         grammar=grammar_text, json_schema=schema_text,
         sampling=_given(
             temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
             frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n),
-        template_variables=template.variables,
     )
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
@@ -95,23 +95,18 @@ def batch_command(
     )
     backend: batch.BackendSpec
     if endpoint:
-        from qwenctl.batch.backends.openai_client import EndpointSpec
-
-        if template.source:
-            raise QwenctlError("--chat-template and --endpoint cannot be used together", "a server has its own")
-        backend = EndpointSpec(
-            urls=tuple(endpoint), model=str(model or ""), parallel=parallel, timeout_s=timeout, patience_s=patience,
-            api_key=api_key,
+        backend = _endpoint_spec(
+            template, urls=tuple(endpoint), model=str(model or ""), parallel=parallel, timeout_s=timeout,
+            patience_s=patience, api_key=api_key,
         )
     else:
         from qwenctl.loading.batch_engine import EngineSpec
         from qwenctl.loading.load_engine import wait_for_load
 
         backend = EngineSpec(
-            model=model, load=replace(load, template=TemplateOverride(template.source)),
-            parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state,
-            mmproj=media.mmproj, vision=media.vision, allow_urls=media.allows_urls or allow_private_url,
-            allow_private_urls=allow_private_url,
+            model=model, load=replace(load, template=TemplateOverride(template.source)), parallel=parallel,
+            share_prefixes=share_prefix, prefix_state=prefix_state, mmproj=media.mmproj, vision=media.vision,
+            allow_urls=media.allows_urls or allow_private_url, allow_private_urls=allow_private_url,
             follow=wait_for_load if quiet else reporting.show_loading,
         )
     if dry_run:
@@ -127,6 +122,15 @@ def batch_command(
 def _given(**values: _Value | None) -> dict[str, _Value]:
     """The options that were given, by name."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _endpoint_spec(template: TemplateOverride, **fields: Any) -> EndpointSpec:
+    """The servers to use. Raises QwenctlError if there is a template, which they could not be given."""
+    from qwenctl.batch.backends.openai_client import EndpointSpec
+
+    if template.source:
+        raise QwenctlError("--chat-template and --endpoint cannot be used together", "a server has its own")
+    return EndpointSpec(**fields)
 
 
 def _input_kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:

@@ -25,7 +25,7 @@ from qwenctl.engine.vision.encoder import VisionState
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, RequestFailed, Tools
-from qwenctl.protocol.normalize_messages import check_continued, is_continued, normalize_messages
+from qwenctl.protocol.normalize_messages import is_continued, normalize_messages
 
 _NO_VALUES: Mapping[str, Any] = {}
 
@@ -120,12 +120,11 @@ class ChatTemplate:
 
         The boundaries are the starts of the first user text and of each assistant text, and what follows an image.
         """
-        try:
-            check_continued(messages)
-        except ValueError as error:
-            raise RequestError(RequestFailed("template", str(error))) from error
         turns = normalize_messages(messages)
         continues = is_next and is_continued(turns)
+        if continues and turns[-1].tool_calls:
+            why = "the last message calls functions: their results must follow"
+            raise RequestError(RequestFailed("template", why))
         media = [each for message in turns for each in sorted(message.media, key=lambda media: media.at)]
         items_by_media = [self._media_items(each) for each in media]
         switches = {"enable_thinking": think, "add_generation_prompt": is_next and not continues, "documents": None}

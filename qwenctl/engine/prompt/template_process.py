@@ -35,26 +35,25 @@ class TemplateProcess:
         """Raises RequestError for a template that is not valid, or that takes too long to compile."""
         self._setup = {"source": source, "special_tokens": list(special_tokens)}
         self._process: subprocess.Popen[bytes] | None = None
-        self._started()
+        self._start()
 
     def render(self, request: RenderRequest) -> list[Segment]:
         """The prompt in segments. Raises RequestError."""
-        process = self._started()
+        process = self._process or self._start()
         return [tuple(each) for each in self._ask(process, {"render": vars(request)})["segments"]]
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            process = subprocess.Popen(
-                child_command("qwenctl.engine.prompt.template_worker"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=clean_environment(),
-            )
-            weakref.finalize(self, _kill, process)
-            self._process = process
-            self._ask(process, self._setup)
-        return self._process
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            child_command("qwenctl.engine.prompt.template_worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=clean_environment(),
+        )
+        weakref.finalize(self, _kill, process)
+        self._process = process
+        self._ask(process, self._setup)
+        return process
 
     def _ask(self, process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> Any:
         """The answer to a request. Raises RequestError."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenctl.protocol.messages import Message, ToolCall
-from qwenctl.protocol.normalize_messages import check_continued, is_continued, normalize_messages
+from qwenctl.protocol.normalize_messages import is_continued, normalize_messages
 
 CALLS = st.lists(st.just(ToolCall("f", {})), max_size=1).map(tuple)
 MESSAGE = st.builds(Message, st.sampled_from(["system", "user", "tool"]), st.text(max_size=3)) | st.builds(
@@ -23,9 +22,9 @@ def test_every_list_becomes_one_that_templates_take(given_messages: list[Message
     assert "user" in roles
     assert "system" not in roles[1:]
     assert normalize_messages(messages) == messages
-    kept = [message for message in given_messages if message.role != "system"]
+    sent = [message for message in given_messages if message.role != "system"]
     turns = [message for message in messages if message.role != "system"]
-    assert [one for one in kept if one.role == "user"] == [one for one in turns if one.role == "user"] or turns[
+    assert [one for one in sent if one.role == "user"] == [one for one in turns if one.role == "user"] or turns[
         0
     ] == Message("user", "")
     words = [one.content for one in given_messages if one.role == "system" and one.content.strip()]
@@ -54,8 +53,3 @@ def test_answer_at_the_end_is_continued_unless_it_is_empty() -> None:
     assert is_continued(normalize_messages(begun))
     assert normalize_messages([USER, Message("assistant", " ")]) == (USER,)
     assert is_continued(normalize_messages([USER, Message("assistant", "", "Let me")]))
-
-
-def test_call_without_a_result_cannot_be_continued() -> None:
-    with pytest.raises(ValueError, match="their results must follow"):
-        check_continued([USER, Message("assistant", "", "", (ToolCall("f", {}),))])
