@@ -218,7 +218,7 @@ def test_chat_line_to_first_token_calls_few_functions(toy_gguf: Path) -> None:
         touched = places(process.stderr.read().decode())  # the program ends by itself
     assert ("qwenctl/engine/generation/generate.py", "generate") in touched
     assert len(touched) <= 72, touched
-    assert len({file for file, _ in touched}) <= 16
+    assert len({file for file, _ in touched}) <= 17  # one of them asks the process that the template runs in
 
 
 def test_batch_record_passes_through_few_functions(toy_gguf: Path, tmp_path: Path) -> None:

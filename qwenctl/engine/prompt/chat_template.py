@@ -92,7 +92,13 @@ class ChatTemplate:
     ) -> Prompt:
         """The same prompt without next turns, for one that will not be continued: half of the work."""
         rendered = self._render(messages, tools, variables, think=think, is_next=True)
-        thinks = self._thinks(rendered.tokens, messages, think=think)
+        thinks = think and not (is_continued(messages) and messages[-1].content.strip())
+        for token in reversed(rendered.tokens):  # if the prompt's end tells whether the answer begins with thinking
+            if (token,) in self._think_tokens:
+                thinks = self._think_tokens[(token,)]
+                break
+            if self._tokenizer.ends_generation(token):
+                break
         return Prompt(rendered.tokens, frozenset(rendered.boundaries), rendered.media_items, thinks)
 
     def shared_prefix(self, messages: Sequence[Message], *, think: bool, tools: Tools = ()) -> Prompt:
@@ -144,15 +150,6 @@ class ChatTemplate:
             return ExpandedPrompt(tokens, boundaries, {})
         items = [item for each in items_by_media for item in each]
         return expand_media_tokens(tokens, boundaries, self._pad_tokens(), items, self._vision.encoder_fingerprint)
-
-    def _thinks(self, tokens: Sequence[int], messages: Sequence[Message], *, think: bool) -> bool:
-        """Whether an answer to the prompt begins with thinking: by the prompt's end, if it tells, or as was wanted."""
-        for token in reversed(tokens):
-            if (token,) in self._think_tokens:
-                return self._think_tokens[(token,)]
-            if self._tokenizer.ends_generation(token):
-                break
-        return think and not (is_continued(messages) and messages[-1].content.strip())
 
     def _media_items(self, media: Media) -> Sequence[MediaItem]:
         if self._vision is None:
