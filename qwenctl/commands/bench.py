@@ -101,7 +101,7 @@ def bench_command(
 def _meter(price: float | None, watts: float | None) -> EnergyMeter | None:
     from qwenctl.bench.energy import constant_power_meter, find_meter
 
-    meter = constant_power_meter(watts) if watts else find_meter()
+    meter = constant_power_meter(watts) if watts is not None else find_meter()
     if price is not None and meter is None:
         raise QwenctlError(
             "--price needs a power reading, and this machine has none", "--watts 350, as measured at the plug"

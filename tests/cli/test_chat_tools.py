@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from qwenctl.chat.conversation import Conversation
+from qwenctl.chat.conversation import Conversation, ConversationChanges
 from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
@@ -263,6 +263,20 @@ def test_resumed_chat_shows_old_calls_and_offers_current_functions(tmp_path: Pat
     assert "  sunny" in tool_chat.chat.text
     assert tool_chat.engine.requests[0].tools == tool_chat.functions.schemas
     assert tool_chat.engine.requests[0].messages[:-1] == conversation_with_call().messages
+
+
+def test_resumed_chat_obeys_the_changes_given_beside_it(tmp_path: Path) -> None:
+    store = SessionStore(tmp_path / "sessions")
+    opened = store.open("first")
+    opened.save(conversation_with_call(), Path("toy.gguf"), LOADED)
+    opened.close()
+    tool_chat = ToolChat(tmp_path, answer("Yes."))
+    changes = ConversationChanges("Be brief.", think=True, think_budget=5, sampling={"temperature": 0.0})
+    tool_chat.run("Sure?", store=store, resume="first", changes=changes)
+    [request] = tool_chat.engine.requests
+    assert request.messages[0] == Message("system", "Be brief.")
+    assert request.messages[1:-1] == conversation_with_call().messages
+    assert (request.enable_thinking, request.think_budget, request.sampling.temperature) == (True, 5, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,16 @@ def test_config_show_prints_valid_settings_despite_broken_ones(text: str | bytes
     assert len(problems) == 2
 
 
+@pytest.mark.parametrize("option", ["grammar", "json-schema"])
+def test_empty_setting_of_a_constraint_is_refused(option: str) -> None:
+    variable = f"QWENCTL_CHAT_{option.upper().replace('-', '_')}"
+    for text, environment in ((f'[chat]\n{option} = ""\n', {}), ("", {variable: ""})):
+        with settings(text, "", **environment):
+            done = call("chat", "hi")
+        assert done.stderr.startswith(f"qwenctl: error: --{option} is empty\n")
+        assert done.returncode == 2
+
+
 def test_wrong_setting_in_a_process_shows_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "qwenctl.toml").write_text("n_gpu_layer = 1\n")
     done = subprocess.run(

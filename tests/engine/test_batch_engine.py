@@ -146,6 +146,24 @@ def test_each_record_has_its_own_limits(engine: Engine) -> None:
     assert json.loads(schema.text) in ("mauve", "teal")
 
 
+def test_limit_of_zero_means_zero(engine: Engine) -> None:
+    records = [
+        add(0, "Spell cow.", max_tokens=0),
+        add(1, "Spell cow.", enable_thinking=True, think_budget=0, max_tokens=4),
+    ]
+    found, _ = answers(engine, records, 2)
+    nothing, unthinking = found[0], found[1]
+    assert isinstance(nothing, RecordDone)
+    assert isinstance(unthinking, RecordDone)
+    assert (nothing.text, nothing.thinking, nothing.reason) == ("", "", "length")
+    assert (unthinking.thinking, unthinking.usage.thinking_tokens) == ("", 0)
+    assert unthinking.text
+    *events, finished = engine.generate(add(1, "Spell cow.", max_tokens=0).request)
+    assert isinstance(finished, GenerationFinished)
+    assert (finished.reason, finished.usage.answer_tokens, finished.usage.thinking_tokens) == ("length", 0, 0)
+    assert not any(isinstance(event, TextDelta) for event in events)
+
+
 def test_answer_stops_when_the_context_of_its_record_is_full(engine: Engine) -> None:
     record = add(0, "Count from 1 to 9.")
     whole, _ = answers(engine, [record], 2)

@@ -14,7 +14,7 @@ import typer
 
 from qwenctl.commands.batch import batch_options as own
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.given import refuse_beside, refuse_empty, refuse_without
+from qwenctl.commands.options.given import given_options, refuse_beside, refuse_empty, refuse_without
 from qwenctl.commands.options.load_options import LOAD_PARAMETERS, with_load_options
 from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import VISION_PARAMETERS, MediaOptions, with_vision_options
@@ -76,6 +76,8 @@ def batch_command(
         refuse_beside(context, "--endpoint", _OF_THE_ENGINE)
     else:
         refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
+    if seed is None and "seed" in given_options(context):
+        raise QwenctlError("--seed -1: a batch needs a seed, so that it can be resumed", "--seed 1")
     grammar_text, schema_text = options.answer_constraints(grammar, json_schema)
     params = batch.GenerationParams(
         think=think, think_budget=think_budget, max_tokens=predict, template_variables=template.variables,
