@@ -218,7 +218,7 @@ def test_empty_setting_of_a_constraint_is_refused(option: str) -> None:
         with settings(text, "", **environment):
             done = call("chat", "hi")
         assert done.stderr.startswith(f"qwenctl: error: --{option} is empty\n")
-        assert done.returncode == 2
+        assert done.code == 2
 
 
 def test_wrong_setting_in_a_process_shows_no_traceback(tmp_path: Path) -> None:
