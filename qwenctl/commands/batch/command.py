@@ -71,13 +71,7 @@ def batch_command(
     from qwenctl.commands.batch import reporting
 
     reporting.check_plot(plot)
-    refuse_empty(context)
-    if endpoint:
-        refuse_beside(context, "--endpoint", _OF_THE_ENGINE)
-    else:
-        refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
-    if seed is None and "seed" in given_options(context):
-        raise QwenctlError("--seed -1: a batch needs a seed, so that it can be resumed", "--seed 1")
+    _check_given(context, has_endpoint=bool(endpoint), has_seed=seed is not None)
     grammar_text, schema_text = options.answer_constraints(grammar, json_schema)
     params = batch.GenerationParams(
         think=think, think_budget=think_budget, max_tokens=predict, template_variables=template.variables,
@@ -119,6 +113,17 @@ def batch_command(
         stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
     reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
 # fmt: on
+
+
+def _check_given(context: typer.Context, *, has_endpoint: bool, has_seed: bool) -> None:
+    """Raise QwenctlError if an option was given that says nothing or has no effect."""
+    refuse_empty(context)
+    if has_endpoint:
+        refuse_beside(context, "--endpoint", _OF_THE_ENGINE)
+    else:
+        refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
+    if not has_seed and "seed" in given_options(context):
+        raise QwenctlError("--seed -1: a batch needs a seed, so that it can be resumed", "--seed 1")
 
 
 def _given(**values: _Value | None) -> dict[str, _Value]:

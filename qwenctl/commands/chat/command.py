@@ -7,6 +7,7 @@ the two is made here, and nothing heavy is imported before it, so that `--help` 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,6 +28,7 @@ from qwenctl.terminal.sanitize import replace_surrogates
 from qwenctl.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
+    from qwenctl.chat.conversation import Conversation, ConversationChanges
     from qwenctl.commands.chat.chat_job import ChatRequest
 
 Prompt = Annotated[
@@ -88,7 +90,7 @@ def chat_command(
     as data.
     """
     from qwenctl.chat.build_request import AnswerLimits
-    from qwenctl.chat.conversation import Conversation, ConversationChanges
+    from qwenctl.chat.conversation import Conversation
     from qwenctl.commands.chat.chat_job import load_tools, make_chat_request, media_context, with_prefix, with_tools
 
     refuse_empty(context)
@@ -105,19 +107,27 @@ def chat_command(
         replace_surrogates(system_prompt)
     )
     load = replace(with_drafts(load, draft, draft_max, draft_min), template=template)
-    # A saved conversation wins over settings, and the command line over the saved conversation.
-    typed = given_options(context)
-    changes = ConversationChanges(
-        conversation.system if "system_prompt" in typed else None,
-        think if "think" in typed else None,
-        think_budget if "think_budget" in typed else None,
-        {name: value for name, value in named.items() if {"temperature": "temp"}.get(name, name) in typed},
-    )
+    changes = _changes(context, conversation, named)
     job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save, changes=changes)
     job = with_prefix(job, prefix, save_as)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
         job = with_tools(job, functions, auto_approve_tools=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
+
+
+def _changes(
+    context: typer.Context, asked: Conversation, sampling: Mapping[str, float | int | None]
+) -> ConversationChanges:
+    """What the command line changes in a saved conversation, which wins over settings."""
+    from qwenctl.chat.conversation import ConversationChanges
+
+    typed = given_options(context)
+    return ConversationChanges(
+        asked.system if "system_prompt" in typed else None,
+        asked.think if "think" in typed else None,
+        asked.think_budget if "think_budget" in typed else None,
+        {name: value for name, value in sampling.items() if {"temperature": "temp"}.get(name, name) in typed},
+    )
 
 
 def _run(
