@@ -93,26 +93,31 @@ def chat_command(
     from qwenctl.chat.conversation import Conversation
     from qwenctl.commands.chat.chat_job import load_tools, make_chat_request, media_context, with_prefix, with_tools
 
-    refuse_empty(context)
-    if tools is None:
-        refuse_without(context, "--tools", ("tool_timeout", "yes"))
+    _check_given(context, has_tools=tools is not None)
     named = {
         "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
         "repeat_penalty": repeat_penalty, "repeat_last_n": repeat_last_n,
     }  # fmt: skip
-    sampling = {name: value for name, value in named.items() if value is not None}
     limits = AnswerLimits(predict, *options.answer_constraints(grammar, json_schema))
+    sampling = {name: value for name, value in named.items() if value is not None}
     conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
         replace_surrogates(system_prompt)
     )
     load = replace(with_drafts(load, draft, draft_max, draft_min), template=template)
-    changes = _changes(context, conversation, named)
-    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save, changes=changes)
+    changes, saves = _changes(context, conversation, named), not no_save
+    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=saves, changes=changes)
     job = with_prefix(job, prefix, save_as)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
         job = with_tools(job, functions, auto_approve_tools=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
+
+
+def _check_given(context: typer.Context, *, has_tools: bool) -> None:
+    """Raise QwenctlError if an option was given that says nothing or has no effect."""
+    refuse_empty(context)
+    if not has_tools:
+        refuse_without(context, "--tools", ("tool_timeout", "yes"))
 
 
 def _changes(
