@@ -1,4 +1,4 @@
-"""`qwenctl batch` with records as OpenAI's batch API has them: each is answered as it asks, or fails with its reason."""
+"""`qwenctl batch` with records as OpenAI's batch API has them: each is answered as it asks, or says why not."""
 
 from __future__ import annotations
 

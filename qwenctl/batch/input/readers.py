@@ -70,25 +70,21 @@ def _read_lines(stream: BinaryIO, name: str, form: InputFormat) -> Iterator[Item
 def _json(piece: InputLine, form: InputFormat, names: MadeUpNames) -> Record:
     fields, text = parse_object(piece.data)
     try:
-        return _json_record(fields, text, piece, form, names)
+        make_up_name = partial(names.name, piece.line, piece.data)
+        if form.prompt is not None:  # with a template all fields are data, even one named "messages"
+            return _fill_templates(fields, checked_name(fields.get("id")) or make_up_name(), piece.line, form)
+        system = form.system
+        named = system.names if system is not None else frozenset()
+        own = {key: value for key, value in fields.items() if key not in named or key == "id"}
+        record = parse_record(own, text, piece.line, form.params, form.passthrough, make_up_name)
+        if system is None or any(message.role == "system" for message in record.messages):
+            return record
+        messages = (*_system_message(system, fields), *record.messages)
+        return Record(record.key, record.line, messages, record.params, record.passthrough)
     except BadLine as error:
-        named = [fields.get(key) for key in ("custom_id", "id") if not is_nameless(fields.get(key))]
-        error.name = str(named[0]) if named and isinstance(named[0], str | int) else None
+        ids = [fields.get(key) for key in ("custom_id", "id") if not is_nameless(fields.get(key))]
+        error.name = str(ids[0]) if ids and isinstance(ids[0], str | int) else None
         raise
-
-
-def _json_record(fields: dict[str, Any], text: str, piece: InputLine, form: InputFormat, names: MadeUpNames) -> Record:
-    make_up_name = partial(names.name, piece.line, piece.data)
-    if form.prompt is not None:  # with a template all fields are data, even one named "messages"
-        return _fill_templates(fields, checked_name(fields.get("id")) or make_up_name(), piece.line, form)
-    system = form.system
-    named = system.names if system is not None else frozenset()
-    own = {key: value for key, value in fields.items() if key not in named or key == "id"}
-    record = parse_record(own, text, piece.line, form.params, form.passthrough, make_up_name)
-    if system is None or any(message.role == "system" for message in record.messages):
-        return record
-    messages = (*_system_message(system, fields), *record.messages)
-    return Record(record.key, record.line, messages, record.params, record.passthrough)
 
 
 def _line(piece: InputLine, form: InputFormat) -> Record:

@@ -41,6 +41,36 @@ class _QwenctlRecord(RequestForm):
     json_schema: dict[str, Any] | str | None = None
     grammar: str | None = None
 
+    def all_messages(self) -> tuple[Message, ...]:
+        """The messages. Raises ValueError unless exactly one of prompt and messages is given."""
+        if (self.prompt is None) == (self.messages is None):
+            both = self.prompt is not None
+            raise ValueError(
+                "both prompt and messages: use only one of them" if both else "neither prompt nor messages"
+            )
+        asked = _messages(self.messages) if self.messages is not None else (Message("user", self.prompt or ""),)
+        if self.system is not None and asked[0].role == "system":
+            raise ValueError("both system and a system message: use only one of them")
+        return (*((Message("system", self.system),) if self.system else ()), *asked)
+
+    def given_params(self) -> dict[str, Any]:
+        """As in other formats; of two fields for the same, qwenctl's wins. Raises ValueError."""
+        schema, grammar = self.json_schema, self.grammar
+        if isinstance(schema, str) and not schema.strip():
+            raise ValueError("json_schema is empty: leave it out, or use null")
+        if grammar is not None and not grammar.strip():
+            raise ValueError("grammar is empty: leave it out, or use null")
+        values = self.chat_template_kwargs
+        if self.think is not None and values is not None and values.enable_thinking not in (None, self.think):
+            raise ValueError("think and enable_thinking contradict each other")
+        own = {
+            "think": self.think,
+            "think_budget": self.think_budget,
+            "json_schema": json.dumps(schema) if isinstance(schema, dict) else schema,
+            "grammar": grammar,
+        }
+        return {**super().given_params(), **{name: value for name, value in own.items() if value is not None}}
+
 
 class _Body(RequestForm):
     """The body of an OpenAI chat completion request."""
@@ -85,18 +115,24 @@ def parse_record(
         near = difflib.get_close_matches(name, list(form.model_fields), n=1, cutoff=_MISTAKE)
         if near and name not in passthrough:
             raise BadLine(find_column(text, (name,)), f"unknown key {name[:60]!r}: did you mean {near[0]!r}?")
-    carried = _carried(fields, [name for name in fields if name in extra or name in passthrough])
+    kept = [name for name in fields if name in extra or name in passthrough]
+    carried = _carried(fields, kept) if kept else {}
     try:
+        asked: RequestForm
         if is_openai:
             if is_nameless(fields.get("custom_id")) and not is_nameless(fields.get("id")):
                 own["custom_id"] = fields["id"]
             openai = _OpenAI.model_validate(own)
-            messages, merged = _messages(openai.body.messages), _merge_params(params, openai.body, {})
-            given = openai.custom_id
+            messages, asked, given = _messages(openai.body.messages), openai.body, openai.custom_id
         else:
             short = _QwenctlRecord.model_validate(own)
-            messages, merged, given = _record_messages(short), _qwenctl_params(short, params), short.id
-        _check_prompt(messages)
+            messages, asked, given = short.all_messages(), short, short.id
+        # Nothing to answer: the last message is the user's and empty, or all are.
+        spoken = [one for one in messages if one.role != "system"]
+        last = spoken[-1:] if spoken and spoken[-1].role == "user" else messages
+        if not any(one.content.strip() or one.media or one.tool_calls or one.thinking.strip() for one in last):
+            raise ValueError("the prompt is empty")
+        merged = _merge_params(params, asked.sampling(), asked.given_params())
     except ValidationError as error:
         raise _bad_line(error, text, fields) from error
     except ValueError as error:
@@ -128,56 +164,20 @@ def _carried(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {**carried, "record": taken} if taken else carried
 
 
-def _check_prompt(messages: Sequence[Message]) -> None:
-    """Raises ValueError if there is nothing to answer: the last message is the user's and empty, or all are."""
-    spoken = [one for one in messages if one.role != "system"]
-    asked = spoken[-1:] if spoken and spoken[-1].role == "user" else messages
-    if not any(one.content.strip() or one.media or one.tool_calls or one.thinking.strip() for one in asked):
-        raise ValueError("the prompt is empty")
-
-
-def _record_messages(short: _QwenctlRecord) -> tuple[Message, ...]:
-    """The messages. Raises ValueError unless exactly one of prompt and messages is given."""
-    if (short.prompt is None) == (short.messages is None):
-        both = short.prompt is not None
-        raise ValueError("both prompt and messages: use only one of them" if both else "neither prompt nor messages")
-    asked = _messages(short.messages) if short.messages is not None else (Message("user", short.prompt or ""),)
-    if short.system is not None and asked[0].role == "system":
-        raise ValueError("both system and a system message: use only one of them")
-    return (*((Message("system", short.system),) if short.system else ()), *asked)
-
-
 def _messages(given: Sequence[MessageForm]) -> tuple[Message, ...]:
     return tuple(one.message() for one in given)
 
 
-def _qwenctl_params(short: _QwenctlRecord, params: GenerationParams) -> GenerationParams:
-    schema, grammar = short.json_schema, short.grammar
-    if isinstance(schema, str) and not schema.strip():
-        raise ValueError("json_schema is empty: leave it out, or use null")
-    if grammar is not None and not grammar.strip():
-        raise ValueError("grammar is empty: leave it out, or use null")
-    values = short.chat_template_kwargs
-    if short.think is not None and values is not None and values.enable_thinking not in (None, short.think):
-        raise ValueError("think and enable_thinking contradict each other")
-    own = {
-        "think": short.think,
-        "think_budget": short.think_budget,
-        "json_schema": json.dumps(schema) if isinstance(schema, dict) else schema,
-        "grammar": grammar,
-    }
-    return _merge_params(params, short, own)
-
-
-def _merge_params(params: GenerationParams, form: RequestForm, own: Mapping[str, Any]) -> GenerationParams:
-    """The defaults with what a record names; of two fields for the same, qwenctl's (`own`) wins. Raises ValueError."""
-    named = {**form.given_params(), **{name: value for name, value in own.items() if value is not None}}
+def _merge_params(
+    params: GenerationParams, sampling: Mapping[str, float | int], named: Mapping[str, Any]
+) -> GenerationParams:
+    """The defaults with what a record names. Raises ValueError."""
     given = {name: value for name, value in named.items() if value is not None}
     if given.get("json_schema") or given.get("grammar"):  # it replaces the batch's schema or grammar, whichever it is
         given = {"json_schema": "", "grammar": "", **given}
-    if form.chat_template_kwargs is not None:
-        given["template_variables"] = {**params.template_variables, **form.chat_template_kwargs.variables()}
-    merged: GenerationParams = replace(params, sampling={**params.sampling, **form.sampling()}, **given)
+    if "template_variables" in given:
+        given["template_variables"] = {**params.template_variables, **given["template_variables"]}
+    merged: GenerationParams = replace(params, sampling={**params.sampling, **sampling}, **given)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar cannot be used together")
     return merged

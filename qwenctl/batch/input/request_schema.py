@@ -136,7 +136,8 @@ class RequestForm(_Sampled):
         if self.tools and self.parallel_tool_calls is False:
             raise ValueError("parallel_tool_calls: false is not supported with tools")
         budget = EFFORTS[self.reasoning_effort] if self.reasoning_effort is not None else None
-        thinks = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs is not None else None
+        values = self.chat_template_kwargs or _TemplateValues()
+        thinks = values.enable_thinking
         most = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return {
             "think": thinks if thinks is not None else budget != 0 if budget is not None else None,
@@ -146,6 +147,7 @@ class RequestForm(_Sampled):
             "answers": self.n,
             "json_schema": self.response_format.text() if self.response_format is not None else None,
             "tools": self._chosen_tools(),
+            "template_variables": values.variables() or None,
         }
 
     def _chosen_tools(self) -> tuple[dict[str, Any], ...] | None:

@@ -76,7 +76,8 @@ def batch_command(
         temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n)
     constraints = options.answer_constraints(grammar, json_schema)
-    params = batch.GenerationParams(think, think_budget, predict, sampling, *constraints, template_variables=template.variables)
+    params = batch.GenerationParams(
+        think, think_budget, predict, sampling, *constraints, template_variables=template.variables)
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
         source=source, kind=_input_kind(lines=lines, files=files, csv=csv, null=null), prompt=prompt, system=system,
