@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from qwenctl.batch.backends.backend import BackendSpec, BatchBackend
-from qwenctl.batch.backends.several_answers import SeveralAnswersBackend
 from qwenctl.batch.input.selection import open_source, select_records
 from qwenctl.batch.records import Answer, GenerationParams, InvalidRecord, Record, RecordError
+from qwenctl.batch.runner import SeveralAnswersBackend
 from qwenctl.batch.specs import InputSpec, OutputSpec, check_apart
 from qwenctl.terminal.streams import warn
 

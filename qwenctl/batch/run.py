@@ -10,12 +10,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from qwenctl.batch.backends.backend import BackendSpec, BatchBackend
-from qwenctl.batch.backends.several_answers import SeveralAnswersBackend
 from qwenctl.batch.input.selection import count_records, open_source, select_records
 from qwenctl.batch.output.opening import lock_output, open_output, resume_settings
 from qwenctl.batch.output.writers import ResultWriter
 from qwenctl.batch.records import GenerationParams
-from qwenctl.batch.runner import BatchRunner, BatchStats, RunSettings
+from qwenctl.batch.runner import BatchRunner, BatchStats, RunSettings, SeveralAnswersBackend
 from qwenctl.batch.specs import InputSpec, OutputSpec, check_apart
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.streams import warn

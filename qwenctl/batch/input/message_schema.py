@@ -7,31 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from quantize.foreign_json import parse_json
+from qwenctl.batch.input.strict_json import StrictModel
 from qwenctl.files.media_files import unresolved_media
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, ToolCall
-
-
-class StrictModel(BaseModel):
-    """A schema that refuses unknown keys and converts no types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_idle_fields(cls, given: Any) -> Any:
-        """Drop unknown fields that ask for nothing, as OpenAI's own objects have them: null, false, and empty ones."""
-        if not isinstance(given, dict):
-            return given
-        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
-        return {name: value for name, value in given.items() if value or name in known or _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Function(StrictModel):

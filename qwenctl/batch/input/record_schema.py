@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm, StrictModel
+from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm
 from qwenctl.batch.input.request_schema import RequestForm
-from qwenctl.batch.input.strict_json import BadLine, find_column
+from qwenctl.batch.input.strict_json import BadLine, StrictModel, find_column
 from qwenctl.batch.records import GenerationParams, Record
 from qwenctl.protocol.messages import Message
 
@@ -115,8 +115,8 @@ def parse_record(
         near = difflib.get_close_matches(name, list(form.model_fields), n=1, cutoff=_MISTAKE)
         if near and name not in passthrough:
             raise BadLine(find_column(text, (name,)), f"unknown key {name[:60]!r}: did you mean {near[0]!r}?")
-    kept = [name for name in fields if name in extra or name in passthrough]
-    carried = _carried(fields, kept) if kept else {}
+    copied = [name for name in fields if name in extra or name in passthrough]
+    carried = _carried(fields, copied) if copied else {}
     try:
         asked: RequestForm
         if is_openai:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qwenctl.batch.input.message_schema import StrictModel
+from qwenctl.batch.input.strict_json import StrictModel
 from qwenctl.models.sampling import SAMPLING_OPTIONS
 from qwenctl.protocol.messages import OWN_TEMPLATE_VARIABLES
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from json.decoder import JSONDecodeError
 from typing import Any, NoReturn
 
+from pydantic import BaseModel, ConfigDict, model_validator
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -19,6 +21,25 @@ _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[{]++|[\]}]++', re.DOTALL)
 _MAX_DEPTH = 100
 _DECODER = json.JSONDecoder()
+
+
+class StrictModel(BaseModel):
+    """A schema that refuses unknown keys and converts no types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_fields(cls, given: Any) -> Any:
+        """Drop unknown fields that ask for nothing, as OpenAI's own objects have them: null, false, and empty ones."""
+        if not isinstance(given, dict):
+            return given
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+        return {name: value for name, value in given.items() if value or name in known or _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class BadLine(Exception):

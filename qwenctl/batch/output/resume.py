@@ -92,14 +92,14 @@ def reconcile(stats: AppendLog, output: AppendLog) -> None:
         saved_stats + sum(map(len, left)) < stats.size,
     )
     _check_tail(output, saved_output, rest)
-    kept_stats, kept_output = _matched(rest, output, saved_output)
+    whole_stats, whole_output = _matched(rest, output, saved_output)
     # The output first: lines of statistics without an output line are dropped by the next run, but not the reverse.
-    if kept_output:
-        output.rewrite(itertools.chain(output.pieces(saved_output), kept_output))
+    if whole_output:
+        output.rewrite(itertools.chain(output.pieces(saved_output), whole_output))
     else:
         output.truncate(saved_output)
-    if kept_stats:
-        stats.rewrite(itertools.chain(stats.pieces(saved_stats), kept_stats))
+    if whole_stats:
+        stats.rewrite(itertools.chain(stats.pieces(saved_stats), whole_stats))
     else:
         stats.truncate(saved_stats)
 
@@ -134,32 +134,32 @@ def _matched(rest: _Remainder, output: AppendLog, begin: int) -> tuple[list[byte
     places: dict[str, list[int]] = {}
     for number, digest in enumerate(hashes):
         places.setdefault(digest, []).append(number)
-    kept_stats: list[bytes] = []
-    kept_output: list[bytes] = []
+    whole_stats: list[bytes] = []
+    whole_output: list[bytes] = []
 
     def keep_recoverable(between: Sequence[bytes], gap: _Gap) -> None:
         for line in between:
             if _is_recoverable(line, gap, output, begin):
-                kept_stats.append(_recovered(line))
-                kept_output.append(line)
+                whole_stats.append(_recovered(line))
+                whole_output.append(line)
 
     cursor, gap = 0, _Gap()
     for line, fields in rest.stats:
         if fields is None:
             gap = replace(gap, is_damaged=True)
         elif "batch" in fields:
-            kept_stats.append(line)
+            whole_stats.append(line)
         else:
             place = next((one for one in places.get(str(fields.get("line_hash")), ()) if one >= cursor), -1)
             if place < 0:
                 gap = replace(gap, lost=(*gap.lost, fields))
                 continue
             keep_recoverable(rest.output[cursor:place], gap)
-            kept_stats.append(line)
-            kept_output.append(rest.output[place])
+            whole_stats.append(line)
+            whole_output.append(rest.output[place])
             cursor, gap = place + 1, _Gap()
     keep_recoverable(rest.output[cursor:], replace(gap, is_last=True, is_damaged=gap.is_damaged or rest.is_torn))
-    return kept_stats, kept_output
+    return whole_stats, whole_output
 
 
 def _is_recoverable(line: bytes, gap: _Gap, output: AppendLog, begin: int) -> bool:

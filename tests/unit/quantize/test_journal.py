@@ -98,7 +98,7 @@ def test_hashes_of_a_complete_output_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"mine", b"mine\n0 1\n", b"one line\nmore", b"\x89PNG\n", b"\0\0\xff"])
-def test_file_that_is_no_journal_is_refused_and_kept(content: bytes, tmp_path: Path) -> None:
+def test_file_that_is_no_journal_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "out.journal").write_bytes(content)
     with (
         pytest.raises(CannotWrite, match="exists, and is no journal"),

@@ -179,7 +179,7 @@ def test_unfinished_files_with_bad_weights_are_removed(plan: ConversionPlan, tmp
 
 
 @pytest.mark.parametrize("is_link", [False, True])
-def test_file_of_somebody_else_with_a_temporary_name_is_refused_and_kept(
+def test_file_of_somebody_else_with_a_temporary_name_is_refused_and_left_alone(
     plan: ConversionPlan, tmp_path: Path, is_link: bool
 ) -> None:
     part = tmp_path / "out.gguf.part"
@@ -193,6 +193,6 @@ def test_file_of_somebody_else_with_a_temporary_name_is_refused_and_kept(
     assert part.read_text() == "GGUF, mine"
 
 
-def test_own_unfinished_file_without_its_journal_is_written_anew(plan: ConversionPlan, tmp_path: Path) -> None:
+def test_own_unfinished_file_without_its_journal_is_started_over(plan: ConversionPlan, tmp_path: Path) -> None:
     (tmp_path / "out.gguf.part").write_bytes(plan.files[0].header + b"half")
     assert write_tensors(plan, len(plan.files[0].tensors), stop=False) == []

@@ -128,7 +128,7 @@ def test_prompt_of_nothing_but_a_picture_or_a_result_is_taken() -> None:
     valid({"messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": ""}]})
 
 
-def test_fields_of_the_user_are_kept_with_the_answer() -> None:
+def test_fields_of_the_user_are_copied_into_the_answer() -> None:
     record = valid({"id": "a", "prompt": "x", "category": "c", "source": {"n": [1]}, "answer": "42", "record": 3})
     assert record.passthrough == {"category": "c", "source": {"n": [1]}, "record": {"answer": "42", "record": 3}}
     assert valid({**body(), "split": "test"}).passthrough == {"split": "test"}

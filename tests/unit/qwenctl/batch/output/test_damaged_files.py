@@ -137,7 +137,7 @@ def test_flipped_byte_of_the_output_is_refused_or_its_record_answered_again(begi
 
 
 @pytest.mark.parametrize("content", [b"my notes\n", b"my notes", b"a\nb\nc\n", b'{"mine": 1}\n' * 9])
-def test_output_replaced_by_another_file_is_refused_and_kept(content: bytes, tmp_path: Path) -> None:
+def test_output_replaced_by_another_file_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     resume(path)
     path.write_bytes(content)

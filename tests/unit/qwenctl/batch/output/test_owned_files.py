@@ -38,7 +38,7 @@ def refusal_of(source: Path, output: OutputSpec) -> QwenctlError:
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("content", FOREIGN)
 @pytest.mark.parametrize("name", BESIDE)
-def test_file_of_somebody_else_beside_the_output_is_refused_and_kept(
+def test_file_of_somebody_else_beside_the_output_is_refused_and_left_alone(
     name: str, content: bytes, overwrite: bool, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -61,7 +61,7 @@ def test_symbolic_link_beside_the_output_is_not_followed(name: str, source: Path
     assert (tmp_path / "target").read_bytes() == b""
 
 
-def test_file_with_the_name_of_the_lock_is_refused_and_kept(source: Path, tmp_path: Path) -> None:
+def test_file_with_the_name_of_the_lock_is_refused_and_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl.lock").write_text("mine\n")
     assert refusal_of(source, OutputSpec(tmp_path / "out.jsonl")).code == ExitCode.CANNOT_CREATE
     assert (tmp_path / "out.jsonl.lock").read_text() == "mine\n"

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from qwenctl.batch.backends.backend import BackendStats
-from qwenctl.batch.backends.several_answers import SeveralAnswersBackend, seed_of_answer
 from qwenctl.batch.output.formats import render
 from qwenctl.batch.records import Answer, GenerationParams, Record, RecordError
+from qwenctl.batch.runner import SeveralAnswersBackend, seed_of_answer
 from qwenctl.protocol.messages import Message
 from tests.support.echo_backend import EchoBackend
 
