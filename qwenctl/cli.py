@@ -47,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=True,
     no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # subcommands inherit it
 )
 app.command("pull", cls=HelpCommand)(pull_command)
 app.command("ls", cls=HelpCommand)(ls_command)
@@ -77,7 +78,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
 ) -> None:
@@ -89,7 +90,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors are shown here, and none is raised."""
-    given = with_optional_values(sys.argv[1:] if arguments is None else arguments)
+    given = _with_help_command(with_optional_values(sys.argv[1:] if arguments is None else arguments))
     # What follows "--" is text, never an option: a prompt may contain --debug.
     options = given[: given.index("--")] if "--" in given else given
     settings = SettingsContext(typer.main.get_command(app))
@@ -114,6 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure = explain_usage(error, given) or explain(error)
         _show_failure(failure, as_json="--json" in options or settings.json)
         return requested_exit(error) or failure.code
+
+
+def _with_help_command(given: list[str]) -> list[str]:
+    """`given` with `COMMAND --help` for `help COMMAND`."""
+    return [*given[1:], "--help"] if given[:1] == ["help"] else given
 
 
 def _run(settings: SettingsContext, arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ import typer
 from qwenctl import cli
 from qwenctl.commands.options.examples import EXAMPLES
 from qwenctl.commands.options.help_pages import HEADINGS, OLD_NAMES, HelpCommand, HelpGroup, heading_of, long_name
+from tests.support.cli_runner import run
 
 COMMANDS = [[], *([name] for name in typer.main.get_group(cli.app).commands)]
 
@@ -156,3 +157,20 @@ def test_resume_option_is_shown_only_by_chat() -> None:
         if "--resume" in option.opts and not option.hidden
     ]
     assert shown == [(("chat",), "Resume a saved conversation; without NAME, the latest one.")]
+
+
+@pytest.mark.parametrize("command", ["", "chat", "ls", "sessions show", "config"])
+def test_help_is_asked_for_in_three_ways(command: str) -> None:
+    words = command.split()
+    page = run(*words, "--help")
+    assert page.returncode == 0
+    assert run(*words, "-h") == page
+    assert run("help", *words) == page
+
+
+def test_version_has_a_short_option() -> None:
+    assert run("-V") == run("--version")
+
+
+def test_short_name_of_the_hub_option_is_not_help() -> None:
+    assert run("chat", "-hf", "missing.gguf", "hi").returncode == 66

@@ -52,7 +52,7 @@ def _media_fields(media: Media) -> dict[str, Any]:
 
 
 def _markdown(message: Message) -> list[str]:
-    parts = [f"## {_HEADINGS[message.role]}"]
+    parts = [f"## {_HEADINGS.get(message.role, ' '.join(message.role.split()).capitalize())}"]
     parts += [f"[{media.kind}: {' '.join(media.name.split())}]" for media in message.media]
     if message.thinking.strip():
         thought = message.thinking.strip().replace("\n", "\n> ")

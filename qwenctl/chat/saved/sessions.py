@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from quantize.file_system import AlreadyLocked, open_locked
 from quantize.foreign_json import parse_object
@@ -73,11 +73,14 @@ class SessionStore:
         """Return the path of the engine's state of the session `name`. Raises QwenctlError if it cannot be a name."""
         return self._folder / self._validate_name(name) / _STATE
 
-    def load(self, name: str) -> Session:
-        """Read the session `name`. Raises QwenctlError if there is none, with similar names, or if it is damaged."""
+    def load(self, name: str, *, any_role: bool = False) -> Session:
+        """Read the session `name`. With `any_role`, to be shown only, its messages may have roles unknown here.
+
+        Raises QwenctlError if there is none, with similar names, or if it is damaged.
+        """
         try:
             text = (self._folder / self._validate_name(name) / _CONVERSATION).read_text("utf-8")
-            return _locate_media(_from_json(name, text), self._folder / name / _MEDIA)
+            return _locate_media(_from_json(name, text, any_role=any_role), self._folder / name / _MEDIA)
         except FileNotFoundError as error:
             near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.3)
             hint = f"available: {', '.join(near)}" if near else self._command
@@ -194,9 +197,19 @@ def _to_json(session: Session) -> str:
     return json.dumps({"version": 1, **of_session, **of_conversation}, ensure_ascii=False, indent=1)
 
 
-def _from_json(name: str, text: str) -> Session:
+def _from_json(name: str, text: str, *, any_role: bool = False) -> Session:
     """Parse the text that `_to_json` made. Raises ValueError, TypeError or KeyError for anything else."""
     fields = parse_object(text, len(text) * 4 + 1)  # of this program: an answer may be long
+    roles = [str(message["role"]) for message in fields["messages"]]
+    if any_role:
+        fields["messages"] = [{**message, "role": "user"} for message in fields["messages"]]
     conversation = {name: fields[name] for name in _CONVERSATION_FIELDS}
     of_session = {name: fields[name] for name in _SESSION_FIELDS}
-    return from_builtins(Session, {"name": name, "conversation": conversation, **of_session})
+    session = from_builtins(Session, {"name": name, "conversation": conversation, **of_session})
+    if not any_role:
+        return session
+    messages = tuple(
+        replace(message, role=cast("Any", role))
+        for message, role in zip(session.conversation.messages, roles, strict=True)
+    )
+    return replace(session, conversation=replace(session.conversation, messages=messages))

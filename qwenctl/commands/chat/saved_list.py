@@ -26,7 +26,7 @@ def list_row(store: SessionStore, name: str) -> dict[str, Any]:
     """The fields of a session's row; a damaged one has only its name, its size and "damaged"."""
     state = store.state_bytes(name)
     try:
-        session = store.load(name)
+        session = store.load(name, any_role=True)
     except QwenctlError:
         return {"name": name, "damaged": True, "state_bytes": state}
     return {

@@ -54,7 +54,7 @@ def show_command(name: Name, json: options.Json = False) -> None:
     from qwenctl.chat.saved.export import export_text
 
     store = _store()
-    session = store.load(name)
+    session = store.load(name, any_role=True)
     if json:
         messages = json_format.loads(export_text(session.conversation, "json"))
         _print(json_format.dumps({**list_row(store, name), **messages}, ensure_ascii=False))
@@ -67,7 +67,7 @@ def export_command(name: Name, form: Format = "markdown", output: Target = None)
     """Write a saved conversation as Markdown or JSON."""
     from qwenctl.chat.saved.export import export_text
 
-    text = export_text(_store().load(name).conversation, form)
+    text = export_text(_store().load(name, any_role=True).conversation, form)
     if output is None:
         _print(text.rstrip("\n"))
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwenctl.chat.conversation import Conversation
+from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from tests.support.chat_sessions import (
@@ -93,3 +94,16 @@ def test_missing_session_error_names_nearest(store: SessionStore) -> None:
     with pytest.raises(QwenctlError, match="no saved conversation is named 'france'") as caught:
         store.load("france")
     assert caught.value.hint == "available: 2026-11-24-france"
+
+
+def test_role_that_is_unknown_here_can_be_shown_and_not_resumed(store: SessionStore, tmp_path: Path) -> None:
+    save(store, "first")
+    file = tmp_path / "sessions" / "first" / "conversation.json"
+    file.write_text(file.read_text().replace('"role": "assistant"', '"role": "critic"'))
+    talk = store.load("first", any_role=True).conversation
+    assert [message.role for message in talk.messages] == ["system", "user", "critic"]
+    assert "## Critic\n" in export_text(talk, "markdown")
+    assert '"role": "critic"' in export_text(talk, "json")
+    with pytest.raises(QwenctlError) as error:
+        store.load("first")
+    assert error.value.code == ExitCode.BAD_DATA
