@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from pathspec import GitIgnoreSpec
 
@@ -20,7 +21,7 @@ from qwenctl.terminal.sanitize import decode
 
 MAX_BYTES = 16 * 2**20  # of all files together: more than any context holds
 _MAX_FILES = 2000
-_MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
+_MENTION = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|'([^'\n]+)'|((?:\\.|\S)+))""")
 _PUNCTUATION = ".,;:!?)]}'"
 
 
@@ -53,10 +54,22 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
 
 
 def find_mentions(line: str) -> list[str]:
-    """Return the existing files and folders that `line` names as @path or @"path", each once."""
-    names = (quoted or plain for quoted, plain in _MENTION.findall(line))
-    candidates = (name if _exists(name) else name.rstrip(_PUNCTUATION) for name in names)
-    return list(dict.fromkeys(name for name in candidates if _exists(name)))
+    """Return the existing files and folders that `line` names, each once: after an @, as terminals paste paths."""
+    names = (double or single or plain for double, single, plain in _MENTION.findall(line))
+    candidates = (pasted_path(name) or pasted_path(name.rstrip(_PUNCTUATION)) for name in names)
+    return list(dict.fromkeys(name for name in candidates if name))
+
+
+def pasted_path(text: str) -> str:
+    """Return the path of the existing file or folder that `text` names as terminals paste it; otherwise "".
+
+    That is the path itself, or one in quotes, with backslashes before special characters, or as a file:// URL.
+    """
+    quoted = text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
+    forms = [text, quoted, re.sub(r"\\(.)", r"\1", text)]
+    if (url := re.fullmatch(r"file://(?:localhost)?(/.*)", quoted)) is not None:
+        forms.append(unquote(url[1]))
+    return next((form for form in forms if _exists(form)), "")
 
 
 def prepend_attachments(question: str, attachments: Sequence[Attachment]) -> str:

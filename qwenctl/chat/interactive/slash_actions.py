@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantize.formatting import format_bytes, format_memory
-from qwenctl.chat.attachments import find_mentions, read_attachments
+from qwenctl.chat.attachments import find_mentions, pasted_path, read_attachments
 from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.slash_commands import sampling_lines
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
@@ -150,6 +150,7 @@ def _edit(_setup: ChatSetup, state: ChatState, question: str) -> ChatState:
 
 
 def _file(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
+    path = pasted_path(path) or path
     if is_media(Path(path).expanduser()):
         return _image(setup, state, path)
     state = _attach_text(setup, state, path)
@@ -166,7 +167,7 @@ def attach_mentions(setup: ChatSetup, state: ChatState, line: str) -> ChatState:
 
 
 def _image(setup: ChatSetup, state: ChatState, named: str) -> ChatState:
-    state = attach_media(setup, state, named)
+    state = attach_media(setup, state, pasted_path(named) or named)
     setup.screen.show_note("will be sent with the next question")
     return state
 
