@@ -7,6 +7,7 @@ or as one JSON object at the end; everything else goes to standard error.
 from __future__ import annotations
 
 import json
+import select
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from qwenctl.terminal.sanitize import decode, replace_surrogates
 from qwenctl.terminal.streams import StatusLine
 from qwenctl.views.answer import format_finish_reason, format_prefill, format_statistics
 
+_SILENCE_S = 3.0
 MAX_PROMPT_BYTES = 64 * 2**20  # far above any context; `qwenctl chat < /dev/zero` must not fill the memory
 Write = Callable[[str], None]
 
@@ -52,7 +54,7 @@ def read_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> st
 def read_optional_prompt(words: Sequence[str], stdin: BinaryIO | None, warn: Write) -> str:
     """Like `read_prompt`, but an empty prompt is no error."""
     asked = replace_surrogates(" ".join(words)).strip()
-    piped = decode(_read(stdin), warn).rstrip("\r\n") if stdin is not None else ""
+    piped = decode(_read(stdin, warn), warn).rstrip("\r\n") if stdin is not None else ""
     return "\n\n".join(part for part in (piped, asked) if part.strip())
 
 
@@ -112,7 +114,18 @@ def truncation_warning(answer: CompletedAnswer, max_tokens: int) -> str:
     return f"the answer is incomplete: {why}" if why else ""
 
 
-def _read(stdin: BinaryIO) -> bytes:
+def warn_if_silent(stdin: BinaryIO, warn: Write, seconds: float = _SILENCE_S) -> None:
+    """Call `warn` if nothing comes from `stdin`, not even its end, for some seconds: who waits should know for what."""
+    try:
+        readable, _, _ = select.select([stdin.fileno()], [], [], seconds)
+    except (OSError, ValueError):  # not a file of the operating system
+        return
+    if not readable:
+        warn("waiting for the prompt on standard input, which is open; without one: < /dev/null")
+
+
+def _read(stdin: BinaryIO, warn: Write) -> bytes:
+    warn_if_silent(stdin, warn)
     data = stdin.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise QwenctlError(
