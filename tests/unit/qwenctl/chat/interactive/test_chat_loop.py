@@ -164,9 +164,9 @@ def test_private_chat_saves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("reply", "kept"), [("y", False), ("YES ", False), ("n", True), ("", True), (None, True)])
+@pytest.mark.parametrize(("reply", "stays"), [("y", False), ("YES ", False), ("n", True), ("", True), (None, True)])
 @pytest.mark.parametrize("by_name", [False, True])
-def test_delete_asks_first(tmp_path: Path, reply: str | None, kept: bool, by_name: bool) -> None:
+def test_delete_asks_first(tmp_path: Path, reply: str | None, stays: bool, by_name: bool) -> None:
     store = SessionStore(tmp_path)
     Chat(ScriptedEngine([answer("Old.")])).run("Earlier?", store=store)
     [earlier] = store.names()
@@ -182,7 +182,7 @@ def test_delete_asks_first(tmp_path: Path, reply: str | None, kept: bool, by_nam
     Chat(ScriptedEngine([answer("First."), answer("Second.")])).run("One?", command, "Two?", store=store, ask=ask)
     assert len(asked) == 1
     left = {name.split("-", 3)[3] for name in store.names()}
-    gone = set() if kept else {"earlier" if by_name else "one"}
+    gone = set() if stays else {"earlier" if by_name else "one"}
     assert left == {"earlier", "one"} - gone
 
 
