@@ -42,6 +42,8 @@ def find_other_kind(begin: bytes, *, allows_nul: bool = False) -> tuple[str, str
             return what, hint
     if begin[_TAR_MARK] == b"ustar":
         return "is a tar archive", "tar -xOf {name} | {command}"
+    if b"\0" not in begin and begin[:1].isascii() and not begin.startswith((b"GIF8", b"RIFF", b"\x1a")):
+        return None  # no picture or video begins so
     if kind := _media_kind(begin[:16]):
         return f"is {kind}", "send it with -i: {name} is read by qwenctl chat -i {name}"
     if endian := _utf16_without_mark(begin):
