@@ -92,17 +92,16 @@ def plan_command(
 def _plan(
     model: str, type_name: str, gpu_memory: tuple[int, ...], ram: int | None, load: LoadRequest, *, quiet: bool
 ) -> Plan:
-    from quantize.foreign_json import read_limited
     from qwenctl.loading.checked_backend import read_usable_hardware
     from qwenctl.loading.open_model import resolve
     from qwenctl.machine.devices import check_servers
     from qwenctl.machine.profile import machine_from_sizes
-    from qwenctl.placement.plan_file import from_json
+    from qwenctl.placement.plan_file import read_plan
     from qwenctl.placement.planner import make_plan
     from qwenctl.placement.trial_load import plan_with_dry_load
 
     if load.plan is not None:
-        return from_json(read_limited(load.plan), load.plan.name)
+        return read_plan(load.plan)
     if (gpu_memory or ram) and load.constraints.rpc:
         raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
     check_servers(load.constraints.rpc)

@@ -101,12 +101,11 @@ def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
 
 def load_plan_file(file: Path, path: Path) -> Plan:
     """The plan in `file`. Raises QwenctlError if it is not a plan, or not one for the model at `path`."""
-    from quantize.foreign_json import read_limited
     from qwenctl.placement.memory_breakdown import matches_model
-    from qwenctl.placement.plan_file import from_json
+    from qwenctl.placement.plan_file import read_plan
     from qwenctl.placement.tensor_inventory import from_gguf
 
-    plan = from_json(read_limited(file), file.name)
+    plan = read_plan(file)
     if not matches_model(from_gguf(path), plan):
         raise QwenctlError(
             f"{file.name} is a plan for {plan.model}, not for {path.name}",

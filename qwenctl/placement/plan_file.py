@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 
-from quantize.foreign_json import parse_object
+from quantize.foreign_json import parse_object, read_limited
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.placement.plan import Plan
 from qwenctl.protocol.codec import from_builtins
@@ -30,6 +31,11 @@ _HINT = "qwenctl plan MODEL --json > plan.json"
 def to_json(plan: Plan) -> str:
     """The plan as JSON text."""
     return json.dumps({"version": _VERSION, **asdict(plan)}, indent=1)
+
+
+def read_plan(file: Path) -> Plan:
+    """The plan in `file`. Raises OSError, and QwenctlError for what is none, or cannot be loaded."""
+    return from_json(read_limited(file, _MAX_BYTES), file.name)
 
 
 def from_json(text: str | bytes, name: str) -> Plan:

@@ -53,8 +53,7 @@ def batch_command(
     temp: options.Temperature = None, top_k: options.TopK = None, top_p: options.TopP = None,
     min_p: options.MinP = None, presence_penalty: options.PresencePenalty = None,
     frequency_penalty: options.FrequencyPenalty = None, repeat_penalty: options.RepeatPenalty = None,
-    repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None,
-    allow_private_url: own.AllowPrivateUrl = False,
+    repeat_last_n: options.RepeatLastN = None, seed: options.Seed = None, private_urls: own.AllowPrivateUrl = False,
     media: MediaOptions = MediaOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Answer a file of prompts, many at once.
@@ -100,7 +99,7 @@ def batch_command(
         backend = EngineSpec(
             model=model, load=replace(load, template=TemplateOverride(template.source)), parallel=parallel,
             share_prefixes=share_prefix, prefix_state=prefix_state, mmproj=media.mmproj, vision=media.vision,
-            allow_urls=media.allows_urls or allow_private_url, allow_private_urls=allow_private_url,
+            allow_urls=media.allows_urls or private_urls, allow_private_urls=private_urls,
             follow=wait_for_load if quiet else reporting.show_loading,
         )
     if dry_run:

@@ -194,7 +194,7 @@ def test_plan_without_a_limit_is_read() -> None:
 
 @examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_kept_tuning_with_any_value_is_ignored_or_safe(state: Path, toy_gguf: Path, data: st.DataObject) -> None:
+def test_saved_tuning_with_any_value_is_ignored_or_safe(state: Path, toy_gguf: Path, data: st.DataObject) -> None:
     file = store.save_tuning(toy_gguf, FOUND)
     fields = json.loads(file.read_text())
     made = replaced(fields, data.draw(st.sampled_from(places(fields))), data.draw(JSON_VALUES))
@@ -208,7 +208,7 @@ def test_kept_tuning_with_any_value_is_ignored_or_safe(state: Path, toy_gguf: Pa
 @pytest.mark.parametrize(
     "changes", [{"cache_k": "banana"}, {"threads": 1 << 20}, {"threads": True}, {"micro_batch": 0}, {"cpu_experts": -1}]
 )
-def test_kept_tuning_with_a_value_that_no_option_takes_is_ignored(
+def test_saved_tuning_with_a_value_that_no_option_takes_is_ignored(
     state: Path, toy_gguf: Path, changes: dict[str, Any]
 ) -> None:
     file = store.save_tuning(toy_gguf, FOUND)
