@@ -19,8 +19,8 @@ from pathlib import Path
 from quantize.errors import Interrupted, NoSpace
 from quantize.input_files import InputFiles, open_local_files
 from quantize.layout import TensorPlan
-from quantize.output import PartialOutput, is_made, open_output, translate_disk_errors
-from quantize.output_hashes import OutputHashes, hash_output
+from quantize.output.output_hashes import OutputHashes, hash_output
+from quantize.output.partial_output import PartialOutput, is_made, open_output, translate_disk_errors
 from quantize.plan import ConversionPlan
 from quantize.recipe.tensor_classes import tensor_class
 from quantize.row_chunks import RowChunk, ScratchBuffers, chunk_rows, iter_chunks, quantize_chunk

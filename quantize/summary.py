@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from quantize.layout import FilePlan, TensorPlan
-from quantize.output import DiskSpace, required_disk_space
+from quantize.output.partial_output import DiskSpace, required_disk_space
 from quantize.plan import ConversionPlan
 from quantize.recipe.tensor_classes import CLASSES, tensor_class
 from quantize.row_chunks import scratch_bytes

@@ -82,9 +82,8 @@ class Keyboard:
             yield
         finally:
             self._is_collecting = False
-            os.write(stop, b".")
+            os.close(stop)  # which the thread sees as the end of `wake`
             reader.join()
-            os.close(stop)
             os.close(wake)
 
     def take(self) -> str:

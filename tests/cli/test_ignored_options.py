@@ -28,7 +28,8 @@ VALUES = {
     "tools": "tools.json", "tool_timeout": "5", "color": "never", "save_as": "name", "resume": "missing",
     "output": "out.jsonl", "prompt": "{a}", "system": "{b}", "keep": "a", "style": "openai", "select": "id",
     "order": "done", "parallel": "2", "limit": "2", "sample": "2", "endpoint": "http://127.0.0.1:1", "api_key": "k",
-    "timeout": "5", "patience": "5", "plot": "p.svg",
+    "timeout": "5", "patience": "5", "plot": "p.svg", "chat_template": "template.jinja",
+    "chat_template_kwargs": '{"mood": "calm"}',
 }  # fmt: skip
 BESIDE = {"save_as": ["--prefix", "text.txt"], "image_max_tokens": ["--image-min-tokens", "1"]}
 # What these do is shown, or done around the batch, and is no part of its values.
@@ -52,6 +53,7 @@ def reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_gguf: Path) -> 
     monkeypatch.setattr(qwenctl.batch, "run", _capture)
     monkeypatch.setattr(qwenctl.batch, "estimate", _capture)
     Path("text.txt").write_text("a text")
+    Path("template.jinja").write_text("{{ messages[0].content }}")
     Path("tools.json").write_text('[{"name": "now"}]')
     Path("tower.gguf").write_bytes(toy_gguf.read_bytes())
 

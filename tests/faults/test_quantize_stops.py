@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.output import open_output
+from quantize.output.partial_output import open_output
 from quantize.plan import QuantizeOptions, make_plan
 from tests.support.cli_runner import outcome
 from tests.support.gguf_files import converted

@@ -18,6 +18,7 @@ WRITERS = {
     "qwenctl.batch.output.writers": "standard output",
     "qwenctl.engine.client": "a pipe",
     "qwenctl.engine.event_writer": "a pipe",
+    "qwenctl.engine.prompt.template_process": "a pipe, without waiting",
     "qwenctl.tools.python_worker": "a pipe, in a process that imports nothing of this program",
 }
 _WRITES, _RENAMES = ("write", "pwrite", "writev", "pwritev", "sendfile"), ("replace", "rename", "renames")

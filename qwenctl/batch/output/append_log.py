@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from quantize.file_system import sync_folder
+from quantize.file_system import replace_files, sync_folder, write_all
 
 _STEP = 1 << 20
 
@@ -69,12 +69,10 @@ class AppendLog:
         size = 0
         try:
             for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[os.write(smaller, rest) :]
+                write_all(smaller, piece)
                 size += len(piece)
             os.fsync(smaller)
-            os.replace(beside, self._target)
+            replace_files([(beside, self._target)])
         except BaseException as error:
             os.close(smaller)
             beside.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from qwenctl.protocol.load import TemplateOverride
 if TYPE_CHECKING:
     from qwenctl.batch.backends.openai_client import EndpointSpec
     from qwenctl.batch.input.readers import Kind
+    from qwenctl.loading.batch_engine import EngineSpec
 
 _Value = TypeVar("_Value")
 # Parameters of the engine on this machine, which a server does not get.
@@ -93,14 +94,10 @@ def batch_command(
             patience_s=patience, api_key=api_key,
         )
     else:
-        from qwenctl.loading.batch_engine import EngineSpec
-        from qwenctl.loading.load_engine import wait_for_load
-
-        backend = EngineSpec(
-            model=model, load=replace(load, template=TemplateOverride(template.source)), parallel=parallel,
-            share_prefixes=share_prefix, prefix_state=prefix_state, mmproj=media.mmproj, vision=media.vision,
-            allow_urls=media.allows_urls or private_urls, allow_private_urls=private_urls,
-            follow=wait_for_load if quiet else reporting.show_loading,
+        backend = _engine_spec(
+            quiet=quiet, model=model, load=replace(load, template=TemplateOverride(template.source)),
+            parallel=parallel, share_prefixes=share_prefix, prefix_state=prefix_state, mmproj=media.mmproj,
+            vision=media.vision, allow_urls=media.allows_urls or private_urls, allow_private_urls=private_urls,
         )
     if dry_run:
         estimate = batch.estimate(input=records, output=answers, backend=backend, params=params)
@@ -135,6 +132,15 @@ def _endpoint_spec(template: TemplateOverride, **fields: Any) -> EndpointSpec:
     if template.source:
         raise QwenctlError("--chat-template and --endpoint cannot be used together", "a server has its own")
     return EndpointSpec(**fields)
+
+
+def _engine_spec(*, quiet: bool, **fields: Any) -> EngineSpec:
+    """The engine to start; its loading is shown unless `quiet`."""
+    from qwenctl.commands.batch import reporting
+    from qwenctl.loading.batch_engine import EngineSpec
+    from qwenctl.loading.load_engine import wait_for_load
+
+    return EngineSpec(follow=wait_for_load if quiet else reporting.show_loading, **fields)
 
 
 def _input_kind(*, lines: bool, files: bool, csv: bool, null: bool) -> Kind:

@@ -193,7 +193,7 @@ def _quantize_repository(name: str, revision: str, wanted: QuantizeOptions, job:
 
 
 def _make_plan(source: Path, output: Path | None, wanted: QuantizeOptions) -> ConversionPlan:
-    from quantize.output import check_paths
+    from quantize.output.partial_output import check_paths
     from quantize.plan import make_plan
 
     plan = make_plan(source, output, wanted)

@@ -16,7 +16,7 @@ from pathlib import Path
 from quantize.convert import ConversionProgress as ConversionProgress
 from quantize.convert import ConversionResult, convert, made_result
 from quantize.formatting import format_bytes
-from quantize.output import check_paths, is_written, required_disk_space
+from quantize.output.partial_output import check_paths, is_written, required_disk_space
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan, output_path
 from quantize.recipe.recipes import find_recipe
 from qwenctl.errors import ExitCode, QwenctlError

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantize.errors import CannotWrite, OutputLocked
-from quantize.journal import JournalState, open_journal, peek_journal
+from quantize.output.journal import JournalState, open_journal, peek_journal
 
 FINGERPRINT = "5eed" * 16
 TENSORS = st.frozensets(st.tuples(st.integers(0, 9), st.integers(0, 9999)), max_size=20)

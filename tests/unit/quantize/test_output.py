@@ -11,7 +11,7 @@ import pytest
 from quantize.errors import BadCheckpoint, BadOption, CannotWrite, NoSpace, QuantizeError
 from quantize.file_system import file_sha256
 from quantize.input_files import open_local_files
-from quantize.output import (
+from quantize.output.partial_output import (
     check_paths,
     is_made,
     is_written,

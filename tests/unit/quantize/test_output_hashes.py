@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.output_hashes import hash_output
+from quantize.output.output_hashes import hash_output
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 
 

@@ -79,7 +79,7 @@ def test_standard_input_that_is_no_text_is_refused(other: bytes) -> None:
 def test_file_that_is_no_text_is_refused(tmp_path: Path, other: bytes) -> None:
     file = tmp_path / "in"
     file.write_bytes(other)
-    for read in (lambda: read_attachments(str(file)), lambda: text_or_file(str(file), "::=")):
+    for read in (lambda: read_attachments(str(file)), lambda: text_or_file(str(file), "::=", "--grammar")):
         with pytest.raises(QwenctlError) as error:
             read()
         refused(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantize.convert import ConversionProgress, ConversionResult
-from quantize.output import DiskSpace
+from quantize.output.partial_output import DiskSpace
 from quantize.plan import QuantizeOptions, make_plan
 from quantize.summary import FileSummary, Summary, summarize, summarize_files
 from qwenctl.views.quantization import conversion_progress, file_lines, print_summary, result_lines, start_line

@@ -25,7 +25,11 @@ def load_request(settings: tuple[str, ...] = (), **options: Any) -> LoadRequest:
     defaults = {name: one.default for name, one in inspect.signature(with_options_).parameters.items()}
     typed = SimpleNamespace(name="COMMANDLINE")
     context = SimpleNamespace(
-        get_parameter_source=lambda name: typed if name in options and name not in settings else None
+        command=SimpleNamespace(
+            params=[SimpleNamespace(name=name, opts=["--x"], secondary_opts=[]) for name in defaults]
+        ),
+        params=options,
+        get_parameter_source=lambda name: typed if name in options and name not in settings else None,
     )
     with_options_(**{**defaults, **options, "context": context})
     return received[0]

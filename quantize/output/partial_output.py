@@ -18,8 +18,8 @@ from pathlib import Path
 from quantize.errors import BadCheckpoint, BadOption, CannotWrite, NoSpace, QuantizeError
 from quantize.file_system import file_sha256, replace_files, sync_folder, write_all
 from quantize.formatting import format_bytes
-from quantize.journal import Journal, JournalState, open_journal, peek_journal
 from quantize.layout import FilePlan
+from quantize.output.journal import Journal, JournalState, open_journal, peek_journal
 from quantize.plan import ConversionPlan
 
 

@@ -1,0 +1,1 @@
+"""The unfinished GGUF on disk: written, hashed, resumed after a stop, and renamed when it is complete."""
