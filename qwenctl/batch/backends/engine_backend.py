@@ -195,7 +195,7 @@ class EngineBackend:
                 messages=messages,
                 enable_thinking=params.think,
                 sampling=sampling,
-                max_tokens=params.max_tokens or 1,  # of no tokens, the engine makes one, which is dropped
+                max_tokens=params.max_tokens,
                 think_budget=params.think_budget,
                 grammar=params.grammar,
                 json_schema=params.json_schema,
