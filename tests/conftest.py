@@ -30,6 +30,8 @@ providers._get_local_constants = providers.Constants
 # A shell has its background jobs ignore Ctrl-C, and the programs that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # so does nohup with a closed terminal
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 FOLDERS = ("unit", "engine", "cli", "subprocess", "golden", "faults", "structure")

@@ -40,7 +40,7 @@ def test_bench_json_has_llama_bench_fields(toy_gguf: Path, tmp_path: Path) -> No
         assert len(result["samples_ns"]) == 2
         assert min(result["samples_ts"]) <= result["avg_ts"] <= max(result["samples_ts"])
     root = ElementTree.fromstring(chart.read_text())  # noqa: S314 - written by the program under test
-    assert len(root.findall(f".//{SVG}circle")) == 2
+    assert len(root.findall(f".//{SVG}circle")) == 4  # a point for each depth, of pp and of tg
     assert [path.name for path in tmp_path.iterdir()] == ["speed.svg"]
 
 

@@ -122,7 +122,6 @@ def test_empty_file_of_a_constraint_is_refused(reached: Callable[..., str], comm
         (["chat", "--grammar", "a ::= b", "-j", "{}"], "--grammar and --json-schema cannot be used together"),
         (["batch", "--grammar", "a ::= b", "-j", "{}"], "--grammar and --json-schema cannot be used together"),
         (["chat", "--tools", "tools.json", "-j", "{}"], "--tools and --json-schema cannot be used together"),
-        (["chat", "--tools", "tools.json", "--grammar", "a ::= b"], "--tools and --grammar cannot be used together"),
         (["chat", "-y"], "--yes has no effect without --tools"),
         (["chat", "--tool-timeout", "5"], "--tool-timeout has no effect without --tools"),
         (["batch", "--seed", "-1"], "--seed -1: a batch needs a seed, so that it can be resumed"),

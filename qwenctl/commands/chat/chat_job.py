@@ -184,12 +184,14 @@ def load_tools(path: Path | None, timeout_s: int) -> AbstractContextManager[Tool
 
 
 def with_tools(job: ChatRequest, functions: ToolSet | None, *, auto_approve_tools: bool) -> ChatRequest:
-    """`job` with functions that the model may call. Raises QwenctlError if it also has a JSON schema or a grammar."""
+    """`job` with functions that the model may call. Raises QwenctlError if it also has a JSON schema.
+
+    A grammar applies to calls as well, so it can make the model call a function.
+    """
     if functions is None:
         return job
-    for option, given in (("--json-schema", job.limits.json_schema), ("--grammar", job.limits.grammar)):
-        if given:
-            raise QwenctlError(f"--tools and {option} cannot be used together", "leave one of them out")
+    if job.limits.json_schema:
+        raise QwenctlError("--tools and --json-schema cannot be used together", "leave one of them out")
     conversation = replace(job.conversation, tools=functions.schemas)
     return replace(job, conversation=conversation, functions=functions, auto_approve_tools=auto_approve_tools)
 

@@ -133,7 +133,7 @@ def test_chat_with_no_save_or_private_writes_no_session(toy_gguf: Path, tmp_path
         terminal.send("\x04")
         assert terminal.exit_code() == 0
     assert names(tmp_path) == []
-    assert not list((tmp_path / "qwenctl" / "sessions").iterdir())
+    assert not list((tmp_path / "qwenctl").glob("sessions/*"))
 
 
 def test_slash_commands_name_list_load_and_export_sessions(toy_gguf: Path, tmp_path: Path) -> None:

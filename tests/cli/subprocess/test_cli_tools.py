@@ -101,7 +101,7 @@ def test_chat_without_tools_reports_no_calls(toy_gguf: Path, folder: Path) -> No
         (["--tools", "nothing.json"], "nothing.json: no such file or directory", 66),
         (["--tools", "call.lark"], "call.lark: not JSON: Expecting value: line 1 column 1 (char 0)", 65),
         (["--tools", "by_hand.json"], "get_weather has no command, and in a pipe nobody can type its result", 2),
-        (["--tools", "tools.py", "--json-schema", "{}"], "--tools and --json-schema cannot be used together", 2),
+        (["--tools", "tools.py", "--json-schema", "{}"], "--grammar and --json-schema cannot be used together", 2),
         (
             ["--tool-timeout", "0"],
             "invalid value for '--tool-timeout': 0 is out of range: it must be a whole number of at least 1",

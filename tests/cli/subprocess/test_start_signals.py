@@ -13,7 +13,7 @@ import pytest
 COMMANDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "help": (["--help"], {}),
     "ls": (["ls"], {}),
-    "plan": (["plan", "-m", "missing.gguf"], {}),
+    "plan": (["plan", "missing.gguf"], {}),
     "chat": (["chat", "-m", "missing.gguf", "hi"], {}),
     "completion": (
         [],

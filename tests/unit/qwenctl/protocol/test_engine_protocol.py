@@ -16,7 +16,7 @@ from qwenctl.protocol import messages as protocol
 from qwenctl.protocol.base import EngineInput, Event, Notification, Reply, Request
 from qwenctl.protocol.batch import BatchEvent, BatchRequest, SubmitRequest
 from qwenctl.protocol.codec import decode, encode
-from qwenctl.protocol.load import Load
+from qwenctl.protocol.load import Load, TemplateOverride
 from qwenctl.protocol.messages import Generate, RequestFailed, TextDelta, ToolCall
 
 MESSAGES = list(codec._MESSAGE_CLASSES.values())
@@ -29,6 +29,7 @@ JSON = st.recursive(
 )
 OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
 st.register_type_strategy(ToolCall, st.builds(ToolCall, st.text(), OBJECTS))
+st.register_type_strategy(TemplateOverride, st.builds(TemplateOverride, st.text(), OBJECTS))
 
 
 def instances_of(kind: Any) -> st.SearchStrategy[EngineInput | Event]:
