@@ -63,7 +63,7 @@ def test_chat_continues_after_an_engine_crash(toy_gguf: Path, tmp_path: Path) ->
         terminal.wait_for("Ctrl-D quits")
         terminal.send("What is the capital of Italy?\r")
         terminal.wait_for("context ")
-        for child in psutil.Process(terminal.child.pid).children()  # its child renders templates:
+        for child in psutil.Process(terminal.child.pid).children():
             child.kill()
         terminal.send(QUESTION + "\r")
         terminal.wait_for("the conversation is saved")
@@ -84,7 +84,7 @@ def test_ctrl_c_stops_prefill_and_the_chat_continues(toy_gguf: Path, tmp_path: P
 def test_second_ctrl_c_quits_a_chat_with_a_hung_engine(toy_gguf: Path, tmp_path: Path) -> None:
     with chat(toy_gguf, tmp_path, "--no-think") as terminal:
         terminal.wait_for("Ctrl-D quits")
-        [engine] = psutil.Process(terminal.child.pid).children()  # its child renders templates
+        [engine] = psutil.Process(terminal.child.pid).children()  # one of its own renders templates
         engine.suspend()
         terminal.send(QUESTION + "\r")
         terminal.wait_for(QUESTION)
