@@ -180,9 +180,12 @@ def test_offline_pull_accepts_only_the_local_revision(hub: FakeHub, tmp_path: Pa
     for revision in ("main", source.commit):
         done = qwenctl(NO_HUB, tmp_path, "pull", SOURCE, "--source", "--offline", "--revision", revision)
         assert (done.returncode, done.stdout) == (0, f"{snapshot(tmp_path, source, SOURCE)}\n"), done.stderr
-    for more in (("--revision", "0" * 40), ("--quantize", "q8_0")):
+    for more, wrong in (
+        (("--revision", "0" * 40), f"{SOURCE}:checkpoint is not here at revision {'0' * 40}"),
+        (("--quantize", "q8_0"), f"{SOURCE} is not on this machine"),
+    ):
         line, _, code = failure(qwenctl(NO_HUB, tmp_path, "pull", SOURCE, "--offline", *more))
-        assert (line, code) == (f"{SOURCE} is not on this machine", 66)
+        assert (line, code) == (wrong, 66)
 
 
 def test_offline_locked_pull_checks_cached_files(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def write_safetensors(path: Path, wanted: Mapping[str, Spec], arrays: Arrays) ->
 
 
 def write_tokenizer(folder: Path, n_tokens: int) -> None:
-    """Write a tokenizer.json of `n_tokens` tokens: the toy's, with made-up ones before its added tokens."""
+    """Write tokenizer files of `n_tokens` tokens: the toy's, with made-up ones before its added tokens."""
     tokenizer = json.loads((TOY / "tokenizer.json").read_bytes())
     model, added = tokenizer["model"], tokenizer["added_tokens"]
     words, more = list(model["vocab"]), n_tokens - len(model["vocab"]) - len(added)
@@ -180,3 +180,7 @@ def write_tokenizer(folder: Path, n_tokens: int) -> None:
     for number, token in enumerate(added):
         token["id"] = len(words) + more + number
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    config = json.loads((TOY / "tokenizer_config.json").read_bytes())
+    ids = {token["content"]: str(token["id"]) for token in added}
+    config["added_tokens_decoder"] = {ids[token["content"]]: token for token in config["added_tokens_decoder"].values()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False))
