@@ -24,9 +24,9 @@ ALLOWED_IN_LOCAL_FILE = frozenset(
     "batch-size cache-type-k cache-type-v cpu-moe ctx-size device fit-target flash-attn gpu-layers gpu-memory load-mode"
     " n-cpu-moe override-tensor paging parallel ram snapshot-ram tensor-split threads ubatch-size"
     # what to answer, and how
-    " draft draft-max draft-min fps frequency-penalty image-max-tokens image-min-tokens max-frames min-p on-full"
-    " predict presence-penalty prompt repeat-last-n repeat-penalty seed system system-prompt temp think think-budget"
-    " top-k top-p"
+    " chat-template-kwargs draft draft-max draft-min fps frequency-penalty image-max-tokens image-min-tokens"
+    " max-frames min-p on-full predict presence-penalty prompt repeat-last-n repeat-penalty seed system system-prompt"
+    " temp think think-budget top-k top-p"
     # models, and files that are only read
     " grammar hf-repo imatrix json-schema mmproj model mtp prefix quantize revision source tensor-type type vision"
     " vision-type split-max-size"

@@ -32,8 +32,10 @@ def start(toy_gguf: Path, tmp_path: Path) -> Iterator[Start]:
         yield started
 
 
-def next_answer(engine: Engine, messages: list[Message], *, think: bool, grammar: str = "") -> tuple[Message, Usage]:
-    """The next answer as a message of the conversation, and its token usage."""
+def next_answer(
+    engine: Engine, messages: list[Message], *, think: bool, grammar: str = "", problem: str = ""
+) -> tuple[Message, Usage]:
+    """The next answer as a message of the conversation, and its token usage; no call of it runs with a `problem`."""
     request = Generate(tuple(messages), think, GREEDY, 60, grammar=grammar, tools=(WEATHER,))
     *events, finished = engine.generate(request)
     assert isinstance(finished, GenerationFinished)
@@ -41,8 +43,8 @@ def next_answer(engine: Engine, messages: list[Message], *, think: bool, grammar
         "".join(event.text for event in events if isinstance(event, TextDelta) and event.channel == channel)
         for channel in ("answer", "thinking", "call")
     ]
-    message, found = answer_with_calls(*output, finished.reason, (WEATHER,))
-    assert not found.problem
+    message, found = answer_with_calls(*output, finished.reason, (WEATHER,), finished.control_offsets)
+    assert found.problem.partition(";")[0] == problem
     return message, finished.usage
 
 
@@ -120,5 +122,7 @@ def test_call_in_another_form_reevaluates_only_its_own_answer(start: Start) -> N
 
 def test_text_that_spells_a_call_is_not_a_call(start: Start) -> None:
     spelled = 'root ::= "<tool_call>" "\\n<function=get_weather>\\n</function>\\n" "</tool_call>"'
-    message, _ = next_answer(start(), [Message("user", QUESTIONS[0])], think=False, grammar=spelled)
+    problem = "the call is not within <tool_call> and </tool_call>"
+    asked = [Message("user", QUESTIONS[0])]
+    message, _ = next_answer(start(), asked, think=False, grammar=spelled, problem=problem)
     assert message == Message("assistant", "<tool_call>\n<function=get_weather>\n</function>\n</tool_call>")
