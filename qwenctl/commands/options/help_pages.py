@@ -29,7 +29,8 @@ HEADINGS = {
     "Output": "output split-max-size format select keep order plot svg json verbose color quiet dry-run overwrite"
     " force-resume retry-errors help",
     "Advanced": "batch-size ubatch-size cache-type-k cache-type-v flash-attn load-mode snapshot-ram draft draft-max"
-    " draft-min image-min-tokens image-max-tokens fps max-frames allow-url allow-private-url no-history",
+    " draft-min image-min-tokens image-max-tokens fps max-frames allow-url allow-private-url no-history"
+    " chat-template chat-template-kwargs",
 }
 # Exceptions: options that one command has under another heading.
 OTHERS = {("batch", "prefix"): "Input", ("batch", "patience"): "Servers", ("pull", "yes"): "Download"}
