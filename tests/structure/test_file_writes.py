@@ -14,8 +14,6 @@ from tests.support.source_tree import read_modules
 # Modules that call the system's write, each in a loop until all is written.
 WRITERS = {
     "quantize.file_system": "`write_all`, which all others use",
-    "qwenctl.batch.output.append_log": "takes back what was written of a line",
-    "qwenctl.batch.output.writers": "standard output",
     "qwenctl.engine.client": "a pipe",
     "qwenctl.engine.event_writer": "a pipe",
     "qwenctl.engine.prompt.template_process": "a pipe, without waiting",

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from quantize.file_system import replace_files, sync_folder, write_all
+from quantize.file_system import replace_files, write_all
 
 _STEP = 1 << 20
 
@@ -34,13 +34,11 @@ class AppendLog:
         begin = self.size
         self._is_dirty = True
         try:
-            written = os.write(self._descriptor, line)
-            while written < len(line):  # after a short write, the next one raises the reason
-                written += os.write(self._descriptor, line[written:])
+            write_all(self._descriptor, line)
         except OSError as error:
             self.truncate(begin)
             raise OSError(error.errno, error.strerror, str(self.path)) from error
-        self.size += written
+        self.size += len(line)
         return begin
 
     def read(self, begin: int, size: int) -> bytes:
@@ -81,7 +79,6 @@ class AppendLog:
             raise
         os.close(self._descriptor)
         self._descriptor, self.size, self._is_dirty = smaller, size, False
-        sync_folder(self._target.parent)
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """The first `size` bytes, in pieces."""

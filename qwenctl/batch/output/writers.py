@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from quantize.file_system import sync_folder
+from quantize.file_system import sync_folder, write_all
 from quantize.foreign_json import parse_object
 from qwenctl.batch.output.append_log import AppendLog
 from qwenctl.batch.output.batch_journal import BatchJournal, JournalEntry
@@ -106,9 +106,7 @@ class StreamOutput:
         """Does nothing: the descriptor stays open until the process ends."""
 
     def _write(self, entry: JournalEntry) -> None:
-        line = entry.line.encode() + b"\n"
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        write_all(self._descriptor, entry.line.encode() + b"\n")
 
 
 class FileOutput:
