@@ -47,14 +47,25 @@ def termination_as_exit() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
         yield
         return
+
+    def on_termination(code: ExitCode) -> NoReturn:
+        for number in TERMINATIONS:
+            signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(code)
+
+    with handle_terminations(on_termination):
+        yield
+
+
+@contextmanager
+def handle_terminations(handle: Callable[[ExitCode], NoReturn]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP call `handle` with their exit code, in the main thread; unless they are ignored."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> NoReturn:
+        handle(TERMINATIONS[signal.Signals(number)])
+
     handled = [number for number in TERMINATIONS if signal.getsignal(number) != signal.SIG_IGN]
-
-    def on_termination(number: int, _frame: FrameType | None) -> NoReturn:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(TERMINATIONS[signal.Signals(number)])
-
-    previous = {number: signal.signal(number, on_termination) for number in handled}
+    previous = {number: signal.signal(number, on_signal) for number in handled}
     try:
         yield
     finally:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json as json_format
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from quantize.errors import Interrupted
 from qwenctl.errors import ExitCode, QwenctlError, command_line
-from qwenctl.terminal.signals import TERMINATIONS
+from qwenctl.terminal.signals import handle_terminations
 from qwenctl.terminal.streams import is_terminal, text_writer
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ class _Terminated(KeyboardInterrupt):
         self.code = code
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated(TERMINATIONS[signal.Signals(number)])
+def _terminate(code: ExitCode) -> NoReturn:
+    raise _Terminated(code)
 
 
 @contextmanager
@@ -45,19 +44,15 @@ def handle_sigterm() -> Iterator[None]:
 
     Raises QwenctlError that says what is saved, or SystemExit.
     """
-    handled = [number for number in TERMINATIONS if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, _terminate) for number in handled}
     try:
-        yield
+        with handle_terminations(_terminate):
+            yield
     except Interrupted as stopped:
         if isinstance(stopped.__cause__, _Terminated):
             raise QwenctlError(stopped.message, stopped.hint, stopped.__cause__.code) from stopped
         raise
     except _Terminated as before_it:
         raise SystemExit(before_it.code) from before_it
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:
