@@ -25,7 +25,6 @@ _DTYPE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {name: 8 * size for name, 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _INDEX_NAME = "model.safetensors.index.json"
 _COMPARED_BYTES = 1 << 22
-_MERGE_ADAPTER = "merge it into its base model (peft: merge_and_unload, save_pretrained), and quantize that"
 _SAVE_AS_SAFETENSORS = "save it with transformers as safetensors (save_pretrained), or get a repository that has them"
 _FETCH_AGAIN = "the download is incomplete or damaged: download this file again"
 
@@ -68,7 +67,7 @@ def open_checkpoint(folder: Path, *, headers_only: bool = False) -> Checkpoint:
     if not folder.is_dir():
         raise _missing_folder_error(folder)
     if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
-        raise BadCheckpoint(f"{folder} is a LoRA adapter, not a model", _MERGE_ADAPTER)
+        raise adapter_error(folder)
     config = read_json(folder / "config.json")
     placed, notes = _find_shards(folder)
     tensors: dict[str, SourceTensor] = {}
@@ -103,6 +102,14 @@ def _compare_twins(first: SourceTensor, second: SourceTensor, *, headers_only: b
             f"remove the shard that does not belong to it, and correct {_INDEX_NAME}",
         )
     return f"{names}, with equal weights: one is left out"
+
+
+def adapter_error(name: Path | str) -> BadCheckpoint:
+    """The error for a LoRA adapter called `name`."""
+    return BadCheckpoint(
+        f"{name} is a LoRA adapter, not a model",
+        "merge it into its base model (peft: merge_and_unload, save_pretrained), and quantize that",
+    )
 
 
 def have_equal_weights(first: SourceTensor, second: SourceTensor) -> bool:
@@ -183,7 +190,7 @@ def _single_shard(folder: Path, present: list[Path]) -> Path:
         weights = (models or present)[0]
         if not weights.name.startswith("adapter_model"):
             return weights
-        raise BadCheckpoint(f"{folder} is a LoRA adapter, not a model", _MERGE_ADAPTER)
+        raise adapter_error(folder)
     raise MissingInput(
         f"{folder} has {list_names([path.name for path in present])}, but no model.safetensors",
         "download the files whose names begin with model",

@@ -186,8 +186,7 @@ def _is_own_part(part: Path, file: FilePlan) -> bool:
     """Whether a file without a journal is one that this plan began: it has its header, or nothing."""
     if not part.is_file():
         return False
-    with part.open("rb") as existing:
-        begin = existing.read(len(file.header))
+    begin = _read_header(part, file)
     return not begin.strip(b"\0") or begin == file.header
 
 
@@ -256,8 +255,13 @@ def _is_same_mmproj(plan: ConversionPlan, file: FilePlan) -> bool:
 
 
 def _has_header(file: FilePlan) -> bool:
-    with file.path.open("rb") as existing:
-        return existing.read(len(file.header)) == file.header
+    return _read_header(file.path, file) == file.header
+
+
+def _read_header(path: Path, file: FilePlan) -> bytes:
+    """As many bytes from the start of the file at `path` as the header of `file` has."""
+    with path.open("rb") as existing:
+        return existing.read(len(file.header))
 
 
 def _allocated_bytes(path: Path) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from quantize.checkpoint import Checkpoint
+from quantize.checkpoint import Checkpoint, adapter_error
 from quantize.errors import BadCheckpoint
 from quantize.foreign_json import read_json_object
 
@@ -44,10 +44,7 @@ def check_format(checkpoint: Checkpoint) -> None:
     signed = [name for name in checkpoint.tensors if _ANY_SIGN.search(name)]
     sign = next((label for pattern, label in _SIGNS if any(map(pattern.search, signed))), "")
     if sign == "LoRA":
-        raise BadCheckpoint(
-            f"{checkpoint.name} is a LoRA adapter, not a model",
-            "merge it into its base model (peft: merge_and_unload, save_pretrained), and quantize that",
-        )
+        raise adapter_error(checkpoint.name)
     if sign == "MLX" or "mlx" in checkpoint.formats:
         bits = f" quantized to {settings['bits']} bits" if isinstance(settings.get("bits"), int) else ""
         raise BadCheckpoint(f"this is an MLX checkpoint{bits}, which cannot be read", _START_OVER)

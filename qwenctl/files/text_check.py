@@ -60,8 +60,13 @@ def check_text(begin: bytes, name: str, command: str, *, allows_nul: bool = Fals
     """
     found = find_other_kind(begin, allows_nul=allows_nul)
     if found is not None:
-        what, hint = found
-        raise QwenctlError(f"{name} {what}", hint.format(name=quote(name), command=command), ExitCode.BAD_DATA)
+        raise not_text_error(found, name, command)
+
+
+def not_text_error(found: tuple[str, str], name: str, command: str) -> QwenctlError:
+    """The error for the file `name`, of which `find_other_kind` has `found` what it is."""
+    what, hint = found
+    return QwenctlError(f"{name} {what}", hint.format(name=quote(name), command=command), ExitCode.BAD_DATA)
 
 
 def check_standard_input(begin: bytes, command: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qwenctl.files.text_check import check_text, find_other_kind
+from qwenctl.files.text_check import find_other_kind, not_text_error
 
 MAX_RECORD_BYTES = 64 << 20  # of a record; far more than any context holds
 _STEP = 1 << 16
@@ -35,8 +35,8 @@ def split_lines(stream: BinaryIO, name: str, end: bytes = b"\n") -> Iterator[Inp
     line, first = 1, True
     for data, is_whole in _cut(stream, end):
         if first:
-            if find_other_kind(data, allows_nul=True) is not None:
-                check_text(data, name, PIPE, allows_nul=True)
+            if (found := find_other_kind(data, allows_nul=True)) is not None:
+                raise not_text_error(found, name, PIPE)
             data, first = data.removeprefix(_BOM), False
         yield InputLine(line, data, is_whole)
         line += 1 if end == b"\n" else data.count(b"\n")

@@ -80,13 +80,13 @@ class _MarkedRequest:
         self.tools: list[str] = []  # a mark in each tool, if it has a text
         self.end = ""  # the mark at the end of the last message
 
-    def tree(self, value: Any) -> Any:
-        """A JSON value with all its texts marked."""
+    def tree(self, value: Any, wanted: str | None = None, mark: str = "") -> Any:
+        """A JSON value with all its texts marked, and with `mark` at the beginning of each that is the `wanted` one."""
         if isinstance(value, str):
-            return self.alphabet.text(value)
+            return self.alphabet.text(value, {0: mark} if value == wanted else None)
         if isinstance(value, Mapping):
-            return {self.alphabet.text(name): self.tree(each) for name, each in value.items()}
-        return [self.tree(each) for each in value] if isinstance(value, list | tuple) else value
+            return {self.alphabet.text(name): self.tree(each, wanted, mark) for name, each in value.items()}
+        return [self.tree(each, wanted, mark) for each in value] if isinstance(value, list | tuple) else value
 
     def conversation(self, request: RenderRequest) -> dict[str, Any]:
         """The messages and the tools."""
@@ -151,41 +151,23 @@ class _MarkedRequest:
         """A tool, with a mark in its name, or in its first text if it has none."""
         function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
         name = function.get("name") if isinstance(function, Mapping) else None
-        wanted = name if isinstance(name, str) and name else next(filter(None, _values(tool)), "")
+        wanted = name if isinstance(name, str) and name else next(filter(None, strings(tool, names=False)), "")
         if not wanted:
             return self.tree(tool)
         mark = self.alphabet.mark(wanted[0])
         self.tools.append(mark)
-        return self._tree_with_mark(tool, wanted, mark)
-
-    def _tree_with_mark(self, value: Any, wanted: str, mark: str) -> Any:
-        """As `tree`, with the mark at the beginning of each text that is the `wanted` one."""
-        if isinstance(value, str):
-            return self.alphabet.text(value, {0: mark} if value == wanted else None)
-        if isinstance(value, Mapping):
-            return {self.tree(name): self._tree_with_mark(each, wanted, mark) for name, each in value.items()}
-        return (
-            [self._tree_with_mark(each, wanted, mark) for each in value] if isinstance(value, list | tuple) else value
-        )
+        return self.tree(tool, wanted, mark)
 
 
-def strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, with the names."""
+def strings(value: Any, *, names: bool = True) -> Iterator[str]:
+    """All texts in a JSON value; those that name fields only with `names`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            yield from (str(name), *strings(each))
+            if names:
+                yield str(name)
+            yield from strings(each, names=names)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from strings(each)
-
-
-def _values(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, without the names."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for each in value.values() for text in _values(each))
-    elif isinstance(value, list | tuple):
-        yield from (text for each in value for text in _values(each))
+            yield from strings(each, names=names)
