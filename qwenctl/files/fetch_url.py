@@ -35,15 +35,14 @@ class FetchLimits:
     idle_seconds: float = 30.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Transfer:
-    """A download in its thread; `is_over` asks it to stop at the next chunk."""
+    """A download in its thread, which fails at the first chunk after the `deadline`, a `time.monotonic()`."""
 
     url: str
     limits: FetchLimits
     private_host: str | None  # the one host that may have a private address
     deadline: float
-    is_over: bool = False
 
 
 def fetch_url(url: str, limits: FetchLimits, *, allows_private: bool) -> bytes:
@@ -69,9 +68,7 @@ def fetch_url(url: str, limits: FetchLimits, *, allows_private: bool) -> bytes:
     try:
         found = results.get(timeout=limits.total_seconds)
     except queue.Empty:
-        raise _failure(url, f"it took more than {limits.total_seconds:g} s") from None
-    finally:
-        transfer.is_over = True
+        raise _late(transfer) from None
     if isinstance(found, (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError, ValueError)):
         raise _failure(url, str(found) or type(found).__name__) from found
     if isinstance(found, BaseException):
@@ -128,12 +125,14 @@ def _request(client: httpx2.Client, url: httpx2.URL, address: str) -> httpx2.Req
 
 
 def _read(response: httpx2.Response, transfer: _Transfer) -> bytes:
-    """The body, in time that is linear in its size."""
+    """The body, in time that is linear in its size. Raises QwenctlError after the deadline."""
     parts, size = [], 0
     for chunk in response.iter_bytes():
         parts.append(chunk)
         size += len(chunk)
-        if size > transfer.limits.max_bytes or transfer.is_over or time.monotonic() > transfer.deadline:
+        if time.monotonic() > transfer.deadline:
+            raise _late(transfer)
+        if size > transfer.limits.max_bytes:
             break
     return b"".join(parts)
 
@@ -179,6 +178,10 @@ def _host(url: str) -> str | None:
         return httpx2.URL(url).host
     except (httpx2.InvalidURL, ValueError):
         return None
+
+
+def _late(transfer: _Transfer) -> QwenctlError:
+    return _failure(transfer.url, f"it took more than {transfer.limits.total_seconds:g} s")
 
 
 def _failure(url: str, why: str) -> QwenctlError:
