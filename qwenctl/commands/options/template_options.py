@@ -5,13 +5,13 @@ A command takes one argument `template: TemplateOverride`; `with_template_option
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from quantize.foreign_json import BadJSON, parse_json
 from qwenctl.commands.options.common import with_usage_error
 from qwenctl.commands.options.load_options import with_options
 from qwenctl.errors import ExitCode, QwenctlError
@@ -24,8 +24,8 @@ _EXAMPLE = """--chat-template-kwargs '{"add_vision_id": true}'"""
 def parse_variables(text: str) -> dict[str, Any]:
     """The variables in a JSON object. Raises ValueError."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, object)
+    except BadJSON as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"not a JSON object, for example {_EXAMPLE}")

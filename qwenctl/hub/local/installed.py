@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadGGUF
-from quantize.foreign_json import read_json_object
+from quantize.foreign_json import as_object, read_json_object
 from quantize.gguf_header import read_leading_metadata
 from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
 from qwenctl.hub.local.lock_file import LOCK_NAME
@@ -133,10 +133,10 @@ def _is_qwen_config(path: Path) -> bool:
 def _count_missing_shards(index: Path | None, present: set[str]) -> int:
     """The number of shards that the index lists but that are not `present`; 0 without a readable index."""
     try:
-        names = {str(name) for name in read_json_object(index)["weight_map"].values()} if index else set()
-    except (OSError, ValueError, KeyError, AttributeError):
+        names = as_object(read_json_object(index)["weight_map"], "weight_map").values() if index else ()
+    except (OSError, ValueError, KeyError):
         return 0
-    return len(names - present)
+    return len({str(name) for name in names} - present)
 
 
 def _find_conversions() -> Iterator[InstalledModel]:
