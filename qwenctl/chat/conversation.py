@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Message, Tools
+from qwenctl.protocol.messages import Message, Tools, may_think
 
 _HEADING = "Summary of the earlier conversation:"
 
@@ -59,7 +59,7 @@ class Conversation:
     @property
     def thinks(self) -> bool:
         """Whether the model thinks before an answer; with a budget of 0 tokens it does not."""
-        return self.think and self.think_budget != 0
+        return may_think(self.think, self.think_budget)
 
     @property
     def turns(self) -> tuple[Message, ...]:

@@ -22,6 +22,11 @@ Tools = tuple[dict[str, Any], ...]  # functions in OpenAI's format: {"type": "fu
 OWN_TEMPLATE_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "enable_thinking"})
 
 
+def may_think(enable_thinking: bool, think_budget: int) -> bool:
+    """Whether a model thinks before its answer: with a budget of 0 tokens it does not."""
+    return enable_thinking and think_budget != 0
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """A call of the function `name` by the model; the values of `arguments` are JSON values."""
@@ -192,7 +197,7 @@ class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
     @property
     def thinks(self) -> bool:
         """Whether the model thinks before its answer; with a budget of 0 tokens it does not."""
-        return self.enable_thinking and self.think_budget != 0
+        return may_think(self.enable_thinking, self.think_budget)
 
     @property
     def is_constrained(self) -> bool:

@@ -31,7 +31,7 @@ from qwenctl.protocol.batch import (
 )
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
-from qwenctl.protocol.messages import Message
+from qwenctl.protocol.messages import Message, may_think
 from qwenctl.tools.calls import answer_with_calls
 
 # One batch of prompt tokens takes minutes on a slow machine, and longer if weights are paged in from disk.
@@ -186,7 +186,7 @@ class EngineBackend:
             self._finish(number, RecordError("media", error.message, error.hint))
             return
         params = record.params
-        sampling = resolve_sampling(params.sampling, params.think, loaded)
+        sampling = resolve_sampling(params.sampling, may_think(params.think, params.think_budget), loaded)
         sampling = dataclasses.replace(sampling, seed=record_seed(record, self._config.seed))
         self._sent.add(number)
         engine.send(

@@ -73,7 +73,7 @@ class ChatState:
     @property
     def sampling(self) -> Sampling:
         """The sampling parameters of the next answer."""
-        return resolve_sampling(self.conversation.sampling, self.conversation.think, self.model.loaded)
+        return resolve_sampling(self.conversation.sampling, self.conversation.thinks, self.model.loaded)
 
 
 class ChatStopped(Exception):
