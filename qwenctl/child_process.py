@@ -27,7 +27,6 @@ _PREFIXES = (
     "LC_", "LD_", "DYLD_", "PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "MTMD_",
     "CUDA_", "NVIDIA_", "NCCL_", "HIP_", "ROCR_", "ROCM_", "HSA_", "AMD_", "GPU_", "VK_", "MESA_", "LIBGL_", "LP_",
     "GALLIUM_", "SYCL_", "ONEAPI_", "ZE_", "METAL_", "MTL_", "ASAN_", "UBSAN_", "MALLOC_", "QWENCTL_",
-    "FAULT_", "BROKEN_BACKEND",  # of the libraries that tests preload
 )  # fmt: skip
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "API_KEY", "APIKEY", "CREDENTIAL")
 

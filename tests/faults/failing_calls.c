@@ -1,7 +1,7 @@
 // A preloaded library that fails or shortens the N-th call of one function on the files below a folder.
 //
-// FAULT_CALL: write, pwrite, fsync, ftruncate or rename. FAULT_NUMBER: N, from 1. FAULT_ERROR: the errno to fail with,
-// or 0 to shorten the write by half. FAULT_FOLDER: only files below it count. FAULT_FILE: created when the fault happens.
+// LD_FAULT_CALL: write, pwrite, fsync, ftruncate or rename. LD_FAULT_NUMBER: N, from 1. LD_FAULT_ERROR: the errno to fail with,
+// or 0 to shorten the write by half. LD_FAULT_FOLDER: only files below it count. LD_FAULT_FILE: created when the fault happens.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,7 +16,7 @@
 static atomic_int calls;
 
 static int is_below(const char *path) {
-    const char *folder = getenv("FAULT_FOLDER");
+    const char *folder = getenv("LD_FAULT_FOLDER");
     return folder && !strncmp(path, folder, strlen(folder));
 }
 
@@ -31,9 +31,9 @@ static int has_file_below(int descriptor) {
 
 // Whether this call is the one; -1 for "shorten it".
 static int fault(const char *name, int counts) {
-    const char *call = getenv("FAULT_CALL"), *number = getenv("FAULT_NUMBER"), *error = getenv("FAULT_ERROR");
+    const char *call = getenv("LD_FAULT_CALL"), *number = getenv("LD_FAULT_NUMBER"), *error = getenv("LD_FAULT_ERROR");
     if (!counts || !call || !number || strcmp(call, name) || atomic_fetch_add(&calls, 1) + 1 != atoi(number)) return 0;
-    close(open(getenv("FAULT_FILE"), O_CREAT | O_WRONLY, 0600));
+    close(open(getenv("LD_FAULT_FILE"), O_CREAT | O_WRONLY, 0600));
     if (!atoi(error)) return -1;
     errno = atoi(error);
     return 1;

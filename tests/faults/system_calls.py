@@ -35,8 +35,8 @@ def fail_once(subjects: list[Subject], number: int, folder: Path) -> str:
     place, happened = folder / "failed", folder / "happened"
     place.mkdir()
     process = subject.start(
-        place, LD_PRELOAD=str(build(folder)), FAULT_CALL=call, FAULT_NUMBER=str(chance.randint(1, limit)),
-        FAULT_ERROR=str(error), FAULT_FOLDER=str(place), FAULT_FILE=str(happened),
+        place, LD_PRELOAD=str(build(folder)), LD_FAULT_CALL=call, LD_FAULT_NUMBER=str(chance.randint(1, limit)),
+        LD_FAULT_ERROR=str(error), LD_FAULT_FOLDER=str(place), LD_FAULT_FILE=str(happened),
     )  # fmt: skip
     _, stderr = process.communicate(timeout=120)
     what = f"{subject.name}: {call} {errno.errorcode[error] if error else 'shortened'}"

@@ -23,7 +23,7 @@ WAYS = ("error", "short", "fsync")
 ALL = [(at, how) for at in range(1, WRITES + 1) for how in WAYS]
 TABLE = ALL or [(1, "error"), (2, "short"), (3, "error"), (8, "short"), (21, "error"), (81, "short")]
 ENOSPC, EIO = 28, 5
-# Makes writes from the FAULT_AT-th on, or every fsync, fail for files whose names contain FAULT_IN.
+# Makes writes from the LD_FAULT_AT-th on, or every fsync, fail for files whose names contain LD_FAULT_IN.
 LIBRARY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +35,7 @@ LIBRARY = r"""
 static int writes;
 static int is_ours(int descriptor) {
     char link[64], name[4096];
-    const char *part = getenv("FAULT_IN");
+    const char *part = getenv("LD_FAULT_IN");
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t size = part ? readlink(link, name, sizeof name - 1) : -1;
     if (size < 0) return 0;
@@ -44,19 +44,19 @@ static int is_ours(int descriptor) {
 }
 ssize_t write(int descriptor, const void *data, size_t size) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
-    const char *how = getenv("FAULT_HOW");
-    if (how && strcmp(how, "fsync") && is_ours(descriptor) && ++writes >= atoi(getenv("FAULT_AT"))) {
-        if (!strcmp(how, "short") && writes == atoi(getenv("FAULT_AT"))) return real(descriptor, data, size / 2);
-        errno = atoi(getenv("FAULT_ERRNO"));
+    const char *how = getenv("LD_FAULT_HOW");
+    if (how && strcmp(how, "fsync") && is_ours(descriptor) && ++writes >= atoi(getenv("LD_FAULT_AT"))) {
+        if (!strcmp(how, "short") && writes == atoi(getenv("LD_FAULT_AT"))) return real(descriptor, data, size / 2);
+        errno = atoi(getenv("LD_FAULT_ERRNO"));
         return -1;
     }
     return real(descriptor, data, size);
 }
 int fsync(int descriptor) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
-    const char *how = getenv("FAULT_HOW");
+    const char *how = getenv("LD_FAULT_HOW");
     if (how && !strcmp(how, "fsync") && is_ours(descriptor)) {
-        errno = atoi(getenv("FAULT_ERRNO"));
+        errno = atoi(getenv("LD_FAULT_ERRNO"));
         return -1;
     }
     return real(descriptor);
@@ -107,9 +107,9 @@ def test_failed_write_is_reported_and_the_batch_resumes(
 ) -> None:
     server.attempts.clear()
     output = tmp_path / "out.jsonl"
-    faults = {"LD_PRELOAD": str(library), "FAULT_IN": f"{tmp_path}/", "FAULT_AT": str(at), "FAULT_HOW": how}
+    faults = {"LD_PRELOAD": str(library), "LD_FAULT_IN": f"{tmp_path}/", "LD_FAULT_AT": str(at), "LD_FAULT_HOW": how}
     arguments = (source, "-o", output, "--endpoint", server.url, "-np", 4, "-q")
-    done = batch(*arguments, **faults, FAULT_ERRNO=str(ENOSPC if at % 2 else EIO))
+    done = batch(*arguments, **faults, LD_FAULT_ERRNO=str(ENOSPC if at % 2 else EIO))
     if done.returncode == 3:  # the run had fewer writes than `at`
         assert output.read_bytes() == clean
         assert at > 2 * RECORDS
@@ -129,7 +129,12 @@ def test_failed_fsync_is_an_error_and_the_batch_resumes(
 ) -> None:
     output = tmp_path / "out.jsonl"
     arguments = (source, "-o", output, "--endpoint", server.url, "-np", 4, "-q")
-    faults = {"LD_PRELOAD": str(library), "FAULT_IN": "out.jsonl", "FAULT_HOW": "fsync", "FAULT_ERRNO": str(EIO)}
+    faults = {
+        "LD_PRELOAD": str(library),
+        "LD_FAULT_IN": "out.jsonl",
+        "LD_FAULT_HOW": "fsync",
+        "LD_FAULT_ERRNO": str(EIO),
+    }
     assert batch(*arguments, **faults).returncode == 74
     server.attempts.clear()
     assert batch(*arguments).returncode == 3

@@ -1,4 +1,4 @@
-/* A preloaded library that plants a fault into ggml's CPU backend. BROKEN_BACKEND selects it, as PATH:FAULT.
+/* A preloaded library that plants a fault into ggml's CPU backend. LD_BROKEN_BACKEND selects it, as PATH:FAULT.
  *
  * The fault affects matrix products with more than one plane, such as the output of linear attention for several
  * sequences. PATH: "extra" for products computed by an extra buffer type (repacked weights, AMX), "plain" for all
@@ -62,7 +62,7 @@ bool ggml_cpu_extra_compute_forward(void * params, struct tensor * op) {
         name_of = (op_name) find("libggml-base.so.0", "ggml_op_name");
         real = (compute) find("libggml-cpu.so.0", "ggml_cpu_extra_compute_forward");
     }
-    const char * wanted = getenv("BROKEN_BACKEND");
+    const char * wanted = getenv("LD_BROKEN_BACKEND");
     bool done = real(params, op);
     if (wanted && op->ne[2] > 1 && !strcmp(name_of(op->op), "MUL_MAT")) {
         if (done && !strncmp(wanted, "extra:", 6)) {

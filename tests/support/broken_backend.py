@@ -20,4 +20,4 @@ def build_broken_backend(folder: Path) -> Path:
 
 def broken(library: Path, path: Path_, fault: Fault) -> dict[str, str]:
     """The environment variables that plant `fault` into `path`."""
-    return {"LD_PRELOAD": str(library), "BROKEN_BACKEND": f"{path}:{fault}"}
+    return {"LD_PRELOAD": str(library), "LD_BROKEN_BACKEND": f"{path}:{fault}"}
