@@ -53,7 +53,7 @@ def make(folder: Path, model: Model, tokens: int = _TOKENS) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(model, Layout())))
     write_tokenizer(folder, tokens)
-    for name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    for name in ("chat_template.jinja", "generation_config.json"):
         shutil.copy(TOY / name, folder)
     weight_map, total = {}, 0
     shards = list(_shards(specs(model, Layout())))
