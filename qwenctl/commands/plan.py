@@ -147,7 +147,8 @@ def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvento
     if type_name:
         hint = command_line("plan", path)
         raise QwenctlError(f"{path.name} is quantized already: --type is for checkpoints", hint)
-    check_model_file(path)  # as `chat` does, so that no plan is shown for a file that cannot be loaded
+    # As `chat` does, so that no plan is shown for a file that cannot be loaded.
+    print_status(*(f"note: {line}" for line in check_model_file(path)), quiet=quiet)
     return from_gguf(path)
 
 

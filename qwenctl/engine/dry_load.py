@@ -7,13 +7,13 @@ compute buffers by device. Weights and context are not allocated (`no_alloc`), s
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 import llama_cpp.llama_cpp as llama
 
 from qwenctl.engine.llama.callbacks import LlamaLog, memory_use
 from qwenctl.engine.llama.device_params import device_by_buffer_type
+from qwenctl.engine.llama.weights import load_weights
 from qwenctl.engine.model import context_params, model_params, resolve_context_size
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.speculative.draft_setup import draft_limits, reserve_draft_outputs
@@ -28,13 +28,15 @@ def compute_bytes(request: Load, log: LlamaLog) -> dict[str, int]:
     llama.llama_backend_init()
     params, alive = model_params(request.settings)
     params.no_alloc, params.load_mode = True, _NO_MAPPING
-    model = llama.llama_model_load_from_file(os.fsencode(request.path), params)
+    weights = load_weights(request.path, params, log)
     del alive
-    if model is None:
+    if weights is None:
         raise ValueError(log.reason())
+    model = weights.pointer
     size = resolve_context_size(request.settings, llama.llama_model_n_ctx_train(model))
     context_parameters = context_params(request.settings, size)
-    reserve_draft_outputs(context_parameters, draft_limits(request.settings, model, context_parameters.n_batch))
+    limits = draft_limits(request.settings, context_parameters.n_batch, has_head=weights.has_mtp)
+    reserve_draft_outputs(context_parameters, limits)
     context = llama.llama_init_from_model(model, context_parameters)
     if context is None:
         raise ValueError(log.reason())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +26,7 @@ from qwenctl.engine.llama.device_params import apply_placement, device_by_buffer
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.llama.thread_count import LONGEST_TRIED_S, ThreadCount, Threads
 from qwenctl.engine.llama.tokenizer import EogTokens, TokenBytes, Tokenizer
+from qwenctl.engine.llama.weights import Weights, load_weights
 from qwenctl.engine.prompt.chat_template import ChatTemplate
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarFactory
@@ -108,15 +108,15 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
     """
     log.clear()
     llama.llama_backend_init()
-    pointer = _load_weights(request, interrupt, report)
-    if pointer is None:
+    weights = _load_weights(request, interrupt, log, report)
+    if weights is None:
         raise RequestError(_load_error(interrupt, log, f"cannot load {Path(request.path).name}"))
-    settings = request.settings
+    pointer, settings = weights.pointer, request.settings
     trained = llama.llama_model_n_ctx_train(pointer)
     size = resolve_context_size(settings, trained)
     params = context_params(settings, size)
     apply_yarn(params, size, trained)
-    limits = draft_limits(settings, pointer, params.n_batch)
+    limits = draft_limits(settings, params.n_batch, has_head=weights.has_mtp)
     reserve_draft_outputs(params, limits)
     context = llama.llama_init_from_model(pointer, params)
     if context is None:
@@ -140,7 +140,7 @@ def load_model(request: Load, interrupt: CancelFlag, log: LlamaLog, report: Call
     tokenizer, token_bytes = Tokenizer(vocabulary), TokenBytes(vocabulary)
     template = _template(pointer, request)
     memory = memory_use(log.sizes(), device_by_buffer_type())
-    loaded = replace(_describe(pointer, request, size, template), memory=memory)
+    loaded = replace(_describe(weights, request, size, template), memory=memory)
     return LoadedModel(
         pointer=pointer,
         context=context,
@@ -184,16 +184,18 @@ def _checkpoint_budget(settings: LoadParams) -> int:
     return int(min(2 << 30, psutil.virtual_memory().total // 20))
 
 
-def _load_weights(request: Load, interrupt: CancelFlag, report: Callable[[float], None]) -> llama.llama_model_p | None:
+def _load_weights(
+    request: Load, interrupt: CancelFlag, log: LlamaLog, report: Callable[[float], None]
+) -> Weights | None:
     def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         report(fraction)
         return not interrupt
 
     params, alive = model_params(request.settings)
     params.progress_callback = llama.llama_progress_callback(progress)
-    pointer: llama.llama_model_p | None = llama.llama_model_load_from_file(os.fsencode(request.path), params)
+    weights = load_weights(request.path, params, log, interrupt)
     del alive  # not earlier: libllama reads these arrays while it loads
-    return pointer
+    return weights
 
 
 def model_params(settings: LoadParams) -> tuple[llama.llama_model_params, list[Any]]:
@@ -270,15 +272,16 @@ def _special_tokens(pointer: llama.llama_model_p, vocabulary: llama.llama_vocab_
     }
 
 
-def _describe(pointer: llama.llama_model_p, request: Load, size: int, template: str) -> ModelInfo:
+def _describe(weights: Weights, request: Load, size: int, template: str) -> ModelInfo:
+    pointer = weights.pointer
     text = ctypes.create_string_buffer(256)
     llama.llama_model_desc(pointer, text, len(text))
     return ModelInfo(
         name=_metadata(pointer, b"general.name") or Path(request.path).stem,
         architecture=_metadata(pointer, b"general.architecture"),
         description=text.value.decode("utf-8", "replace").replace(" ?B", ""),  # an unnamed size of model
-        size_bytes=llama.llama_model_size(pointer),
-        parameters=llama.llama_model_n_params(pointer),
+        size_bytes=weights.n_bytes,
+        parameters=weights.parameters,
         context_tokens=size,
         training_context_tokens=llama.llama_model_n_ctx_train(pointer),
         generation_config=_generation_config(pointer),

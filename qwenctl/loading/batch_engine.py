@@ -63,7 +63,7 @@ class EngineSpec:
         constraints = self.load.constraints
         source = self.load.template.source
         return {
-            "model": model_fingerprint(resolve_model(self.model)),
+            "model": model_fingerprint(resolve_model(self.model, lambda _: None)),
             "room": constraints.context,
             "cache": f"{constraints.cache_k} {constraints.cache_v}",
             **({"chat_template": hashlib.sha256(source.encode()).hexdigest()} if source else {}),

@@ -5,16 +5,21 @@ Paths and names from the command line come in; checked paths of existing files g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from qwenctl.errors import QwenctlError
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.media import VisionSettings
+from qwenctl.terminal.streams import note
 
 
-def resolve_model(model: Path | None) -> Path:
-    """The GGUF file that `model` means: a path, or a local model's name. Raises QwenctlError if there is none."""
+def resolve_model(model: Path | None, notify: Callable[[str], None] = note) -> Path:
+    """The GGUF file that `model` means: a path, or a local model's name. Raises QwenctlError if there is none.
+
+    `notify` gets what the user should know of the file.
+    """
     from qwenctl.hub.local.resolve_model import resolve_model_path
     from qwenctl.models.gguf_check import check_model_file
 
@@ -24,7 +29,8 @@ def resolve_model(model: Path | None) -> Path:
             "`qwenctl pull qwen3.5-35b-a3b` downloads one that fits this machine",
         )
     path = resolve_model_path(str(model))
-    check_model_file(path)
+    for line in check_model_file(path):
+        notify(line)
     return path
 
 

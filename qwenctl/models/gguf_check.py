@@ -1,6 +1,6 @@
 """Check that a file is a runnable model before the engine loads it, because libllama aborts on some damaged headers.
 
-A path comes in; nothing goes out, or a QwenctlError that says what the file is instead. Only headers are read, those
+A path comes in; notes go out, or a QwenctlError that says what the file is instead. Only headers are read, those
 of every split.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from quantize.errors import QuantizeError
@@ -17,6 +17,7 @@ from quantize.gguf_header import GGUFHeader, read_header
 from quantize.qwen35.model_config import MAX_EXPERTS, MAX_LAYERS
 from qwenctl.errors import ExitCode, QwenctlError, command_line, from_quantize, quote
 from qwenctl.models.gguf_kind import read_kind
+from qwenctl.models.mtp_block import find_incomplete_mtp
 
 ARCHITECTURES = ("qwen35", "qwen35moe")
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -45,8 +46,11 @@ _OTHER_FILES = {
 }
 
 
-def check_model_file(path: Path) -> None:
-    """Raise QwenctlError unless `path` is a complete GGUF file of a Qwen3.5 model, with all its splits next to it."""
+def check_model_file(path: Path) -> tuple[str, ...]:
+    """Check that `path` is a complete GGUF file of a Qwen3.5 model, with all its splits next to it.
+
+    Returns what the user should know of a file that can be used nevertheless. Raises QwenctlError.
+    """
     _check_exists(path)
     _check_magic(path)
     header = _read_header(path)
@@ -58,7 +62,7 @@ def check_model_file(path: Path) -> None:
     _check_architecture(path.name, header.metadata)
     _check_maker(path.name, header)
     _check_values(path.name, header)
-    tensors = {tensor.name for tensor in header.tensors}
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     for split in range(2, count + 1):
         other = _split_path(path, split, count)
         if not other.is_file():
@@ -67,8 +71,9 @@ def check_model_file(path: Path) -> None:
                 f"put {other.name} into {path.parent}",
                 ExitCode.NO_INPUT,
             )
-        tensors.update(tensor.name for tensor in _read_header(other).tensors)
-    _check_mtp_block(path.name, header.metadata, tensors)
+        shapes.update((tensor.name, tensor.shape) for tensor in _read_header(other).tensors)
+    block = find_incomplete_mtp(header.metadata, shapes, count)
+    return () if block is None else (f"{path.name}: {block.note}",)
 
 
 def model_fingerprint(path: Path) -> str:
@@ -158,21 +163,6 @@ def _check_maker(name: str, header: GGUFHeader) -> None:
         raise QwenctlError(
             f"{name} was made by Ollama for itself; llama.cpp cannot load it",
             "`qwenctl pull qwen3.5-35b-a3b`, or another size, gets the model in a form that it can",
-            ExitCode.BAD_DATA,
-        )
-
-
-def _check_mtp_block(name: str, metadata: Mapping[str, object], tensors: Collection[str]) -> None:
-    """Raise QwenctlError if the header counts an MTP block of which the file has no tensor; libllama needs them all."""
-    architecture = str(metadata["general.architecture"])
-    blocks = _read_integer(metadata, f"{architecture}.block_count", name, default=0)
-    mtp = _read_integer(metadata, f"{architecture}.nextn_predict_layers", name, default=0)
-    if not 0 < mtp < blocks or any(tensor.startswith(f"blk.{blocks - mtp}.") for tensor in tensors):
-        return
-    if tensors:
-        raise QwenctlError(
-            f"{name}: its header promises an MTP block (blk.{blocks - mtp}), but its tensors are not in the file",
-            "make it again from the checkpoint with `qwenctl quantize`, or get it from another publisher",
             ExitCode.BAD_DATA,
         )
 

@@ -19,7 +19,7 @@ def explain_plan(
         *_explain_experts(problem, layout),
         *_explain_settings(problem, layout, settings),
     ]
-    if problem.inventory.shape.mtp_blocks and not problem.constraints.mtp:
+    if problem.inventory.has_mtp and not problem.constraints.mtp:
         sentences.append("the MTP block is not loaded: it is only used for speculative decoding")
     if forecast.paged_bytes:
         sentences.append(

@@ -152,7 +152,7 @@ def _layer_cost(problem: PlacementProblem, number: int, tensors: list[TensorEntr
     elif number < shape.layers:
         cache = state_bytes(shape, context)
         read_bytes += 2 * cache / context.sequences  # the state is read and written
-    elif number < shape.blocks and problem.constraints.mtp:
+    elif number < shape.blocks and problem.constraints.mtp and inventory.has_mtp:
         cache = cache_bytes(shape, replace(context, tokens=MTP_HEAD_TOKENS))
     experts = tuple((tensor.name, tensor.n_bytes) for tensor in tensors if tensor.is_expert)
     return LayerCost(weights, cache, read_bytes, full_read, experts)

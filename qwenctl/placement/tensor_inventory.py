@@ -19,6 +19,7 @@ from quantize.recipe.tensor_classes import MTP, ROUTED_EXPERTS, tensor_class
 from qwenctl.errors import ExitCode, QwenctlError, from_quantize
 from qwenctl.models.context_memory import metadata_number, state_values
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
+from qwenctl.models.mtp_block import find_incomplete_mtp
 
 if TYPE_CHECKING:
     from quantize.plan import QuantizeOptions
@@ -89,6 +90,11 @@ class TensorInventory:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
     @cached_property
+    def has_mtp(self) -> bool:
+        """Whether there is an MTP block to draft with."""
+        return any(map(self.is_mtp, self.tensors))
+
+    @cached_property
     def largest_bytes(self) -> int:
         """Bytes of the largest tensor of a layer."""
         return max((tensor.n_bytes for tensor in self.tensors if 0 <= tensor.layer < self.shape.blocks), default=0)
@@ -115,10 +121,12 @@ def from_gguf(path: Path) -> TensorInventory:
         headers = [read_header(file) for file in split_files(path)]
     except QuantizeError as error:
         raise from_quantize(error) from error
-    sizes = {tensor.name: tensor.n_bytes for header in headers for tensor in header.tensors}
-    vocabulary = next(
-        (info.shape[-1] for header in headers for info in header.tensors if info.name == TOKEN_EMBEDDINGS), 1
-    )
+    infos = {info.name: info for header in headers for info in header.tensors}
+    shapes = {name: info.shape for name, info in infos.items()}
+    vocabulary = shapes[TOKEN_EMBEDDINGS][-1] if TOKEN_EMBEDDINGS in shapes else 1
+    block = find_incomplete_mtp(headers[0].metadata, shapes)
+    # What is there of an incomplete MTP block is not loaded.
+    sizes = {name: info.n_bytes for name, info in infos.items() if block is None or _layer_number(name) < block.block}
     shape = _dims_from_metadata(path.name, headers[0].metadata, sizes, vocabulary)
     return TensorInventory(path.stem, shape, _tensors(sizes, shape), path=str(path))
 
@@ -164,9 +172,15 @@ def _tensor_class(name: str, shape: ModelDims) -> str:
     return ROUTED_EXPERTS if kind == MTP and "_exps." in name else kind
 
 
+def _layer_number(name: str) -> int:
+    """The number of the block that a tensor belongs to; -1 for tensors outside of blocks."""
+    number = name.split(".", 2)[1] if name.startswith("blk.") else ""
+    return int(number) if number.isdecimal() else -1
+
+
 def _layer(name: str, shape: ModelDims) -> int:
     if name.startswith("blk."):
-        return int(name.split(".", 2)[1])
+        return _layer_number(name)
     return -1 if name == TOKEN_EMBEDDINGS else shape.blocks
 
 

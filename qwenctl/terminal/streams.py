@@ -50,6 +50,13 @@ def warn(message: str) -> None:
         sys.stderr.flush()
 
 
+def note(message: str) -> None:
+    """Write what the user may want to know, but need not act on, to standard error, on one line."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"note: {clean_line(message)}\n")
+        sys.stderr.flush()
+
+
 class StatusLine:
     """A line on a terminal that is overwritten, and erased at the end; elsewhere nothing is written."""
 

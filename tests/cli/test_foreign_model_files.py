@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,18 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.support.cli_runner import outcome
+from tests.support.cli_runner import outcome, run
+from tests.support.gguf_files import rewritten
 
 KIND = gguf.GGUFValueType
 A = "qwen35moe"
-
-
-def rewritten(
-    source: Path,
-    target: Path,
-    keys: Mapping[str, tuple[Any, ...]] | None = None,
-    keep: Callable[[str], bool] = lambda _: True,
-    extra: Mapping[str, Any] | None = None,
-    endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
-) -> Path:
-    """Write the GGUF file `source` with other `keys` (value, type, type of elements), and some of its tensors."""
-    reader, changed = gguf.GGUFReader(source), dict(keys or {})
-    writer = gguf.GGUFWriter(target, A, endianess=endian)
-    for name, one in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture" or name in changed:
-            continue
-        writer.add_key_value(name, one.contents(), one.types[0], one.types[-1] if len(one.types) > 1 else None)
-    for name, (value, *kinds) in changed.items():
-        writer.add_key_value(name, value, *kinds)
-    for tensor in reader.tensors:
-        if keep(tensor.name):
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    for name, data in (extra or {}).items():
-        writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
+RECORD = b'{"id": "a", "prompt": "What is the capital of France?"}\n'
+# What comes before a model, and after it.
+COMMANDS = {
+    ("chat", "-m"): ("--seed", "1", "What is the capital of France?"),
+    ("batch", "--parallel", "1", "-m"): ("-",),
+    ("plan",): (),
+}
 
 
 def refusal(path: Path) -> tuple[str, str, int]:
@@ -69,11 +47,20 @@ def test_blob_of_ollama_is_named(kind: str, toy_gguf: Path, tmp_path: Path) -> N
     assert hint.startswith("`qwenctl pull qwen3.5-35b-a3b`")
 
 
-def test_mtp_block_without_tensors_is_named(toy_gguf: Path, tmp_path: Path) -> None:
+def test_model_without_the_tensors_of_its_mtp_block_answers_without_it(toy_gguf: Path, tmp_path: Path) -> None:
     path = rewritten(toy_gguf, tmp_path / "x.gguf", keep=lambda name: not name.startswith("blk.4."))
-    line = "x.gguf: its header promises an MTP block (blk.4), but its tensors are not in the file"
-    hint = "make it again from the checkpoint with `qwenctl quantize`, or get it from another publisher"
-    assert refusal(path) == (line, hint, 65)
+    note = "note: x.gguf: its header promises an MTP block (blk.4) that is not all in the file: loaded without it"
+    answers = {}
+    for command, more in COMMANDS.items():
+        done = run(*command, str(path), *more, stdin=RECORD)
+        assert done.returncode == 0, done.stderr.decode()
+        lines = done.stderr.decode().splitlines()
+        assert [line[: len(note)] for line in lines if line.startswith("note: ")] == [note]
+        answers[command[0]] = done.stdout
+    assert answers["chat"] == run("chat", "-m", str(toy_gguf), *COMMANDS["chat", "-m"]).stdout
+    assert answers["batch"].startswith(b'{"id": "a", ')
+    refused = run("chat", "-m", str(path), "--draft", "mtp", "hi")
+    assert (refused.returncode, b"the model has no draft head" in refused.stderr) == (2, True)
 
 
 def test_big_endian_file_is_named(toy_gguf: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.engine.generation": _LIBLLAMA,
     "qwenctl.engine.llama.device_params": _LIBLLAMA,
     "qwenctl.engine.llama.tokenizer": _LIBLLAMA,
+    "qwenctl.engine.llama.weights": _LIBLLAMA,
     "qwenctl.engine.model": _LIBLLAMA,
     "qwenctl.engine.prompt.chat_template": _LIBLLAMA,
     "qwenctl.engine.prompt.media_tokens": _LIBLLAMA,

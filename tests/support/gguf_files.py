@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,36 @@ def converted(
     plan = make_plan(source, output, QuantizeOptions(type_name, **options))
     convert(plan, threads)
     return plan
+
+
+def rewritten(
+    source: Path,
+    target: Path,
+    keys: Mapping[str, tuple[Any, ...]] | None = None,
+    keep: Callable[[str], bool] = lambda _: True,
+    extra: Mapping[str, Any] | None = None,
+    endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
+) -> Path:
+    """Write the GGUF file `source` with other `keys` (value, type, type of elements), and some of its tensors."""
+    reader, changed = gguf.GGUFReader(source), dict(keys or {})
+    named = reader.fields.get("general.architecture")  # only the first split has it
+    writer = gguf.GGUFWriter(target, str(named.contents()) if named else "qwen35moe", endianess=endian)
+    for name, one in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture" or name in changed:
+            continue
+        writer.add_key_value(name, one.contents(), one.types[0], one.types[-1] if len(one.types) > 1 else None)
+    for name, (value, *kinds) in changed.items():
+        writer.add_key_value(name, value, *kinds)
+    for tensor in reader.tensors:
+        if keep(tensor.name):
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, data in (extra or {}).items():
+        writer.add_tensor(name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
 
 
 def tensors(path: Path) -> dict[str, list[Any]]:

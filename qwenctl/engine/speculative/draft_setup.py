@@ -43,9 +43,8 @@ def needs_mtp(settings: LoadParams) -> bool:
     return settings.draft in ("auto", "mtp")
 
 
-def draft_limits(settings: LoadParams, model: llama.llama_model_p, n_batch: int) -> DraftLimits:
+def draft_limits(settings: LoadParams, n_batch: int, *, has_head: bool) -> DraftLimits:
     """How long drafts may be. Raises RequestError if an MTP head is asked for that the model does not have."""
-    has_head = llama.llama_model_n_layer_nextn(model) > 0
     if settings.draft == "mtp" and not has_head:
         hint = "use --draft ngram or --draft off"
         raise RequestError(RequestFailed("setting", "the model has no draft head (multi-token-prediction block)", hint))
