@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qwenctl.models.sampling import normalize_seed
 from qwenctl.protocol.messages import Message, ToolCall, Tools
 
 Number = float | int
@@ -85,8 +86,13 @@ def record_seed(record: Record, seed: int) -> int:
     """The seed of a record: its own, or a hash of `seed` and its id. Its place in the input does not matter."""
     own = record.params.sampling.get("seed")
     if own is not None:
-        return int(own)
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{record.key}".encode()).digest()[:4], "big")
+        return normalize_seed(int(own))
+    return hashed_seed(seed, record.key)
+
+
+def hashed_seed(seed: int, name: str | int) -> int:
+    """A seed made of another one and the name or number of what it is for."""
+    return normalize_seed(int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:4], "big"))
 
 
 def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ times, each with a seed of its own.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,15 @@ from qwenctl.batch.input.seen_ids import IdSet
 from qwenctl.batch.output.batch_journal import JournalEntry
 from qwenctl.batch.output.formats import Style, render
 from qwenctl.batch.output.writers import ResultWriter
-from qwenctl.batch.records import Answer, InvalidRecord, Record, RecordError, record_fingerprint, record_seed
+from qwenctl.batch.records import (
+    Answer,
+    InvalidRecord,
+    Record,
+    RecordError,
+    hashed_seed,
+    record_fingerprint,
+    record_seed,
+)
 
 _WAIT_SECONDS = 0.5
 # A record may be this many queue depths ahead of the first unfinished one: so many answers wait in the journal at most.
@@ -237,9 +244,7 @@ class SeveralAnswersBackend:
 def seed_of_answer(record: Record, seed: int, place: int) -> int:
     """The seed of one of several answers: the first has the record's, the others hashes of it and their place."""
     first = record_seed(record, seed)
-    if not place:
-        return first
-    return int.from_bytes(hashlib.sha256(f"{first}\0{place}".encode()).digest()[:4], "big")
+    return hashed_seed(first, place) if place else first
 
 
 def _joined(outcomes: Sequence[Answer | RecordError]) -> Answer | RecordError:

@@ -16,6 +16,8 @@ from qwenctl.errors import QwenctlError
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.messages import Sampling
 
+# Seeds that leave the same remainder are the same: llama.cpp's have 32 bits, and the largest of them means "draw one".
+SEEDS = 2**32 - 1
 # Between the 2B and the 4B model: the model cards of the two smallest models recommend different values.
 _SMALL_PARAMETERS = 3_000_000_000
 
@@ -68,6 +70,11 @@ def resolve_sampling(options: Mapping[str, Number | None], enable_thinking: bool
     """The recommended sampling for `model`, overridden by the user's `options` (by field name)."""
     values: dict[str, Any] = dict(options)
     return replace(recommended_sampling(enable_thinking, model), **values)
+
+
+def normalize_seed(seed: int) -> int:
+    """The seed that stands for `seed`, any whole number: its remainder on division by `SEEDS`. It is never random."""
+    return seed % SEEDS
 
 
 def find_option(name: str) -> SamplingOption:

@@ -87,6 +87,12 @@ def answer(model: LoadedModel, sampling: Sampling) -> str:
     return "".join(getattr(event, "text", "") for event in events)
 
 
+@pytest.mark.parametrize("seed", [2**32 - 1, -1, -(2**63)])
+def test_no_seed_that_was_given_is_drawn(toy_model: LoadedModel, seed: int) -> None:
+    one, other = (answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0, seed=seed)) for _ in range(2))
+    assert one == other
+
+
 def test_answer_is_repeated_by_the_same_seed_only(toy_model: LoadedModel) -> None:
     wild = [answer(toy_model, Sampling(temperature=3.0, top_k=0, top_p=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert wild[0] == wild[1] != wild[2]

@@ -21,11 +21,9 @@ _MAX_ANSWERS = 128  # as at OpenAI
 
 
 def _ranged(field: str) -> Any:
-    """The limits of a sampling parameter: those of its command-line option, but no negative seed."""
+    """The limits of a sampling parameter: those of its command-line option."""
     option = next(option for option in SAMPLING_OPTIONS.values() if option.field == field)
-    return Field(
-        ge=max(option.minimum, 0) if field == "seed" else option.minimum, le=option.maximum, allow_inf_nan=False
-    )
+    return Field(ge=option.minimum, le=option.maximum, allow_inf_nan=False)
 
 
 class _Sampled(StrictModel):
@@ -40,7 +38,7 @@ class _Sampled(StrictModel):
     repeat_penalty: Annotated[float, _ranged("repeat_penalty")] | None = None
     repetition_penalty: Annotated[float, _ranged("repeat_penalty")] | None = None
     repeat_last_n: Annotated[int, _ranged("repeat_last_n")] | None = None
-    seed: Annotated[int, _ranged("seed")] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None  # as at OpenAI; -1 is a seed as any other
 
     def sampling(self) -> dict[str, float | int]:
         """The parameters that the record has, by field name."""

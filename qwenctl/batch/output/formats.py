@@ -5,6 +5,7 @@ A line depends only on the record and the backend: timings, which vary between r
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -56,17 +57,18 @@ def _calls(answer: Answer) -> list[dict[str, Any]]:
 def _openai_fields(record: Record, fingerprint: str, answer: Answer, model: str) -> Mapping[str, Any]:
     """The fields of an output line of OpenAI's batch API."""
     prompt, made = answer.usage.get("prompt_tokens", 0), answer.usage.get("completion_tokens", 0)
+    name = _unique_id(record.key, fingerprint)
     body = {
-        "id": f"chatcmpl-{fingerprint}",
+        "id": f"chatcmpl-{name}",
         "object": "chat.completion",
         "created": 0,  # not the time: the same batch gives the same bytes
         "model": model,
-        "choices": [_openai_choice(number, one, fingerprint) for number, one in enumerate((answer, *answer.others))],
+        "choices": [_openai_choice(number, one, name) for number, one in enumerate((answer, *answer.others))],
         "usage": {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made},
     }
-    response = {"status_code": 200, "request_id": fingerprint, "body": body}
+    response = {"status_code": 200, "request_id": name, "body": body}
     return {
-        "id": f"batch_req_{fingerprint}",
+        "id": f"batch_req_{name}",
         "custom_id": record.key,
         "response": response,
         "error": None,
@@ -74,12 +76,17 @@ def _openai_fields(record: Record, fingerprint: str, answer: Answer, model: str)
     }
 
 
-def _openai_choice(number: int, answer: Answer, fingerprint: str) -> dict[str, Any]:
+def _unique_id(key: str, fingerprint: str) -> str:
+    """An id (32 hex digits) of one record: others that ask the same with the same seed have the same fingerprint."""
+    return hashlib.sha256(f"{fingerprint}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _openai_choice(number: int, answer: Answer, name: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text}
     if answer.thinking:
         message["reasoning_content"] = answer.thinking
     if answer.tool_calls:
-        ids = f"call_{fingerprint[:16]}_{f'{number}_' if number else ''}"
+        ids = f"call_{name[:16]}_{f'{number}_' if number else ''}"
         message["tool_calls"] = openai_calls(answer.tool_calls, ids)
     reason = _OPENAI_REASONS.get(answer.finish_reason, "length")
     return {"index": number, "message": message, "finish_reason": reason, "logprobs": None}

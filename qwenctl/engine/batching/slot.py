@@ -20,6 +20,7 @@ from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarMatcher
 from qwenctl.engine.sampling.sampler import Sampler
+from qwenctl.engine.sampling.stop_texts import StopTexts
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.batch import RecordDone, SubmitRequest
 from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Timings, Usage
@@ -79,6 +80,7 @@ class Slot:
     size: int
     sampler: Sampler
     answer: AnswerState
+    stops: StopTexts
     done: int = 0
     cached: int = 0
     mrope_saved: int = 0
@@ -93,7 +95,7 @@ class Slot:
         """Start a request."""
         sampler = Sampler(request.submitted.sampling, views, request.grammar)
         answer = AnswerState(model, request.submitted.request, sampler, thinks=request.thinks)
-        return cls(model, request, sequence, size, sampler, answer)
+        return cls(model, request, sequence, size, sampler, answer, StopTexts(request.submitted.stop))
 
     @property
     def left(self) -> int:
@@ -125,7 +127,7 @@ class Slot:
             self.answer.sample_next(row), has_capacity=self.n_evaluated < self.size
         )
         self._append_output(deltas)
-        return self._finished(reason) if reason or self._stop_place() >= 0 else None
+        return self._finished(reason) if reason or self.stops.is_found else None
 
     def close(self) -> None:
         """Free the sampler chain."""
@@ -134,23 +136,15 @@ class Slot:
     def _append_output(self, deltas: list[TextDelta]) -> None:
         for delta in deltas:
             self.output[delta.channel].append(delta.text)
-
-    def _stop_place(self) -> int:
-        """The index in the answer at which a stop text begins; -1 if there is none."""
-        stops = self.request.submitted.stop
-        if not stops:
-            return -1
-        answer = "".join(self.output["answer"])
-        self.output["answer"] = [answer]
-        return min((place for stop in stops if (place := answer.find(stop)) >= 0), default=-1)
+            if delta.channel == "answer":
+                self.stops.feed(delta.text)
 
     def _finished(self, reason: FinishReason | None) -> RecordDone:
         text = self.answer.text
         self._append_output(text.finish())
-        stop = self._stop_place()
         output = {channel: "".join(pieces) for channel, pieces in self.output.items()}
-        if stop >= 0:
-            output, reason = {**output, "answer": output["answer"][:stop], "call": ""}, "stop"
+        if self.stops.is_found:
+            output, reason = {**output, "answer": self.stops.cut(output["answer"]), "call": ""}, "stop"
         usage = Usage(
             len(self.request.tokens), self.cached, text.tokens["thinking"], text.tokens["answer"] + text.tokens["call"],
             self.n_evaluated,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.sampling.grammar import GrammarMatcher
+from qwenctl.models.sampling import normalize_seed
 from qwenctl.protocol.messages import Sampling
 
 _MIN_KEEP = 1  # tokens that top-p and min-p leave at least
@@ -104,6 +105,7 @@ def _chain(sampling: Sampling) -> llama.llama_sampler_p:
     if sampling.min_p > 0:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, _MIN_KEEP))
     llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
-    seed = llama.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
+    # llama.cpp draws a seed in place of this one, so one that was given must never be it.
+    seed = llama.LLAMA_DEFAULT_SEED if sampling.seed is None else normalize_seed(sampling.seed)
     llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed))
     return chain

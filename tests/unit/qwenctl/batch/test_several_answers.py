@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qwenctl.batch.backends.backend import BackendStats
 from qwenctl.batch.output.formats import render
 from qwenctl.batch.records import Answer, GenerationParams, Record, RecordError
 from qwenctl.batch.runner import SeveralAnswersBackend, seed_of_answer
-from qwenctl.protocol.messages import Message
+from qwenctl.protocol.messages import Message, ToolCall
 from tests.support.echo_backend import EchoBackend
 
 
@@ -64,3 +66,16 @@ def test_answers_are_choices_of_a_line(count: int) -> None:
     assert [choice["answer"] for choice in own.get("choices", [own])] == texts
     selected = json.loads(render(record("a", count), "f", answer, "qwenctl", "answer", "m"))
     assert selected == (texts if count > 1 else "x")
+
+
+@given(st.lists(st.text(max_size=3), min_size=2, max_size=4, unique=True))
+def test_ids_are_those_of_one_record_even_if_others_ask_the_same_with_the_same_seed(keys: list[str]) -> None:
+    answer = Answer("", "", (ToolCall("f", {}),), "tool_calls", {}, others=(Answer("x", "", (), "stop", {}),))
+    found: list[str] = []
+    for key in keys:
+        line, again = (json.loads(render(record(key, 2), "same", answer, "openai", "", "m")) for _ in range(2))
+        assert line == again
+        body = line["response"]["body"]
+        found += [line["id"], line["response"]["request_id"], body["id"]]
+        found += [call["id"] for choice in body["choices"] for call in choice["message"].get("tool_calls", ())]
+    assert len(set(found)) == 4 * len(keys)

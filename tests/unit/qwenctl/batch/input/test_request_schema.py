@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from qwenctl.batch.backends.openai_format import request_body
 from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.input.request_schema import EFFORTS, RequestForm
-from qwenctl.batch.records import GenerationParams, InvalidRecord, Record, record_fingerprint
+from qwenctl.batch.records import GenerationParams, InvalidRecord, Record, record_fingerprint, record_seed
 from qwenctl.protocol.messages import Message
 from tests.support.paths import DATA
 
@@ -49,7 +51,7 @@ def reasons(name: str) -> dict[str | None, str]:
 def test_openai_records_that_ask_for_nothing_are_taken() -> None:
     assert reasons("minimal.jsonl") == {"history": "", "nulls": ""}
     failed = {name: reason for name, reason in reasons("openai.jsonl").items() if reason}
-    assert failed.keys() == {"tc", "lp", "seedneg", "emb", "comp", "resp", "null", "b64"}
+    assert failed.keys() == {"tc", "lp", "emb", "comp", "resp", "null", "b64"}
     assert failed["null"] == "the prompt is empty"
     assert failed["lp"].startswith("logprobs are not supported")
     assert failed["tc"] == "tool_choice names a function, but there are no tools"
@@ -156,6 +158,23 @@ def test_stop_and_n_are_taken_in_both_formats_and_sent_to_servers() -> None:
         assert request_body(record, "m", 0)["stop"] == ["a"]
     assert valid(body(tools=TOOLS, tool_choice="none")).params.tools == ()
     assert valid(body(repetition_penalty=1.05)).params.sampling == {"repeat_penalty": 1.05}
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+@example(2**32 - 1)
+@example(-1)
+def test_any_whole_number_is_a_seed_and_none_is_drawn(seed: int) -> None:
+    record = valid(body(seed=seed))
+    found = record_seed(record, 0)
+    assert found == record_seed(record, 1) == record_seed(valid({"id": "b", "prompt": "y", "seed": seed}), 2)
+    assert (seed - found) % (2**32 - 1) == 0
+    assert 0 <= found < 2**32 - 1  # the largest of 32 bits means in llama.cpp that one is drawn
+    assert request_body(record, "", found)["seed"] == found
+
+
+@pytest.mark.parametrize("seed", [-(2**63) - 1, 2**63, 1.5, True, "1"])
+def test_seed_that_is_no_whole_number_of_64_bits_is_an_error(seed: object) -> None:
+    assert isinstance(read_one(body(seed=seed)), InvalidRecord)
 
 
 @pytest.mark.parametrize(
