@@ -109,6 +109,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_attribute(path: Path, name: str, value: str) -> None:
+    """Keep a short text with a file, as an extended attribute; nothing happens where the system has none of these."""
+    if hasattr(os, "setxattr"):
+        with suppress(OSError):  # a file system without attributes, or with less room for them
+            os.setxattr(path, f"user.qwenctl.{name}", value.encode())
+
+
+def read_attribute(path: Path, name: str) -> str:
+    """What `write_attribute` kept with a file; "" if there is nothing."""
+    if hasattr(os, "getxattr"):
+        with suppress(OSError):
+            return os.getxattr(path, f"user.qwenctl.{name}").decode("ascii", "replace")
+    return ""
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex. Raises OSError."""
     with path.open("rb") as file:

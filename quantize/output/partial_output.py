@@ -16,11 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import BadCheckpoint, BadOption, CannotWrite, NoSpace, QuantizeError
-from quantize.file_system import file_sha256, replace_files, sync_folder, write_all
+from quantize.file_system import (
+    file_sha256,
+    read_attribute,
+    replace_files,
+    sync_folder,
+    write_all,
+    write_attribute,
+)
 from quantize.formatting import format_bytes
 from quantize.layout import FilePlan
 from quantize.output.journal import Journal, JournalState, open_journal, peek_journal
 from quantize.plan import ConversionPlan
+
+_MADE = "made"  # the name of the attribute with the plan's fingerprint and the hashes
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class PartialOutput:
         """
         with translate_disk_errors(self.plan.files[0].path):
             self._sync()
+            _record_hashes(self.plan, hashes)
             if not self.is_complete:
                 self.journal.record_complete(hashes)
             _rename_parts(self.plan)
@@ -154,6 +164,21 @@ def is_made(plan: ConversionPlan, hashes: Sequence[str], on_check: Callable[[], 
         return False
     on_check()
     return all(file_sha256(file.path) == one for file, one in zip(plan.files, hashes, strict=True))
+
+
+def recorded_hashes(plan: ConversionPlan) -> tuple[str, ...]:
+    """The SHA-256 of the files that a run of `plan` recorded with the first of them; none if there is no such record.
+
+    The files may have changed since then.
+    """
+    fingerprint, *hashes = read_attribute(plan.files[0].path, _MADE).split() or [""]
+    return tuple(hashes) if fingerprint == plan.fingerprint else ()
+
+
+def _record_hashes(plan: ConversionPlan, hashes: Sequence[str]) -> None:
+    """Record what is made before it has its name: once the journal is gone, nothing else may know it."""
+    file, part = _part_paths(plan)[0]
+    write_attribute(part if part.exists() else file.path, _MADE, " ".join([plan.fingerprint, *hashes]))
 
 
 def check_paths(plan: ConversionPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_commands_that_save_nothing_at_home_need_none(
 ) -> None:
     assert homeless.is_dir()
     done(*(str(toy_gguf) if word == "MODEL" else word for word in arguments))
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="the system has no extended attributes")
+def test_quantize_knows_without_a_home_what_it_has_made(homeless: Path) -> None:
+    command = ("quantize", str(TOY), "--type", "Q4_0", "-o", "out.gguf")
+    done(*command)
+    made = {path.name: path.stat().st_mtime_ns for path in homeless.iterdir()}
+    assert b"is here already" in done(*command).stderr
+    assert {path.name: path.stat().st_mtime_ns for path in homeless.iterdir()} == made
+    assert run(*command[:3], "Q8_0", *command[4:]).returncode == 73
+    with Path("out.gguf").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert run(*command).returncode == 73
 
 
 def test_what_must_be_saved_at_home_is_refused_with_a_hint(homeless: Path, toy_gguf: Path) -> None:

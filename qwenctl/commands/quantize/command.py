@@ -152,13 +152,18 @@ def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) ->
 def _find_made(plan: ConversionPlan, *, quiet: bool) -> ConversionResult | None:
     """The result of an earlier run that made all files of `plan`, if they are as it left them."""
     from quantize.convert import made_result
+    from quantize.output.partial_output import recorded_hashes
     from qwenctl.hub.local.registry import find_hashes
 
-    return made_result(
+    known = find_hashes(plan.files[0].path, plan.fingerprint)
+    result = made_result(
         plan,
-        find_hashes(plan.files[0].path, plan.fingerprint),
+        known or recorded_hashes(plan),
         lambda: print_status(f"checking {plan.files[0].path}, which is here already", quiet=quiet),
     )
+    if result and not known:
+        _register(plan, result.hashes)  # it could not be written when they were made
+    return result
 
 
 def _register(plan: ConversionPlan, hashes: Sequence[str]) -> None:

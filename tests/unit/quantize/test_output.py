@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from quantize.output.partial_output import (
     is_made,
     is_written,
     open_output,
+    recorded_hashes,
     required_disk_space,
     translate_disk_errors,
 )
@@ -147,6 +149,18 @@ def test_output_is_made_if_it_has_the_plan_and_the_hashes(plan: ConversionPlan, 
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
     assert not is_made(plan, hashes)
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="the system has no extended attributes")
+def test_hashes_are_recorded_with_the_file_from_the_moment_it_has_its_name(plan: ConversionPlan) -> None:
+    recorded: list[tuple[str, ...]] = []
+    with open_output(plan, overwrite=False) as output:
+        output.commit((0, number) for number in range(len(plan.files[0].tensors)))
+        output.finish(("hash",), lambda: recorded.append(recorded_hashes(plan)))
+    assert [*recorded, recorded_hashes(plan)] == [("hash",), ("hash",)]
+    assert recorded_hashes(replace(plan, fingerprint="other")) == ()
+    plan.files[0].path.unlink()
+    assert recorded_hashes(plan) == ()
 
 
 def test_output_stopped_after_it_was_renamed_repeats_what_follows_and_needs_no_space(plan: ConversionPlan) -> None:
