@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from pathspec import GitIgnoreSpec
 
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.text_check import check_text, find_other_kind
+from qwenctl.files.text_check import decode_text, find_other_kind
 from qwenctl.terminal.sanitize import decode
 
 MAX_BYTES = 16 * 2**20  # of all files together: more than any context holds
@@ -49,8 +49,7 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise QwenctlError(f"{root}: {reason}", "", ExitCode.NO_INPUT) from error
-    check_text(data, str(root), "qwenctl chat")
-    return (Attachment(str(root), decode(data, lambda _: None)),)
+    return (Attachment(str(root), decode_text(data, str(root), "qwenctl chat")),)
 
 
 def find_mentions(line: str) -> list[str]:

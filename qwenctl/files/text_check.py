@@ -5,6 +5,8 @@ Bytes come in; what they are goes out, with a hint how to make text of them. Not
 
 from __future__ import annotations
 
+import re
+
 from qwenctl.errors import ExitCode, QwenctlError, quote
 
 _LOOKED_AT = 8192  # bytes; as many as git looks at
@@ -28,6 +30,10 @@ _KINDS = (
     (b"\x7fELF", "is a program", _BINARY),
     (b"SQLite format 3\0", "is an SQLite database", "sqlite3 {name} .dump | {command}"),
 )
+_PDF_HEADER = re.compile(rb"%PDF-\d\.\d\s*[\r\n]")
+_CONTROL = re.compile(rb"[\0-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+_OTHER_ENCODING = "iconv -f ENCODING -t UTF-8 {name} | {command}"  # LATIN1, GBK, CP1251, …
+_STRAY = 20  # one byte in so many may be broken, as in logs
 _TAR_MARK = slice(257, 262)
 
 
@@ -37,20 +43,33 @@ def find_other_kind(begin: bytes, *, allows_nul: bool = False) -> tuple[str, str
     Text has no NUL, unless `allows_nul`; then UTF-16 without a byte order mark is still recognized.
     """
     begin = begin[:_LOOKED_AT]
+    if _is_written(begin):
+        return None
     for magic, what, hint in _KINDS:
         if begin.startswith(magic) and not (magic == b"BZh" and begin[4:10] != b"1AY&SY"):
             return what, hint
     if begin[_TAR_MARK] == b"ustar":
         return "is a tar archive", "tar -xOf {name} | {command}"
     if b"\0" not in begin and begin[:1].isascii() and not begin.startswith((b"GIF8", b"RIFF", b"\x1a")):
-        return None  # no picture or video begins so
+        return None if allows_nul else _other_encoding(begin)  # no picture or video begins so
     if kind := _media_kind(begin[:16]):
         return f"is {kind}", "send it with -i: {name} is read by qwenctl chat -i {name}"
     if endian := _utf16_without_mark(begin):
         return "is UTF-16", f"iconv -f UTF-16{endian} -t UTF-8 {{name}} | {{command}}"
     if b"\0" in begin and not allows_nul:
         return "is not text: it has NUL bytes", _BINARY
-    return None
+    return None if allows_nul else _other_encoding(begin)
+
+
+def _is_written(begin: bytes) -> bool:
+    """Whether it is text whatever its first word is: one may ask what GIF89a means. Some PDF documents are text."""
+    if _CONTROL.search(begin) or _PDF_HEADER.match(begin):
+        return False
+    try:
+        begin.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"  # cut within a letter
+    return True
 
 
 def check_text(begin: bytes, name: str, command: str, *, allows_nul: bool = False) -> None:
@@ -61,6 +80,19 @@ def check_text(begin: bytes, name: str, command: str, *, allows_nul: bool = Fals
     found = find_other_kind(begin, allows_nul=allows_nul)
     if found is not None:
         raise not_text_error(found, name, command)
+
+
+def decode_text(data: bytes, name: str, command: str) -> str:
+    """Return the text of the file `name`, without a byte order mark. Raises QwenctlError as `check_text`.
+
+    Not a byte may be of another encoding: nobody would see that it was replaced.
+    """
+    check_text(data, name, command)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = (f"is not UTF-8 text (byte {error.start:,} is {data[error.start]:#04x})", _OTHER_ENCODING)
+        raise not_text_error(found, name, command) from error
 
 
 def not_text_error(found: tuple[str, str], name: str, command: str) -> QwenctlError:
@@ -78,6 +110,15 @@ def check_standard_input(begin: bytes, command: str) -> None:
     if "-i {name}" in hint:
         hint = f"{command} -i - sends it as a picture"
     raise QwenctlError(f"standard input {what}", hint.format(name="FILE", command=command), ExitCode.BAD_DATA)
+
+
+def _other_encoding(begin: bytes) -> tuple[str, str] | None:
+    """What a text is that has many bytes that are not UTF-8: one in another encoding."""
+    text = begin.decode("utf-8", "replace")
+    broken = text.count("\ufffd") - begin.count("\ufffd".encode())
+    if broken * _STRAY <= len(begin) or (broken == 1 and text.endswith("\ufffd")):  # the last letter may be cut
+        return None
+    return "is not UTF-8 text", _OTHER_ENCODING
 
 
 def _media_kind(head: bytes) -> str:

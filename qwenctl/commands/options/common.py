@@ -15,9 +15,8 @@ from quantize.errors import BadOption, QuantizeError
 from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import QwenctlError
-from qwenctl.files.text_check import check_text
+from qwenctl.files.text_check import decode_text
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
-from qwenctl.terminal.sanitize import decode
 from qwenctl.terminal.streams import is_terminal
 
 _LIMIT = 2**31 - 1
@@ -94,9 +93,7 @@ def text_or_file(given: str | None, mark: str, option: str) -> str:
         raise QwenctlError(f"{option} is empty", f"leave it out, or give a file or text with {mark!r}")
     text = given
     if mark not in given:
-        data = Path(given).read_bytes()
-        check_text(data, given, "cat > FILE")
-        text = decode(data, lambda _: None)
+        text = decode_text(Path(given).read_bytes(), given, "cat > FILE")
     if not text.strip():
         raise QwenctlError(f"{option} {given}: the file is empty", "leave the option out, or fill the file")
     return text

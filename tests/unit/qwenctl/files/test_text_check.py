@@ -111,6 +111,48 @@ def test_text_is_text_in_any_language(text: str) -> None:
     assert find_other_kind(b"\xef\xbb\xbf" + begin) is None
 
 
+@pytest.mark.parametrize("word", ["GGUF", "PAR1", "GIF89a", "RIFF", "PK", "Rar!", "%PDF-1.7", "BZh91AY&SY", "ustar"])
+def test_text_about_a_format_is_text(word: str) -> None:
+    assert find_other_kind(f"{word} is the magic of which format? Give a short answer.\n".encode()) is None
+    assert find_other_kind(f"{word}\n".encode() * 9000) is None or word == "%PDF-1.7"
+
+
+FOREIGN = {
+    "gbk": "请问法国的首都是哪里?",
+    "cp1251": "Столица Франции?",
+    "shift-jis": "フランスの首都",
+    "utf-16-le": "请问法国首都",
+}
+
+
+@pytest.mark.parametrize("encoding", FOREIGN)
+def test_text_in_another_encoding_is_refused(encoding: str, tmp_path: Path) -> None:
+    data = b"" + FOREIGN[encoding].encode(encoding)
+    with pytest.raises(QwenctlError, match="is not UTF-8 text") as error:
+        read_prompt([], io.BytesIO(data), lambda _: None)
+    assert "iconv -f ENCODING -t UTF-8 FILE" in error.value.hint
+    (tmp_path / "in").write_bytes(data)
+    with pytest.raises(QwenctlError, match="is not UTF-8 text"):
+        read_attachments(str(tmp_path / "in"))
+
+
+def test_single_byte_of_another_encoding_is_warned_of_or_refused_never_replaced_silently(tmp_path: Path) -> None:
+    data = b"A long line about a caf\xe9 in the middle of a text that is otherwise plain ASCII. " * 3
+    warnings: list[str] = []
+    assert "caf\ufffd" in read_prompt([], io.BytesIO(data), warnings.append)
+    assert len(warnings) == 1
+    file = tmp_path / "in"
+    file.write_bytes(data)
+    for read in (lambda: read_attachments(str(file)), lambda: text_or_file(str(file), "::=", "--grammar")):
+        with pytest.raises(QwenctlError, match=r"is not UTF-8 text \(byte 23 is 0xe9\)"):
+            read()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=3))
+def test_text_that_is_cut_within_a_letter_is_text(text: str) -> None:
+    assert find_other_kind(b"x" + text.encode() * 9000) is None
+
+
 @pytest.mark.parametrize("text", ["", "a", "BZhou said", "PK", "%PDF", "GIF"])
 def test_short_text_is_text(text: str) -> None:
     assert find_other_kind(text.encode()) is None
