@@ -38,7 +38,7 @@ def declares_parameter(parameters: Schema, name: str) -> bool:
 
 def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
     """Convert `text`, the argument `name`, to a type that its schema allows; return it as it is if that fails."""
-    kinds = _allowed_types(parameters.get("properties", {}).get(name, {}), parameters)
+    kinds = _allowed_types(_argument_schema(name, parameters), parameters)
     if kinds == {"string"}:
         return text
     try:
@@ -49,7 +49,17 @@ def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
         return value if value is text or _has_type(value, kinds) else text
     # Quoted text keeps its quotes: the format does not quote strings, so they belong to the value. A value of a wrong
     # type is converted unless a string is allowed, so that `validate_call` can name its type.
+    if isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds:
+        return int(value)
     return value if not isinstance(value, str) and (_has_type(value, kinds) or "string" not in kinds) else text
+
+
+def _argument_schema(name: str, parameters: Schema) -> Any:
+    """The schema of the argument `name`: its own, or that of all additional ones."""
+    properties = parameters.get("properties")
+    if isinstance(properties, Mapping) and name in properties:
+        return properties[name]
+    return parameters.get("additionalProperties", {})
 
 
 def validate_call(call: ToolCall, tools: Tools) -> str:
@@ -62,15 +72,14 @@ def validate_call(call: ToolCall, tools: Tools) -> str:
         if name not in call.arguments:
             return f"{call.name} needs the parameter {name!r}"
     for name, value in call.arguments.items():
-        if name not in properties:
-            if parameters.get("additionalProperties") is False:
-                return f"{call.name} has no parameter {name!r}; it has: {', '.join(properties) or 'none'}"
-            continue
-        kinds = _allowed_types(properties[name], parameters)
+        if not declares_parameter(parameters, name):
+            return f"{call.name} has no parameter {name!r}; it has: {', '.join(properties) or 'none'}"
+        schema = _argument_schema(name, parameters)
+        kinds = _allowed_types(schema, parameters)
         if not _has_type(value, kinds):
             return f"{name!r} of {call.name} must be of type {' or '.join(sorted(kinds))}, not {_format_value(value)}"
-        allowed = _resolve_ref(properties[name], parameters).get("enum")
-        if isinstance(allowed, list) and value not in allowed:
+        allowed = _allowed_values(schema, parameters)
+        if allowed is not None and not any(_equal(value, one) for one in allowed):
             return f"{name!r} of {call.name} must be one of {json.dumps(allowed)}, not {_format_value(value)}"
     return ""
 
@@ -113,6 +122,36 @@ def _allowed_types(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -
     if not levels:
         return _JSON_TYPES
     return frozenset(kind for choice in choices for kind in _allowed_types(choice, root, levels - 1)) or _JSON_TYPES
+
+
+def _allowed_values(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -> list[Any] | None:
+    """The values that `schema` lists, other than those of nested values; None if it allows others too."""
+    schema = _resolve_ref(schema, root)
+    listed: list[Any] | None = None
+    if isinstance(schema.get("enum"), list):
+        listed = schema["enum"]
+    elif "const" in schema:
+        listed = [schema["const"]]
+    elif schema.get("type") == "null":
+        listed = [None]
+    for word in ("anyOf", "oneOf", "allOf"):
+        choices = schema.get(word)
+        if not levels or not isinstance(choices, list):
+            continue
+        lists = [_allowed_values(choice, root, levels - 1) for choice in choices]
+        if word != "allOf" and all(one is not None for one in lists):
+            lists = [[value for one in lists for value in one or ()]]
+        elif word != "allOf":
+            continue
+        for one in lists:
+            if one is not None:
+                listed = one if listed is None else [value for value in listed if any(_equal(value, it) for it in one)]
+    return listed
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two JSON values are equal; true is not 1."""
+    return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
 def _resolve_ref(schema: Any, root: Schema) -> Schema:

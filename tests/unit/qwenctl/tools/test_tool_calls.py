@@ -113,6 +113,63 @@ def test_broken_call_stays_in_answer_text_and_nothing_is_a_call() -> None:
     assert message.tool_calls == ()
 
 
+def problem_of(text: str, schema: Any, **keys: Any) -> tuple[Any, str]:
+    """The argument x of a function with this `schema` for it, and what is wrong with the call."""
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, **keys}}
+    body = f"<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>\n"
+    [found] = parse_calls(calling(body), ({"type": "function", "function": function},)).calls
+    return found.call.arguments["x"], found.problem
+
+
+LETTER: dict[str, Any] = {"type": "string", "enum": ["a", "b"]}
+NOT_A = "'x' of f must be one of "
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "problem"),
+    [
+        ({"const": "a"}, "b", NOT_A + '["a"], not "b"'),
+        ({"anyOf": [LETTER, {"type": "null"}]}, "c", NOT_A + '["a", "b", null], not "c"'),
+        ({"oneOf": [{"const": "a"}, LETTER]}, "c", NOT_A + '["a", "a", "b"], not "c"'),
+        ({"allOf": [{"type": "string"}, LETTER]}, "c", NOT_A + '["a", "b"], not "c"'),
+        ({"$ref": "#/$defs/L"}, "c", NOT_A + '["a", "b"], not "c"'),
+        ({"enum": [0, 1, "true"]}, "2", NOT_A + '[0, 1, "true"], not 2'),
+    ],
+)
+def test_value_that_a_schema_does_not_list_is_not_run(schema: Any, text: str, problem: str) -> None:
+    assert problem_of(text, schema, **{"$defs": {"L": LETTER}})[1] == problem
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"anyOf": [LETTER, {"type": "null"}]}, "null", None),
+        ({"anyOf": [LETTER, {"type": "string"}]}, "c", "c"),
+        ({"oneOf": [LETTER, {"type": "integer"}]}, "3", 3),
+        ({"type": "integer"}, "3.0", 3),
+        ({"type": "number"}, "3.0", 3.0),
+    ],
+)
+def test_value_that_a_schema_allows_is_run(schema: Any, text: str, value: Any) -> None:
+    found, problem = problem_of(text, schema)
+    assert (found, type(found), problem) == (value, type(value), "")
+
+
+def test_parameter_that_is_not_declared_is_not_run_even_if_it_is_the_only_one() -> None:
+    body = "<function=now>\n<parameter=zone>\nUTC\n</parameter>\n</function>\n"
+    found = parse_calls(calling(body), (tool("now", {"when": {}}),)).calls[0]
+    assert found.problem == "now has no parameter 'zone'; it has: when"
+
+
+@pytest.mark.parametrize(("more", "problem"), [(True, ""), ({"type": "integer"}, "'y' of f must be of type integer")])
+def test_additional_parameter_has_the_schema_of_additional_ones(more: Any, problem: str) -> None:
+    function = {"name": "f", "parameters": {"properties": {"x": {}}, "additionalProperties": more}}
+    body = "<function=f>\n<parameter=y>\nz\n</parameter>\n</function>\n"
+    [found] = parse_calls(calling(body), ({"type": "function", "function": function},)).calls
+    assert found.problem.startswith(problem)
+    assert bool(found.problem) == bool(problem)
+
+
 TAGS = ["<tool_call>", "</tool_call>", "<function=now>", "<function=", "</function>", "<parameter=x>", "</parameter>"]
 ANYTHING = st.lists(st.sampled_from([*TAGS, "\n", ">"]) | st.text(max_size=5)).map("".join)
 ANY_SCHEMA = st.recursive(
