@@ -127,6 +127,17 @@ class MarkedText(str):
     def __str__(self) -> str:
         return self
 
+    def __repr__(self) -> str:
+        original = self.read()
+        quote = repr(original)[0]
+
+        def escaped(twin: str, char: str) -> str:
+            if char == quote:
+                return f"\\{twin}"
+            return twin if repr(char)[1:-1] == char else self._alphabet.text(repr(char)[1:-1])
+
+        return quote + "".join(map(escaped, str.__iter__(self), original)) + quote
+
     def __iter__(self) -> Iterator[str]:
         return map(self._again, str.__iter__(self))
 

@@ -104,16 +104,21 @@ class _MarkedRequest:
             yield self.alphabet.original(text), is_outside, text[0] in self._boundaries
 
     def _message(self, message: Mapping[str, Any], boundary: bool, is_last: bool) -> dict[str, Any]:
-        fields = {name: self.tree(value) for name, value in message.items() if name not in ("role", "content")}
+        """The message, with its fields in their order, which a template may see."""
         content = message["content"]
-        if "reasoning_content" in message:
-            ends = is_last and not content
-            fields["reasoning_content"] = self._text(message["reasoning_content"], boundary=True, ends=ends)
-        if isinstance(content, str):
-            fields["content"] = self._text(content, boundary=boundary, ends=is_last)
-        else:
-            fields["content"] = self._parts(content, boundary)
-        return {"role": message["role"], **fields}
+
+        def marked(name: str, value: Any) -> Any:
+            if name == "role":
+                return value
+            if name == "reasoning_content":
+                return self._text(value, boundary=True, ends=is_last and not content)
+            if name != "content":
+                return self.tree(value)
+            if isinstance(value, str):
+                return self._text(value, boundary=boundary, ends=is_last)
+            return self._parts(value, boundary)
+
+        return {name: marked(name, value) for name, value in message.items()}
 
     def _parts(self, parts: Sequence[Mapping[str, Any]], boundary: bool) -> list[Mapping[str, Any]]:
         """The text and images of a message, with boundaries before the first part and after the images."""

@@ -58,10 +58,12 @@ READING = {
     "wraps": turn("<{{ c }}>{{ '<|' + c + '|>' }}"),
     "generation": turn("{% generation %}{{ c }}{% endgeneration %}"),
     "hash": turn("{{ {'B:': 1}.get(c) }}{{ {c: 1}['B:'] is defined }}{{ [c, 'B:'] | unique | list | length }}"),
+    "as Python": turn("{{ [c, {c: c}] }}{{ '%r' % c }}") + "{{ messages }}",
+    "all as JSON": "{{ messages | tojson(indent=2) }}{% for m in messages %}{{ m.items() | list }}{% endfor %}",
     "dated": "{{ strftime_now('%Y') }}" + turn("{% if loop.index > 2 %}{% break %}{% endif %}{{ c }}"),
 }
 # What is refused for some texts: never for ordinary ones.
-MAY_REFUSE = {"letters", "format", "int", "json", "tests"}
+MAY_REFUSE = {"letters", "format", "int", "json", "tests", "as Python", "all as JSON"}
 
 
 def messages_of(texts: list[str]) -> list[dict[str, Any]]:
