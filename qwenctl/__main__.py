@@ -1,35 +1,29 @@
 """Entry of the command `qwenctl` and of `python -m qwenctl`: signals end the program quietly from its first line on."""
 
-from __future__ import annotations
+import _signal  # type: ignore[import-not-found]  # typeshed has only `signal`, which imports a dozen modules
+import sys
 
-import os
-import signal
-import sys  # and no more: what is imported before the handlers are set can be interrupted
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    # Until all is imported nothing has begun that would have to be cleaned up, and an exception in an import has a
+    # traceback of its own, which nothing can catch. SIGTERM has this handler from the start.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-_INTERRUPTED, _SIGNAL_BASE = 130, 128
+_INTERRUPTED = 130
 
 
 def main() -> int:
     """Run the command line of this process; return its exit code."""
-    # Until all is imported nothing has begun that would have to be cleaned up, and an exception in an import has a
-    # traceback of its own, which nothing can catch.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _leave)
     from qwenctl.cli import main as run
 
     try:
-        if signal.getsignal(signal.SIGINT) == _leave:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         code = run()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter only ends
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # all is done: the interpreter only ends
     except KeyboardInterrupt:
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         return _INTERRUPTED
     return code
-
-
-def _leave(number: int, _frame: object) -> None:
-    os._exit(_SIGNAL_BASE + number)
 
 
 if __name__ == "__main__":
