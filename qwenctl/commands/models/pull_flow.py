@@ -65,7 +65,15 @@ def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions
     """Download the models that a lock file lists; with `offline`, only verify local ones. Raises QwenctlError."""
     from qwenctl.hub.local.lock_file import check_locked, find_locked_files, read_lock
 
-    for model in read_lock(path):
+    models = read_lock(path)
+    for model in models:
+        if model.is_local and not offline:
+            raise QwenctlError(
+                f"{model.first_output} was quantized from a folder ({model.title}); no repository has it",
+                "`--offline` checks that it is here; `qwenctl quantize FOLDER` makes it",
+                ExitCode.NO_INPUT,
+            )
+    for model in models:
         if offline:
             _show_locked(model, to, job)
             continue

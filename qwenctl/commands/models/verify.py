@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,9 +30,9 @@ _REPORT_SECONDS = 0.1
 def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet = False) -> None:
     """Check the files of local models against their hashes.
 
-    The hashes are those that the files were published with.
+    The hashes are those that the files were published with, or had when they were made here.
     """
-    models = find_installed(name, or_file=True)
+    models = find_installed(name, or_file=True, damaged=True)
     rows, troubles = _check(models, quiet=quiet or json)
     if json:
         print_json({"files": rows})
@@ -70,7 +72,10 @@ def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str,
 
     with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(available_cpus()) as pool:
         shown.notify(f"reading {len(files)} files, {format_bytes(total)}")
-        jobs = [pool.submit(check_file, one, _repair_command(model), follow) for one, model in files.values()]
+        jobs = [
+            pool.submit(check_file, one, _repair_command(model), follow, made_here=model.cache is None)
+            for one, model in files.values()
+        ]
         try:
             while not all(job.done() for job in jobs):
                 shown.report(Progress((), read[0], total, 0, ""))
@@ -98,12 +103,27 @@ def _repair_command(model: InstalledModel) -> str:
     """The command that repairs the model."""
     from qwenctl.hub.local.hf_cache import default_cache_root
 
-    if model.cache is None:  # of a checkpoint that was a folder, only the name is known
-        source = model.repository if "/" in model.repository else "CHECKPOINT_FOLDER"
-        return command_line("quantize", source, "--type", model.quant, "-o", str(model.path), "--overwrite")
+    if model.cache is None:
+        return _quantize_command(model)
     # Without a revision, a pull takes what main is now; and it looks into the default cache.
     main = model.cache.resolve_revision("main")
     revision = [] if main in ("main", model.commit) else ["--revision", model.commit]
     to = [] if model.cache.root == default_cache_root().absolute() else ["--to", str(model.cache.root)]
     what = [model.repository, "--source"] if model.quant == "checkpoint" else [model.name]
     return command_line("pull", *what, *revision, *to, "--repair")
+
+
+def _quantize_command(model: InstalledModel) -> str:
+    """The command that makes a model again that was quantized here, as far as its lock file tells."""
+    from qwenctl.hub.local.verification import find_lock_entries
+
+    entry = next(iter(find_lock_entries(model)), None)
+    options = shlex.split(entry.recipe) if entry else [model.quant] if model.quant else []
+    if "--imatrix" in options:  # only its hash is known
+        options[options.index("--imatrix") + 1] = "IMATRIX_FILE"
+    source = entry.repository if entry else model.repository
+    is_known = "/" in source  # of a checkpoint that was a folder, only the name is known
+    revision = ["--revision", entry.commit] if entry and entry.commit and is_known else []
+    output = re.sub(r"-00001-of-\d{5}(?=\.gguf$)", "", str(model.path))
+    what = [source if is_known else "CHECKPOINT_FOLDER", *(["--type", *options] if options else []), *revision]
+    return command_line("quantize", *what, "-o", output, "--overwrite")

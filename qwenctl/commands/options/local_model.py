@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,8 @@ from qwenctl.commands.options.shell_completion import complete_local
 from qwenctl.errors import ExitCode, QwenctlError, command_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qwenctl.hub.local.installed import InstalledModel
 
 Name = Annotated[
@@ -18,27 +21,31 @@ Name = Annotated[
     typer.Argument(metavar="NAME", autocompletion=complete_local, help="A local model, as listed by `qwenctl ls`."),
 ]
 AnyName = Annotated[
-    str, typer.Argument(metavar="NAME", autocompletion=complete_local, help="A local model; default: all of them.")
+    str,
+    typer.Argument(
+        metavar="NAME", autocompletion=complete_local, help="A local model, a GGUF file or a folder; default: all."
+    ),
 ]
 
 
-def find_installed(text: str, *, or_file: bool = False) -> list[InstalledModel]:
+def find_installed(text: str, *, or_file: bool = False, damaged: bool = False) -> list[InstalledModel]:
     """The local models that `text` means (a name, file stem or path; "": all). Raises QwenctlError for none.
 
-    With `or_file`, any GGUF file of a Qwen3.5 model counts, even if it was neither pulled nor made by this program.
+    With `or_file`, any GGUF file of a Qwen3.5 model counts, even if it was neither pulled nor made by this program, and
+    a folder means the models in it. With `damaged`, models count that are known here though their header is not one.
     """
     from qwenctl.hub.local.installed import find_installed_models, model_at
     from qwenctl.hub.local.resolve_model import expand_path, find_matches, wrong_revision_error
 
-    models = find_installed_models()
+    models = find_installed_models(damaged=damaged)
     if not text:
         return models
     found = find_matches(text, models)
     path = expand_path(text)
     if not found and path.exists():
         model = model_at(path)
-        if or_file and model is not None:
-            return [model]
+        if or_file and (others := _models_at(path, model, models)):
+            return others
         what = "was neither pulled nor made here" if model else "is not a Qwen3.5 model"
         hint = "remove it yourself" if model else "GGUF files of Qwen3.5 models, or names from `qwenctl ls`"
         raise QwenctlError(f"{text} {what}", hint, ExitCode.NO_INPUT)
@@ -49,6 +56,16 @@ def find_installed(text: str, *, or_file: bool = False) -> list[InstalledModel]:
         hint = f"available: {names}" if names else "no local models: `qwenctl pull NAME` downloads one"
         raise QwenctlError(f"{text} is not on this machine", hint, ExitCode.NO_INPUT)
     return found
+
+
+def _models_at(path: Path, model: InstalledModel | None, installed: Sequence[InstalledModel]) -> list[InstalledModel]:
+    """The models at `path`: the `model` in that file, the one that a lock file lists there, or those in a folder."""
+    from qwenctl.hub.local.installed import listed_models, models_in
+
+    if path.is_dir():
+        return models_in(path, installed)
+    listed = [one for one in listed_models(path.parent) if path.absolute() in one.files]
+    return listed[:1] or [one for one in (model,) if one is not None]
 
 
 def find_one_installed(text: str) -> InstalledModel:

@@ -6,7 +6,6 @@ Options come in; the `quantize` library does the work, and its results are shown
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,36 +142,23 @@ def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) ->
     if job.dry_run:
         show_plan(plan, job.threads, as_json=job.json)
     else:
-        result = (not job.overwrite and _find_made(plan, quiet=job.quiet)) or _convert(
-            plan, job.threads, overwrite=job.overwrite, quiet=job.quiet
-        )
+        result = (not job.overwrite and _find_made(plan, wanted, quiet=job.quiet)) or _convert(plan, wanted, job)
         show_result(plan, result, as_json=job.json, quiet=job.quiet)
 
 
-def _find_made(plan: ConversionPlan, *, quiet: bool) -> ConversionResult | None:
-    """The result of an earlier run that made all files of `plan`, if they are as it left them."""
+def _find_made(plan: ConversionPlan, wanted: QuantizeOptions, *, quiet: bool) -> ConversionResult | None:
+    """The result of an earlier run that made all files of `plan`, if they are as it left them; it is recorded again."""
     from quantize.convert import made_result
-    from quantize.output.partial_output import recorded_hashes
-    from qwenctl.hub.local.registry import find_hashes
+    from qwenctl.hub.local.made_here import find_made_hashes, record_made
 
-    known = find_hashes(plan.files[0].path, plan.fingerprint)
     result = made_result(
         plan,
-        known or recorded_hashes(plan),
+        find_made_hashes(plan),
         lambda: print_status(f"checking {plan.files[0].path}, which is here already", quiet=quiet),
     )
-    if result and not known:
-        _register(plan, result.hashes)  # it could not be written when they were made
+    if result is not None:
+        record_made(plan, wanted, result.hashes)
     return result
-
-
-def _register(plan: ConversionPlan, hashes: Sequence[str]) -> None:
-    """Register the files, so that `qwenctl ls` lists them and the same command knows them."""
-    from qwenctl.hub.local.registry import LocalConversion, register_conversion
-
-    source, paths = plan.checkpoint, tuple(str(file.path.absolute()) for file in plan.files)
-    made = LocalConversion(paths, source.repository or source.name, source.revision, plan.recipe.name)
-    register_conversion(made, plan.fingerprint, hashes)
 
 
 def _repository(source: Path) -> tuple[str, str]:
@@ -206,9 +192,16 @@ def _make_plan(source: Path, output: Path | None, wanted: QuantizeOptions) -> Co
     return plan
 
 
-def _convert(plan: ConversionPlan, threads: int, *, overwrite: bool, quiet: bool) -> ConversionResult:
+def _convert(plan: ConversionPlan, wanted: QuantizeOptions, job: QuantizeJob) -> ConversionResult:
     from quantize.convert import convert
+    from qwenctl.hub.local.made_here import record_made
     from qwenctl.views.quantization import conversion_progress, start_line
 
-    with handle_sigterm(), conversion_progress(start_line(plan, threads), sys.stderr, quiet=quiet) as report:
-        return convert(plan, threads, report, overwrite=overwrite, on_renamed=lambda hashes: _register(plan, hashes))
+    with handle_sigterm(), conversion_progress(start_line(plan, job.threads), sys.stderr, quiet=job.quiet) as report:
+        return convert(
+            plan,
+            job.threads,
+            report,
+            overwrite=job.overwrite,
+            on_renamed=lambda hashes: record_made(plan, wanted, hashes),
+        )

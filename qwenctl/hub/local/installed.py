@@ -14,8 +14,9 @@ from pathlib import Path
 from quantize.errors import BadGGUF
 from quantize.foreign_json import as_object, read_json_object
 from quantize.gguf_header import read_leading_metadata
+from qwenctl.errors import QwenctlError
 from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
-from qwenctl.hub.local.lock_file import LOCK_NAME
+from qwenctl.hub.local.lock_file import LOCK_NAME, LockedModel, read_lock
 from qwenctl.hub.local.registry import registered_models, registered_roots
 from qwenctl.hub.repository.listing import RemoteFile
 from qwenctl.hub.repository.quantizations import find_quants, find_vision
@@ -60,28 +61,29 @@ class InstalledModel:
         return sum(path.stat().st_size for path in self.files)
 
 
-def find_installed_models(roots: Sequence[Path] = ()) -> list[InstalledModel]:
+def find_installed_models(roots: Sequence[Path] = (), *, damaged: bool = False) -> list[InstalledModel]:
     """All models in the caches `roots` (by default, all known caches), and those quantized here.
 
-    They are sorted by name. Of several commits, the default one comes last: the commit of main at the last pull, or
+    With `damaged`, those count too that were stored by this program and whose header says something else now. They are
+    sorted by name. Of several commits, the default one comes last: the commit of main at the last pull, or
     else the most recent one.
     """
     caches = dict.fromkeys(root.absolute() for root in roots or (default_cache_root(), *registered_roots()))
-    cached = [model for root in caches for model in _find_in_cache(root)]
-    return sorted([*cached, *_find_conversions()], key=lambda model: model.name.casefold())
+    cached = [model for root in caches for model in _find_in_cache(root, damaged=damaged)]
+    return sorted([*cached, *_find_conversions(damaged=damaged)], key=lambda model: model.name.casefold())
 
 
-def _find_in_cache(root: Path) -> Iterator[InstalledModel]:
+def _find_in_cache(root: Path, *, damaged: bool) -> Iterator[InstalledModel]:
     """Find the models in a cache; the snapshots of a repository by age, but the one of main last."""
     for folder in sorted(root.glob("models--*--*")):
         cache = RepoCache(root, folder.name.removeprefix("models--").replace("--", "/"))
         main = cache.resolve_revision("main")
         snapshots = (folder / "snapshots").glob("*")
         for snapshot in sorted(snapshots, key=lambda path: (path.name == main, path.stat().st_mtime)):
-            yield from _find_in_snapshot(cache, snapshot)
+            yield from _find_in_snapshot(cache, snapshot, damaged=damaged)
 
 
-def _find_in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledModel]:
+def _find_in_snapshot(cache: RepoCache, snapshot: Path, *, damaged: bool) -> Iterator[InstalledModel]:
     """Find the GGUF models and the checkpoint in a snapshot folder; all models share its mmproj file."""
     paths = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
     # As a listing without hashes, so that the same code groups splits here and on the Hub.
@@ -89,9 +91,10 @@ def _find_in_snapshot(cache: RepoCache, snapshot: Path) -> Iterator[InstalledMod
     kinds = {name: read_kind(path) for name, path in paths.items() if path.suffix.lower() == ".gguf"}
     vision = find_vision(files, kinds.__getitem__)
     vision_paths = (paths[vision.path],) if vision else ()
+    listed = {file.path for entry in _read_lock(snapshot) for file in entry.files} if damaged else set[str]()
     for quant in find_quants(files, kinds.__getitem__):
         paths_of_quant = tuple(paths[file.path] for file in quant.files)
-        if _is_qwen_model(paths_of_quant[0]):
+        if _is_qwen_model(paths_of_quant[0]) or quant.files[0].path in listed:
             yield InstalledModel(
                 cache.repository, quant.label, snapshot.name, paths_of_quant + vision_paths, cache, quant.missing_parts
             )
@@ -112,6 +115,37 @@ def model_at(path: Path) -> InstalledModel | None:
     quants = find_quants([RemoteFile(path.name, 0, "")], lambda _: "model")
     label = quants[0].label if quants else ""
     return InstalledModel(path.stem, label, "", files, None, len(split_files(path)) - len(files))
+
+
+def models_in(folder: Path, installed: Sequence[InstalledModel]) -> list[InstalledModel]:
+    """The models whose files are in `folder` itself, also those that only its lock file lists as made there."""
+    here = folder.absolute()
+    found = [model for model in installed if model.files[0].absolute().parent == here]
+    known = {path.absolute() for model in found for path in model.files}
+    for path in sorted(here.glob("*.gguf")):
+        if path not in known and (model := model_at(split_files(path)[0])) is not None:
+            found.append(model)
+            known.update(model.files)
+    return [*found, *(model for model in listed_models(here) if model.path not in known)]
+
+
+def listed_models(folder: Path) -> list[InstalledModel]:
+    """The models that the lock file in `folder` lists as quantized here, whether their files are there or not."""
+    return [
+        InstalledModel(
+            entry.repository, "", entry.commit, tuple(folder.absolute() / file.path for file in entry.outputs), None
+        )
+        for entry in _read_lock(folder)
+        if entry.outputs
+    ]
+
+
+def _read_lock(folder: Path) -> list[LockedModel]:
+    """The entries of the lock file in `folder`; none if there is none, or none that can be read."""
+    try:
+        return read_lock(folder / LOCK_NAME)
+    except QwenctlError:
+        return []
 
 
 def _is_qwen_model(path: Path) -> bool:
@@ -139,9 +173,9 @@ def _count_missing_shards(index: Path | None, present: set[str]) -> int:
     return len({str(name) for name in names} - present)
 
 
-def _find_conversions() -> Iterator[InstalledModel]:
+def _find_conversions(*, damaged: bool) -> Iterator[InstalledModel]:
     """Find the models quantized here that still exist."""
     for conversion in registered_models():
         files = tuple(path for path in map(Path, conversion.paths) if path.is_file())
-        if _is_qwen_model(files[0]):
+        if damaged or _is_qwen_model(files[0]):
             yield InstalledModel(conversion.repository, conversion.type_name, conversion.commit, files, None)

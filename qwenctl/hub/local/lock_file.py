@@ -3,6 +3,9 @@
 `LockedModel`s come in and go out. The file lists models, each with its repository and commit, and every file with its
 size and SHA-256. A model that was quantized during the download also has its recipe and its output files. The same
 list is written as the same bytes on every machine. Processes change it one after another.
+
+What was quantized from a folder is listed apart from that, under "local": nothing says where its weights can be had, so
+it can be checked, but not pulled. Older versions do not look there, and read the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,11 @@ class LockedFile:
 
 @dataclass(frozen=True)
 class LockedModel:
-    """A model. `quant` is its label in the repository; `recipe` is "" unless it was quantized from `files`."""
+    """A model. `quant` is its label in the repository; `recipe` is "" unless it was quantized from `files`.
+
+    One that was quantized from a folder has no `files`, and the `fingerprint` of its plan; `repository` may be just the
+    folder's name, and `commit` "".
+    """
 
     repository: str
     commit: str
@@ -48,11 +55,27 @@ class LockedModel:
     recipe: str = ""
     outputs: tuple[LockedFile, ...] = ()
     version: str = __version__  # of the program that wrote the entry
+    fingerprint: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Identifies a model in the list."""
+        """Identifies a model in the list, with its first output if it has any."""
         return self.repository, self.commit, self.quant, self.recipe
+
+    @property
+    def first_output(self) -> str:
+        """The file to load of a model that was quantized; "" for others."""
+        return self.outputs[0].path if self.outputs else ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it was quantized from a folder, so that it cannot be pulled."""
+        return not self.files
+
+    @property
+    def title(self) -> str:
+        """Its repository and commit, as far as they are known, for messages."""
+        return f"{self.repository}@{self.commit[:12]}" if self.commit else self.repository
 
 
 def make_lock_entry(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFile, Path]]) -> LockedModel:
@@ -65,7 +88,9 @@ def make_lock_entry(listing: Listing, quant: str, paths: Iterable[tuple[RemoteFi
 
 
 def add_to_lock(folder: Path, model: LockedModel) -> None:
-    """Add a model to the lock file in `folder`, replacing an older entry with the same key. Raises OSError.
+    """Add a model to the lock file in `folder`, replacing an older entry of the same model or file. Raises OSError.
+
+    An output that others have too, such as an mmproj file, is now the one of `model` for them as well.
 
     A file of that name that is no lock file, or one of another version, is kept beside it under another name.
     """
@@ -78,7 +103,20 @@ def add_to_lock(folder: Path, model: LockedModel) -> None:
             models = []
             if path.exists() or path.is_symlink():
                 replace_files([(path, _unused_name(path))])
-        write_lock(path, [*(other for other in models if other.key != model.key), model])
+        now = {file.path: file for file in model.outputs}
+        others = [
+            replace(other, outputs=tuple(now.get(file.path, file) for file in other.outputs))
+            for other in models
+            if not _replaces(model, other)
+        ]
+        write_lock(path, [*others, model])
+
+
+def _replaces(model: LockedModel, other: LockedModel) -> bool:
+    """Whether an entry for `model` takes the place of `other`'s: a file is what was last made under its name."""
+    if model.outputs and other.outputs:
+        return model.first_output == other.first_output
+    return model.key == other.key
 
 
 def change_lock(folder: Path, change: Callable[[list[LockedModel]], list[LockedModel]]) -> None:
@@ -109,11 +147,19 @@ def write_lock(path: Path, models: Iterable[LockedModel]) -> None:
     Others may have changed it since it was read: `add_to_lock` and `change_lock` keep them out.
     """
     # Sorted by key, so that the bytes do not depend on the order of the pulls.
-    entries = [asdict(model) for model in sorted(models, key=lambda model: model.key)]
-    if entries:
-        replace_if_changed(path, (json.dumps({"format": _FORMAT, "models": entries}, indent=1) + "\n").encode())
+    ordered = sorted(models, key=lambda model: (*model.key, model.first_output))
+    entries = [_to_object(model) for model in ordered if not model.is_local]
+    local = [_to_object(model) for model in ordered if model.is_local]
+    if ordered:
+        content = {"format": _FORMAT, "models": entries, **({"local": local} if local else {})}
+        replace_if_changed(path, (json.dumps(content, indent=1) + "\n").encode())
     else:
         path.unlink(missing_ok=True)
+
+
+def _to_object(model: LockedModel) -> dict[str, Any]:
+    left_out = {"files", "quant", "license"} if model.is_local else {"fingerprint"}
+    return {name: value for name, value in asdict(model).items() if name not in left_out}
 
 
 def read_lock(path: Path) -> list[LockedModel]:
@@ -123,7 +169,7 @@ def read_lock(path: Path) -> list[LockedModel]:
         data = read_json_object(path)
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']}")
-        return [_parse_model(entry) for entry in data["models"]]
+        return [*map(_parse_model, data["models"]), *map(_parse_local, data.get("local", ()))]
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise QwenctlError(
@@ -149,6 +195,17 @@ def _parse_model(entry: dict[str, Any]) -> LockedModel:
         raise ValueError(f"{entry['repository']}@{entry['commit']}")
     texts = {name: str(entry[name]) for name in ("quant", "license", "recipe", "version")}
     return LockedModel(entry["repository"], entry["commit"], files=files, outputs=outputs, **texts)
+
+
+def _parse_local(entry: dict[str, Any]) -> LockedModel:
+    """Parse and validate the entry of a model that was quantized from a folder."""
+    outputs = tuple(map(_parse_file, entry["outputs"]))
+    texts = {name: entry[name] for name in ("repository", "commit", "recipe", "version", "fingerprint")}
+    if not outputs or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("a model without files")
+    if any(file.path in ("", ".", "..") or "/" in file.path for file in outputs):
+        raise ValueError(f"a file outside of the folder: {outputs[0].path}")
+    return LockedModel(quant="", files=(), outputs=outputs, **texts)
 
 
 def _parse_file(entry: dict[str, Any]) -> LockedFile:
@@ -191,8 +248,8 @@ def verify_local(model: LockedModel, folder: Path) -> Path:
         path = folder / locked.path
         if not path.is_file():
             raise QwenctlError(
-                f"{locked.path} of {model.repository}@{model.commit[:12]} is not in {folder}",
-                "pull it without --offline",
+                f"{locked.path} of {model.title} is not in {folder}",
+                "make it again with `qwenctl quantize`" if model.is_local else "pull it without --offline",
                 ExitCode.NO_INPUT,
             )
         if path.stat().st_size != locked.size or file_sha256(path) != locked.sha256:
@@ -201,9 +258,8 @@ def verify_local(model: LockedModel, folder: Path) -> Path:
 
 
 def _mismatch_error(model: LockedModel, reason: str) -> QwenctlError:
-    name = f"{model.repository}@{model.commit[:12]}"
     return QwenctlError(
-        f"{name} does not match the lock file: {reason}",
-        "pull without --locked to write a new lock file",
+        f"{model.title} does not match the lock file: {reason}",
+        "make it again with `qwenctl quantize`" if model.is_local else "pull without --locked to write a new lock file",
         ExitCode.BAD_DATA,
     )

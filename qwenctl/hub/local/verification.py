@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from quantize.formatting import format_bytes
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.hub.local.installed import InstalledModel
-from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, read_lock
+from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, LockedModel, read_lock
 from qwenctl.hub.repository.listing import git_digest, hash_content
 
 
@@ -38,14 +38,20 @@ def expected_files(model: InstalledModel) -> list[ExpectedFile]:
     return present + [ExpectedFile(file.path, base / file.path, file.size, file.sha256) for file in locked.values()]
 
 
-def check_file(expected: ExpectedFile, pull_command: str, on_read: Callable[[int], None]) -> QwenctlError | None:
-    """Check a file; returns the error, or None if the file is right. `pull_command` repairs it."""
+def check_file(
+    expected: ExpectedFile, repair: str, on_read: Callable[[int], None], *, made_here: bool = False
+) -> QwenctlError | None:
+    """Check a file; returns the error, or None if the file is right.
+
+    The command `repair` downloads it again, or makes it again if it was `made_here`.
+    """
+    again = "makes it again" if made_here else "downloads it again"
     if not expected.path.exists():
-        return QwenctlError(_describe_missing(expected), pull_command, ExitCode.NO_INPUT)
+        return QwenctlError(_describe_missing(expected), repair, ExitCode.NO_INPUT)
     size = expected.path.stat().st_size
     if 0 <= size < expected.n_bytes:
         line = f"{expected.name} ends at {format_bytes(size)} of {format_bytes(expected.n_bytes)}"
-        return QwenctlError(line, f"`{pull_command}` continues it", ExitCode.BAD_DATA)
+        return QwenctlError(line, f"`{repair}` {again if made_here else 'continues it'}", ExitCode.BAD_DATA)
     # A file that is too long is hashed as well: the hash shows that it is wrong.
     digest = git_digest(size) if len(expected.etag) == 40 else hashlib.sha256()
     actual = hash_content(expected.path, digest, on_read)
@@ -53,9 +59,7 @@ def check_file(expected: ExpectedFile, pull_command: str, on_read: Callable[[int
         return None
     hash_name = "sha256" if len(expected.etag) == 64 else "git hash"
     line = f"{expected.name}: {hash_name} is {actual[:12]}.., expected {expected.etag[:12]}.."
-    return QwenctlError(
-        line, f"`{pull_command}` downloads it again; if this repeats, test RAM and disk", ExitCode.BAD_DATA
-    )
+    return QwenctlError(line, f"`{repair}` {again}; if this repeats, test RAM and disk", ExitCode.BAD_DATA)
 
 
 def _describe_missing(expected: ExpectedFile) -> str:
@@ -79,19 +83,19 @@ def _relative_name(model: InstalledModel, path: Path) -> str:
 
 def _locked_entries(model: InstalledModel) -> dict[str, LockedFile]:
     """The lock file entries of this model's files, by path; the lock file may cover several models."""
+    found = [entry.outputs if model.cache is None else entry.files for entry in find_lock_entries(model)]
+    return {file.path: file for files in found for file in files}
+
+
+def find_lock_entries(model: InstalledModel) -> list[LockedModel]:
+    """The entries of the lock file beside a model that list its first file; none if there is no such file."""
     try:
         models = read_lock(_base_folder(model) / LOCK_NAME)
     except QwenctlError:
-        return {}
+        return []
     # A model quantized here is among an entry's outputs, a pulled model among its files. The first file identifies it.
     first = _relative_name(model, model.files[0])
-    return {
-        file.path: file
-        for entry in models
-        for files in ((entry.outputs if model.cache is None else entry.files),)
-        if first in _paths(files)
-        for file in files
-    }
+    return [one for one in models if first in _paths(one.outputs if model.cache is None else one.files)]
 
 
 def _paths(files: tuple[LockedFile, ...]) -> list[str]:
