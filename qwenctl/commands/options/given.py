@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import typer
@@ -14,6 +14,7 @@ import typer
 from qwenctl.errors import QwenctlError
 
 _MAY_BE_EMPTY = frozenset({"resume"})  # --resume without a name: the latest conversation
+_MAY_HAVE_EMPTY_WORDS = frozenset({"prompt"})
 
 
 def given_options(context: typer.Context) -> Mapping[str, str]:
@@ -33,6 +34,22 @@ def refuse_empty(context: typer.Context) -> None:
         texts = value if isinstance(value, list | tuple) else [value]
         if name not in _MAY_BE_EMPTY and any(isinstance(text, str) and not text.strip() for text in texts):
             raise QwenctlError(f"{option} is empty", "leave it out, or give it a value")
+
+
+def refuse_empty_words(parameters: Iterable[Any], words: Mapping[str, Any]) -> None:
+    """Raise QwenctlError if an option or argument is given as an empty text, which typer would read as a folder's name.
+
+    `parameters` are those of a command, `words` their values as they are typed, by parameter. The words of a prompt may
+    be empty: it has other parts.
+    """
+    for parameter in parameters:
+        value, is_option = words.get(parameter.name), parameter.param_type_name == "option"
+        texts = value if isinstance(value, list | tuple) else [value]
+        if parameter.name in (_MAY_BE_EMPTY if is_option else _MAY_HAVE_EMPTY_WORDS):
+            continue
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            name = _spelling(parameter, value) if is_option else (parameter.metavar or parameter.name.upper())
+            raise QwenctlError(f"{name.strip('[].')} is empty", "leave it out, or give it a value")
 
 
 def refuse_without(context: typer.Context, needed: str, parameters: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from qwenctl.commands.options.examples import EXAMPLES
+from qwenctl.commands.options.given import refuse_empty_words
 
 # The long names of options by heading, in page order. Commands with few options have a single list.
 HEADINGS = {
@@ -103,7 +104,14 @@ class _Page:
 
 
 class HelpCommand(_Page, TyperCommand):
-    """A command with this kind of help page."""
+    """A command with this kind of help page, which takes no empty text for an option or argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `args`. Raises QwenctlError for an empty one."""
+        if "" in args or any(word.endswith("=") or word.isspace() for word in args):
+            words, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            refuse_empty_words(self.get_params(ctx), words)
+        return super().parse_args(ctx, args)
 
 
 class HelpGroup(_Page, TyperGroup):
