@@ -26,7 +26,11 @@ _WRONG_RELEASE = "config.json and the weights must be from the same release: dow
 _OTHER_DTYPE = "start from the BF16 or the FP8 repository of the same model"
 _NO_FP8_CONFIG = "download config.json of the FP8 repository again: it gives the size of the blocks that share a scale"
 # Buffers that some trainers store: computed from config.json, not learned.
-_ROTARY_BUFFER = re.compile(r"(^|\.)rotary_(pos_)?emb\.(original_)?inv_freq$")
+_ROTARY_BUFFER = re.compile(r"(^|\.)rotary_(pos_)?emb\.((original_)?inv_freq|cos_cached|sin_cached)$")
+# What wrappers of torch and peft put into names when a state is saved without taking them off.
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(module\.|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|base_model\.model\.)+"
+)
 # Copies that some releases store of a tensor that is kept: name to the name of that tensor, first that exists.
 _COPIES = {
     "mtp.embed_tokens.weight": ("embed_tokens.weight",),
@@ -213,7 +217,7 @@ class CheckpointIndex:
 
 def _strip_prefixes(name: str) -> str:
     """The part of a tensor name that all releases share, such as "layers.0.mlp.gate.weight"."""
-    return name.replace("language_model.", "").removeprefix("model.")
+    return _WRAPPERS.sub("", name).replace("language_model.", "").removeprefix("model.")
 
 
 def single_range_tensor(

@@ -22,6 +22,7 @@ from quantize.checkpoint import Checkpoint, read_json
 from quantize.errors import BadCheckpoint
 from quantize.ggml.types import GGMLType
 from quantize.qwen35.model_config import ModelConfig, VisionConfig
+from quantize.qwen35.rope import Rope
 from quantize.qwen35.vocabulary import Vocabulary, add_vocabulary
 from quantize.recipe.imatrix import Imatrix
 from quantize.recipe.recipes import Recipe
@@ -190,13 +191,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: bool) -> No
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_rope_dimension_count(config.rotary_dim)
-    writer.add_rope_dimension_sections(config.rope_sections)
-    if config.yarn_factor:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(config.yarn_factor)
-        writer.add_rope_scaling_orig_ctx_len(config.yarn_original_context)
+    _add_rope(writer, config.rope)
     if config.experts:
         writer.add_expert_count(config.experts)
         writer.add_expert_used_count(config.experts_used)
@@ -206,6 +201,18 @@ def _add_sizes(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: bool) -> No
         writer.add_feed_forward_length(config.feed_forward)
     if mtp:
         writer.add_nextn_predict_layers(1)
+
+
+def _add_rope(writer: gguf.GGUFWriter, rope: Rope) -> None:
+    """Add the rotary position embedding."""
+    writer.add_rope_freq_base(rope.theta)
+    writer.add_rope_dimension_count(rope.dim)
+    writer.add_rope_dimension_sections(rope.sections)
+    if rope.scaling:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
+        writer.add_rope_scaling_factor(rope.factor)
+    if rope.original_context:
+        writer.add_rope_scaling_orig_ctx_len(rope.original_context)
 
 
 def _add_linear_attention(writer: gguf.GGUFWriter, config: ModelConfig, *, mtp: bool) -> None:

@@ -7,11 +7,14 @@ the published configs (transformers' `Qwen3_5MoeConfig` and `Qwen3_5Config`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 from quantize.errors import BadCheckpoint
+from quantize.qwen35.rope import Rope, not_computed, parse_rope
 
 _ARCHITECTURES = {
     "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
@@ -63,11 +66,7 @@ class ModelConfig:
     kv_heads: int
     head_dim: int
     norm_epsilon: float
-    rope_theta: float
-    rotary_dim: int  # dimensions of a head that RoPE rotates
-    rope_sections: tuple[int, ...]  # M-RoPE: pairs of dimensions for time, height and width, padded with 0
-    yarn_factor: float  # 0 without YaRN
-    yarn_original_context: int  # in tokens; 0 without YaRN
+    rope: Rope
     linear_key_heads: int
     linear_value_heads: int
     linear_key_dim: int
@@ -105,7 +104,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     architecture = find_architecture(config)
     try:
         # Multimodal releases nest the text model's values in text_config; text-only releases have them at the top.
-        text: Mapping[str, Any] = {**config, **config.get("text_config", {})}
+        text: Mapping[str, Any] = {**config, **(config.get("text_config") or {})}
         parsed = _parse_model(architecture, text, config)
         _check_consistency(parsed)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError) as error:
@@ -135,9 +134,8 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
         _read_size(text, "head_dim") if text.get("head_dim") else text["hidden_size"] // text["num_attention_heads"]
     )
     interval = _read_size({"full_attention_interval": 4, **text}, "full_attention_interval")
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    sections = tuple(int(size) for size in rope.get("mrope_section", (11, 11, 10)))
-    yarn = rope.get("rope_type", rope.get("type")) == "yarn"
+    if text.get("hidden_act") not in (None, "silu", "swish"):
+        raise not_computed("hidden_act", text["hidden_act"], "silu")
     ties = [bool(part["tie_word_embeddings"]) for part in (config, text) if "tie_word_embeddings" in part]
     return ModelConfig(
         architecture=architecture,
@@ -151,11 +149,7 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
         kv_heads=_read_size(text, "num_key_value_heads"),
         head_dim=head_dim,
         norm_epsilon=float(text["rms_norm_eps"]),
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10_000_000))),
-        rotary_dim=int(head_dim * float(rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 0.25)))),
-        rope_sections=sections + (0,) * (4 - len(sections)),  # libllama requires four
-        yarn_factor=float(rope["factor"]) if yarn else 0.0,
-        yarn_original_context=_read_size(rope, "original_max_position_embeddings") if yarn else 0,
+        rope=parse_rope(text, head_dim),
         linear_key_heads=_read_size(text, "linear_num_key_heads"),
         linear_value_heads=_read_size(text, "linear_num_value_heads"),
         linear_key_dim=_read_size(text, "linear_key_head_dim"),
@@ -176,18 +170,20 @@ def _parse_model(architecture: str, text: Mapping[str, Any], config: Mapping[str
 
 def _read_size(config: Mapping[str, Any], key: str, maximum: int = 2**31 - 1) -> int:
     """Read a whole number from 1 to `maximum`. Raises KeyError, TypeError or ValueError."""
-    value = int(config[key])
-    if not 1 <= value <= maximum:
-        raise ValueError(f"{key} is {value}; it must be from 1 to {maximum:,}")
-    return value
+    value = config[key]
+    if isinstance(value, bool | str) or value != int(value) or not 1 <= value <= maximum:
+        raise ValueError(f"{key} is {value!r}; it must be a whole number from 1 to {maximum:,}")
+    return int(value)
 
 
 def _check_consistency(config: ModelConfig) -> None:
     """Raise ValueError for values that cannot be used together or that llama.cpp cannot run."""
     if config.linear_key_dim != config.linear_value_dim:
         raise ValueError("linear_key_head_dim and linear_value_head_dim differ, which llama.cpp cannot run")
-    if not 1 <= config.rotary_dim <= config.head_dim or len(config.rope_sections) > 4:
-        raise ValueError("head_dim, partial_rotary_factor and mrope_section are inconsistent")
+    if not (math.isfinite(config.norm_epsilon) and config.norm_epsilon >= 0):
+        raise ValueError(f"rms_norm_eps is {config.norm_epsilon}")
+    if config.experts_used > config.experts:
+        raise ValueError(f"num_experts_per_tok is {config.experts_used}, for {config.experts} experts")
     if config.attention_heads % config.kv_heads or config.linear_value_heads % config.linear_key_heads:
         raise ValueError("a number of heads is not a multiple of its key heads")
 
@@ -198,6 +194,9 @@ def _linear_layers(layer_types: list[str] | None, layers: int, interval: int) ->
         return tuple((layer + 1) % interval != 0 for layer in range(layers))
     if len(layer_types) != layers:
         raise ValueError(f"layer_types has {len(layer_types)} entries for {layers} layers")
+    unknown = set(layer_types) - {"linear_attention", "full_attention"}
+    if unknown:
+        raise not_computed("layer_types", sorted(unknown), "linear_attention and full_attention")
     return tuple(layer_type == "linear_attention" for layer_type in layer_types)
 
 
@@ -223,6 +222,16 @@ def _parse_vision(vision: Mapping[str, Any] | None) -> VisionConfig | None:
         return None
     if vision.get("deepstack_visual_indexes"):
         raise ValueError("deepstack_visual_indexes is not empty, which no published Qwen3.5 has")
+    if "gelu" not in str(vision.get("hidden_act") or "gelu") or vision.get("hidden_act") == "quick_gelu":
+        raise not_computed("hidden_act of the vision encoder", vision["hidden_act"], "gelu")
+    parsed = _read_vision(vision)
+    if parsed.hidden % parsed.heads or isqrt(parsed.position_embeddings) ** 2 != parsed.position_embeddings:
+        raise ValueError("num_heads does not divide the vision encoder's hidden_size, or its grid is not square")
+    return parsed
+
+
+def _read_vision(vision: Mapping[str, Any]) -> VisionConfig:
+    """Read the sizes of the vision encoder. Raises as `_read_size`."""
     return VisionConfig(
         depth=_read_size(vision, "depth", MAX_LAYERS),
         hidden=_read_size(vision, "hidden_size"),

@@ -69,6 +69,7 @@ EXTRAS: dict[str, Callable[[], Arrays]] = {
     "MTP's copy": lambda: {"mtp.embed_tokens.weight": embeddings()},
     "MTP's own embeddings": lambda: {"mtp.embed_tokens.weight": embeddings()[::-1]},
     "second MTP block": lambda: {"mtp.layers.1.input_layernorm.weight": norm()},
+    "cached sines": lambda: {"model.language_model.layers.3.self_attn.rotary_emb.sin_cached": norm()},
     "unknown": lambda: {"model.language_model.layers.0.extra.weight": norm()},
     "one layer more": lambda: {"model.language_model.layers.4.input_layernorm.weight": norm()},
     "scale without FP8": lambda: {"model.language_model.layers.3.self_attn.q_proj.weight_scale_inv": norm()},
@@ -196,3 +197,19 @@ def test_shards_without_their_index_are_refused(tmp_path: Path) -> None:
     next(source.glob("*00001-of-00002*")).unlink()
     with pytest.raises(QuantizeError, match=f"but no {INDEX}"):
         plan(source)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
+def test_names_that_a_wrapper_has_changed_are_read(wrapper: str, tmp_path: Path) -> None:
+    plain = checkpoints.random_arrays(specs(SMALL, Layout()), seed=0)
+    outside = {wrapper + name: array for name, array in plain.items()}
+    inside = {name.replace("layers.0.", f"layers.0.{wrapper}"): array for name, array in plain.items()}
+    expected = output_names(plan(make(tmp_path / "plain")))
+    for name, arrays in (("outside", outside), ("inside", inside)):
+        planned = plan(checkpoints.save(tmp_path / name, config(SMALL, Layout()), arrays))
+        assert (output_names(planned), planned.notes) == (expected, ())
+
+
+def test_tensor_with_and_without_a_wrapper_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match="two tensors differ only in the prefix of their names"):
+        plan(make(tmp_path / "model", more={"module.model.language_model.norm.weight": norm()}))
