@@ -8,22 +8,25 @@ refused; those that transformers ignores are mentioned where they differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from quantize.checkpoint import list_names, read_json
 from quantize.errors import BadCheckpoint
+from quantize.qwen35.tokenizer_rules import DEFAULT_PRE_TOKENIZER, find_pre_tokenizer
 
 SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SAME_RELEASE = "download all tokenizer files of one release again"
+_MATCHING = ("lstrip", "rstrip", "single_word")
 _CONFIG, _ADDED, _SPECIAL_MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 
 
 class TokenTable:
     """Tokens by id, and ids by text, while files are merged; `added` says of added tokens whether they are special.
 
-    `special_ids` has the ids of the tokens with a role ("eos"); `notes` what was added or ignored, one line each.
+    `special_ids` has the ids of the tokens with a role ("eos"), `notes` what was added or ignored, one line each, and
+    `pre_tokenizer` llama.cpp's name of the rules.
     """
 
     def __init__(self, file: str) -> None:
@@ -32,6 +35,7 @@ class TokenTable:
         self.special_ids: dict[str, int] = {}
         self.notes: list[str] = []
         self.ids: dict[str, int] = {}
+        self.pre_tokenizer = DEFAULT_PRE_TOKENIZER
         self._file = file  # that leads
 
     def find(self, content: str) -> int | None:
@@ -105,6 +109,10 @@ def _read_tokenizer(folder: Path, table: TokenTable) -> None:
         table.set_vocabulary(tokenizer["model"]["vocab"])
         for token in tokenizer.get("added_tokens") or ():
             table.put(_whole(token["id"]), str(token["content"]), special=bool(token.get("special")))
+        table.pre_tokenizer = find_pre_tokenizer(tokenizer)
+        if tokenizer.get("pre_tokenizer") is None:
+            table.notes.append("tokenizer.json has no pre_tokenizer: texts are split as those of Qwen3.5 are")
+        _note_white_space(table, tokenizer.get("added_tokens") or ())
 
     with_damage_named("tokenizer.json", read)
     others = _read_optional(folder / "vocab.json")
@@ -130,6 +138,7 @@ def _merge_config(folder: Path, table: TokenTable, config: Mapping[str, Any]) ->
         for number, token in sorted(decoder.items(), key=lambda entry: int(entry[0])):
             content = str(token["content"])
             table.merge(_CONFIG, content, int(number), special=bool(token.get("special")) or content in special)
+        _note_white_space(table, decoder.values())
         differing = [content for content, number in added.items() if table.find(content) != number]
         if differing:
             table.notes.append(_ignored(_ADDED, differing, _CONFIG))
@@ -142,6 +151,14 @@ def _merge_config(folder: Path, table: TokenTable, config: Mapping[str, Any]) ->
     differing = [f"{role}_token" for role, content in _role_tokens(special_map) if roles.get(role) != content]
     if differing:
         table.notes.append(_ignored(_SPECIAL_MAP, differing, _CONFIG))
+
+
+def _note_white_space(table: TokenTable, tokens: Iterable[Mapping[str, Any]]) -> None:
+    """Mention added tokens that are found in another way than in llama.cpp."""
+    names = [repr(token["content"]) for token in tokens if any(token.get(key) for key in _MATCHING)]
+    note = f"lstrip, rstrip and single_word are ignored by llama.cpp ({list_names(names)})"
+    if names and note not in table.notes:
+        table.notes.append(note)
 
 
 def _role_tokens(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

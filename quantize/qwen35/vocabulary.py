@@ -1,7 +1,7 @@
 """Convert a checkpoint's tokenizer to GGUF metadata.
 
-The tokenizer files and chat_template.jinja come in; a `Vocabulary` goes out, and its keys to a `gguf.GGUFWriter`.
-gguf's own `SpecialVocab` reads merges, special tokens and the chat template; the list of tokens and their types follows
+The tokenizer files and chat templates come in; a `Vocabulary` goes out, and its keys to a `gguf.GGUFWriter`.
+gguf's own `SpecialVocab` reads merges and special tokens; the list of tokens and their types follows
 llama.cpp's converter (`conversion/base.py`, `get_vocab_base`).
 """
 
@@ -14,24 +14,26 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 
 from quantize.checkpoint import read_json
 from quantize.errors import BadCheckpoint, MissingInput
+from quantize.qwen35.chat_templates import Templates, add_chat_templates, read_chat_templates
 from quantize.qwen35.tokenizer_files import TokenTable, read_token_table
+from quantize.qwen35.tokenizer_rules import check_merges
 
-# llama.cpp's name for the pre-tokenizer of Qwen3.5. Its converter derives the name from a hash of the tokens of a test
-# text, but that hash differs between releases with the same rules, so the name is fixed for the architecture here.
-_PRE_TOKENIZER = "qwen35"
-_ALSO_READ = ("tokenizer_config.json", "chat_template.json")
+_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The text and type of each token id, and gguf's `special`: merges, tokens with a role, chat template.
+    """The text and type of each token id, the chat templates by name, and gguf's `special`: merges, tokens with a role.
 
-    `notes` say, one line each, which files contradict each other.
+    `pre_tokenizer` is llama.cpp's name of the rules that split a text before its merges. `notes` say, one line each,
+    which files contradict each other.
     """
 
     tokens: tuple[str, ...]
     types: tuple[TokenType, ...]
     special: SpecialVocab
+    pre_tokenizer: str
+    templates: Templates
     notes: tuple[str, ...]
 
 
@@ -46,9 +48,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         text.replace("\u2581", " ") if kind is TokenType.USER_DEFINED else text
         for text, kind in zip((table.by_id.get(number, f"[PAD{number}]") for number in range(size)), types, strict=True)
     ]
-    for name in _ALSO_READ:  # by gguf, which would fail on them, or on a depth that no other reader accepts
-        if (folder / name).is_file():
-            read_json(folder / name)
+    # Before gguf reads it, which would fail on it, or on a depth that no other reader accepts.
+    settings = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    templates, template_notes = read_chat_templates(folder, settings)
     try:
         special = SpecialVocab(folder, load_merges=True, n_vocab=size)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -57,19 +59,23 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         raise MissingInput(f"{folder} has neither tokenizer.json nor merges.txt", "download the tokenizer files")
     if not special.merges:
         raise BadCheckpoint(f"tokenizer.json in {folder} has no merges", "download it again")
+    check_merges(table.ids, special.merges, "tokenizer.json" if (folder / "tokenizer.json").exists() else "merges.txt")
+    special.chat_template = None  # gguf finds none without a tokenizer_config.json, and another one than transformers
     for token in ("bos", "eos"):  # Qwen3.5 adds neither; later gguf releases set this themselves
         special.add_special_token.setdefault(token, False)
     notes = [*table.notes, *_compare_merges(folder, special), *_complete_special_ids(special, table)]
-    return Vocabulary(tuple(tokens), tuple(types), special, tuple(notes))
+    notes += template_notes
+    return Vocabulary(tuple(tokens), tuple(types), special, table.pre_tokenizer, templates, tuple(notes))
 
 
 def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     """Add the keys of `vocabulary` to `writer`."""
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_PRE_TOKENIZER)
+    writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(list(vocabulary.tokens))
     writer.add_token_types(list(vocabulary.types))
     vocabulary.special.add_to_gguf(writer, quiet=True)
+    add_chat_templates(writer, vocabulary.templates)
 
 
 def _complete_special_ids(special: SpecialVocab, table: TokenTable) -> list[str]:
@@ -83,14 +89,19 @@ def _complete_special_ids(special: SpecialVocab, table: TokenTable) -> list[str]
 
 
 def _compare_merges(folder: Path, special: SpecialVocab) -> list[str]:
-    """A note if merges.txt has other merges than tokenizer.json, which counts."""
+    """A note if merges.txt has other merges than tokenizer.json, which counts.
+
+    Raises BadCheckpoint for lines of merges.txt that are none, if it is what counts.
+    """
     path = folder / "merges.txt"
-    if not path.is_file() or not (folder / "tokenizer.json").exists():
+    if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     merges = [line.strip() for line in lines if line.strip() and not line.startswith("#version")]
     if merges == special.merges:
         return []
+    if not (folder / "tokenizer.json").exists():
+        raise BadCheckpoint("merges.txt has lines that are no merge of two tokens", "download it again")
     return ["merges.txt differs from tokenizer.json: ignored, as in transformers"]
 
 

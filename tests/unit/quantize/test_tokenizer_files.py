@@ -113,6 +113,10 @@ def test_files_that_contradict_each_other_are_refused(changes: dict[str, Any], m
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
+        (
+            {"tokenizer.json": {**TOKENIZER, "pre_tokenizer": None}},
+            "tokenizer.json has no pre_tokenizer: texts are split",
+        ),
         ({"vocab.json": {"a": 9}}, "vocab.json differs from tokenizer.json ('a'): ignored, as in transformers"),
         ({"merges.txt": "#version: 0.2\na b\n"}, "merges.txt differs from tokenizer.json: ignored, as in transformers"),
         ({"added_tokens.json": {"<n>": 7}}, "added_tokens.json differs from tokenizer_config.json ('<n>'): ignored"),
@@ -140,3 +144,20 @@ def test_user_defined_token_has_its_spaces_as_in_texts(tmp_path: Path) -> None:
 def test_vocab_without_merges_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match=r"has neither tokenizer\.json nor merges\.txt"):
         vocabulary(tmp_path, {"tokenizer.json": None, "merges.txt": None})
+
+
+@pytest.mark.parametrize("header", ["#version: 0.2\n", ""])
+def test_merges_file_with_a_line_that_is_no_merge_is_refused(header: str, tmp_path: Path) -> None:
+    merges = (TOY / "merges.txt").read_text().removeprefix("#version: 0.2\n")
+    with pytest.raises(BadCheckpoint, match=r"merges\.txt has lines that are no merge"):
+        vocabulary(tmp_path, {"tokenizer.json": None, "merges.txt": f"{header}{merges}a b c\n"})
+    assert vocabulary(tmp_path, {"tokenizer.json": None, "merges.txt": header + merges}).special.merges
+
+
+@pytest.mark.parametrize("key", ["lstrip", "rstrip", "single_word"])
+def test_white_space_that_a_token_takes_in_transformers_is_noted(key: str, tmp_path: Path) -> None:
+    decoder = CONFIG["added_tokens_decoder"]
+    number, token = next(iter(decoder.items()))
+    changed = {**CONFIG, "added_tokens_decoder": {**decoder, number: {**token, key: True}}}
+    notes = vocabulary(tmp_path, {"tokenizer_config.json": changed}).notes
+    assert notes == (f"lstrip, rstrip and single_word are ignored by llama.cpp ({token['content']!r})",)
