@@ -18,8 +18,8 @@ With `--json` the failure is an object on standard output instead, `{"error": {â
 [JSON output](json-output.md#failures). `--debug` adds the traceback.
 
 In its first hundredths of a second a process belongs to Python alone, and what Python then says is its own: a traceback
-at Ctrl-C, and "<stdin> is a directory, cannot continue" with code 1 if standard input is a folder. (`--prefix FOLDER` and
-`@FOLDER` read one.)
+at Ctrl-C, and "<stdin> is a directory, cannot continue" with code 1 if standard input is a folder. (`--prefix FOLDER`
+and `@FOLDER` read one.)
 
 A script can tell by the code what to do next:
 

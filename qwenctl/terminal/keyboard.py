@@ -13,10 +13,12 @@ import signal
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PASTE_BEGIN, _PASTE_END = b"\x1b[200~", b"\x1b[201~"
+from qwenctl.terminal.pastes import BURST_S, PasteMarker, ends_in_paste
+
 _PASTE_MODE_ON, _PASTE_MODE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 _PAUSE_IN_PASTE_S = 2.0  # a paste whose end does not come within this time has none
 _READ_BYTES = 1 << 16
@@ -31,7 +33,8 @@ class Keyboard:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdin is not None and sys.stdin.isatty()
-        self._waiting = bytearray()
+        self._bursts: list[tuple[float, str]] = []  # what has come, and when the last key of it did
+        self.pastes = PasteMarker()
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._before: list[int | list[bytes | int]] = []
         self._quiet: list[int | list[bytes | int]] = []
@@ -49,7 +52,7 @@ class Keyboard:
         self._handler = signal.signal(signal.SIGCONT, self._on_continue)
         self.silence()
         if self._before[0] & termios.ICRNL:  # type: ignore[operator]  # the first of the fields is a number
-            self._waiting += _read_available().replace(b"\n", b"\r")
+            self._keep(_read_available().replace(b"\n", b"\r"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,20 +92,32 @@ class Keyboard:
     def take(self) -> str:
         """Return the text of the keys that have come, and forget them; the whole of a paste that is still coming.
 
-        A prompt may follow, until `silence`.
+        Lines that came faster than anybody types are marked as a paste. A prompt may follow, until `silence`.
         """
         self._is_lent = True
         if not self._is_terminal:
             return ""
-        self._waiting += _read_available()
-        while _ends_in_paste(self._waiting):
+        self._keep(_read_available())
+        text = self._marked()
+        while ends_in_paste(text):
             more = _read_available(_PAUSE_IN_PASTE_S)
             if not more:
                 break
-            self._waiting += more
-        text = self._decoder.decode(bytes(self._waiting))
-        self._waiting.clear()
+            self._keep(more)
+            text += self._marked()
         return text
+
+    def _keep(self, keys: bytes) -> None:
+        """Let `keys`, which have just been read, wait with what has come before."""
+        text, now = self._decoder.decode(keys), time.monotonic()
+        if self._bursts and now - self._bursts[-1][0] < BURST_S:
+            text = self._bursts.pop()[1] + text
+        self._bursts.append((now, text))
+
+    def _marked(self) -> str:
+        """Return the waiting text with its pastes marked, and forget it."""
+        bursts, self._bursts = self._bursts, []
+        return "".join(self.pastes.mark(text, at) for at, text in bursts)
 
     def _read_until(self, wake: int) -> None:
         """Read keys until something comes from the pipe `wake`; runs in a thread."""
@@ -118,7 +133,7 @@ class Keyboard:
                     select.select([wake], [], [], 0.2)
                     continue
                 if piece := os.read(keys, _READ_BYTES):
-                    self._waiting += piece
+                    self._keep(piece)
                     continue
             return  # the terminal is gone
 
@@ -142,11 +157,6 @@ def _read_available(seconds: float = 0.0) -> bytes:
                 break
             data += piece
     return bytes(data)
-
-
-def _ends_in_paste(keys: bytearray) -> bool:
-    """Whether a paste begins in `keys` and does not end."""
-    return keys.rfind(_PASTE_BEGIN) > keys.rfind(_PASTE_END)
 
 
 def _write_mode(sequence: str) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pexpect
 import pyte
 
+PAUSE_S = 0.1  # between keys that a person types: lines that come faster are a paste
+
 
 class Terminal:
     """Runs `command` on a terminal of `width` x `height`. A context manager; the program ends with it."""

@@ -7,6 +7,8 @@ pasted text never sends it. Besides `slash_completion`, only this module of the 
 from __future__ import annotations
 
 import os
+import select
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.filters import has_selection, is_searching
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
+from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
@@ -23,6 +26,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from qwenctl.chat.interactive.slash_completion import ChatCompleter
 from qwenctl.terminal.keyboard import Keyboard
+from qwenctl.terminal.pastes import BURST_S, PasteMarker
 from qwenctl.terminal.sanitize import replace_surrogates
 
 _QUOTES = '"""'
@@ -71,6 +75,7 @@ class LineInput:
             prompt_continuation="  ",
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
         )
+        _mark_pastes(self._session.app.input, self._keyboard.pastes)
 
     def __call__(self, prefill: str = "") -> str:
         """Return the next input; the line starts with `prefill`.
@@ -94,6 +99,7 @@ def ask(question: str, keyboard: Keyboard | None = None) -> str:
     keyboard = keyboard or Keyboard()
     session: PromptSession[str] = PromptSession(history=InMemoryHistory())
     keys = session.app.input
+    _mark_pastes(keys, keyboard.pastes)
     _feed(keys, keyboard.take())
     before = _without_enter(get_typeahead(keys))
     try:
@@ -101,6 +107,27 @@ def ask(question: str, keyboard: Keyboard | None = None) -> str:
     finally:
         store_typeahead(keys, before + get_typeahead(keys))
         keyboard.silence()
+
+
+class _BurstReader(PosixStdinReader):
+    """Reads keys as they come; lines that come faster than anybody types are marked as a paste."""
+
+    def __init__(self, descriptor: int, pastes: PasteMarker) -> None:
+        super().__init__(descriptor)
+        self.pastes = pastes
+
+    def read(self, count: int = 1024) -> str:
+        """Return the keys that have come; called by prompt_toolkit. After Enter, what follows at once belongs to it."""
+        text = super().read(count)
+        while "\r" in text and not self.closed and select.select([self.stdin_fd], [], [], BURST_S)[0]:
+            text += super().read(1 << 16)
+        return self.pastes.mark(text, time.monotonic())
+
+
+def _mark_pastes(keys: Input, pastes: PasteMarker) -> None:
+    """Have pastes marked in what is read from `keys`, even if the terminal does not mark them."""
+    if isinstance(keys, Vt100Input):
+        keys.stdin_reader = _BurstReader(keys.fileno(), pastes)
 
 
 def _feed(keys: Input, text: str) -> None:

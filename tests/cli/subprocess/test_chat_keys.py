@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from qwenctl.chat.saved.sessions import SessionStore
-from tests.support.terminal import Terminal
+from tests.support.terminal import PAUSE_S, Terminal
 from tests.support.waiting import until
 
 SECONDS_OF_ANSWER = 1.5
@@ -41,9 +42,10 @@ def test_terminal_is_asked_to_mark_pastes_as_long_as_the_chat_runs(tmp_path: Pat
         assert terminal.raw.rfind(b"\x1b[?2004h") < terminal.raw.rfind(b"\x1b[?2004l")
 
 
+@pytest.mark.parametrize("form", [PASTE, "{}"])  # a terminal may not mark what it pastes
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_paste_during_an_answer_waits_as_one_input(tmp_path: Path, pieces: int) -> None:
-    paste = PASTE.format("line one\rline two\r/quit\rline ä four\r")
+def test_paste_during_an_answer_waits_as_one_input(tmp_path: Path, pieces: int, form: str) -> None:
+    paste = form.format("line one\rline two\r/quit\rline ä four\r")
     with chat(tmp_path, *SLOW) as terminal:
         terminal.wait_for("\n>")
         terminal.send("Go on.\r")
@@ -53,6 +55,7 @@ def test_paste_during_an_answer_waits_as_one_input(tmp_path: Path, pieces: int) 
             terminal.send(paste[start : start + step])
         terminal.wait_for("line ä four")
         assert "Answer 2." not in terminal.text
+        time.sleep(2 * PAUSE_S)
         terminal.send("\r")
         terminal.wait_for("Answer 2.")
         terminal.wait_for("context ", count=2)
@@ -61,12 +64,13 @@ def test_paste_during_an_answer_waits_as_one_input(tmp_path: Path, pieces: int) 
         assert "Answer 3." not in terminal.text
 
 
-def test_ctrl_c_behind_a_paste_of_10_000_lines_stops_the_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [PASTE, "{}"])
+def test_ctrl_c_behind_a_paste_of_10_000_lines_stops_the_answer(tmp_path: Path, form: str) -> None:
     with chat(tmp_path, *UNTIL_STOPPED) as terminal:
         terminal.wait_for("\n>")
         terminal.send("Go on.\r")
         terminal.wait_for("Well,")
-        terminal.send(PASTE.format("".join(f"line {n}\r" for n in range(10_000))))
+        terminal.send(form.format("".join(f"line {n}\r" for n in range(10_000))))
         terminal.send("\x03")
         terminal.wait_for("Answer 1.")
         terminal.wait_for("line 9999")
@@ -76,12 +80,29 @@ def test_ctrl_c_behind_a_paste_of_10_000_lines_stops_the_answer(tmp_path: Path) 
         terminal.wait_for("Answer 2.")
 
 
+@pytest.mark.parametrize("lines", [3, 10_000])
+def test_paste_at_the_prompt_is_one_input_that_one_ctrl_c_clears(tmp_path: Path, lines: int) -> None:
+    with chat(tmp_path) as terminal:
+        terminal.wait_for("\n>")
+        terminal.send("".join(f"line {n}\r" for n in range(lines)))  # a terminal that does not mark pastes
+        terminal.wait_for(f"line {lines - 1}")
+        terminal.send("\x03")
+        terminal.send("Go on.\r")
+        terminal.wait_for("Answer 1.")
+        terminal.wait_for("context ")
+        terminal.send("\x04")
+        assert terminal.exit_code() == 0
+        assert "Answer 2." not in terminal.text
+
+
 def test_ctrl_c_drops_no_key_that_came_before_it(tmp_path: Path) -> None:
     with chat(tmp_path, *UNTIL_STOPPED) as terminal:
         terminal.wait_for("\n>")
         terminal.send("Go on.\r")
         terminal.wait_for("Well,")
-        terminal.send("typed ahead\rnot sent")
+        terminal.send("typed ahead\r")
+        time.sleep(PAUSE_S)
+        terminal.send("not sent")
         terminal.send("\x03")
         terminal.wait_for("Answer 2.")
         terminal.wait_for("> not sent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from tests.support.chat_sessions import (
     run,
     stop_reading_and_ask_another,
 )
-from tests.support.terminal import Terminal
+from tests.support.terminal import PAUSE_S, Terminal
 
 # ------------------------------------------------------------------ the chat
 
@@ -143,7 +144,9 @@ def test_slash_commands_name_list_load_and_export_sessions(toy_gguf: Path, tmp_p
         terminal.wait_for("context ")
         terminal.send("/save about me\r")
         terminal.wait_for("saved as about me")
-        terminal.send("/clear\r/sessions\r")
+        terminal.send("/clear\r")
+        time.sleep(PAUSE_S)
+        terminal.send("/sessions\r")
         terminal.wait_for("  about me")
         terminal.send(QUESTION + "\r")
         terminal.wait_for(ANSWER)

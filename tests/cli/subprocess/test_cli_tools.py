@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.chat_sessions import GREEDY, QWENCTL
 from tests.support.cli_runner import outcome, run
-from tests.support.terminal import Terminal
+from tests.support.terminal import PAUSE_S, Terminal
 
 # The toy model spells words in capitals: its answer to QUESTION starts with C, that to RESULT, a question, with The.
 QUESTION, RESULT, ANSWER = "Spell cow.", "What is the capital of France?", "The capital of Finland."
@@ -144,7 +144,9 @@ def test_call_on_a_terminal_runs_only_after_approval(toy_gguf: Path, folder: Pat
         terminal.wait_for("Ctrl-D quits")
         terminal.send("/tools\r")
         terminal.wait_for("get_weather(city) The weather in a city.")
-        terminal.send(QUESTION + "\ry\r")  # a key typed before the approval prompt does not answer it
+        terminal.send(QUESTION + "\r")
+        time.sleep(PAUSE_S)
+        terminal.send("y\r")  # a key typed before the approval prompt does not answer it
         terminal.wait_for("run it? [y]es [n]o [a]lways:")
         assert '→ get_weather(city="Paris")' in terminal.text
         assert not (folder / "called").exists()

@@ -6,6 +6,7 @@ import os
 import pty
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,10 +31,23 @@ def terminal_as_stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def test_keys_typed_before_keep_enter(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal_as_stdin(monkeypatch) as outer:
-        os.write(outer, b"typed\rmore\r")
+        os.write(outer, b"typed\r")
         with Keyboard() as keyboard:
-            assert keyboard.take() == "typed\rmore\r"
+            assert keyboard.take() == "typed\r"
             assert keyboard.take() == ""
+
+
+def test_lines_that_come_at_once_are_a_paste(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal_as_stdin(monkeypatch) as outer:
+        os.write(outer, b"one\rtwo\r")
+        with Keyboard() as keyboard:
+            assert keyboard.take() == "\x1b[200~one\rtwo\r\x1b[201~"
+            with keyboard.collect():
+                time.sleep(0.3)
+                os.write(outer, b"three\r")
+                time.sleep(0.3)
+                os.write(outer, b"four\r")
+            assert keyboard.take() == "three\rfour\r"
 
 
 def test_ctrl_c_does_not_flush_and_the_settings_return(monkeypatch: pytest.MonkeyPatch) -> None:

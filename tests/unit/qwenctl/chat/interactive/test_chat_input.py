@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
@@ -52,10 +54,11 @@ def timeout_after(seconds: int) -> Iterator[None]:
         ("hello" + ENTER, "hello"),
         ("one" + ALT_ENTER + "two" + ENTER, "one\ntwo"),
         ("one" + CTRL_J + "two" + ENTER, "one\ntwo"),
-        ('"""one' + ENTER + "two" + ENTER + '"""' + ENTER, "one\ntwo"),
         ('"""one"""' + ENTER, "one"),
         ('say """' + ENTER, 'say """'),
         (PASTE.format("one\rtwo\r\nthree\n") + " four" + ENTER, "one\ntwo\nthree\n four"),
+        ("one\r/quit\r\rthree\r" + CTRL_C + "kept" + ENTER, "kept"),  # a paste that the terminal did not mark
+        ("x\r" * 10_000 + CTRL_C + "kept" + ENTER, "kept"),
         (PASTE.format("/quit\r") + CTRL_C + "kept" + ENTER, "kept"),
         ("wrong" + CTRL_C + "right" + ENTER, "right"),
         ("ab" + CTRL_D + ENTER, "ab"),
@@ -91,12 +94,41 @@ def test_every_key_of_the_chat_ends_a_search_or_a_selection(tmp_path: Path, keys
         assert typed(keys, tmp_path) == line
 
 
+def typed_one_by_one(keys: str) -> str:
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        pressed: list[KeyPress] = []
+        for key in keys:
+            Vt100Parser(pressed.append).feed(key)
+        store_typeahead(keyboard, pressed)
+        return LineInput(open_history(None))()
+
+
+def test_block_between_quotation_marks_has_several_lines() -> None:
+    assert typed_one_by_one('"""one' + ENTER + "two" + ENTER + '"""' + ENTER) == "one\ntwo"
+
+
+def test_paste_without_marks_is_one_input_that_enter_sends() -> None:
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()), timeout_after(30):
+        read = LineInput(open_history(None))
+        keyboard.send_text("one" + ENTER + "/quit" + ENTER)
+        threading.Timer(1, keyboard.send_text, (ENTER,)).start()
+        assert read() == "one\n/quit\n"
+
+
+def test_paste_does_not_answer_a_question() -> None:
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()), timeout_after(30):
+        keyboard.send_text("yes" + ENTER + "all" + ENTER + CTRL_C)
+        with pytest.raises(KeyboardInterrupt):
+            ask("run it? ")
+
+
 def test_keys_before_a_question_wait_at_the_next_input_unsent() -> None:
     with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
         enter = KeyPress(Keys.ControlM)
         store_typeahead(keyboard, [KeyPress("x"), enter, KeyPress(Keys.BracketedPaste, "a\rb"), enter, enter])
-        keyboard.send_text("yes" + ENTER + " later" + ENTER)
+        keyboard.send_text("yes" + ENTER)
         assert ask("run it? ") == "yes"
+        keyboard.send_text(" later" + ENTER)
         assert LineInput(open_history(None))() == "x\na\nb later"
 
 
