@@ -5,12 +5,13 @@ Arguments come in, an exit code goes out. Nothing heavy is imported before a sub
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +30,7 @@ from qwenctl.commands.models.rm import rm_command
 from qwenctl.commands.models.show import show_command
 from qwenctl.commands.models.verify import verify_command
 from qwenctl.commands.options.common import with_optional_values
+from qwenctl.commands.options.convert_values import convert_plain_values
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import bash_colon_words
 from qwenctl.commands.plan import plan_command
@@ -88,12 +90,20 @@ def _root(
         raise typer.Exit(ExitCode.USAGE)
 
 
+@functools.cache
+def _root_command() -> Any:
+    """typer's root command, which takes longer to make than most error messages: once for each process."""
+    root = typer.main.get_command(app)
+    convert_plain_values(root)
+    return root
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors are shown here, and none is raised."""
     given = _with_help_command(with_optional_values(sys.argv[1:] if arguments is None else arguments))
     # What follows "--" is text, never an option: a prompt may contain --debug.
     options = given[: given.index("--")] if "--" in given else given
-    settings = SettingsContext(typer.main.get_command(app))
+    settings = SettingsContext(_root_command())
     try:
         with termination_as_exit():
             code = _run(settings, [*(option for option in options if option != "--debug"), *given[len(options) :]])

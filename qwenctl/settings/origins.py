@@ -64,7 +64,7 @@ def _command_rows(root: Any, command: Command, settings: Settings, arguments: Se
     """Yield the rows of one command line, with the values and sources that click finds when the command runs."""
     context = typer.Context(
         command.typer_command,
-        typer.Context(root, info_name="qwenctl"),
+        typer.Context(root, info_name="qwenctl", **root.context_settings),
         " ".join(command.path),
         default_map=settings.defaults(command.path),
     )

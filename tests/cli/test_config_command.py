@@ -10,6 +10,7 @@ import typer
 
 from qwenctl import cli
 from qwenctl.settings.rules import collect_options
+from tests.support.cli_runner import run
 from tests.support.settings_folder import call, settings, shown
 
 COMMANDS = collect_options(typer.main.get_command(cli.app))
@@ -133,3 +134,8 @@ def test_config_init_reports_an_unwritable_path() -> None:
         line, hint, code = call("config", "init").error
     assert line == "cannot write /proc/nowhere/qwenctl/config.toml (no such file or directory)"
     assert (hint, code) == ("qwenctl config path", 73)
+
+
+def test_config_show_changes_no_command_of_the_same_process() -> None:
+    run("config", "show")
+    assert run("sessions", "show", "-h").returncode == 0

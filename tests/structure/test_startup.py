@@ -19,6 +19,7 @@ HEAVY = {
     "numpy",
     "prompt_toolkit",
     "psutil",
+    "pydantic",
     "rich",
 }
 # Packages of the program that help does not need; of the placement it needs the limits of its options.
@@ -63,6 +64,12 @@ def test_help_imports_nothing_that_runs_a_model() -> None:
 @pytest.mark.parametrize("argv", [["config", "show"], ["config", "path"], ["config", "--help"]])
 def test_reading_settings_imports_nothing_heavy(argv: list[str]) -> None:
     assert heavy_modules(*argv) == set()
+
+
+@pytest.mark.parametrize("argv", [["ls", "--json"], ["config", "show"], ["help", "chat"]])
+def test_commands_are_parsed_without_pydantic(argv: list[str]) -> None:
+    """typer imports it to convert values, which takes as long as the rest of a short command."""
+    assert "pydantic" not in loaded_modules(*argv)
 
 
 def test_help_reads_no_settings() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from qwenctl.commands.options.convert_values import convert_plain_value
 from qwenctl.commands.options.examples import EXAMPLES
 from qwenctl.commands.options.given import refuse_empty_words
 
@@ -58,6 +59,13 @@ def old_names(option: Any) -> tuple[str, ...]:
 
 class _Page:
     """The parts of a help page that commands and command groups share."""
+
+    def get_help_option(self, context: Any) -> Any:
+        """The option `--help`, which typer makes when a command is parsed."""
+        option = super().get_help_option(context)  # type: ignore[misc] # of the class that this is mixed into
+        if option is not None:
+            convert_plain_value(option)
+        return option
 
     def get_help(self, context: Any) -> str:
         """The text of the page, as wide as the terminal."""
