@@ -93,7 +93,7 @@ def test_output_folder_that_does_not_exist_is_created(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "models"
     done = run("quantize", TOY, "-o", f"{folder}/", "--type", "Q8_0", "--no-vision", "-q")
     assert done.returncode == 0, done.stderr.decode()
-    assert [path.name for path in folder.iterdir()] == ["toy-Q8_0.gguf"]
+    assert sorted(path.name for path in folder.iterdir()) == ["qwenctl.lock.json", "toy-Q8_0.gguf"]
 
 
 def test_output_folder_is_not_left_behind_empty(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_existing_mmproj_of_the_same_model_is_accepted(tmp_path: Path) -> None:
         done = run("quantize", TOY, "-o", str(tmp_path), "--type", name)
         assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mmproj-toy-F16.gguf", "toy-Q4_0.gguf", "toy-Q8_0.gguf"
+        "mmproj-toy-F16.gguf", "qwenctl.lock.json", "toy-Q4_0.gguf", "toy-Q8_0.gguf"
     ]  # fmt: skip
 
 
