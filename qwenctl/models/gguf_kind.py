@@ -54,11 +54,23 @@ def kind_from_metadata(metadata: Mapping[str, object]) -> GGUFKind | None:
 
 def read_kind(path: Path) -> GGUFKind:
     """What the GGUF file at `path` is by its header, or by its name if the header does not say it."""
-    by_name = kind_from_name(path.name)
+    return kind_from_header(path.name, read_start(path))
+
+
+def read_start(path: Path) -> Mapping[str, object] | None:
+    """The metadata at the start of the GGUF file at `path`; None if it cannot be read."""
     try:
-        by_header = kind_from_metadata(read_leading_metadata(path))
+        return read_leading_metadata(path)
     except (QuantizeError, OSError):
+        return None
+
+
+def kind_from_header(name: str, metadata: Mapping[str, object] | None) -> GGUFKind:
+    """What the GGUF file `name` is by its metadata, or by its name if they do not say it or cannot be read."""
+    by_name = kind_from_name(name)
+    if metadata is None:
         return by_name
+    by_header = kind_from_metadata(metadata)
     # The header of a separate MTP head is that of a model.
     return by_name if by_header is None or (by_header == "model" and by_name == "mtp") else by_header
 

@@ -7,13 +7,11 @@ see whether they are Qwen3.5 models. Which model a name means is decided in `res
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantize.errors import BadGGUF
 from quantize.foreign_json import as_object, read_json_object
-from quantize.gguf_header import read_leading_metadata
 from qwenctl.errors import QwenctlError
 from qwenctl.hub.local.hf_cache import RepoCache, default_cache_root
 from qwenctl.hub.local.lock_file import LOCK_NAME, LockedModel, read_lock
@@ -21,7 +19,7 @@ from qwenctl.hub.local.registry import registered_models, registered_roots
 from qwenctl.hub.repository.listing import RemoteFile
 from qwenctl.hub.repository.quantizations import find_quants, find_vision
 from qwenctl.models.gguf_check import ARCHITECTURES, split_files
-from qwenctl.models.gguf_kind import read_kind
+from qwenctl.models.gguf_kind import kind_from_header, read_start
 
 CHECKPOINT = "checkpoint"
 
@@ -88,13 +86,15 @@ def _find_in_snapshot(cache: RepoCache, snapshot: Path, *, damaged: bool) -> Ite
     paths = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
     # As a listing without hashes, so that the same code groups splits here and on the Hub.
     files = [RemoteFile(name, path.stat().st_size, "") for name, path in sorted(paths.items())]
-    kinds = {name: read_kind(path) for name, path in paths.items() if path.suffix.lower() == ".gguf"}
+    headers = {name: read_start(path) for name, path in paths.items() if path.suffix.lower() == ".gguf"}
+    kinds = {name: kind_from_header(name, header) for name, header in headers.items()}
     vision = find_vision(files, kinds.__getitem__)
     vision_paths = (paths[vision.path],) if vision else ()
     listed = {file.path for entry in _read_lock(snapshot) for file in entry.files} if damaged else set[str]()
     for quant in find_quants(files, kinds.__getitem__):
         paths_of_quant = tuple(paths[file.path] for file in quant.files)
-        if _is_qwen_model(paths_of_quant[0]) or quant.files[0].path in listed:
+        first = quant.files[0].path
+        if _is_qwen(headers.get(first)) or first in listed:
             yield InstalledModel(
                 cache.repository, quant.label, snapshot.name, paths_of_quant + vision_paths, cache, quant.missing_parts
             )
@@ -150,10 +150,12 @@ def _read_lock(folder: Path) -> list[LockedModel]:
 
 def _is_qwen_model(path: Path) -> bool:
     """Whether a GGUF file is a Qwen3.5 model."""
-    try:
-        return read_leading_metadata(path).get("general.architecture") in ARCHITECTURES
-    except (OSError, BadGGUF):
-        return False
+    return _is_qwen(read_start(path))
+
+
+def _is_qwen(metadata: Mapping[str, object] | None) -> bool:
+    """Whether a file with this metadata at its start is a Qwen3.5 model; None: of a file that cannot be read."""
+    return metadata is not None and metadata.get("general.architecture") in ARCHITECTURES
 
 
 def _is_qwen_config(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import gguf
@@ -44,3 +45,20 @@ def test_models_in_a_folder_are_its_files_and_what_its_lock_file_lists(tmp_path:
     ]
     assert [one.path for one in listed_models(tmp_path)] == [tmp_path / "b.gguf"]
     assert listed_models(tmp_path / "nowhere") == []
+
+
+def test_header_of_each_file_is_read_once(tmp_path: Path) -> None:
+    model, tower = header(tmp_path / "whole.gguf"), header(tmp_path / "tower.gguf", "clip")
+    files = {"toy-Q4_K_M.gguf": model, "toy-Q8_0.gguf": model + b"x", "mmproj-F16.gguf": tower}
+    cached_model(tmp_path / "cache", files)
+    opened: list[str] = []
+    watched = [str(tmp_path / "cache")]
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and watched and str(arguments[0]).endswith(".gguf"):
+            opened.append(Path(str(arguments[0])).name)
+
+    sys.addaudithook(watch)  # it cannot be removed again, only made to do nothing
+    assert len(find_installed_models([tmp_path / "cache"])) == 2
+    watched.clear()
+    assert sorted(opened) == sorted(files)
