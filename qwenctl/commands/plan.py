@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.load_options import with_load_options
+from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_status
 from qwenctl.errors import QwenctlError, command_line
@@ -48,8 +48,16 @@ Ram = Annotated[
     ),
 ]  # fmt: skip
 Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Write the chart to this SVG file.")]
-Vision = Annotated[bool, typer.Option("--vision", help="Reserve memory for the vision encoder (mmproj).")]
-Mtp = Annotated[bool, typer.Option("--mtp", help="Reserve memory for the MTP block (--draft mtp).")]
+Vision = Annotated[
+    bool | None,
+    typer.Option(
+        "--vision/--no-vision", show_default=False,
+        help="Reserve memory for the vision encoder (mmproj); default: if a chat would find one.",
+    ),
+]  # fmt: skip
+Mtp = Annotated[
+    bool, typer.Option("--mtp/--no-mtp", help="Reserve memory for the MTP block, with which a chat makes drafts.")
+]
 _USUAL_TYPE, _USUAL_RAM = "Q4_K_M", 64 << 30
 
 
@@ -60,16 +68,17 @@ def plan_command(
     gpu_memory: GpuMemory = "",
     ram: Ram = None,
     load: LoadRequest = LoadRequest(),  # noqa: B008 - frozen
-    vision: Vision = False,
-    mtp: Mtp = False,
+    vision: Vision = None,
+    mtp: Mtp = True,
     svg: Svg = None,
     json: options.Json = False,
 ) -> None:
     """Show where a model would fit, how fast it would be, and why.
 
-    Nothing is loaded. The machine can be another one (--gpu-memory 24G,24G --ram 128G), and the model can be one on the
-    Hub, of which only headers are downloaded. Options fix parts of the plan; the rest is planned around them. Save a
-    plan with --json, and load it with `qwenctl chat --plan FILE`.
+    Nothing is loaded. The plan is the one that a chat makes with the same options: with the vision encoder beside the
+    model, and the MTP block. The machine can be another one (--gpu-memory 24G,24G --ram 128G), and the model can be one
+    on the Hub, of which only headers are downloaded. Options fix parts of the plan; the rest is planned around them.
+    Save a plan with --json, and load it with `qwenctl chat --plan FILE`.
     """
     from qwenctl.charts.chart_file import check_chart_place, write_chart
     from qwenctl.charts.plan import render_plan as picture
@@ -77,8 +86,8 @@ def plan_command(
 
     if svg is not None:
         check_chart_place(svg)
-    load = replace(load, constraints=replace(load.constraints, vision=vision, mtp=mtp))
-    plan = _plan(model, type_name, gpu_memory or (), ram, load, quiet=json)
+    load = with_drafts(load, "auto" if mtp else "ngram", 0, 0)
+    plan = _plan(model, type_name, gpu_memory or (), ram, load, vision, quiet=json)
     if svg is not None:
         write_chart(svg, picture(plan).encode())
     if json:
@@ -90,7 +99,14 @@ def plan_command(
 
 
 def _plan(
-    model: str, type_name: str, gpu_memory: tuple[int, ...], ram: int | None, load: LoadRequest, *, quiet: bool
+    model: str,
+    type_name: str,
+    gpu_memory: tuple[int, ...],
+    ram: int | None,
+    load: LoadRequest,
+    vision: bool | None,
+    *,
+    quiet: bool,
 ) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
     from qwenctl.loading.open_model import resolve
@@ -106,8 +122,7 @@ def _plan(
         raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
     check_servers(load.constraints.rpc)
     inventory = _load_inventory(model, type_name, quiet=quiet)
-    if load.constraints.vision and not inventory.vision_bytes:
-        inventory = _with_mmproj(inventory)
+    load = _reserve_vision(inventory, load, vision)
     if gpu_memory or ram:
         return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), load.constraints)
     tuned = resolve(Path(inventory.path), load).request if inventory.path else load
@@ -117,16 +132,29 @@ def _plan(
     return plan
 
 
-def _with_mmproj(inventory: TensorInventory) -> TensorInventory:
-    """`inventory` with the mmproj file next to the model. Raises QwenctlError if there is none."""
-    from qwenctl.models.mmproj import find_mmproj
+def _reserve_vision(inventory: TensorInventory, load: LoadRequest, vision: bool | None) -> LoadRequest:
+    """`load` with memory for the vision encoder, unless `vision` is False.
 
-    towers = find_mmproj(Path(inventory.path)) if inventory.path else ()
-    if not towers:
+    It is that of the mmproj file that a chat finds beside a model file, and for a model that is not here yet, of the
+    one that comes with it. Raises QwenctlError if `vision` is True and there is none.
+    """
+    from qwenctl.loading.model_files import reserve_mmproj, vision_settings
+    from qwenctl.protocol.media import VisionSettings
+
+    if vision is False:
+        return load
+    if not inventory.path:
+        reserved = replace(load, constraints=replace(load.constraints, vision_bytes=inventory.vision_bytes))
+    else:
+        found = vision_settings(Path(inventory.path), None, VisionSettings())
+        # Of several, a chat takes none until it is told which; --vision means the largest.
+        towers = sorted(found.mmproj_choices if vision else (), key=lambda tower: Path(tower).stat().st_size)
+        reserved = reserve_mmproj(load, found.mmproj or "".join(towers[-1:]))
+    if vision and not reserved.constraints.vision_bytes:
         raise QwenctlError(
             f"no mmproj file found for {inventory.name}", "leave out --vision, or put the mmproj file next to the model"
         )
-    return replace(inventory, vision_bytes=max(tower.stat().st_size for tower in towers))
+    return reserved
 
 
 def _load_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInventory:
@@ -171,6 +199,7 @@ def _fetch_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvent
     from qwenctl.commands.quantize.remote import fetch_listing
     from qwenctl.hub.pull import PullOptions
     from qwenctl.hub.repository.model_name import parse_name
+    from qwenctl.hub.repository.quantizations import find_vision
     from qwenctl.hub.select.target import PullRequest, resolve_target, select_quant
     from qwenctl.hub.streaming.gguf_headers import fetch_gguf_headers
     from qwenctl.hub.streaming.header_only import fetch_headers_only
@@ -190,5 +219,6 @@ def _fetch_inventory(model: str, type_name: str, *, quiet: bool) -> TensorInvent
             label = target.recipe
         else:
             paths = fetch_gguf_headers(target.listing, target.files, Path(folder), pull.download_options, notify)
-            found, label = from_gguf(paths[0]), target.label
+            tower = find_vision(target.listing.files)
+            found, label = replace(from_gguf(paths[0]), vision_bytes=tower.size if tower else 0), target.label
     return replace(found, name=f"{target.listing.repository}:{label}", path="")

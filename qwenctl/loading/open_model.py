@@ -52,7 +52,7 @@ def open_model(
     if plan is None:
         return LoadedEngine(*load_engine(path, resolved.params, start, follow))
     if request.plan is not None:
-        constraints = constraints_of(plan.settings)
+        constraints = replace(constraints_of(plan.settings), vision_bytes=request.constraints.vision_bytes)
     else:  # a smaller plan may put experts elsewhere than tuning found best
         constraints = replace(resolved.request.constraints, cpu_experts=request.constraints.cpu_experts)
 
@@ -87,7 +87,7 @@ def resolve(path: Path, request: LoadRequest, notify: Notify = warn, *, tuned: b
 
 def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
     if request.plan is not None:
-        plan = load_plan_file(request.plan, path)
+        plan = _with_drafts(load_plan_file(request.plan, path), request.constraints)
         return ResolvedLoad(request, plan.settings, plan)
     machine = detect_machine(path, request.constraints, notify)
     if machine is None:
@@ -97,6 +97,16 @@ def _resolve(path: Path, request: LoadRequest, notify: Notify) -> ResolvedLoad:
 
     plan = plan_with_dry_load(from_gguf(path), machine, request.constraints)
     return ResolvedLoad(request, plan.settings, plan)
+
+
+def _with_drafts(plan: Plan, constraints: PlacementConstraints) -> Plan:
+    """`plan` with the drafts that are asked for; unless they are automatic, they are not the plan's."""
+    draft = plan.settings.draft if constraints.draft == "auto" else constraints.draft
+    settings = replace(
+        plan.settings, draft=draft, draft_max=constraints.draft_max or plan.settings.draft_max,
+        draft_min=constraints.draft_min or plan.settings.draft_min,
+    )  # fmt: skip
+    return replace(plan, settings=settings)
 
 
 def load_plan_file(file: Path, path: Path) -> Plan:

@@ -26,7 +26,7 @@ class PlacementConstraints:
     Each of `sequences` has `context` tokens. `cpu_experts` is the number of leading layers whose routed experts stay in
     RAM; `overrides` are pairs of a regular expression and a device; `fit_targets` are bytes to keep free on each
     device, one value for all or one for each; `limits` are the maximum bytes a device may hold, by its name.
-    `vision_bytes` is the size of the mmproj file in use; with `vision`, the model's own encoder counts instead.
+    `vision_bytes` is the size of the mmproj file in use.
     """
 
     context: int = 0
@@ -51,7 +51,6 @@ class PlacementConstraints:
     draft: Literal["auto", "mtp", "ngram", "off"] = "off"
     draft_max: int = 0
     draft_min: int = 0
-    vision: bool = False
     vision_bytes: int = 0
     paging: bool = False
 

@@ -55,6 +55,10 @@ def constraints_of(params: LoadParams) -> PlacementConstraints:
         micro_batch=params.micro_batch_tokens,
         snapshot_bytes=params.snapshot_bytes,
         rpc=params.placement.rpc,
+        mtp=params.draft in ("auto", "mtp"),
+        draft=params.draft,
+        draft_max=params.draft_max,
+        draft_min=params.draft_min,
     )
 
 

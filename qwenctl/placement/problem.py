@@ -74,8 +74,7 @@ class PlacementProblem:
 
     def vision_bytes(self, device: int) -> int:
         """Bytes of the vision encoder, which is on the first device."""
-        encoder_bytes = self.inventory.vision_bytes if self.constraints.vision else 0
-        return int((self.constraints.vision_bytes or encoder_bytes) * _VISION_FACTOR) if device == 0 else 0
+        return int(self.constraints.vision_bytes * _VISION_FACTOR) if device == 0 else 0
 
     def offloads(self, device: int) -> bool:
         """Whether a device computes long prompts with experts copied from RAM; RPC devices do not."""

@@ -28,8 +28,7 @@ _DEFAULTS = PlacementConstraints()
 _UNCONDITIONAL, _CONDITIONAL = ("threads", "micro_batch"), ("cpu_experts", "cache_k", "cache_v")
 _COUNTS = {"threads": (1, MAX_THREADS), "micro_batch": (1, MAX_COUNT), "cpu_experts": (0, MAX_COUNT)}
 _IRRELEVANT = (
-    "batch", "snapshot_bytes", "sequences", "mtp", "draft", "draft_max", "draft_min", "vision", "vision_bytes",
-    "limits",
+    "batch", "snapshot_bytes", "sequences", "mtp", "draft", "draft_max", "draft_min", "vision_bytes", "limits",
 )  # fmt: skip
 
 

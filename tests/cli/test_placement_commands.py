@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from qwenctl.commands.options.load_options import with_drafts
+from qwenctl.loading.model_files import reserve_mmproj, vision_settings
+from qwenctl.loading.open_model import resolve
+from qwenctl.placement.constraints import LoadRequest, PlacementConstraints
+from qwenctl.placement.plan_file import to_json
+from qwenctl.protocol.media import VisionSettings
 from tests.support.checkpoints import make_sparse
 from tests.support.cli_runner import outcome, run
 from tests.support.fake_hub import FakeHub, serve_folder
-from tests.support.gguf_files import converted
+from tests.support.gguf_files import converted, rewritten
 from tests.support.paths import DATA
 from tests.support.pulling import qwenctl
 from tests.support.qwen35_layout import PUBLISHED
@@ -69,6 +77,62 @@ def test_saved_plan_loads_the_model_the_same_way(toy_gguf: Path, endpoint: str, 
     ]
     assert [(answer.returncode, answer.stdout) for answer in answers] == [(0, answers[0].stdout)] * 3
     assert b"Paris" in answers[0].stdout
+
+
+def parts(memories: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """What is planned for each memory, by class; how much is free there changes from one moment to the next."""
+    return [(one["name"], [(part["kind"], part["n_bytes"]) for part in one["parts"]]) for one in memories]
+
+
+def split_vision(memories: Iterable[Mapping[str, Any]]) -> tuple[int, list[tuple[str, list[tuple[str, int]]]]]:
+    """The bytes for the vision encoder, and all else that is planned."""
+    used = parts(memories)
+    vision = sum(n_bytes for _, memory in used for kind, n_bytes in memory if kind == "vision")
+    return vision, [(name, [one for one in memory if one[0] != "vision"]) for name, memory in used]
+
+
+@pytest.mark.parametrize(
+    ("model", "draft", "options", "kinds"),
+    [
+        ("whole", "auto", (), {"MTP"}),
+        ("without MTP", "auto", (), set()),
+        ("seeing", "auto", ("-c", "8192", "-ctk", "q8_0", "--n-cpu-moe", "2"), {"MTP", "vision"}),
+        ("seeing", "ngram", ("--no-mtp",), {"vision"}),
+    ],
+)
+def test_plan_reserves_what_a_chat_reserves(
+    toy_gguf: Path,
+    seeing_gguf: Path,
+    tmp_path: Path,
+    endpoint: str,
+    model: str,
+    draft: Literal["auto", "ngram"],
+    options: tuple[str, ...],
+    kinds: set[str],
+) -> None:
+    path = {"whole": toy_gguf, "seeing": seeing_gguf}.get(model) or rewritten(
+        toy_gguf, tmp_path / "x.gguf", keep=lambda name: not name.startswith("blk.4.")
+    )
+    given = PlacementConstraints(rpc=(endpoint,), fit_targets=(0,), threads=1)
+    if "-c" in options:
+        given = replace(given, context=8192, cache_k="q8_0", cpu_experts=2)
+    tower = vision_settings(path, None, VisionSettings()).mmproj
+    chat = resolve(path, reserve_mmproj(with_drafts(LoadRequest(given), draft, 0, 0), tower)).plan
+    assert chat is not None
+    expected = json.loads(to_json(chat))
+    done = run("plan", str(path), "--rpc", endpoint, "--fit-target", "0", "-t", "1", *options, "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert parts(found["memories"]) == parts(expected["memories"])
+    assert found["settings"] == expected["settings"]
+    used = {kind for _, memory in parts(found["memories"]) for kind, n_bytes in memory if n_bytes}
+    assert used & {"MTP", "vision"} == kinds
+
+
+def test_plan_without_vision_reserves_nothing_for_it(seeing_gguf: Path) -> None:
+    for options, kinds in (((), 1), (("--vision",), 1), (("--no-vision",), 0)):
+        found = json.loads(run("plan", str(seeing_gguf), *MACHINE, *options, "--json").stdout)
+        assert str(parts(found["memories"])).count("'vision'") == kinds
 
 
 def test_plan_for_another_model_is_refused(toy_gguf: Path, tmp_path: Path) -> None:
@@ -166,12 +230,12 @@ def test_batch_on_an_rpc_device_gives_the_same_answers(toy_gguf: Path, tmp_path:
         ),
         (
             ("--n-cpu-moe", "10", *MACHINE),
-            "--n-cpu-moe 10 does not fit: GPU0 would hold 188 GiB, 22.5 GiB is free", "--n-cpu-moe 57 fits", 71,
+            "--n-cpu-moe 10 does not fit: GPU0 would hold 193 GiB, 22.5 GiB is free", "--n-cpu-moe 58 fits", 71,
         ),
         (
             ("--gpu-memory", "24G", "--ram", "128G"),
-            "needs 208 GiB of RAM (experts 204 GiB, context and buffers 2.78 GiB), 122 GiB is free "
-            "(85.7 GiB short)",
+            "needs 213 GiB of RAM (experts 210 GiB, context and buffers 2.78 GiB), 122 GiB is free "
+            "(91.2 GiB short)",
             "a smaller quantization or context; --paging reads what does not fit from disk, for every token", 71,
         ),
         (
@@ -201,21 +265,24 @@ def test_type_option_for_a_quantized_file_is_refused(toy_gguf: Path) -> None:
     assert (line, code) == ("toy-Q8_0.gguf is quantized already: --type is for checkpoints", 2)
 
 
-def test_hub_model_is_planned_from_its_headers(toy: Path, toy_gguf: Path, tmp_path: Path) -> None:
+def test_hub_model_is_planned_from_its_headers(toy: Path, seeing_gguf: Path, tmp_path: Path) -> None:
     quantized = tmp_path / "quantized"
-    quantized.mkdir()
-    shutil.copy(toy_gguf, quantized / "Toy-Q4_K_M.gguf")
+    shutil.copytree(seeing_gguf.parent, quantized)
+    (quantized / seeing_gguf.name).rename(quantized / "Toy-Q4_K_M.gguf")
     repos = {"qwen/Toy": serve_folder(toy), "qwen/Toy-GGUF": serve_folder(quantized)}
-    expected = json.loads(run("plan", str(toy_gguf), *MACHINE, "--json").stdout)
+    expected = json.loads(run("plan", str(seeing_gguf), *MACHINE, "--json").stdout)
+    vision, others = split_vision(expected["memories"])
+    assert vision > 0
     with FakeHub(repos) as hub:
         for name, more in (("qwen/Toy", ("--type", "Q8_0")), ("qwen/Toy-GGUF:Q4_K_M", ()), ("qwen/Toy-GGUF", ())):
             done = qwenctl(hub, tmp_path, "plan", name, *more, *MACHINE, "--json")
             assert done.returncode == 0, done.stderr
             plan = json.loads(done.stdout)
             assert plan["model"] == (f"{name}:Q8_0" if more else "qwen/Toy-GGUF:Q4_K_M")
-            assert [plan[key] for key in ("settings", "memories")] == [
-                expected[key] for key in ("settings", "memories")
-            ]
+            assert plan["settings"] == expected["settings"]
+            found = split_vision(plan["memories"])
+            # Of a checkpoint only the tensors of the mmproj file are known, without its header.
+            assert found == (pytest.approx(vision, rel=0.05), others)
         assert not list((tmp_path / "hf").rglob("*.gguf"))
         failed = qwenctl(hub, tmp_path, "plan", "qwen/Other", *MACHINE)
     assert failed.returncode == 66

@@ -296,7 +296,9 @@ def test_readme_speeds_match_the_plan_command(tmp_path: Path) -> None:
     }
     for (model, gpu, ram), speeds in rows.items():
         machine = machine_from_sizes([parse_bytes(size) for size in gpu.split(",")], parse_bytes(ram))
-        found = make_plan(inventories[model], machine, PlacementConstraints()).forecast
+        inventory = inventories[model]
+        usual = PlacementConstraints(mtp=True, draft="auto", vision_bytes=inventory.vision_bytes)
+        found = make_plan(inventory, machine, usual).forecast
         assert (round(found.decode), round(found.prefill)) == speeds, (model, gpu, ram)
 
 

@@ -192,12 +192,8 @@ def test_plan_with_mtp_lists_experts_of_its_own_layer(checkpoints: dict[str, Pat
     assert [part.layers for memory in wanted.memories for part in memory.parts if part.layers] == ["0-59", "60"]
 
 
-@pytest.mark.parametrize(
-    "constraints", [PlacementConstraints(vision=True), PlacementConstraints(vision_bytes=912_020_960)]
-)
-def test_plan_with_vision_tower_has_fewer_experts_on_gpu(
-    checkpoints: dict[str, Path], constraints: PlacementConstraints
-) -> None:
+def test_plan_with_vision_tower_has_fewer_experts_on_gpu(checkpoints: dict[str, Path]) -> None:
+    constraints = PlacementConstraints(vision_bytes=912_020_960)
     whole = inventory(checkpoints["397B"], "Q4_K_M")
     without, seeing = planned(whole, "24G", "512G"), planned(whole, "24G", "512G", constraints)
     assert isinstance(without, Plan)
