@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qwenctl.models.sampling import normalize_seed
-from qwenctl.protocol.messages import Message, ToolCall, Tools
+from qwenctl.protocol.messages import Message, TokenLogprob, ToolCall, Tools
+from qwenctl.tools.call_grammar import ToolChoice
 
 Number = float | int
 
@@ -18,7 +19,8 @@ Number = float | int
 class GenerationParams:
     """How to generate an answer: a record's own values, or those of the batch. `sampling` has only given fields.
 
-    The answer ends before any of the texts in `stop`; `answers` is how many to generate.
+    The answer ends before any of the texts in `stop`; `answers` is how many to generate. `logit_bias` is added to the
+    logits of tokens, by id; `logprobs` is how many alternatives to report for each token, None for no probabilities.
     """
 
     think: bool = True
@@ -31,6 +33,13 @@ class GenerationParams:
     stop: tuple[str, ...] = ()
     answers: int = 1
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+
+# Fields that earlier releases did not have: where they have their usual value, fingerprints are without them.
+_LATER_FIELDS = ("stop", "answers", "template_variables", "tool_choice", "logit_bias", "logprobs")
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,10 @@ class InvalidRecord:
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated answer. All but `stats` must be the same in every run; `others` if the record asks for several."""
+    """A generated answer. All but `stats` must be the same in every run; `others` if the record asks for several.
+
+    `logprobs` are the tokens of `text`, if the record asks for them.
+    """
 
     text: str
     thinking: str
@@ -70,6 +82,7 @@ class Answer:
     finish_reason: str
     usage: Mapping[str, int]
     stats: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: tuple[TokenLogprob, ...] | None = None
     others: tuple[Answer, ...] = ()
 
 
@@ -98,8 +111,9 @@ def hashed_seed(seed: int, name: str | int) -> int:
 def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) -> str:
     """A hash (32 hex digits) of everything that determines a record's answer; `backend` is the backend's identity."""
     params = {**asdict(record.params), "seed": record_seed(record, seed)}
-    for name, usual in (("stop", ()), ("answers", 1), ("template_variables", {})):  # earlier releases did not have them
-        if params[name] == usual:
+    usual = asdict(GenerationParams())
+    for name in _LATER_FIELDS:
+        if params[name] == usual[name]:
             del params[name]
     messages = [asdict(message) for message in record.messages]
     text = json.dumps([params, messages, dict(backend)], sort_keys=True, ensure_ascii=True)

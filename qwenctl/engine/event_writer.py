@@ -88,5 +88,8 @@ def _coalesce(events: Iterable[_Item]) -> Iterator[_Item]:
 
 def _merge(deltas: Sequence[TextDelta]) -> TextDelta:
     return TextDelta(
-        "".join([piece.text for piece in deltas]), deltas[0].channel, sum([piece.tokens for piece in deltas])
+        "".join([piece.text for piece in deltas]),
+        deltas[0].channel,
+        sum([piece.tokens for piece in deltas]),
+        tuple([one for piece in deltas for one in piece.logprobs]),
     )

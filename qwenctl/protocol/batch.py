@@ -11,7 +11,17 @@ from typing import Any
 
 from qwenctl.protocol.base import EngineInput, Event
 from qwenctl.protocol.load import LoadParams
-from qwenctl.protocol.messages import FinishReason, Generate, Message, Sampling, ThinkingEnd, Timings, Tools, Usage
+from qwenctl.protocol.messages import (
+    FinishReason,
+    Generate,
+    Message,
+    Sampling,
+    ThinkingEnd,
+    Timings,
+    TokenLogprob,
+    Tools,
+    Usage,
+)
 
 RECORD_TOKENS = 8192  # default context of one request, in tokens
 
@@ -60,6 +70,8 @@ class SubmitRequest(BatchRequest):
     tools: Tools = ()
     stop: tuple[str, ...] = ()
     template_variables: dict[str, Any] = field(default_factory=dict)
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     @property
     def request(self) -> Generate:
@@ -74,6 +86,8 @@ class SubmitRequest(BatchRequest):
             json_schema=self.json_schema,
             tools=self.tools,
             template_variables=self.template_variables,
+            logit_bias=self.logit_bias,
+            logprobs=self.logprobs,
         )
 
 
@@ -102,7 +116,7 @@ class RecordStarted(BatchEvent):
 class RecordDone(BatchEvent):
     """A complete answer: its text, the thinking before it, and its tool calls as the model wrote them.
 
-    `control_offsets` are those of `GenerationFinished`.
+    `control_offsets` are those of `GenerationFinished`, `logprobs` the tokens of the text if asked for.
     """
 
     request_id: int
@@ -114,6 +128,7 @@ class RecordDone(BatchEvent):
     timings: Timings
     thinking_end: ThinkingEnd = "model"
     control_offsets: tuple[int, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,30 @@ class PrefillProgress(Event):
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token with the natural logarithm of its probability, and the most likely tokens in its place.
+
+    `bytes` are those of its text, None for a control token, whose name `token` then is. A token that is only a part of
+    a character has U+FFFD in `token`.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class TextDelta(Event):
-    """New text of at least one character, sent once it is complete UTF-8, and the number of `tokens` it consists of."""
+    """New text of at least one character, sent once it is complete UTF-8, and the number of `tokens` it consists of.
+
+    `logprobs` are these tokens, if the request asks for them and the text is that of the answer.
+    """
 
     text: str
     channel: Channel
     tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,8 @@ class Generate(Request[PrefillProgress | TextDelta | GenerationFinished]):
     tools: Tools = ()  # the functions that the model may call
     state_path: str = ""  # file for states saved during a long prefill
     template_variables: dict[str, Any] = field(default_factory=dict)  # more variables for the chat template
+    logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens, by id, before all else
+    logprobs: int | None = None  # how many alternatives to report for each token of the answer; None: no probabilities
 
     @property
     def thinks(self) -> bool:

@@ -38,7 +38,7 @@ def declares_parameter(parameters: Schema, name: str) -> bool:
 
 def coerce_argument(text: str, name: str, parameters: Schema) -> Any:
     """Convert `text`, the argument `name`, to a type that its schema allows; return it as it is if that fails."""
-    kinds = _allowed_types(_argument_schema(name, parameters), parameters)
+    kinds = allowed_types(_argument_schema(name, parameters), parameters)
     if kinds == {"string"}:
         return text
     try:
@@ -75,7 +75,7 @@ def validate_call(call: ToolCall, tools: Tools) -> str:
         if not declares_parameter(parameters, name):
             return f"{call.name} has no parameter {name!r}; it has: {', '.join(properties) or 'none'}"
         schema = _argument_schema(name, parameters)
-        kinds = _allowed_types(schema, parameters)
+        kinds = allowed_types(schema, parameters)
         if not _has_type(value, kinds):
             return f"{name!r} of {call.name} must be of type {' or '.join(sorted(kinds))}, not {_format_value(value)}"
         allowed = _allowed_values(schema, parameters)
@@ -108,9 +108,9 @@ def _check_value(value: Any, levels: int) -> Any:
     return [_check_value(inner, levels - 1) for inner in value] if isinstance(value, list) else value
 
 
-def _allowed_types(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -> frozenset[str]:
+def allowed_types(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -> frozenset[str]:
     """Return the JSON types that `schema` allows; all of them if it does not restrict the type."""
-    schema = _resolve_ref(schema, root)
+    schema = resolve_ref(schema, root)
     if "type" in schema:
         named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         return frozenset(name for name in named if isinstance(name, str)) & _JSON_TYPES or _JSON_TYPES
@@ -121,12 +121,12 @@ def _allowed_types(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -
     )
     if not levels:
         return _JSON_TYPES
-    return frozenset(kind for choice in choices for kind in _allowed_types(choice, root, levels - 1)) or _JSON_TYPES
+    return frozenset(kind for choice in choices for kind in allowed_types(choice, root, levels - 1)) or _JSON_TYPES
 
 
 def _allowed_values(schema: Any, root: Schema, levels: int = _MAX_CHOICE_DEPTH) -> list[Any] | None:
     """The values that `schema` lists, other than those of nested values; None if it allows others too."""
-    schema = _resolve_ref(schema, root)
+    schema = resolve_ref(schema, root)
     listed: list[Any] | None = None
     if isinstance(schema.get("enum"), list):
         listed = schema["enum"]
@@ -154,7 +154,7 @@ def _equal(first: Any, second: Any) -> bool:
     return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
-def _resolve_ref(schema: Any, root: Schema) -> Schema:
+def resolve_ref(schema: Any, root: Schema) -> Schema:
     """Return `schema`, or the target of its `$ref` within `root` (RFC 6901); an empty schema if there is none."""
     for _ in range(_MAX_DEPTH):
         if not isinstance(schema, Mapping):

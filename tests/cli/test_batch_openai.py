@@ -22,7 +22,7 @@ def test_openai_records_are_answered_as_they_ask(toy_gguf: Path, tmp_path: Path)
     assert done.returncode == 3, done.stderr.decode()
     answers = {one["id"]: one for one in read_lines(tmp_path / "out.jsonl")}
     failed = [one["id"] for one in read_lines(tmp_path / "out.errors.jsonl")]
-    assert failed == ["tc", "lp", "emb", "comp", "resp", "null", "b64"]
+    assert failed == ["tc", "emb", "comp", "resp", "null", "b64"]
     usual = answers.pop("plain")
     assert usual["answer"] == "C-O-W."
     assert (answers["stop"]["answer"], answers["stop"]["finish_reason"]) == ("C", "stop")

@@ -32,6 +32,7 @@ from qwenctl.protocol.batch import (
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.media import Media
 from qwenctl.protocol.messages import Message, may_think
+from qwenctl.tools.call_grammar import call_grammar
 from qwenctl.tools.calls import answer_with_calls
 
 # One batch of prompt tokens takes minutes on a slow machine, and longer if weights are paged in from disk.
@@ -180,12 +181,16 @@ class EngineBackend:
 
     def _hand_over(self, engine: BatchEngine, loaded: ModelInfo, number: int) -> None:
         record = self._records[number]
+        params = record.params
         try:
             messages = self._resolve_media(number, record)
+            grammar = call_grammar(params.tools, params.tool_choice) or params.grammar
         except QwenctlError as error:
             self._finish(number, RecordError("media", error.message, error.hint))
             return
-        params = record.params
+        except ValueError as error:
+            self._finish(number, RecordError("setting", str(error)))
+            return
         sampling = resolve_sampling(params.sampling, may_think(params.think, params.think_budget), loaded)
         sampling = dataclasses.replace(sampling, seed=record_seed(record, self._config.seed))
         self._sent.add(number)
@@ -197,11 +202,13 @@ class EngineBackend:
                 sampling=sampling,
                 max_tokens=params.max_tokens,
                 think_budget=params.think_budget,
-                grammar=params.grammar,
+                grammar=grammar,
                 json_schema=params.json_schema,
                 tools=params.tools,
                 stop=params.stop,
                 template_variables=dict(params.template_variables),
+                logit_bias=params.logit_bias,
+                logprobs=params.logprobs,
             ),
         )
 
@@ -285,7 +292,7 @@ class EngineBackend:
             **{name: round(value, 6) for name, value in dataclasses.asdict(done.timings).items()},
         }
         reason = "tool_calls" if message.tool_calls else done.reason
-        return Answer(message.content, done.thinking, message.tool_calls, reason, usage, stats)
+        return Answer(message.content, done.thinking, message.tool_calls, reason, usage, stats, done.logprobs)
 
     def _recover(self, error: QwenctlError) -> None:
         """Close the crashed engine, and queue its records again: those that it had started become suspects."""

@@ -6,6 +6,7 @@ Nothing is sent here. A response without an answer raises one of two errors, dep
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,12 @@ from qwenctl.batch.records import Answer, Record
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import to_data_uri
 from qwenctl.http_retry import retry_after_seconds
-from qwenctl.protocol.messages import Message, ToolCall
+from qwenctl.protocol.messages import Message, TokenLogprob, ToolCall
+from qwenctl.tools.call_grammar import ToolChoice
 
 _BUSY = (408, 409, 425, 429)  # HTTP status codes
 _MAX_WAIT_S = 600.0  # of a Retry-After header
+_NO_PROBABILITY = -9999.0  # OpenAI's number for it
 
 
 class RetryableResponse(Exception):
@@ -55,7 +58,11 @@ def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
     if params.grammar:
         body["grammar"] = params.grammar  # an extension of llama-server
     if params.tools:
-        body["tools"] = list(params.tools)
+        body |= {"tools": list(params.tools), **_tool_choice(params.tool_choice)}
+    if params.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+    if params.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": params.logprobs}
     body["chat_template_kwargs"] = {**params.template_variables, "enable_thinking": params.think}
     return body
 
@@ -83,7 +90,10 @@ def parse_response(url: str, status: int, headers: Mapping[str, str], content: b
         raise RetryableResponse(f"{url}: its response is not a chat completion") from error
     if record.params.max_tokens == 0:
         usage = {**answer.usage, "completion_tokens": 0}
-        return replace(answer, text="", thinking="", tool_calls=(), finish_reason="length", usage=usage)
+        logprobs = () if answer.logprobs is not None else None
+        return replace(
+            answer, text="", thinking="", tool_calls=(), finish_reason="length", usage=usage, logprobs=logprobs
+        )
     return answer
 
 
@@ -99,6 +109,14 @@ def _message_content(message: Message) -> str | list[dict[str, Any]]:
         done, kind = media.at, f"{media.kind}_url"
         parts.append({"type": kind, kind: {"url": to_data_uri(media)}})
     return [*parts, {"type": "text", "text": message.content[done:]}]
+
+
+def _tool_choice(choice: ToolChoice) -> dict[str, Any]:
+    """The fields of a request that say which functions must be called; those with usual values are left out."""
+    fields: dict[str, Any] = {} if choice.allows_parallel else {"parallel_tool_calls": False}
+    if choice.name:
+        return {**fields, "tool_choice": {"type": "function", "function": {"name": choice.name}}}
+    return {**fields, "tool_choice": "required"} if choice.is_required else fields
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -122,7 +140,24 @@ def _answer(response: dict[str, Any], record: Record) -> Answer:
     text = message.get("content") or ""
     if not isinstance(text, str) or not isinstance(thinking, str):
         raise TypeError("no text")
-    return Answer(text, thinking, calls, str(choice.get("finish_reason") or "stop"), counts, {})
+    logprobs = _logprobs(choice.get("logprobs")) if record.params.logprobs is not None else None
+    return Answer(text, thinking, calls, str(choice.get("finish_reason") or "stop"), counts, {}, logprobs)
+
+
+def _logprobs(given: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    """The tokens with their probabilities, as a server reports them; none if it reports none."""
+    return tuple(
+        replace(_token(one), top_logprobs=tuple(_token(other) for other in one.get("top_logprobs") or ()))
+        for one in (given or {}).get("content") or ()
+    )
+
+
+def _token(given: dict[str, Any]) -> TokenLogprob:
+    data = given.get("bytes")
+    logprob = float(given["logprob"]) if given["logprob"] is not None else -math.inf
+    # JSON has no minus infinity: servers write null, or break the rules of JSON.
+    logprob = logprob if math.isfinite(logprob) else _NO_PROBABILITY
+    return TokenLogprob(str(given["token"]), logprob, tuple(int(byte) for byte in data) if data is not None else None)
 
 
 def _error_message(content: bytes) -> str:

@@ -25,7 +25,7 @@ from qwenctl.protocol.messages import Message
 _MISTAKE = 0.85
 # Names of fields of an answer: a field of the user's with such a name goes into its field `record`.
 _TAKEN = frozenset(
-    "id answer thinking tool_calls finish_reason usage hash choices custom_id response error record".split()
+    "id answer thinking tool_calls finish_reason usage hash logprobs choices custom_id response error record".split()
 )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qwenctl.batch.input.strict_json import StrictModel
 from qwenctl.models.sampling import SAMPLING_OPTIONS
 from qwenctl.protocol.messages import OWN_TEMPLATE_VARIABLES
+from qwenctl.tools.call_grammar import ToolChoice
 
 SAMPLING_FIELDS = tuple(option.field for option in SAMPLING_OPTIONS.values())
 # How much a model may think for each effort, in tokens; -1: as much as it likes.
@@ -51,6 +52,15 @@ class _Sampled(StrictModel):
 class _Tool(StrictModel):
     type: Literal["function"]
     function: dict[str, Any]
+
+    @field_validator("function")
+    @classmethod
+    def _check_function(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(given.get("name"), str) or not given["name"].strip():
+            raise ValueError("a function needs a name")
+        if not isinstance(given.get("parameters") or {}, dict):
+            raise ValueError("parameters must be a JSON schema")
+        return {key: value for key, value in given.items() if key != "parameters" or value is not None}
 
 
 class _Named(StrictModel):
@@ -104,6 +114,8 @@ class _TemplateValues(BaseModel):
         return dict(self.model_extra or {})
 
 
+_TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+_Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 _Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -122,17 +134,13 @@ class RequestForm(_Sampled):
     chat_template_kwargs: _TemplateValues | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[_TokenId, _Bias] | None = None
     stream: Literal[False] | None = None
 
     def given_params(self) -> dict[str, Any]:
         """The parameters that it names, as fields of `GenerationParams`; None for others. Raises ValueError."""
-        if self.logprobs or self.top_logprobs:
-            raise ValueError("logprobs are not supported: the engine does not report them")
-        if self.logit_bias:
-            raise ValueError("logit_bias is not supported")
-        if self.tools and self.parallel_tool_calls is False:
-            raise ValueError("parallel_tool_calls: false is not supported with tools")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
         budget = EFFORTS[self.reasoning_effort] if self.reasoning_effort is not None else None
         values = self.chat_template_kwargs or _TemplateValues()
         thinks = values.enable_thinking
@@ -146,13 +154,27 @@ class RequestForm(_Sampled):
             "json_schema": self.response_format.text() if self.response_format is not None else None,
             "tools": self._chosen_tools(),
             "template_variables": values.variables() or None,
+            "tool_choice": self._choice(),
+            "logit_bias": tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()) or None,
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
         }
 
     def _chosen_tools(self) -> tuple[dict[str, Any], ...] | None:
         if self.tool_choice == "none":
             return ()
-        if self.tool_choice not in (None, "auto"):
-            if not self.tools:
-                raise ValueError("tool_choice names a function, but there are no tools")
-            raise ValueError("only tool_choice auto and none are supported: no grammar forces a call")
         return tuple(tool.model_dump() for tool in self.tools) if self.tools is not None else None
+
+    def _choice(self) -> ToolChoice | None:
+        """Which functions must be called; None if the model may choose. Raises ValueError for one that is not there."""
+        is_required, name = self.tool_choice == "required", ""
+        if isinstance(self.tool_choice, _NamedTool):
+            name = self.tool_choice.function.name
+        if (is_required or name) and not self.tools:
+            raise ValueError("tool_choice names a function, but there are no tools")
+        names = [tool.function["name"] for tool in self.tools or ()]
+        if name and name not in names:
+            raise ValueError(f"tool_choice: no function is named {name[:60]!r}; available: {', '.join(names)}")
+        if not self.tools or self.tool_choice == "none":
+            return None
+        choice = ToolChoice(is_required, name, self.parallel_tool_calls is not False)
+        return choice if choice != ToolChoice() else None

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from qwenctl.batch.records import Answer, Record
-from qwenctl.protocol.messages import ToolCall
+from qwenctl.protocol.messages import TokenLogprob, ToolCall
 
 Style = Literal["qwenctl", "openai"]
 FIELDS = ("id", "answer", "thinking", "tool_calls", "finish_reason", "usage", "hash")
@@ -31,6 +31,7 @@ def render(record: Record, fingerprint: str, answer: Answer, style: Style, selec
         "tool_calls": _calls(answer),
         "finish_reason": answer.finish_reason,
         "usage": dict(answer.usage),
+        **_logprobs(answer),
         "hash": fingerprint,
     }
     choices = [_choice(one) for one in (answer, *answer.others)]
@@ -47,7 +48,21 @@ def _choice(answer: Answer) -> dict[str, Any]:
         "thinking": answer.thinking,
         "tool_calls": _calls(answer),
         "finish_reason": answer.finish_reason,
+        **_logprobs(answer),
     }
+
+
+def _logprobs(answer: Answer) -> dict[str, Any]:
+    """The field with the tokens of an answer and their probabilities, if the record asks for it."""
+    return {"logprobs": [_token(one) for one in answer.logprobs]} if answer.logprobs is not None else {}
+
+
+def _token(one: TokenLogprob) -> dict[str, Any]:
+    return {**_alternative(one), "top_logprobs": [_alternative(other) for other in one.top_logprobs]}
+
+
+def _alternative(one: TokenLogprob) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.bytes) if one.bytes is not None else None}
 
 
 def _calls(answer: Answer) -> list[dict[str, Any]]:
@@ -89,7 +104,8 @@ def _openai_choice(number: int, answer: Answer, name: str) -> dict[str, Any]:
         ids = f"call_{name[:16]}_{f'{number}_' if number else ''}"
         message["tool_calls"] = openai_calls(answer.tool_calls, ids)
     reason = _OPENAI_REASONS.get(answer.finish_reason, "length")
-    return {"index": number, "message": message, "finish_reason": reason, "logprobs": None}
+    logprobs = {"content": _logprobs(answer)["logprobs"], "refusal": None} if answer.logprobs is not None else None
+    return {"index": number, "message": message, "finish_reason": reason, "logprobs": logprobs}
 
 
 def openai_calls(calls: Sequence[ToolCall], ids: str) -> list[dict[str, Any]]:

@@ -223,7 +223,7 @@ class Scheduler:
                 best = max(best, (count * min(shortest, self._context.n_batch // count), start, end + 1))
         return jobs[best[1] : best[2]]
 
-    def _prefill(self, jobs: list[Slot | CachedPrefix]) -> Iterator[RecordDone]:
+    def _prefill(self, jobs: list[Slot | CachedPrefix]) -> Iterator[Finished]:
         """Evaluate the next tokens of these prompts, equally many of each."""
         started = time.perf_counter()
         count = min(self._context.n_batch // len(jobs), *map(_tokens_left, jobs))
@@ -238,7 +238,7 @@ class Scheduler:
             if isinstance(job, Slot) and job.is_decoding:
                 yield from self._advance(job, row)
 
-    def _decode(self) -> Iterator[RecordDone]:
+    def _decode(self) -> Iterator[Finished]:
         """Evaluate the next token of each answer, and in the same batch of each prompt that is nearly done."""
         started = time.perf_counter()
         slots = [slot for slot in self._active if slot.is_decoding or slot.left <= _PIGGYBACK_TOKENS]
@@ -259,8 +259,13 @@ class Scheduler:
                 yield from self._advance(slot, row)
         self._counts.answer_s += time.perf_counter() - started
 
-    def _advance(self, slot: Slot, row: int) -> Iterator[RecordDone]:
-        done = slot.on_logits(row)
+    def _advance(self, slot: Slot, row: int) -> Iterator[Finished]:
+        done: Finished | None
+        try:
+            done = slot.on_logits(row)
+        except RequestError as failure:  # a grammar that became too complex
+            failed = failure.failed
+            done = RecordFailed(slot.request.submitted.request_id, failed.kind, failed.message, failed.hint)
         if done is not None:
             slot.close()
             self._context.clear_sequence(slot.sequence)

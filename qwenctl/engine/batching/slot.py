@@ -14,16 +14,17 @@ import numpy as np
 
 from qwenctl.engine.batching.prefix_cache import Ints
 from qwenctl.engine.generation.generate import AnswerState
-from qwenctl.engine.generation.prefill import RECORD_LIMIT, check_size, context_overflow
+from qwenctl.engine.generation.prefill import RECORD_LIMIT, check_biases, check_size, context_overflow
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.grammar import GrammarMatcher
+from qwenctl.engine.sampling.logprobs import cut_logprobs
 from qwenctl.engine.sampling.sampler import Sampler
 from qwenctl.engine.sampling.stop_texts import StopTexts
 from qwenctl.engine.vision.media_items import MediaItem
 from qwenctl.protocol.batch import RecordDone, SubmitRequest
-from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Timings, Usage
+from qwenctl.protocol.messages import FinishReason, RequestFailed, TextDelta, Timings, TokenLogprob, Usage
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def tokenize_request(model: LoadedModel, submitted: SubmitRequest, size: int) ->
     """
     if submitted.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
+    if submitted.logit_bias:
+        check_biases(model, submitted.request)
     check_size(model, submitted.messages, size, RECORD_LIMIT)
     prompt = model.template.render_once(
         submitted.messages,
@@ -87,14 +90,16 @@ class Slot:
     token: int = -1  # the token of the answer to evaluate next
     n_generated: int = 0  # evaluated tokens of the answer
     output: dict[str, list[str]] = field(default_factory=lambda: {"thinking": [], "answer": [], "call": []})
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     prefilled: float = 0.0
 
     @classmethod
     def start(cls, model: LoadedModel, request: TokenizedRequest, sequence: int, size: int, views: LogitsView) -> Slot:
         """Start a request."""
-        sampler = Sampler(request.submitted.sampling, views, request.grammar)
-        answer = AnswerState(model, request.submitted.request, sampler, thinks=request.thinks)
+        asked = request.submitted.request
+        sampler = Sampler(asked, views, request.grammar)
+        answer = AnswerState(model, asked, sampler, thinks=request.thinks)
         return cls(model, request, sequence, size, sampler, answer, StopTexts(request.submitted.stop))
 
     @property
@@ -136,12 +141,13 @@ class Slot:
     def _append_output(self, deltas: list[TextDelta]) -> None:
         for delta in deltas:
             self.output[delta.channel].append(delta.text)
+            self.logprobs += delta.logprobs
             if delta.channel == "answer":
                 self.stops.feed(delta.text)
 
     def _finished(self, reason: FinishReason | None) -> RecordDone:
         text = self.answer.text
-        self._append_output(text.finish())
+        self._append_output(self.answer.finish())
         output = {channel: "".join(pieces) for channel, pieces in self.output.items()}
         if self.stops.is_found:
             output, reason = {**output, "answer": self.stops.cut(output["answer"]), "call": ""}, "stop"
@@ -162,4 +168,11 @@ class Slot:
             timings=timings,
             thinking_end=self.answer.stop_conditions.thinking_end,
             control_offsets=text.control_offsets,
+            logprobs=self._reported_logprobs(),
         )
+
+    def _reported_logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """The tokens of the answer, up to a stop text; None if the request does not ask for them."""
+        if self.request.submitted.logprobs is None:
+            return None
+        return cut_logprobs(self.logprobs, self.stops.place) if self.stops.is_found else tuple(self.logprobs)

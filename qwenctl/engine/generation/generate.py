@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
-from qwenctl.engine.generation.prefill import SaveState, check_size, context_overflow, prefill
+from qwenctl.engine.generation.prefill import SaveState, check_biases, check_size, context_overflow, prefill
 from qwenctl.engine.llama.callbacks import CancelFlag
 from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.prompt.chat_template import Prompt
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.engine.sampling.detokenizer import StreamingDetokenizer
+from qwenctl.engine.sampling.logprobs import LogprobRecorder
 from qwenctl.engine.sampling.sampler import Sampler
 from qwenctl.engine.sampling.stop_conditions import StopConditions
 from qwenctl.protocol.messages import (
@@ -43,7 +44,7 @@ def generate(
     started = time.perf_counter()
     prompt, drafts = _prompt(model, request), model.speculation
     grammar = model.grammars.compile(request) if request.is_constrained else None
-    with closing(Sampler(request.sampling, model.logits, grammar)) as sampler:
+    with closing(Sampler(request, model.logits, grammar)) as sampler:
         cached = model.sequence.reuse_prefix(prompt.tokens)
         yield from prefill(model, prompt, save_state)
         prefilled = time.perf_counter()
@@ -58,7 +59,7 @@ def generate(
             first = answer.sample_next()
             first_token_s = time.perf_counter() - started
             reason = yield from _decode(model, answer, interrupt, first)
-    yield from answer.text.finish()
+    yield from answer.finish()
     n_answer_tokens = answer.text.tokens["answer"] + answer.text.tokens["call"]
     usage = Usage(
         len(prompt.tokens), cached, answer.text.tokens["thinking"], n_answer_tokens, len(model.sequence.tokens),
@@ -72,6 +73,8 @@ def _prompt(model: LoadedModel, request: Generate) -> Prompt:
     """The tokenized prompt; the context must have room for one more token. Raises RequestError."""
     if request.tools and model.tool_call_start_token is None:
         raise RequestError(RequestFailed("setting", "the model's vocabulary has no token that starts a tool call"))
+    if request.logit_bias:
+        check_biases(model, request)
     check_size(model, request.messages, model.sequence.size)
     prompt = model.template.prompt(
         request.messages, think=request.thinks, tools=request.tools, variables=request.template_variables
@@ -119,12 +122,20 @@ class AnswerState:
             tool_call_start=model.tool_call_start_token if request.tools else None,
             in_thinking=not request.is_constrained,
         )
+        self._logprobs = (
+            LogprobRecorder(request.logprobs, model.token_bytes, model.tokenizer.token_name)
+            if request.logprobs is not None
+            else None
+        )
 
     def sample_next(self, row: int = -1) -> int:
         """The next token: a forced one, or sampled from the logits of row `row` of the last batch."""
         if self.forced:
             return self.forced.popleft()
-        return self._sampler.sample(unconstrained=self.text.channel == "thinking", row=row)
+        token = self._sampler.sample(unconstrained=self.text.channel == "thinking", row=row)
+        if self._logprobs is not None and self.text.channel == "answer":
+            self._logprobs.observe(self._sampler.model_logits, token)
+        return token
 
     def accept_token(self, token: int, *, has_capacity: bool) -> tuple[list[TextDelta], int, FinishReason | None]:
         """Add `token`; return the text it completes, the token to evaluate, and the finish reason if the answer ends.
@@ -139,8 +150,15 @@ class AnswerState:
             self.forced.extend(self._model.think_end_tokens)  # the turn ended in the thinking, without an answer
             token = self.forced.popleft()
         deltas = self.text.feed(token)
+        if self._logprobs is not None:
+            deltas = self._logprobs.attach(deltas, in_answer=self.text.channel == "answer")
         self._n_left -= 1
         return deltas, token, self._finish_reason(channel, token, has_capacity)
+
+    def finish(self) -> list[TextDelta]:
+        """The remaining text: an incomplete character as U+FFFD."""
+        deltas = self.text.finish()
+        return self._logprobs.attach(deltas, in_answer=False) if self._logprobs is not None else deltas
 
     def _finish_reason(self, channel: Channel, token: int, has_capacity: bool) -> FinishReason | None:
         if self._n_left == 0:

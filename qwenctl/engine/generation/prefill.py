@@ -15,7 +15,15 @@ from qwenctl.engine.model import LoadedModel
 from qwenctl.engine.prompt.chat_template import Prompt
 from qwenctl.engine.request_errors import RequestError
 from qwenctl.models.context_memory import max_context
-from qwenctl.protocol.messages import Message, PrefillPrefix, PrefillProgress, PrefixReady, RequestFailed, WarmPrefix
+from qwenctl.protocol.messages import (
+    Generate,
+    Message,
+    PrefillPrefix,
+    PrefillProgress,
+    PrefixReady,
+    RequestFailed,
+    WarmPrefix,
+)
 
 _AHEAD_TOKENS = 128  # batch size of a background prefill: a request that arrives meanwhile waits for one batch
 # A crash may cost this much of a long prefill: at least 2,048 tokens, at most a tenth.
@@ -89,6 +97,14 @@ def read_prefix(
 def checkpoint_interval(total: int) -> int:
     """The number of tokens between two saved states, in a prefill of `total` tokens."""
     return max(SAVE_INTERVAL_TOKENS, int(total * _SAVE_INTERVAL_SHARE))
+
+
+def check_biases(model: LoadedModel, request: Generate) -> None:
+    """Raises RequestError for a bias of a token that the vocabulary does not have."""
+    unknown = next((token for token, _ in request.logit_bias if not 0 <= token < model.vocabulary_size), None)
+    if unknown is not None:
+        message = f"logit_bias: the model has no token {unknown}, its ids are 0 to {model.vocabulary_size - 1}"
+        raise RequestError(RequestFailed("setting", message))
 
 
 def check_size(model: LoadedModel, messages: Sequence[Message], size: int, limit: str = CONTEXT_LIMIT) -> None:

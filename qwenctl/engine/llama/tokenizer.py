@@ -56,6 +56,11 @@ class Tokenizer:
         # Each turn tokenizes the conversation again, mostly the same texts.
         self.tokenize_text = lru_cache(_CACHED_TEXTS)(self._tokenize_normalized)
 
+    def token_name(self, token: int) -> str:
+        """The name of a token as the vocabulary has it, by which a control token is known: `<|im_end|>`."""
+        name: bytes = llama.llama_vocab_get_text(self._vocabulary, token)
+        return name.decode("utf-8", "replace")
+
     def ends_generation(self, token: int) -> bool:
         """Whether the token ends a turn."""
         return bool(llama.llama_vocab_is_eog(self._vocabulary, token))

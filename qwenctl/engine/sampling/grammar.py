@@ -41,8 +41,14 @@ class GrammarMatcher:
         return self._matcher.validate_tokens([token]) == 1
 
     def mask_logits(self, logits: npt.NDArray[np.float32]) -> None:
-        """Set `logits` [vocabulary size] to minus infinity for every token that may not follow."""
+        """Set `logits` [vocabulary size] to minus infinity for every token that may not follow.
+
+        Raises RequestError if that became too much to compute: then only the end would be allowed, as if it were right.
+        """
         logits[~self._allowed()[: logits.size]] = -np.inf
+        if self._matcher.is_error():
+            reason = self._matcher.get_error().partition("\n")[0][:300]
+            raise RequestError(RequestFailed("setting", f"the grammar or schema cannot be used: {reason}"))
 
     def accept(self, token: int) -> None:
         """Advance by `token`, which must be allowed."""
@@ -67,7 +73,7 @@ class GrammarFactory:
 
     def compile(self, request: Generate) -> GrammarMatcher:
         """The grammar that the answer to a request with one must follow. Raises RequestError if it cannot be used."""
-        source = "JSON schema" if request.json_schema else "grammar"
+        source = "JSON schema" if request.json_schema else "grammar of the calls" if request.tools else "grammar"
         try:
             grammar = GrammarMatcher(self._tokenizer, _definition(request))
         except ValueError as error:

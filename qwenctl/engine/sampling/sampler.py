@@ -1,4 +1,4 @@
-"""Samples the next token: penalties, then llama.cpp's sampler chain, in llama.cpp's order.
+"""Samples the next token: biases, penalties, then llama.cpp's sampler chain, in llama.cpp's order.
 
 A context with fresh logits comes in, a token id goes out. Penalties are applied here and not in the chain, because
 llama.cpp's sampler looks up every entry of the vocabulary (248,320) in a hash table for each token, where only the
@@ -15,19 +15,29 @@ import numpy.typing as npt
 from qwenctl.engine.llama.logits_view import LogitsView
 from qwenctl.engine.sampling.grammar import GrammarMatcher
 from qwenctl.models.sampling import normalize_seed
-from qwenctl.protocol.messages import Sampling
+from qwenctl.protocol.messages import Generate, Sampling
 
 _MIN_KEEP = 1  # tokens that top-p and min-p leave at least
 
 
 class Sampler:
-    """The sampling state of one answer, whose tokens are drawn from `logits`. Close it to free the sampler chain."""
+    """The sampling state of the answer to `request`, whose tokens are drawn from `logits`.
 
-    def __init__(self, sampling: Sampling, logits: LogitsView, grammar: GrammarMatcher | None = None) -> None:
+    `model_logits` [vocabulary size] are those of the last token that may need them, as the model computed them: one
+    that is not `unconstrained`, if the request asks for log probabilities. Close it to free the sampler chain.
+    """
+
+    def __init__(self, request: Generate, logits: LogitsView, grammar: GrammarMatcher | None = None) -> None:
+        sampling = request.sampling
         self._logits, self._context, self._grammar = logits, logits.context, grammar
+        self._biased = np.array([token for token, _ in request.logit_bias], np.int64)
+        self._biases = np.array([bias for _, bias in request.logit_bias], np.float32)
+        self._keeps_logits = request.logprobs is not None
+        self.model_logits = np.zeros(0, np.float32)
         self._chain = _chain(sampling) if sampling.temperature > 0 else None
         self._penalties = Penalties(sampling, logits.vocabulary_size)
-        self._is_plain = self._chain is not None and grammar is None and not self._penalties.are_active
+        changes_logits = self._penalties.are_active or bool(request.logit_bias)
+        self._is_plain = self._chain is not None and grammar is None and not changes_logits
 
     def close(self) -> None:
         """Free the sampler chain; the sampler cannot be used afterwards."""
@@ -36,9 +46,12 @@ class Sampler:
 
     def sample(self, *, unconstrained: bool, row: int = -1) -> int:
         """Sample a token from the logits of row `row` of the last batch; within the grammar unless `unconstrained`."""
+        if self._keeps_logits and not unconstrained:
+            self.model_logits = self._logits.row(row).copy()  # what follows changes them where they are
         if self._is_plain:
             return int(llama.llama_sampler_sample(self._chain, self._context, row))
         logits = self._logits.row(row)
+        logits[self._biased] += self._biases
         self._penalties.apply(logits)
         grammar = None if unconstrained else self._grammar
         while True:

@@ -14,7 +14,7 @@ class StopTexts:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
-        self._kept = max(map(len, stops), default=1) - 1  # characters of a stop text that may have come before
+        self._tail_size = max(map(len, stops), default=1) - 1  # characters of a stop text that may have come before
         self._tail = ""
         self._tail_begin = 0  # index of the tail in the answer, in characters
         self.place = -1
@@ -33,7 +33,7 @@ class StopTexts:
         if found >= 0:
             self.place = self._tail_begin + found
         size = len(recent)
-        self._tail = recent[max(0, size - self._kept) :]
+        self._tail = recent[max(0, size - self._tail_size) :]
         self._tail_begin += size - len(self._tail)
 
     def cut(self, answer: str) -> str:

@@ -15,6 +15,7 @@ from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.input.request_schema import EFFORTS, RequestForm
 from qwenctl.batch.records import GenerationParams, InvalidRecord, Record, record_fingerprint, record_seed
 from qwenctl.protocol.messages import Message
+from qwenctl.tools.call_grammar import ToolChoice
 from tests.support.paths import DATA
 
 NAMED = {"type": "function", "function": {"name": "f"}}
@@ -51,9 +52,8 @@ def reasons(name: str) -> dict[str | None, str]:
 def test_openai_records_that_ask_for_nothing_are_taken() -> None:
     assert reasons("minimal.jsonl") == {"history": "", "nulls": ""}
     failed = {name: reason for name, reason in reasons("openai.jsonl").items() if reason}
-    assert failed.keys() == {"tc", "lp", "emb", "comp", "resp", "null", "b64"}
+    assert failed.keys() == {"tc", "emb", "comp", "resp", "null", "b64"}
     assert failed["null"] == "the prompt is empty"
-    assert failed["lp"].startswith("logprobs are not supported")
     assert failed["tc"] == "tool_choice names a function, but there are no tools"
 
 
@@ -160,6 +160,39 @@ def test_stop_and_n_are_taken_in_both_formats_and_sent_to_servers() -> None:
     assert valid(body(repetition_penalty=1.05)).params.sampling == {"repeat_penalty": 1.05}
 
 
+@pytest.mark.parametrize(
+    ("given", "choice"),
+    [
+        ({}, ToolChoice()),
+        ({"tool_choice": "auto", "parallel_tool_calls": True}, ToolChoice()),
+        ({"tool_choice": "required"}, ToolChoice(is_required=True)),
+        ({"tool_choice": NAMED}, ToolChoice(name="f")),
+        ({"parallel_tool_calls": False}, ToolChoice(allows_parallel=False)),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, ToolChoice(True, "", False)),
+    ],
+)
+def test_choice_of_functions_is_taken_in_both_formats_and_sent_to_servers(
+    given: dict[str, Any], choice: ToolChoice
+) -> None:
+    for record in (valid(body(tools=TOOLS, **given)), valid({"id": "a", "prompt": "x", "tools": TOOLS, **given})):
+        assert record.params.tool_choice == choice
+        sent = request_body(record, "m", 0)
+        usual = {"tool_choice": "auto", "parallel_tool_calls": True}
+        assert {**usual, **{name: sent[name] for name in usual if name in sent}} == {**usual, **given}
+        changes = record_fingerprint(record, 0, {}) != record_fingerprint(valid(body(tools=TOOLS)), 0, {})
+        assert changes == (choice != ToolChoice())
+
+
+def test_probabilities_and_biases_are_taken_in_both_formats_and_sent_to_servers() -> None:
+    given = {"logprobs": True, "top_logprobs": 2, "logit_bias": {"7": -100, "12": 1.5}}
+    for record in (valid(body(**given)), valid({"id": "a", "prompt": "x", **given})):
+        assert (record.params.logprobs, record.params.logit_bias) == (2, ((7, -100.0), (12, 1.5)))
+        sent = request_body(record, "m", 0)
+        assert {name: sent[name] for name in given} == given
+    assert valid(body(logprobs=True)).params.logprobs == 0
+    assert valid(body(logprobs=False, top_logprobs=0)).params.logprobs is None
+
+
 @given(st.integers(-(2**63), 2**63 - 1))
 @example(2**32 - 1)
 @example(-1)
@@ -180,11 +213,18 @@ def test_seed_that_is_no_whole_number_of_64_bits_is_an_error(seed: object) -> No
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"tools": TOOLS, "tool_choice": "required"}, "no grammar forces a call"),
-        ({"tools": TOOLS, "tool_choice": NAMED}, "no grammar forces a call"),
-        ({"logprobs": True, "top_logprobs": 2}, "the engine does not report them"),
-        ({"logit_bias": {"1": 5}}, "logit_bias is not supported"),
-        ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls: false"),
+        ({"tool_choice": "required"}, "there are no tools"),
+        (
+            {"tools": TOOLS, "tool_choice": {**NAMED, "function": {"name": "g"}}},
+            "no function is named 'g'; available: f",
+        ),
+        ({"tools": [{"type": "function", "function": {"parameters": {}}}]}, "a function needs a name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "must be a JSON schema"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, "less than or equal to 20"),
+        ({"logit_bias": {"1": 101}}, "less than or equal to 100"),
+        ({"logit_bias": {"one": 1}}, "body.logit_bias.one"),
+        ({"logit_bias": {"-1": 1}}, "body.logit_bias.-1"),
         ({"frobnicate": 1}, "unknown key 'body.frobnicate'"),
     ],
 )
