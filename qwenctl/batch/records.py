@@ -38,6 +38,8 @@ class GenerationParams:
     logprobs: int | None = None
 
 
+_PART = 1 << 20  # characters
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=True)
 # Fields that earlier releases did not have: where they have their usual value, fingerprints are without them.
 _LATER_FIELDS = ("stop", "answers", "template_variables", "tool_choice", "logit_bias", "logprobs")
 
@@ -116,5 +118,9 @@ def record_fingerprint(record: Record, seed: int, backend: Mapping[str, Any]) ->
         if params[name] == usual[name]:
             del params[name]
     messages = [asdict(message) for message in record.messages]
-    text = json.dumps([params, messages, dict(backend)], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    found = hashlib.sha256()
+    # In parts, so that a large record is in memory only once more.
+    for part in _ENCODER.iterencode([params, messages, dict(backend)]):
+        for begin in range(0, len(part), _PART):
+            found.update(part[begin : begin + _PART].encode())
+    return found.hexdigest()[:32]

@@ -130,7 +130,7 @@ def parse_record(
         # Nothing to answer: the last message is the user's and empty, or all are.
         spoken = [one for one in messages if one.role != "system"]
         last = spoken[-1:] if spoken and spoken[-1].role == "user" else messages
-        if not any(one.content.strip() or one.media or one.tool_calls or one.thinking.strip() for one in last):
+        if all(is_blank(one.content) and is_blank(one.thinking) and not (one.media or one.tool_calls) for one in last):
             raise ValueError("the prompt is empty")
         merged = _merge_params(params, asked.sampling(), asked.given_params())
     except ValidationError as error:
@@ -138,6 +138,11 @@ def parse_record(
     except ValueError as error:
         raise BadLine(1, str(error)) from error
     return Record(make_up_name() if is_nameless(given) else str(given), line, messages, merged, carried)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text is empty or white space; a long one is not copied to find out."""
+    return not text or text.isspace()
 
 
 def is_nameless(given: object) -> bool:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from qwenctl.files.text_check import find_other_kind, not_text_error
 
 MAX_RECORD_BYTES = 64 << 20  # of a record; far more than any context holds
-_STEP = 1 << 16
+_STEP = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 PIPE = "qwenctl batch - …"  # the command that reads a converted input
 
@@ -50,12 +50,21 @@ def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:
         *ended, rest = data.split(end)
         for piece in ended:
             held += piece
-            yield (bytes(held[:MAX_RECORD_BYTES]), not too_long and len(held) <= MAX_RECORD_BYTES)
-            held.clear()
+            record, is_whole = _cut_record(held), not too_long and len(held) <= MAX_RECORD_BYTES
+            held.clear()  # not later: while a record is parsed, it is in memory often enough
             too_long = False
+            yield record, is_whole
         held += rest
         if len(held) > MAX_RECORD_BYTES:
             del held[MAX_RECORD_BYTES + 1 :]
             too_long = True
     if held:
-        yield bytes(held[:MAX_RECORD_BYTES]), not too_long and len(held) <= MAX_RECORD_BYTES
+        record, is_whole = _cut_record(held), not too_long and len(held) <= MAX_RECORD_BYTES
+        held.clear()
+        yield record, is_whole
+
+
+def _cut_record(held: bytearray) -> bytes:
+    """As much of a record as it may have; with a single copy."""
+    with memoryview(held) as view:
+        return bytes(view[:MAX_RECORD_BYTES])

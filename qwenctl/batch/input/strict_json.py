@@ -20,6 +20,7 @@ _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 # Possessive: no place to return to is remembered for each character of a string, which took 120 bytes for one.
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[{]++|[\]}]++', re.DOTALL)
 _MAX_DEPTH = 100
+_NESTED = (dict, list)
 _DECODER = json.JSONDecoder()
 
 
@@ -58,21 +59,34 @@ class BadLine(Exception):
 def parse_object(data: bytes) -> tuple[dict[str, Any], str]:
     """The object on a line, and the line as text. Raises BadLine if it is not one."""
     text = decode_utf8(data)
-    _check_depth(text)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = _parse(text)
     except JSONDecodeError as error:
         raise BadLine(error.colno, f"invalid JSON ({_lower(error.msg)})") from error
     except _DuplicateKey as error:
         raise BadLine(_column_of_second(text, str(error)), f"duplicate key {str(error)[:60]!r}") from error
     except _Constant as error:
         raise BadLine(text.find(str(error)) + 1, f"invalid JSON ({error} is not a number)") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadLine(1, "a number has too many digits") from error
     if not isinstance(value, dict):
         raise BadLine(1, f"a record is an object {{…}}, not {_describe_type(value)}")
     _check_surrogates(text, value)
     return value, text
+
+
+def _parse(text: str) -> Any:
+    """The value of a JSON text. Raises BadLine if it is nested too deeply, else what Python's parser raises."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError, _DuplicateKey, _Constant) as error:
+        _check_depth(text)
+        if isinstance(error, RecursionError):  # the stack was nearly used up before
+            raise BadLine(1, f"more than {_MAX_DEPTH} levels of brackets") from error
+        raise
+    if _is_too_deep(value):
+        _check_depth(text)
+    return value
 
 
 def decode_utf8(data: bytes) -> str:
@@ -121,8 +135,26 @@ def _column_of_second(text: str, key: str) -> int:
     return places[1] + 1 if len(places) > 1 else 1
 
 
+def _is_too_deep(value: object) -> bool:
+    """Whether lists and objects are nested too deeply, looked at level by level."""
+    level = [value] if type(value) in _NESTED else []
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if type(inner) in _NESTED
+        ]
+    return bool(level)
+
+
 def _check_depth(text: str) -> None:
-    """Limit the nesting depth: how deep Python's own parser can go depends on the machine's stack."""
+    """Raise BadLine at the first bracket that is too deep: how deep Python's parser can go depends on the machine.
+
+    It takes several times as long as parsing, so it is done only where something is wrong.
+    """
     depth = 0
     for match in _BRACKETS.finditer(text):
         first, count = text[match.start()], match.end() - match.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tracemalloc
 
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwenctl.batch.input.readers import InputFormat, read_items
 from qwenctl.batch.input.strict_json import BadLine, parse_object
+from qwenctl.batch.records import GenerationParams, Record, record_fingerprint
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.text(alphabet='a"\\[]{}\n', max_size=8) | st.integers(-9, 9),
@@ -55,3 +58,27 @@ def test_large_record_takes_memory_of_a_few_times_its_size(unit: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("unit", ["word ", "a\\n", "[{"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_large_record_is_read_and_named_in_memory_of_a_few_times_its_size(unit: str, end: bytes) -> None:
+    data = b'{"id": "a", "prompt": "' + unit.encode() * ((4 << 20) // len(unit.encode())) + b'"}' + end
+    stream = io.BytesIO(data)
+    tracemalloc.start()
+    try:
+        for record in read_items(stream, "in", InputFormat("jsonl", GenerationParams())):
+            assert isinstance(record, Record)
+            record_fingerprint(record, 0, {})
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": ' + "[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a": NaN, "b": ' + "[" * 101]
+)
+def test_nesting_that_no_parser_gets_through_is_reported_with_its_column(text: str) -> None:
+    with pytest.raises(BadLine, match="levels of brackets") as caught:
+        parse_object(text.encode())
+    assert caught.value.column == too_deep(text)
