@@ -17,7 +17,7 @@ from qwenctl.batch.records import Answer, Record
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import to_data_uri
 from qwenctl.http_retry import retry_after_seconds
-from qwenctl.protocol.messages import Message, TokenLogprob, ToolCall
+from qwenctl.protocol.messages import Message, TokenLogprob, ToolCall, may_think
 from qwenctl.tools.call_grammar import ToolChoice
 
 _BUSY = (408, 409, 425, 429)  # HTTP status codes
@@ -63,7 +63,10 @@ def request_body(record: Record, model: str, seed: int) -> dict[str, Any]:
         body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
     if params.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": params.logprobs}
-    body["chat_template_kwargs"] = {**params.template_variables, "enable_thinking": params.think}
+    thinks = may_think(params.think, params.think_budget)
+    body["chat_template_kwargs"] = {**params.template_variables, "enable_thinking": thinks}
+    if thinks and params.think_budget > 0:
+        body["thinking_budget_tokens"] = params.think_budget  # an extension of llama-server
     return body
 
 

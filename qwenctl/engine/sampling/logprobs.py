@@ -8,6 +8,7 @@ the white space before the answer, which is not a part of it.
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -37,7 +38,7 @@ class LogprobRecorder:
     def observe(self, logits: Logits, token: int) -> None:
         """Record `token`, which was sampled for the answer where the model had computed `logits` [vocabulary size]."""
         shift = float(logits.max())
-        shift += float(np.log(np.exp(logits - np.float32(shift), dtype=np.float64).sum()))
+        shift += math.log(float(np.exp(logits - np.float32(shift)).sum(dtype=np.float64)))
         top = most_likely(logits, self._count)
         entry = self._entry(token, float(logits[token]) - shift)
         alternatives = tuple(self._entry(other, float(logits[other]) - shift) for other in top)

@@ -148,6 +148,11 @@ def test_reasoning_effort_limits_the_thinking(effort: str) -> None:
     params = valid(body(reasoning_effort=effort)).params
     assert params.think == (EFFORTS[effort] != 0)
     assert params.think_budget == (EFFORTS[effort] or -1)
+    sent = request_body(valid(body(reasoning_effort=effort)), "m", 0)
+    assert sent["chat_template_kwargs"]["enable_thinking"] == (EFFORTS[effort] != 0)
+    assert sent.get("thinking_budget_tokens", -1) == (EFFORTS[effort] or -1)
+    nothing = request_body(valid({"id": "a", "prompt": "x", "think": True, "think_budget": 0}), "m", 0)
+    assert nothing["chat_template_kwargs"]["enable_thinking"] is False
     kwargs = {"chat_template_kwargs": {"enable_thinking": False}}
     assert not valid(body(reasoning_effort="high", **kwargs)).params.think
 
