@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantize.errors import Interrupted, NoSpace
-from quantize.input_files import InputFiles, open_local_files
+from quantize.input_files import InputFiles, check_unchanged, open_local_files
 from quantize.layout import TensorPlan
 from quantize.output.output_hashes import OutputHashes, hash_output
 from quantize.output.partial_output import PartialOutput, is_made, open_output, translate_disk_errors
@@ -89,9 +89,9 @@ def convert(
     return, the next run of the same plan calls it.
 
     Reads the plan's local files, or `sources` if given (for example shards that are still downloading). Raises the
-    errors of `open_output` and `sources`, BadCheckpoint for weights that are not finite, NoSpace, and Interrupted on
-    KeyboardInterrupt. Finished tensors are saved, except for weights that are not finite: the next run would meet them
-    again.
+    errors of `open_output` and `sources`, BadCheckpoint for weights that are not finite and for local files that were
+    changed since they were planned, NoSpace, and Interrupted on KeyboardInterrupt. Finished tensors are saved, except
+    after BadCheckpoint: the next run would meet it again.
     """
     start = time.perf_counter()
     with ExitStack() as stack:
@@ -101,6 +101,8 @@ def convert(
             # Local files are opened inside the stack, so that they are closed after the workers have ended.
             inputs = sources or stack.enter_context(open_local_files(plan))
             hashes = _run_pool(plan, output, inputs, threads, tracker, report)
+            if sources is None:
+                check_unchanged(plan, inputs.files)
             output.finish(hashes, lambda: on_renamed(hashes))
         except KeyboardInterrupt as error:
             raise Interrupted(f"stopped; {output.describe_saved()}", "the same command resumes from there") from error

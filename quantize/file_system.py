@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+FileVersion = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
+
 
 class AlreadyLocked(Exception):
     """Another process holds the lock; `content` is what it has written to the locked file."""
@@ -107,6 +109,11 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def file_version(status: os.stat_result) -> FileVersion:
+    """What stands for the content of a file, as far as that is possible without reading it."""
+    return status.st_size, status.st_mtime_ns
 
 
 def write_attribute(path: Path, name: str, value: str) -> None:

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from quantize.errors import MissingInput
+from quantize.errors import BadCheckpoint, MissingInput
+from quantize.file_system import file_version
 from quantize.plan import ConversionPlan
 
 
@@ -60,7 +61,7 @@ class LocalFiles:
 
 @contextmanager
 def open_local_files(plan: ConversionPlan) -> Iterator[LocalFiles]:
-    """Open the source files of `plan` until the block ends. Raises MissingInput."""
+    """Open the source files of `plan` until the block ends. Raises MissingInput, and as `check_unchanged`."""
     with ExitStack() as stack:
         files: dict[Path, int] = {}
         for path in sorted(plan.source_files()):
@@ -69,4 +70,12 @@ def open_local_files(plan: ConversionPlan) -> Iterator[LocalFiles]:
             except OSError as error:
                 raise MissingInput(f"cannot read {path}: {error.strerror}") from error
             stack.callback(os.close, files[path])
+        check_unchanged(plan, files)
         yield LocalFiles(files)
+
+
+def check_unchanged(plan: ConversionPlan, files: Mapping[Path, int]) -> None:
+    """Raise BadCheckpoint if one of the open local `files` has changed since `plan` was made: it may mix two models."""
+    for path, descriptor in files.items():
+        if file_version(os.fstat(descriptor)) != plan.versions[path]:
+            raise BadCheckpoint(f"{path} was changed while it was read", "run the same command again once it is whole")

@@ -10,12 +10,13 @@ import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from quantize.checkpoint import Checkpoint, list_names, open_checkpoint
 from quantize.errors import BadGGUF, BadOption, NeedsImatrix
+from quantize.file_system import FileVersion, file_version
 from quantize.ggml.library import library_version
 from quantize.layout import FilePlan, QuantizedTensorSpec, layout_files
 from quantize.qwen35.foreign_formats import check_format
@@ -67,6 +68,7 @@ class ConversionPlan:
     text_files: tuple[FilePlan, ...]
     vision_files: tuple[FilePlan, ...]
     fingerprint: str
+    versions: Mapping[Path, FileVersion] = field(default_factory=dict)  # of the source files when they were planned
     notes: tuple[str, ...] = ()  # what is left out of the files or decided against a part of the checkpoint
 
     @property
@@ -139,6 +141,7 @@ def make_plan(
     text_files = layout_files(output, keys, specs, options.split_bytes)
     vision_files = _plan_vision_files(checkpoint, config, vision, recipe, options, output)
     files = text_files + vision_files
+    versions = _file_versions(files)
     return ConversionPlan(
         checkpoint,
         config,
@@ -146,7 +149,8 @@ def make_plan(
         mtp,
         text_files,
         vision_files,
-        _fingerprint(files, imatrix),
+        _fingerprint(files, imatrix, versions),
+        versions,
         notes + vocabulary.notes,
     )
 
@@ -325,19 +329,19 @@ def _plan_vision_files(
     return layout_files(output.with_name(f"mmproj-{checkpoint.name}-{vision_recipe.name}.gguf"), header, specs, 0)
 
 
-def _fingerprint(files: Sequence[FilePlan], imatrix: Imatrix | None) -> str:
+def _file_versions(files: Sequence[FilePlan]) -> dict[Path, FileVersion]:
+    """What identifies the content of each source file now."""
+    paths = {path for file in files for tensor_plan in file.tensors for path in tensor_plan.source_paths}
+    return {path: file_version(path.stat()) for path in sorted(paths)}
+
+
+def _fingerprint(files: Sequence[FilePlan], imatrix: Imatrix | None, versions: Mapping[Path, FileVersion]) -> str:
     """A hash of everything the output bytes depend on: ggml version, imatrix, headers, and size and mtime of shards."""
     digest = hashlib.sha256(f"{library_version()} {imatrix.sha256 if imatrix else ''}".encode())
     for file in files:
         digest.update(f"\n{file.path.name} {file.n_bytes} ".encode() + hashlib.sha256(file.header).digest())
     # Size and mtime stand for the content of the shards: hashing them would take as long as reading them all.
-    shards = {
-        row_range.source.path
-        for file in files
-        for tensor_plan in file.tensors
-        for row_range in tensor_plan.tensor.ranges
-    }
-    for path in sorted(shards):
-        status = path.stat()
-        digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    for path, (size, changed_ns) in sorted(versions.items()):
+        if imatrix is None or path != imatrix.path:
+            digest.update(f"\n{path.name} {size} {changed_ns}".encode())
     return digest.hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from quantize.convert import ConversionProgress, ConversionResult, convert
-from quantize.errors import CannotWrite, Interrupted
+from quantize.errors import BadCheckpoint, CannotWrite, Interrupted
 from quantize.plan import ConversionPlan, QuantizeOptions, make_plan
 from tests.support import checkpoints
 from tests.support.command_line import run
@@ -145,6 +147,28 @@ def test_changed_input_is_not_resumed(tmp_path: Path) -> None:
     (source / "model.safetensors").touch()
     with pytest.raises(CannotWrite, match="another input"):
         convert(make_plan(source, tmp_path / "toy.gguf", QuantizeOptions("IQ4_NL")), 1)
+
+
+@pytest.mark.parametrize("change", ["bytes", "end", "another file"])
+def test_input_changed_while_it_is_converted_gives_no_output(change: str, tmp_path: Path) -> None:
+    """What was read before and after the change are parts of two models."""
+    source = checkpoints.make(tmp_path / "source", Model(experts=0, width=64, hidden=64, vision=None))
+    shard, plan = source / "model.safetensors", make_plan(source, tmp_path / "out.gguf", QuantizeOptions("Q8_0"))
+
+    def change_it(_: ConversionProgress) -> None:
+        with shard.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            if change == "bytes":
+                file.write(b"abcd")
+            elif change == "end":
+                file.truncate()
+
+    if change == "another file":
+        shutil.copy(shard, tmp_path / "copy")
+        (tmp_path / "copy").rename(shard)
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors (was changed|shrank) while"):
+        convert(plan, 1, change_it)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 # ------------------------------------------------------------------ kill -9
