@@ -26,6 +26,7 @@ from qwenctl.tools.subprocesses import describe_exit, kill_process_tree, read_ch
 from qwenctl.tools.tool_set import MAX_RESULT_CHARACTERS, NO_OUTPUT, error_result, truncate_result
 
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+_MAX_FILE_BYTES = 16 << 20
 _MAX_BYTES = 4 * MAX_RESULT_CHARACTERS + 1
 
 
@@ -94,8 +95,12 @@ def _read_result(process: subprocess.Popen[bytes], timeout_s: float) -> str:
 
 def _read_list(path: Path) -> Sequence[Any]:
     """Read the list of functions. Raises QwenctlError if the file is not a JSON list with entries."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise _invalid(path, f"more than {_MAX_FILE_BYTES >> 20} MiB")
     try:
-        entries = parse_json(path.read_text("utf-8-sig"))
+        entries = parse_json(data.decode("utf-8-sig"))
     except ValueError as error:
         raise _invalid(path, f"not JSON: {error}") from error
     if not isinstance(entries, list) or not entries:

@@ -36,7 +36,7 @@ class PythonTools:
         """
         self._path, self._timeout_s = path, timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        path.read_bytes()  # raises OSError with the reason, if it cannot be read
+        path.open("rb").close()  # raises OSError with the reason, if it cannot be read
         try:
             self.schemas: Tools = tuple(self._start())
         except _WorkerEnded as error:

@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from quantize.errors import BadOption, QuantizeError
+from quantize.foreign_json import read_limited
 from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
-from qwenctl.errors import QwenctlError
+from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.text_check import decode_text
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
 from qwenctl.terminal.streams import is_terminal
 
+MAX_TEXT_BYTES = 16 << 20  # of a file with a grammar, a schema or a template
 _LIMIT = 2**31 - 1
 _LEAST_BARE = 1 << 20  # bytes: a smaller size without a unit is a mistake, as is 24 for 24G
 # ggml's names of the types that a KV cache can have (llama.cpp: common/arg.cpp, kv_cache_types).
@@ -93,7 +95,10 @@ def text_or_file(given: str | None, mark: str, option: str) -> str:
         raise QwenctlError(f"{option} is empty", f"leave it out, or give a file or text with {mark!r}")
     text = given
     if mark not in given:
-        text = decode_text(Path(given).read_bytes(), given, "cat > FILE")
+        data = read_limited(Path(given), MAX_TEXT_BYTES)
+        if len(data) > MAX_TEXT_BYTES:
+            raise QwenctlError(f"{given} has more than {MAX_TEXT_BYTES >> 20} MiB", "", ExitCode.BAD_DATA)
+        text = decode_text(data, given, "cat > FILE")
     if not text.strip():
         raise QwenctlError(f"{option} {given}: the file is empty", "leave the option out, or fill the file")
     return text

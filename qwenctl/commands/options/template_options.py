@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quantize.foreign_json import BadJSON, parse_json
-from qwenctl.commands.options.common import with_usage_error
+from quantize.foreign_json import BadJSON, parse_json, read_limited
+from qwenctl.commands.options.common import MAX_TEXT_BYTES, with_usage_error
 from qwenctl.commands.options.load_options import with_options
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.load import TemplateOverride
@@ -36,9 +36,12 @@ def parse_variables(text: str) -> dict[str, Any]:
 
 
 def read_template(path: Path) -> str:
-    """The chat template in a file. Raises QwenctlError for a file that is empty or no text, and OSError."""
+    """The chat template in a file. Raises QwenctlError for a file that is empty, too large or no text, and OSError."""
+    data = read_limited(path, MAX_TEXT_BYTES)
+    if len(data) > MAX_TEXT_BYTES:
+        raise QwenctlError(f"{path} has more than {MAX_TEXT_BYTES >> 20} MiB: no chat template", "", ExitCode.BAD_DATA)
     try:
-        text = path.read_bytes().decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise QwenctlError(f"{path.name} is not UTF-8 text: a chat template is", code=ExitCode.BAD_DATA) from error
     if not text.strip():

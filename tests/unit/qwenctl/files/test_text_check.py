@@ -19,7 +19,7 @@ from qwenctl.batch.input.template import Template
 from qwenctl.batch.records import GenerationParams, InvalidRecord
 from qwenctl.chat.attachments import read_attachments
 from qwenctl.chat.pipe import read_prompt
-from qwenctl.commands.options.common import text_or_file
+from qwenctl.commands.options.common import MAX_TEXT_BYTES, text_or_file
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.text_check import check_text, find_other_kind
 
@@ -156,3 +156,10 @@ def test_text_that_is_cut_within_a_letter_is_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "a", "BZhou said", "PK", "%PDF", "GIF"])
 def test_short_text_is_text(text: str) -> None:
     assert find_other_kind(text.encode()) is None
+
+
+def test_grammar_of_any_length_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "long.gbnf").write_bytes(b"a" * (MAX_TEXT_BYTES + 1))
+    for name, words in (("/dev/zero", "is not text"), (str(tmp_path / "long.gbnf"), "has more than 16 MiB")):
+        with pytest.raises(QwenctlError, match=words):
+            text_or_file(name, "::=", "--grammar")

@@ -72,3 +72,8 @@ def test_file_that_is_no_list_of_functions_is_refused_with_the_place(content: An
 def test_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         JsonTools(tmp_path / "missing.json", 1.0)
+
+
+def test_file_without_an_end_is_refused() -> None:
+    with pytest.raises(QwenctlError, match="/dev/zero: more than 16 MiB"):
+        JsonTools(Path("/dev/zero"), 1.0)

@@ -38,3 +38,8 @@ def test_file_without_a_template_is_refused(content: bytes, tmp_path: Path) -> N
     with pytest.raises(QwenctlError) as caught:
         read_template(tmp_path / "x.jinja")
     assert caught.value.code == ExitCode.BAD_DATA
+
+
+def test_file_without_an_end_is_no_template() -> None:
+    with pytest.raises(QwenctlError, match="/dev/zero has more than 16 MiB"):
+        read_template(Path("/dev/zero"))
