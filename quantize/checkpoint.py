@@ -8,6 +8,7 @@ ever opened. Format: the README of the safetensors project.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The model's name: the last part of the repository name, or else the folder name."""
-        return self.repository.rsplit("/", 1)[-1] or self.folder.resolve().name or "model"
+        # The bytes of a folder's name need not be text, as a name in the output must be.
+        folder = os.fsencode(self.folder.resolve().name).decode("utf-8", "replace")
+        return self.repository.rsplit("/", 1)[-1] or folder or "model"
 
 
 def open_checkpoint(folder: Path, *, headers_only: bool = False) -> Checkpoint:

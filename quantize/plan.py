@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -339,9 +340,9 @@ def _fingerprint(files: Sequence[FilePlan], imatrix: Imatrix | None, versions: M
     """A hash of everything the output bytes depend on: ggml version, imatrix, headers, and size and mtime of shards."""
     digest = hashlib.sha256(f"{library_version()} {imatrix.sha256 if imatrix else ''}".encode())
     for file in files:
-        digest.update(f"\n{file.path.name} {file.n_bytes} ".encode() + hashlib.sha256(file.header).digest())
+        digest.update(os.fsencode(f"\n{file.path.name} {file.n_bytes} ") + hashlib.sha256(file.header).digest())
     # Size and mtime stand for the content of the shards: hashing them would take as long as reading them all.
     for path, (size, changed_ns) in sorted(versions.items()):
         if imatrix is None or path != imatrix.path:
-            digest.update(f"\n{path.name} {size} {changed_ns}".encode())
+            digest.update(os.fsencode(f"\n{path.name} {size} {changed_ns}"))
     return digest.hexdigest()

@@ -253,6 +253,8 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
                 f"{path} would be larger than the file system or `ulimit -f` allows",
                 "--split-max-size 2G splits it into several files",
             ) from error
+        if error.errno == errno.ENAMETOOLONG:  # also if only the names beside it are
+            raise CannotWrite(f"cannot write {path}: its name is too long", "a shorter name for -o") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
             raise CannotWrite(f"cannot write to {path.parent}: {reason}", "-o in another folder") from error
         raise QuantizeError(f"cannot write {path}: {reason}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from quantize.summary import Summary, summarize
 from tests.support import checkpoints
 from tests.support.cli_runner import run
 from tests.support.command_line import measured
+from tests.support.gguf_files import metadata
 from tests.support.qwen35_layout import FP8, PUBLISHED, Layout, Model
 
 # GiB by tensor class from the dry run of llama-quantize, with the MTP block: routed experts, embeddings and output,
@@ -204,6 +206,15 @@ def test_default_output_is_in_the_current_folder(tmp_path: Path, monkeypatch: py
     done = run("quantize", "Qwen3.5 Toy", "--type", "q8-0")
     assert done.stdout == b"Qwen3.5 Toy-Q8_0.gguf\n"
     assert done.stderr.decode().splitlines()[-1] == "next: qwenctl chat -m 'Qwen3.5 Toy-Q8_0.gguf'"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are text")
+def test_names_may_have_bytes_that_are_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    source = checkpoints.make(folder, Model(experts=0, width=64, hidden=64, vision=None))
+    output = tmp_path / "out\udcff.gguf"
+    assert run("quantize", str(source), "-o", str(output), "--type", "Q8_0", "-q").returncode == 0
+    assert metadata(output)["general.name"][1] == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_checkpoint_layouts_give_the_same_plan(tmp_path: Path) -> None:

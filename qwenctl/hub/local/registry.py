@@ -107,8 +107,14 @@ def _append_entry(entry: dict[str, Any]) -> None:
     """Append a line. Write errors are ignored, because the model itself is stored correctly."""
     with suppress(OSError, QwenctlError):
         # A single write with O_APPEND, so that lines of two processes do not mix.
-        descriptor = os.open(state_folder() / _NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(state_folder() / _NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            write_all(descriptor, (json.dumps(entry) + "\n").encode())
+            write_all(descriptor, f"{_line_end(descriptor)}{json.dumps(entry)}\n".encode())
         finally:
             os.close(descriptor)
+
+
+def _line_end(descriptor: int) -> str:
+    """What ends the half line that a full disk or a power cut has left at the end of the file, or ""."""
+    size = os.fstat(descriptor).st_size
+    return "\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else ""

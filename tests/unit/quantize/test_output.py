@@ -115,6 +115,7 @@ def test_disk_space_is_what_the_unfinished_output_does_not_have_yet(plan: Conver
         (errno.EFBIG, NoSpace, "would be larger than the file system"),
         (errno.EACCES, CannotWrite, "cannot write to /folder"),
         (errno.EROFS, CannotWrite, "cannot write to /folder"),
+        (errno.ENAMETOOLONG, CannotWrite, "cannot write /folder/out: its name is too long"),
         (errno.EIO, QuantizeError, "cannot write /folder/out"),
     ],
 )

@@ -36,3 +36,13 @@ def test_entry_of_an_older_version_has_no_hashes(made: LocalConversion, tmp_path
     assert find_hashes(Path(made.paths[0]), "one") == ()
     assert find_hashes(Path(made.paths[0]), "") == ()
     assert [model.type_name for model in registered_models()] == ["Q4_0"]
+
+
+def test_entry_after_half_a_line_is_whole(made: LocalConversion, tmp_path: Path) -> None:
+    register_conversion(made, "one", ["aa"])
+    [file] = (tmp_path / "state").rglob("models.jsonl")
+    with file.open("a") as entries:
+        entries.write('{"made": {"paths": ["/x')  # as a full disk leaves it
+    register_conversion(made, "two", ["bb"])
+    assert find_hashes(Path(made.paths[0]), "two") == ("bb",)
+    assert registered_models() == [made]
