@@ -63,7 +63,7 @@ def find_other_kind(begin: bytes, *, allows_nul: bool = False) -> tuple[str, str
 
 def _is_written(begin: bytes) -> bool:
     """Whether it is text whatever its first word is: one may ask what GIF89a means. Some PDF documents are text."""
-    if _CONTROL.search(begin) or _PDF_HEADER.match(begin):
+    if _CONTROL.search(begin) or _PDF_HEADER.match(begin) or any(begin == magic for magic, _, _ in _KINDS):
         return False
     try:
         begin.decode("utf-8")

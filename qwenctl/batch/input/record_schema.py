@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm
+from qwenctl.batch.input.idle_fields import is_foreign
+from qwenctl.batch.input.message_schema import PART_TYPES, MessageForm, to_messages
 from qwenctl.batch.input.request_schema import RequestForm
 from qwenctl.batch.input.strict_json import BadLine, StrictModel, find_column
 from qwenctl.batch.records import GenerationParams, Record
@@ -48,7 +49,7 @@ class _QwenctlRecord(RequestForm):
             raise ValueError(
                 "both prompt and messages: use only one of them" if both else "neither prompt nor messages"
             )
-        asked = _messages(self.messages) if self.messages is not None else (Message("user", self.prompt or ""),)
+        asked = to_messages(self.messages) if self.messages is not None else (Message("user", self.prompt or ""),)
         if self.system is not None and asked[0].role == "system":
             raise ValueError("both system and a system message: use only one of them")
         return (*((Message("system", self.system),) if self.system else ()), *asked)
@@ -61,7 +62,8 @@ class _QwenctlRecord(RequestForm):
         if grammar is not None and not grammar.strip():
             raise ValueError("grammar is empty: leave it out, or use null")
         values = self.chat_template_kwargs
-        if self.think is not None and values is not None and values.enable_thinking not in (None, self.think):
+        others = {self.enable_thinking, values.enable_thinking if values is not None else None}
+        if self.think is not None and not others <= {None, self.think}:
             raise ValueError("think and enable_thinking contradict each other")
         own = {
             "think": self.think,
@@ -115,6 +117,8 @@ def parse_record(
         near = difflib.get_close_matches(name, list(form.model_fields), n=1, cutoff=_MISTAKE)
         if near and name not in passthrough:
             raise BadLine(find_column(text, (name,)), f"unknown key {name[:60]!r}: did you mean {near[0]!r}?")
+        if is_foreign(name, fields[name]) and name not in passthrough:
+            raise BadLine(find_column(text, (name,)), f"{name} is not supported")
     copied = [name for name in fields if name in extra or name in passthrough]
     carried = _carried(fields, copied) if copied else {}
     try:
@@ -123,7 +127,7 @@ def parse_record(
             if is_nameless(fields.get("custom_id")) and not is_nameless(fields.get("id")):
                 own["custom_id"] = fields["id"]
             openai = _OpenAI.model_validate(own)
-            messages, asked, given = _messages(openai.body.messages), openai.body, openai.custom_id
+            messages, asked, given = to_messages(openai.body.messages), openai.body, openai.custom_id
         else:
             short = _QwenctlRecord.model_validate(own)
             messages, asked, given = short.all_messages(), short, short.id
@@ -169,10 +173,6 @@ def _carried(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {**carried, "record": taken} if taken else carried
 
 
-def _messages(given: Sequence[MessageForm]) -> tuple[Message, ...]:
-    return tuple(one.message() for one in given)
-
-
 def _merge_params(
     params: GenerationParams, sampling: Mapping[str, float | int], named: Mapping[str, Any]
 ) -> GenerationParams:
@@ -185,6 +185,11 @@ def _merge_params(
     merged: GenerationParams = replace(params, sampling={**params.sampling, **sampling}, **given)
     if merged.tools and (merged.json_schema or merged.grammar):
         raise ValueError("tools and a JSON schema or grammar cannot be used together")
+    names = [tool["function"].get("name") for tool in merged.tools]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError("a function in tools has no name")
+    if len(set(names)) < len(names):
+        raise ValueError("two functions in tools have the same name")
     return merged
 
 

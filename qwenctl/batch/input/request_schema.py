@@ -31,7 +31,7 @@ class _Sampled(StrictModel):
     """The sampling parameters, with llama.cpp's names."""
 
     temperature: Annotated[float, _ranged("temperature")] | None = None
-    top_k: Annotated[int, _ranged("top_k")] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None  # -1 is vLLM's word for 0: all tokens
     top_p: Annotated[float, _ranged("top_p")] | None = None
     min_p: Annotated[float, _ranged("min_p")] | None = None
     presence_penalty: Annotated[float, _ranged("presence_penalty")] | None = None
@@ -46,6 +46,8 @@ class _Sampled(StrictModel):
         given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         if self.repeat_penalty is None:  # vLLM's name for it
             given["repeat_penalty"] = self.repetition_penalty
+        if self.top_k == -1:
+            given["top_k"] = 0
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -132,10 +134,12 @@ class RequestForm(_Sampled):
     tool_choice: Literal["auto", "none", "required"] | _NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: _TemplateValues | None = None
+    enable_thinking: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     logit_bias: dict[_TokenId, _Bias] | None = None
     stream: Literal[False] | None = None
+    stream_options: dict[str, Any] | None = None  # of no effect without a stream
 
     def given_params(self) -> dict[str, Any]:
         """The parameters that it names, as fields of `GenerationParams`; None for others. Raises ValueError."""
@@ -143,7 +147,9 @@ class RequestForm(_Sampled):
             raise ValueError("top_logprobs needs logprobs: true")
         budget = EFFORTS[self.reasoning_effort] if self.reasoning_effort is not None else None
         values = self.chat_template_kwargs or _TemplateValues()
-        thinks = values.enable_thinking
+        thinks = values.enable_thinking if values.enable_thinking is not None else self.enable_thinking
+        if self.enable_thinking not in (None, thinks):
+            raise ValueError("enable_thinking is given twice, with different values")
         most = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return {
             "think": thinks if thinks is not None else budget != 0 if budget is not None else None,

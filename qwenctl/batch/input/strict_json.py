@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from qwenctl.batch.input.idle_fields import asks_for_nothing
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -32,15 +34,11 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_idle_fields(cls, given: Any) -> Any:
-        """Drop unknown fields that ask for nothing, as OpenAI's own objects have them: null, false, and empty ones."""
+        """Drop unknown fields that ask for nothing, as OpenAI's own objects have them."""
         if not isinstance(given, dict):
             return given
         known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
-        return {name: value for name, value in given.items() if value or name in known or _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return {name: value for name, value in given.items() if name in known or not asks_for_nothing(name, value)}
 
 
 class BadLine(Exception):
