@@ -8,6 +8,7 @@ and of an animation the first frame is used.
 from __future__ import annotations
 
 import importlib
+import re
 import struct
 import zlib
 from functools import cache
@@ -22,6 +23,9 @@ from qwenctl.engine.vision.resize import Size, check_size
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+# How files in these formats begin, those of AVIF included.
+_STARTS = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|....ftypavi[fs]", re.DOTALL)
+_MORE_THAN_A_START = 32  # bytes
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 # What Pillow raises for broken files; its documentation does not say.
 _BROKEN = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
@@ -58,6 +62,8 @@ def _open_image(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = None  # Pillow only warns where check_size raises
         image = Image.open(BytesIO(data), formats=_formats())
     except _BROKEN as error:
+        if len(data) > _MORE_THAN_A_START and _STARTS.match(data):
+            raise MediaError("is a damaged image", "download or create it again") from error
         if data[4:8] == b"ftyp" and not _reads_heif():
             raise MediaError("is a HEIC image, which needs pillow-heif", "pip install pillow-heif") from error
         raise MediaError("is not an image", f"{', '.join(_formats())} are supported") from error

@@ -32,6 +32,7 @@ MIN_FRAMES = 4  # if the video has as many
 _JITTER_UNITS = 1.5  # by which even time stamps differ when they are rounded to the unit
 _ROUNDING = 1e-6  # of seconds that come from rounded time stamps
 _BOXES = (b"mdat", b"moov", b"moof", b"free", b"skip", b"wide", b"uuid", b"udta", b"meta", b"sidx", b"styp", b"mfra")
+_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 # The first bytes of each container format, their offset, and FFmpeg's name of the format.
 _SIGNATURES = ((b"\x1a\x45\xdf\xa3", 0, "matroska"), (b"ftyp", 4, "mp4"), (b"AVI ", 8, "avi"))
 
@@ -77,7 +78,9 @@ def probe_video(path: Path) -> Video:
             if packet.size and not packet.is_discard  # the last one is empty; edit lists hide others
         ]
         rate, unit, stated = stream.average_rate or stream.guessed_rate or Fraction(24), stream.time_base, stream.frames
-    if stated > len(packets) and not any(pts is None for pts, _ in packets):
+    # An AVI file also counts the frames that its recorder dropped.
+    counts = container.format.name != "avi"
+    if counts and stated > len(packets) and not any(pts is None for pts, _ in packets):
         _check_frame_count(path, len(packets), stated)
     if unit is None or not packets or any(pts is None for pts, _ in packets):
         count = max(1, len(packets))
@@ -180,12 +183,7 @@ def _stated_bytes(file: BinaryIO, size: int) -> int:
     if head[:4] == b"RIFF":
         return 8 + int.from_bytes(head[4:8], "little")
     if head[:4] == b"\x1a\x45\xdf\xa3":  # EBML: a header, then one segment
-        at, length = _read_vint(head, 4)
-        start = at + length
-        file.seek(start)
-        segment = file.read(12)
-        at, length = _read_vint(segment, 4)
-        return start + at + length if segment[:4] == b"\x18\x53\x80\x67" and length else 0
+        return _end_of_elements(file, size)
     at = 0
     while at < size and head[4:8] == b"ftyp":  # ISO media: boxes, each with its size
         file.seek(at)
@@ -197,6 +195,27 @@ def _stated_bytes(file: BinaryIO, size: int) -> int:
             return 0
         at += length
     return at if head[4:8] == b"ftyp" else 0
+
+
+def _end_of_elements(file: BinaryIO, size: int) -> int:
+    """Where the elements of an EBML file end by their own sizes; 0 if they cannot be followed to its end.
+
+    Recorders of streams leave the sizes of the segment and its clusters open: these are entered.
+    """
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(12)
+        id_bytes = 9 - head[0].bit_length()
+        if id_bytes > 4 or len(head) <= id_bytes:
+            return 0
+        end, length = _read_vint(head, id_bytes)
+        if length == 0 and head[:id_bytes] not in (_SEGMENT, _CLUSTER) and head[end - 1] & 0x7F:
+            return 0
+        at += end + length
+        if length and head[:id_bytes] == _SEGMENT:  # anything may be behind it
+            return at
+    return at
 
 
 def _read_vint(data: bytes, at: int) -> tuple[int, int]:

@@ -125,6 +125,33 @@ def test_truncated_video_is_refused_as_such(name: str, codec: str, pixels: str, 
     assert f"of {len(data):,} bytes" in caught.value.why or name.endswith(("mp4", "mov"))
 
 
+SEGMENT = b"\x18\x53\x80\x67"
+
+
+def as_a_stream(data: bytes) -> bytes:
+    """A Matroska file as recorders of streams write it: without the size of its segment."""
+    at = data.index(SEGMENT) + len(SEGMENT)
+    return data[:at] + b"\x01" + b"\xff" * 7 + data[at + 8 :]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.95, 1.0])
+def test_truncated_recording_of_a_stream_is_refused_as_such(share: float, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", [picture(64, 64)] * 2, each=12)
+    data = as_a_stream(path.read_bytes())
+    path.write_bytes(data[: int(len(data) * share)])
+    if share == 1.0:
+        assert probe_video(path).frames == 24
+        return
+    with pytest.raises(MediaError, match="is cut off"):
+        probe_video(path)
+
+
+@pytest.mark.parametrize("gap", [10, 100, 1000])
+def test_avi_file_in_which_frames_were_dropped_is_read(gap: int, tmp_path: Path) -> None:
+    path = write_timed(tmp_path / "a.avi", [gap * number for number in range(12)], rate=1000)
+    assert probe_video(path).frames == 12
+
+
 @pytest.mark.parametrize(("name", "codec", "pixels"), CONTAINERS)
 def test_whole_video_with_something_behind_it_is_read(name: str, codec: str, pixels: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / name, [picture(64, 64)] * 2, each=12, codec=codec, pixels=pixels)

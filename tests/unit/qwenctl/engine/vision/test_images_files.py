@@ -116,6 +116,15 @@ def test_image_in_unsupported_format_is_not_opened() -> None:
             original_size(encoded(picture(32, 32), form))
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+def test_cut_off_image_is_called_damaged_and_no_other_format(form: str, share: float) -> None:
+    data = encoded(picture(64, 64), form)
+    with pytest.raises(MediaError, match="damaged") as caught:
+        load_image(data[: int(len(data) * share)], Size(32, 32))
+    assert caught.value.hint == "download or create it again"
+
+
 def test_damaged_image_is_decoded_or_refused() -> None:
     chance = random.Random(1)
     for form in ("PNG", "GIF", "WEBP", "JPEG"):
