@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from pathspec import GitIgnoreSpec
 
@@ -21,8 +20,6 @@ from qwenctl.terminal.sanitize import decode
 
 MAX_BYTES = 16 * 2**20  # of all files together: more than any context holds
 _MAX_FILES = 2000
-_MENTION = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|'([^'\n]+)'|((?:\\.|\S)+))""")
-_PUNCTUATION = ".,;:!?)]}'"
 
 
 @dataclass(frozen=True)
@@ -52,25 +49,6 @@ def read_attachments(path: str) -> tuple[Attachment, ...]:
     return (Attachment(str(root), decode_text(data, str(root), "qwenctl chat")),)
 
 
-def find_mentions(line: str) -> list[str]:
-    """Return the existing files and folders that `line` names, each once: after an @, as terminals paste paths."""
-    names = (double or single or plain for double, single, plain in _MENTION.findall(line))
-    candidates = (pasted_path(name) or pasted_path(name.rstrip(_PUNCTUATION)) for name in names)
-    return list(dict.fromkeys(name for name in candidates if name))
-
-
-def pasted_path(text: str) -> str:
-    """Return the path of the existing file or folder that `text` names as terminals paste it; otherwise "".
-
-    That is the path itself, or one in quotes, with backslashes before special characters, or as a file:// URL.
-    """
-    quoted = text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"" else text
-    forms = [text, quoted, re.sub(r"\\(.)", r"\1", text)]
-    if (url := re.fullmatch(r"file://(?:localhost)?(/.*)", quoted)) is not None:
-        forms.append(unquote(url[1]))
-    return next((form for form in forms if _exists(form)), "")
-
-
 def prepend_attachments(question: str, attachments: Sequence[Attachment]) -> str:
     """Return `question` with the attachments before it, each under its name in a code fence."""
     parts = [f"{attachment.name}:\n{code_fence(attachment.text)}" for attachment in attachments]
@@ -83,13 +61,6 @@ def code_fence(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text.rstrip()}\n{fence}"
-
-
-def _exists(name: str) -> bool:
-    try:
-        return bool(name) and Path(name).expanduser().exists()
-    except (OSError, RuntimeError):  # the path is too long, or ~name is not a user
-        return False
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,6 @@ or as one JSON object at the end; everything else goes to standard error.
 from __future__ import annotations
 
 import json
-import select
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
@@ -17,10 +16,9 @@ from qwenctl.files.text_check import check_standard_input
 from qwenctl.protocol.load import ModelInfo
 from qwenctl.protocol.messages import GenerationFinished, PrefillProgress, TextDelta, ToolCall
 from qwenctl.terminal.sanitize import decode, replace_surrogates
-from qwenctl.terminal.streams import StatusLine
+from qwenctl.terminal.streams import StatusLine, warn_if_silent
 from qwenctl.views.answer import format_finish_reason, format_prefill, format_statistics
 
-_SILENCE_S = 3.0
 MAX_PROMPT_BYTES = 64 * 2**20  # far above any context; `qwenctl chat < /dev/zero` must not fill the memory
 Write = Callable[[str], None]
 
@@ -114,18 +112,8 @@ def truncation_warning(answer: CompletedAnswer, max_tokens: int) -> str:
     return f"the answer is incomplete: {why}" if why else ""
 
 
-def warn_if_silent(stdin: BinaryIO, warn: Write, seconds: float = _SILENCE_S) -> None:
-    """Call `warn` if nothing comes from `stdin`, not even its end, for some seconds: who waits should know for what."""
-    try:
-        readable, _, _ = select.select([stdin.fileno()], [], [], seconds)
-    except (OSError, ValueError):  # not a file of the operating system
-        return
-    if not readable:
-        warn("waiting for the prompt on standard input, which is open; without one: < /dev/null")
-
-
 def _read(stdin: BinaryIO, warn: Write) -> bytes:
-    warn_if_silent(stdin, warn)
+    warn_if_silent(stdin, "the prompt on standard input", "without one: < /dev/null", warn)
     data = stdin.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise QwenctlError(

@@ -7,6 +7,7 @@ the text means is not known here.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.terminal.sanitize import TerminalCleaner, clean_line
 
 _REDRAWS_PER_SECOND = 10
+_SILENCE_S = 3.0
 _LINE_SHARE, _LINE_SECONDS, _SHORTEST_SECONDS = 0.05, 30.0, 1.0
 
 
@@ -55,6 +57,21 @@ def note(message: str) -> None:
     if sys.stderr is not None:
         sys.stderr.write(f"note: {clean_line(message)}\n")
         sys.stderr.flush()
+
+
+def warn_if_silent(
+    stream: BinaryIO, what: str, hint: str, tell: Callable[[str], None] = warn, seconds: float = _SILENCE_S
+) -> None:
+    """Call `tell` if nothing comes from `stream`, not even its end, for some seconds: who waits should know for what.
+
+    `what` is read from it, and `hint` says what to do if that was not meant.
+    """
+    try:
+        readable, _, _ = select.select([stream.fileno()], [], [], seconds)
+    except (OSError, ValueError):  # not a file of the operating system
+        return
+    if not readable:
+        tell(f"waiting for {what}, which is open; {hint}")
 
 
 class StatusLine:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from qwenctl.batch.input.readers import InputFormat, Item, read_items
 from qwenctl.batch.specs import STANDARD_STREAM, InputSpec
 from qwenctl.errors import ExitCode, QwenctlError, quote
-from qwenctl.terminal.streams import piped_input
+from qwenctl.terminal.streams import piped_input, warn_if_silent
 
 _CHUNK_BYTES = 1 << 16
 
@@ -66,6 +66,7 @@ def _is_regular(stream: BinaryIO) -> bool:
 
 def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Iterator[Item]:
     """The selected records, in input order. Raises QwenctlError if there are none."""
+    warn_if_silent(stream, f"records on {given.name}", "from a file: qwenctl batch IN.jsonl")
     items = read_items(stream, given.name, form)
     chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
     first = next(chosen, None)

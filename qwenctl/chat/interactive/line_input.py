@@ -10,6 +10,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -46,7 +47,22 @@ def open_history(folder: Path | None) -> History:
         file.chmod(0o600)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(file)
+    return _LenientHistory(file)
+
+
+class _LenientHistory(FileHistory):
+    """A history that goes on in memory when its file cannot be written, as on a full disk, or read any more."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return the inputs in the file, the latest first; called by prompt_toolkit."""
+        with suppress(OSError):
+            return list(super().load_history_strings())
+        return []
+
+    def store_string(self, string: str) -> None:
+        """Append `string` to the file; called by prompt_toolkit."""
+        with suppress(OSError):
+            super().store_string(string)
 
 
 class LineInput:
@@ -192,6 +208,9 @@ def _key_bindings() -> KeyBindings:
 
     @keys.add("c-g", filter=editing & ~has_selection)
     def edit(event: KeyPressEvent) -> None:
-        event.current_buffer.open_in_editor()
+        try:
+            event.current_buffer.open_in_editor()
+        except OSError:  # no temporary file can be written
+            event.app.output.bell()
 
     return keys

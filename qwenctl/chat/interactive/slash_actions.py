@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantize.formatting import format_bytes, format_memory
-from qwenctl.chat.attachments import find_mentions, pasted_path, read_attachments
+from qwenctl.chat.attachments import read_attachments
 from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.slash_commands import sampling_lines
 from qwenctl.chat.interactive.state import ChatSetup, ChatState
@@ -20,6 +20,7 @@ from qwenctl.chat.saved.export import export_text
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.media_files import is_media
+from qwenctl.files.pasted_paths import find_mentions, pasted_path, typed_path
 from qwenctl.terminal.sanitize import clean_line
 from qwenctl.views.answer import format_draft_acceptance, format_media_line, format_speeds
 
@@ -128,7 +129,7 @@ def _stop_saving(state: ChatState) -> None:
 
 
 def _export(setup: ChatSetup, state: ChatState, path: str) -> ChatState:
-    file = Path(path).expanduser()
+    file = Path(typed_path(path)).expanduser()
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(export_text(state.conversation, "json" if file.suffix == ".json" else "markdown"))

@@ -5,15 +5,19 @@ The text before the cursor comes in; prompt_toolkit's completions go out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
 from qwenctl.chat.interactive.slash_commands import COMMANDS
+from qwenctl.errors import QwenctlError
 from qwenctl.models.sampling import SAMPLING_OPTIONS
 
 _WORDS: Mapping[str, tuple[str, ...]] = {"/think": ("on", "off", "budget "), "/set": tuple(SAMPLING_OPTIONS)}
+_MENTION = re.compile(r"(?<!\S)@((?:\\.|[^\s\\])*)\Z")
+_SPECIAL = re.compile(r"[^\w/.~+,:@%-]")
 _PATH_COMMANDS = ("/file", "/image", "/export")
 
 
@@ -33,15 +37,24 @@ class ChatCompleter(Completer):
         elif command in _PATH_COMMANDS:
             yield from self._paths.get_completions(Document(argument), complete_event)
         elif typed.startswith("/"):
-            words = self._sessions() if command in ("/load", "/delete") else _WORDS.get(command, ())
+            words = self._saved() if command in ("/load", "/delete") else _WORDS.get(command, ())
             yield from (Completion(word, -len(argument)) for word in words if word.startswith(argument))
         else:
             yield from self._complete_mention(typed, complete_event)
 
+    def _saved(self) -> Iterable[str]:
+        try:
+            return self._sessions()
+        except (OSError, QwenctlError):  # the folder cannot be read: no completions
+            return ()
+
     def _complete_mention(self, typed: str, event: CompleteEvent) -> Iterable[Completion]:
-        word = typed.split()[-1] if typed.split() and not typed[-1].isspace() else ""
-        if word.startswith("@"):
-            yield from self._paths.get_completions(Document(word[1:]), event)
+        """Complete the path after the last @; special characters in it have backslashes, as terminals paste them."""
+        if (mention := _MENTION.search(typed)) is None:
+            return
+        path = re.sub(r"\\(.)", r"\1", mention[1])
+        for found in self._paths.get_completions(Document(path), event):
+            yield Completion(_SPECIAL.sub(r"\\\g<0>", found.text), found.start_position, found.display)
 
 
 def _complete_command(typed: str) -> Iterable[Completion]:

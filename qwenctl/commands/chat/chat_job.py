@@ -26,7 +26,7 @@ from qwenctl.loading.open_model import open_model
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import LoadProgress, ModelInfo
 from qwenctl.protocol.media import Media, VisionSettings
-from qwenctl.terminal.streams import piped_input, warn
+from qwenctl.terminal.streams import piped_input, warn, warn_if_silent
 
 if TYPE_CHECKING:
     from qwenctl.chat.build_request import AnswerLimits
@@ -62,6 +62,8 @@ class ChatRequest:
         """The image or video that `named` means: a path, URL, data URI, or "-". Raises QwenctlError."""
         if self.source is None:
             raise QwenctlError("images cannot be sent here")
+        if named == STANDARD_INPUT and self.source.stdin is not None:
+            warn_if_silent(self.source.stdin, "the image on standard input", "from a file: -i photo.png")
         return self.source.resolve(named)
 
 

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from quantize.errors import BadOption, QuantizeError
-from quantize.foreign_json import read_limited
 from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.text_check import decode_text
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
-from qwenctl.terminal.streams import is_terminal
+from qwenctl.terminal.streams import is_terminal, warn_if_silent
 
 MAX_TEXT_BYTES = 16 << 20  # of a file with a grammar, a schema or a template
 _LIMIT = 2**31 - 1
@@ -95,7 +94,9 @@ def text_or_file(given: str | None, mark: str, option: str) -> str:
         raise QwenctlError(f"{option} is empty", f"leave it out, or give a file or text with {mark!r}")
     text = given
     if mark not in given:
-        data = read_limited(Path(given), MAX_TEXT_BYTES)
+        with open(given, "rb") as file:  # perhaps a pipe: --grammar /dev/stdin
+            warn_if_silent(file, f"{option} {given}", "Ctrl-C stops")
+            data = file.read(MAX_TEXT_BYTES + 1)
         if len(data) > MAX_TEXT_BYTES:
             raise QwenctlError(f"{given} has more than {MAX_TEXT_BYTES >> 20} MiB", "", ExitCode.BAD_DATA)
         text = decode_text(data, given, "cat > FILE")

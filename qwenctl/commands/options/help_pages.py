@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -15,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from qwenctl.commands.options.convert_values import convert_plain_value
 from qwenctl.commands.options.examples import EXAMPLES
 from qwenctl.commands.options.given import refuse_empty_words
+from qwenctl.files.pasted_paths import typed_path
 
 # The long names of options by heading, in page order. Commands with few options have a single list.
 HEADINGS = {
@@ -55,6 +57,10 @@ def long_name(option: Any) -> str:
 def old_names(option: Any) -> tuple[str, ...]:
     """The former names of a parameter, which no page shows."""
     return OLD_NAMES.get(long_name(option), ()) if option.param_type_name == "option" else ()
+
+
+# The metavars of texts that may be paths.
+_PATHS = frozenset("FILE FILE.svg FILE|NAME DIR IN OUT SRC MODEL".split())
 
 
 class _Page:
@@ -112,14 +118,30 @@ class _Page:
 
 
 class HelpCommand(_Page, TyperCommand):
-    """A command with this kind of help page, which takes no empty text for an option or argument."""
+    """A command with this kind of help page, which takes no empty text for an option or argument.
+
+    Its paths may be given as file managers and terminals paste them.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. Raises QwenctlError for an empty one."""
+        """Parse `args` into `ctx`; return what is left of them. Called by click. Raises QwenctlError for an empty one."""
         if "" in args or any(word.endswith("=") or word.isspace() for word in args):
             words, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             refuse_empty_words(self.get_params(ctx), words)
-        return super().parse_args(ctx, args)
+        left: list[str] = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            self._read_pasted_paths(ctx.params)
+        return left
+
+    def _read_pasted_paths(self, values: dict[str, Any]) -> None:
+        """Replace the paths among `values`, by parameter, by the paths that are meant."""
+        for parameter in self.params:
+            given = values.get(parameter.name)
+            if isinstance(given, (list, tuple)) and parameter.metavar in _PATHS:
+                values[parameter.name] = type(given)(map(typed_path, given))
+            elif isinstance(given, Path) or (isinstance(given, str) and parameter.metavar in _PATHS):
+                meant = typed_path(str(given))
+                values[parameter.name] = given if meant == str(given) else type(given)(meant)
 
 
 class HelpGroup(_Page, TyperGroup):

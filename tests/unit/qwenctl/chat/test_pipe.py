@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from qwenctl.chat.pipe import (
     read_prompt,
     stream_answer,
     truncation_warning,
-    warn_if_silent,
 )
 from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.protocol.load import ModelInfo
@@ -126,15 +124,3 @@ def test_json_answer_has_every_field() -> None:
 )
 def test_truncated_answer_has_warning(answer: CompletedAnswer, line: str) -> None:
     assert truncation_warning(answer, 5) == line
-
-
-@pytest.mark.parametrize(("written", "warnings"), [(b"", 1), (b"hi", 0)])
-def test_open_but_silent_standard_input_is_told(written: bytes, warnings: int) -> None:
-    told: list[str] = []
-    reading, writing = os.pipe()
-    with open(reading, "rb") as stdin:
-        os.write(writing, written)
-        warn_if_silent(stdin, told.append, 0.05)
-        os.close(writing)
-        warn_if_silent(stdin, told.append, 0.05)  # its end has come
-    assert len(told) == warnings

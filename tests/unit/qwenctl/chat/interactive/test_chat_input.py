@@ -19,6 +19,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
 
 from qwenctl.chat.interactive.line_input import LineInput, ask, open_history
+from qwenctl.files.pasted_paths import find_mentions
 
 ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB, UP = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t", "\x1b[A"
 CTRL_G, CTRL_R, CTRL_SPACE = "\x07", "\x12", "\x00"
@@ -153,6 +154,34 @@ def test_input_without_history_folder_writes_nothing(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert typed("secret" + ENTER) == "secret"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["plain.txt", "two words.txt", "it's (1) & \\ more.txt", "ä.txt"])
+def test_completed_mention_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    line = typed(f"What is @{tmp_path}/{name[0]}" + TAB + ENTER)
+    assert find_mentions(line) == [str(tmp_path / name)]
+
+
+def test_completion_without_readable_sessions_gives_nothing() -> None:
+    def fail() -> list[str]:
+        raise PermissionError
+
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        keyboard.send_text("/load a" + TAB + ENTER)
+        assert LineInput(open_history(None), fail)() == "/load a"
+
+
+def test_full_disk_keeps_the_history_in_memory(tmp_path: Path) -> None:
+    history = open_history(tmp_path)
+    (tmp_path / "history").unlink()
+    (tmp_path / "history").mkdir()  # cannot be written, as on a full disk; nor read
+    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=DummyOutput()):
+        read = LineInput(history)
+        keyboard.send_text("hello" + ENTER)
+        assert read() == "hello"
+        keyboard.send_text(UP + ENTER)
+        assert read() == "hello"
 
 
 def test_history_that_cannot_be_written_does_not_end_chat(tmp_path: Path) -> None:
