@@ -23,6 +23,7 @@ def stop_reading_and_ask_another(terminal: Terminal) -> None:
     terminal.send("\x03")
     terminal.wait_for("[stopped]")
     terminal.send("/undo\r")
+    terminal.wait_for("> /undo")  # two lines at once would be a paste
     terminal.send(QUESTION + "\r")
     terminal.wait_for(ANSWER)
     terminal.send("\x04")

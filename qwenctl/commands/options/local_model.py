@@ -10,6 +10,7 @@ import typer
 
 from qwenctl.commands.options.shell_completion import complete_local
 from qwenctl.errors import ExitCode, QwenctlError, command_line
+from qwenctl.files.pasted_paths import typed_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ def find_installed(text: str, *, or_file: bool = False, damaged: bool = False) -
     from qwenctl.hub.local.installed import find_installed_models, model_at
     from qwenctl.hub.local.resolve_model import expand_path, find_matches, wrong_revision_error
 
+    text = typed_path(text)
     models = find_installed_models(damaged=damaged)
     if not text:
         return models

@@ -113,6 +113,7 @@ def test_ctrl_z_suspends_the_chat_and_fg_resumes_it(toy_gguf: Path, tmp_path: Pa
             terminal.send("\x03")
             terminal.wait_for("[stopped]")
             terminal.send("/undo\r")
+            terminal.wait_for("> /undo")
         else:
             terminal.wait_for("\n>")
         terminal.send(QUESTION + "\r")
