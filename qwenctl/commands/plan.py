@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.given import given_options, refuse_beside
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_status
@@ -63,6 +64,7 @@ _USUAL_TYPE, _USUAL_RAM = "Q4_K_M", 64 << 30
 
 @with_load_options
 def plan_command(
+    context: typer.Context,
     model: Model,
     type_name: TypeName = "",
     gpu_memory: GpuMemory = "",
@@ -84,10 +86,13 @@ def plan_command(
     from qwenctl.charts.plan import render_plan as picture
     from qwenctl.placement.plan_file import to_json
 
+    if load.plan is not None:
+        refuse_beside(context, "--plan", ("type_name", "gpu_memory", "ram", "vision", "mtp"))
     if svg is not None:
         check_chart_place(svg)
     load = with_drafts(load, "auto" if mtp else "ngram", 0, 0)
-    plan = _plan(model, type_name, gpu_memory or (), ram, load, vision, quiet=json)
+    asks_mtp = mtp and "mtp" in given_options(context)
+    plan = _plan(model, type_name, gpu_memory or (), ram, load, vision, asks_mtp=asks_mtp, quiet=json)
     if svg is not None:
         write_chart(svg, picture(plan).encode())
     if json:
@@ -106,6 +111,7 @@ def _plan(
     load: LoadRequest,
     vision: bool | None,
     *,
+    asks_mtp: bool,
     quiet: bool,
 ) -> Plan:
     from qwenctl.loading.checked_backend import read_usable_hardware
@@ -122,6 +128,8 @@ def _plan(
         raise QwenctlError("--rpc cannot be used with --gpu-memory or --ram", "leave one of them out")
     check_servers(load.constraints.rpc)
     inventory = _load_inventory(model, type_name, quiet=quiet)
+    if asks_mtp and not any(map(inventory.is_mtp, inventory.tensors)):
+        raise QwenctlError(f"--mtp has no effect: {inventory.name} has no MTP block", "leave it out")
     load = _reserve_vision(inventory, load, vision)
     if gpu_memory or ram:
         return make_plan(inventory, machine_from_sizes(gpu_memory, ram or _USUAL_RAM), load.constraints)

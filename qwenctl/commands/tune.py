@@ -11,6 +11,7 @@ import typer
 
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.given import given_options, refuse_beside
 from qwenctl.commands.options.load_options import with_load_options
 from qwenctl.commands.options.shell_completion import complete_models
 from qwenctl.commands.quantize.result import print_json, print_status
@@ -54,6 +55,7 @@ Forget = Annotated[bool, typer.Option("--forget", help="Remove the saved setting
 
 @with_load_options
 def tune_command(
+    context: typer.Context,
     model: Model,
     time_limit: TimeLimit = "10m",  # type: ignore[assignment] # typer parses it
     n_prompt: Prompt = 0,
@@ -74,6 +76,8 @@ def tune_command(
     from qwenctl.tune.candidates import candidate_groups
     from qwenctl.tune.search import search
 
+    if forget:
+        refuse_beside(context, "--forget", given_options(context).keys() - {"forget"})
     path = resolve_model(model)
     if forget:
         print_status(

@@ -65,10 +65,13 @@ def _is_regular(stream: BinaryIO) -> bool:
 
 
 def select_records(given: InputSpec, form: InputFormat, stream: BinaryIO) -> Iterator[Item]:
-    """The selected records, in input order. Raises QwenctlError if there are none."""
+    """The selected records, in input order: a sample is drawn from the first ones, up to `limit`.
+
+    Raises QwenctlError if there are none.
+    """
     warn_if_silent(stream, f"records on {given.name}", "from a file: qwenctl batch IN.jsonl")
-    items = read_items(stream, given.name, form)
-    chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else islice(items, given.limit)
+    items = islice(read_items(stream, given.name, form), given.limit)
+    chosen = iter(_reservoir_sample(items, given.sample, given.seed)) if given.sample else items
     first = next(chosen, None)
     if first is None:
         hint = 'a record is a line such as {"prompt": "…"}'

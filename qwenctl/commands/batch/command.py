@@ -14,7 +14,13 @@ import typer
 
 from qwenctl.commands.batch import batch_options as own
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.given import given_options, refuse_beside, refuse_empty, refuse_without
+from qwenctl.commands.options.given import (
+    given_options,
+    refuse_beside,
+    refuse_empty,
+    refuse_ineffective,
+    refuse_without,
+)
 from qwenctl.commands.options.load_options import LOAD_PARAMETERS, with_load_options
 from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import VISION_PARAMETERS, MediaOptions, with_vision_options
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 # Parameters of the engine on this machine, which a server does not get.
-_OF_THE_ENGINE = (LOAD_PARAMETERS | VISION_PARAMETERS | {"share_prefix"}) - {"allow_url"}
+_OF_THE_ENGINE = LOAD_PARAMETERS | VISION_PARAMETERS | {"share_prefix", "private_urls"}
 
 
 # fmt: off
@@ -71,7 +77,9 @@ def batch_command(
     from qwenctl.commands.batch import reporting
 
     reporting.check_plot(plot)
-    _check_given(context, has_endpoint=bool(endpoint), has_seed=seed is not None)
+    _check_given(context, has_endpoint=bool(endpoint), has_seed=seed is not None, thinks=think)
+    kind = _input_kind(lines=lines, files=files, csv=csv, null=null)
+    _check_effect(context, has_media=kind == "jsonl" and prompt is None)
     sampling = _given(
         temperature=temp, top_k=top_k, top_p=top_p, min_p=min_p, presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty, repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n)
@@ -80,16 +88,15 @@ def batch_command(
         think, think_budget, predict, sampling, *constraints, template_variables=template.variables)
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
-        source=source, kind=_input_kind(lines=lines, files=files, csv=csv, null=null), prompt=prompt, system=system,
+        source=source, kind=kind, prompt=prompt, system=system,
         prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
     )
     answers = batch.OutputSpec(
         path=output, order=order, style=style, select=select or "", retry_errors=retry_errors, overwrite=overwrite,
         resume="force" if force_resume else resume, recorded_as=_given(grammar=grammar, json_schema=json_schema),
     )
-    backend: batch.BackendSpec
     if endpoint:
-        backend = _endpoint_spec(
+        backend: batch.BackendSpec = _endpoint_spec(
             template, urls=tuple(endpoint), model=str(model or ""), parallel=parallel, timeout_s=timeout,
             patience_s=patience, api_key=api_key,
         )
@@ -109,15 +116,29 @@ def batch_command(
 # fmt: on
 
 
-def _check_given(context: typer.Context, *, has_endpoint: bool, has_seed: bool) -> None:
+def _check_given(context: typer.Context, *, has_endpoint: bool, has_seed: bool, thinks: bool) -> None:
     """Raise QwenctlError if an option was given that says nothing or has no effect."""
     refuse_empty(context)
     if has_endpoint:
         refuse_beside(context, "--endpoint", _OF_THE_ENGINE)
     else:
         refuse_without(context, "--endpoint", ("api_key", "timeout", "patience"))
+    if not thinks:
+        refuse_beside(context, "--no-think", ("think_budget",))
     if not has_seed and "seed" in given_options(context):
         raise QwenctlError("--seed -1: a batch needs a seed, so that it can be resumed", "--seed 1")
+
+
+def _check_effect(context: typer.Context, *, has_media: bool) -> None:
+    """Raise QwenctlError if an option was given that has no effect on these records, or on what is written of them."""
+    if not has_media:
+        hint = "give messages with images as JSON lines"
+        media = VISION_PARAMETERS | {"private_urls"}
+        refuse_ineffective(given_options(context), media, "on prompts of text only", hint)
+    if context.params["overwrite"]:
+        refuse_beside(context, "--overwrite", ("force_resume", "retry_errors"))
+    if context.params["select"] is not None:
+        refuse_beside(context, "--select", ("keep",))
 
 
 def _given(**values: _Value | None) -> dict[str, _Value]:

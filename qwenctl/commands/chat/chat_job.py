@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ class ChatRequest:
     """What to chat about with which model. `resume` is the session in `store` that `conversation` continues, or "".
 
     `images` are sent with the first question; `source` resolves them, and `vision` has the vision encoder's settings.
+    `given` are the options on the command line, by parameter: where they turn out to mean nothing, they are refused.
     """
 
     model: Path
@@ -57,6 +58,7 @@ class ChatRequest:
     source: MediaSource | None = None
     images: tuple[str, ...] = ()
     changes: ConversationChanges = field(default_factory=ConversationChanges)
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def resolve_media(self, named: str) -> Media:
         """The image or video that `named` means: a path, URL, data URI, or "-". Raises QwenctlError."""

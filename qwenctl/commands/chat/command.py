@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qwenctl.commands.options import common as options
-from qwenctl.commands.options.given import given_options, refuse_empty, refuse_without
+from qwenctl.commands.options.given import (
+    given_options,
+    refuse_beside,
+    refuse_empty,
+    refuse_ineffective,
+    refuse_without,
+)
 from qwenctl.commands.options.load_options import with_drafts, with_load_options
 from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import MediaOptions, with_media_options
@@ -93,7 +99,7 @@ def chat_command(
     from qwenctl.chat.conversation import Conversation
     from qwenctl.commands.chat.chat_job import load_tools, make_chat_request, media_context, with_prefix, with_tools
 
-    _check_given(context, has_tools=tools is not None)
+    _check_given(context, has_tools=tools is not None, thinks=think, drafts=draft != "off")
     named = {
         "temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed,
         "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
@@ -101,23 +107,27 @@ def chat_command(
     }  # fmt: skip
     limits = AnswerLimits(predict, *options.answer_constraints(grammar, json_schema))
     sampling = {name: value for name, value in named.items() if value is not None}
-    conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling).with_system(
-        replace_surrogates(system_prompt)
-    )
+    conversation = Conversation(think=think, think_budget=think_budget, sampling=sampling)
+    conversation = conversation.with_system(replace_surrogates(system_prompt))
     load = replace(with_drafts(load, draft, draft_max, draft_min), template=template)
-    changes, saves = _changes(context, conversation, named), not no_save
-    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=saves, changes=changes)
-    job = with_prefix(job, prefix, save_as)
+    changes = _changes(context, conversation, named)
+    job = make_chat_request(model, load, conversation, limits, resume, on_full, saves=not no_save, changes=changes)
+    job = replace(with_prefix(job, prefix, save_as), given=given_options(context), images=images)
+    _check_form(job, prompt or [], color, as_json=json)
     with load_tools(tools, tool_timeout) as functions, media_context(job, replace(media, images=images)) as job:
         job = with_tools(job, functions, auto_approve_tools=yes)
         _run(job, prompt or [], color, as_json=json, verbose=verbose, keep_history=not no_history)
 
 
-def _check_given(context: typer.Context, *, has_tools: bool) -> None:
+def _check_given(context: typer.Context, *, has_tools: bool, thinks: bool, drafts: bool) -> None:
     """Raise QwenctlError if an option was given that says nothing or has no effect."""
     refuse_empty(context)
     if not has_tools:
         refuse_without(context, "--tools", ("tool_timeout", "yes"))
+    if not thinks:
+        refuse_beside(context, "--no-think", ("think_budget",))
+    if not drafts:
+        refuse_beside(context, "--draft off", ("draft_max", "draft_min"))
 
 
 def _changes(
@@ -135,6 +145,21 @@ def _changes(
     )
 
 
+def _is_conversation(words: list[str], *, as_json: bool) -> bool:
+    """Whether to chat on the terminal: there is one, and no prompt."""
+    return not words and not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout)
+
+
+def _check_form(job: ChatRequest, words: list[str], color: str, *, as_json: bool) -> None:
+    """Raise QwenctlError if an option was given that has no effect in a chat on a terminal, or on a single answer."""
+    from qwenctl.commands.chat.single_answer import check_single_answer
+
+    if _is_conversation(words, as_json=as_json):
+        refuse_ineffective(job.given, ("verbose",), "in a chat on a terminal", "leave it out, or add a PROMPT")
+    else:
+        check_single_answer(job, color)
+
+
 def _run(
     job: ChatRequest,
     words: list[str],
@@ -147,10 +172,10 @@ def _run(
     """Start a chat if there is a terminal and no prompt; otherwise give one answer."""
     from qwenctl.commands.chat.single_answer import answer_as_json, answer_as_text
 
-    if not words and not as_json and is_terminal(sys.stdin) and is_terminal(sys.stdout):
+    if _is_conversation(words, as_json=as_json):
         _converse(job, color, keep_history=keep_history)
     elif as_json:
-        answer_as_json(job, words)
+        answer_as_json(job, words, verbose=verbose)
     else:
         answer_as_text(job, words, verbose=verbose)
 

@@ -9,6 +9,7 @@ import typer
 
 from qwenctl.commands.chat.saved_list import list_text
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.given import refuse_before_subcommand
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_prefixes
 from qwenctl.files.paths import prefixes_folder
@@ -27,6 +28,7 @@ prefixes_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, c
 @prefixes_app.callback()
 def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List saved prefixes, the latest first."""
+    refuse_before_subcommand(context)
     if context.invoked_subcommand is None:
         text_writer(sys.stdout)(list_text(_store(), as_json=json))
 

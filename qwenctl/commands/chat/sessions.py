@@ -11,6 +11,7 @@ import typer
 
 from qwenctl.commands.chat.saved_list import list_row, list_text, row_text
 from qwenctl.commands.options import common as options
+from qwenctl.commands.options.given import refuse_before_subcommand
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_sessions
 from qwenctl.files.paths import sessions_folder
@@ -44,6 +45,7 @@ sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, c
 @sessions_app.callback()
 def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List saved conversations, the latest first."""
+    refuse_before_subcommand(context)
     if context.invoked_subcommand is None:
         text_writer(sys.stdout)(list_text(_store(), as_json=json))
 

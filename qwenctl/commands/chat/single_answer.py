@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from qwenctl.chat import pipe
 from qwenctl.commands.chat.chat_job import ChatRequest, open_chat_engine
+from qwenctl.commands.options.given import refuse_ineffective
+from qwenctl.commands.options.vision_options import VISION_PARAMETERS
 from qwenctl.engine.interface import LoadedEngine
 from qwenctl.errors import QwenctlError, command_line
 from qwenctl.protocol.load import ModelInfo
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
     from qwenctl.chat.one_shot import AnswerSink
 
 
+# Options for what is computed only with an answer, or only with an image or a video.
+_OF_ANSWERS = frozenset(
+    "predict think think_budget on_full json_schema grammar tool_timeout yes temp top_k top_p min_p presence_penalty"
+    " frequency_penalty repeat_penalty repeat_last_n seed draft draft_max draft_min verbose image".split()
+)
+_OF_VIDEOS = ("fps", "max_frames")
+
+
+def check_single_answer(job: ChatRequest, color: str) -> None:
+    """Raise QwenctlError if an option was given that has no effect on one answer, or `color` can have none."""
+    if color == "always":
+        refuse_ineffective(job.given, ("color",), "on an answer in a pipe, which is plain text")
+    if not job.images and not any(message.media for message in job.conversation.messages):
+        refuse_ineffective(job.given, VISION_PARAMETERS, "without --image", "leave it out, or add -i FILE")
+
+
 def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None:
     """Stream the answer; with `verbose`, thinking and statistics go to standard error. Raises QwenctlError."""
     write, talk = text_writer(sys.stdout), text_writer(sys.stderr) if verbose else _discard
@@ -34,22 +52,32 @@ def answer_as_text(job: ChatRequest, words: list[str], *, verbose: bool) -> None
     saves = job.prefix is not None and job.prefix.is_new
     prompt = (pipe.read_optional_prompt if saves else pipe.read_prompt)(words, _piped(job), warn)
     if not prompt:
+        refuse_ineffective(job.given, _OF_ANSWERS, "without a question: only the prefix is saved")
         _save_prefix(job)
         return
     answer, loaded = _ask(job, prompt, write, talk)
-    if verbose:
-        thought = "\n" if answer.thinking else ""
-        talk(f"{thought}{pipe.statistics_line(answer, loaded)}\n")
+    _show_statistics(answer, loaded, talk)
     _warn_if_cut(job, answer)
 
 
-def answer_as_json(job: ChatRequest, words: list[str]) -> None:
-    """Print the answer with thinking, tool calls and statistics as one JSON object. Raises QwenctlError."""
-    write = text_writer(sys.stdout)
+def answer_as_json(job: ChatRequest, words: list[str], *, verbose: bool) -> None:
+    """Print the answer with thinking, tool calls and statistics as one JSON object. Raises QwenctlError.
+
+    With `verbose`, thinking and statistics also go to standard error.
+    """
+    hint = "leave it out: the calls are printed, and none is run"
+    refuse_ineffective(job.given, ("yes", "tool_timeout"), "beside --json", hint)
+    write, talk = text_writer(sys.stdout), text_writer(sys.stderr) if verbose else _discard
     as_data = replace(job, functions=None)
-    answer, loaded = _ask(as_data, pipe.read_prompt(words, _piped(job), warn), _discard, _discard)
+    answer, loaded = _ask(as_data, pipe.read_prompt(words, _piped(job), warn), _discard, talk)
+    _show_statistics(answer, loaded, talk)
     write(pipe.as_json(answer, loaded) + "\n")
     _warn_if_cut(job, answer)
+
+
+def _show_statistics(answer: pipe.CompletedAnswer, loaded: ModelInfo, talk: pipe.Write) -> None:
+    thought = "\n" if answer.thinking else ""
+    talk(f"{thought}{pipe.statistics_line(answer, loaded)}\n")
 
 
 def _ask(
@@ -59,6 +87,7 @@ def _ask(
     from qwenctl.chat.one_shot import AnswerSink, answer_once, make_tool_runner
 
     status, media = StatusLine(sys.stderr), tuple(map(job.resolve_media, job.images))
+    _check_videos(job, media)
     listener = AnswerSink(status, answer, thinking)
     caller = (
         make_tool_runner(job.functions, listener, allowed=job.auto_approve_tools) if job.functions is not None else None
@@ -75,6 +104,13 @@ def _ask(
         opened.engine.close()
         if session is not None:
             session.close()
+
+
+def _check_videos(job: ChatRequest, media: tuple[Media, ...]) -> None:
+    """Raise QwenctlError if an option for videos was given, and there is none in the conversation or in `media`."""
+    seen = (*media, *(one for message in job.conversation.messages for one in message.media))
+    if not any(one.kind == "video" for one in seen):
+        refuse_ineffective(job.given, _OF_VIDEOS, "without a video")
 
 
 def _piped(job: ChatRequest) -> BinaryIO | None:

@@ -13,9 +13,12 @@ import typer
 from qwenctl.commands.models.pull_flow import survey_repository
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.given import refuse_empty, refuse_without
+from qwenctl.commands.options.hub import one_revision
 from qwenctl.commands.options.shell_completion import complete_published
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing
 from qwenctl.commands.quantize.result import available_cpus, print_status
+from qwenctl.errors import QwenctlError, command_line
 from qwenctl.terminal.streams import text_writer
 
 Remote = Annotated[
@@ -29,6 +32,7 @@ Remote = Annotated[
 
 
 def ls_command(
+    context: typer.Context,
     name: Remote = "",
     hf_name: hub_options.HfName = "",
     revision: hub_options.Revision = "",
@@ -38,9 +42,13 @@ def ls_command(
 
     With NAME, each quantization is listed with its size and where it would fit on this machine.
     """
+    if name and hf_name:
+        raise QwenctlError(f"{name} and -hf {hf_name} are two models", command_line("ls", name))
+    refuse_empty(context)
     if name or hf_name:
         _list_remote(name or hf_name, revision, as_json=json)
     else:
+        refuse_without(context, "NAME", ("revision",))
         _list_local(as_json=json)
 
 
@@ -73,7 +81,7 @@ def _list_remote(text: str, revision: str, *, as_json: bool) -> None:
     target = resolve_target(
         model_name,
         PullRequest(),
-        lambda repository: fetch_listing(repository, revision or model_name.revision, pull, notify),
+        lambda repository: fetch_listing(repository, one_revision(revision, model_name.revision), pull, notify),
     )
     found = survey_repository(target.listing, pull, job, Path(default_cache_root()), notify)
     if as_json:

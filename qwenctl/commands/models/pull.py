@@ -6,6 +6,7 @@ Options come in; `hub` does the work, and its results are shown.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwenctl import __version__
-from qwenctl.commands.models.pull_flow import RepositorySurvey, pull_locked, pull_target, show_local, survey_repository
+from qwenctl.commands.models.pull_flow import (
+    RepositorySurvey,
+    check_quantizing,
+    pull_locked,
+    pull_target,
+    show_local,
+    survey_repository,
+)
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
 from qwenctl.commands.options.common import ask
+from qwenctl.commands.options.given import given_options, refuse_beside, refuse_empty, refuse_ineffective
+from qwenctl.commands.options.hub import one_revision
 from qwenctl.commands.options.shell_completion import complete_published, complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import available_cpus, print_status
@@ -67,7 +77,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be down
 Repair = Annotated[bool, typer.Option("--repair", help="Verify local files and download damaged ones again.")]
 
 
+# What a lock file decides, what is not done without the network, and what limits the network.
+_LOCKED = ("quantize", "source", "vision", "revision")
+_OF_PULLS, _OF_THE_NETWORK = ("output", "spool", "vision", "repair"), ("wait", "patience", "connections")
+
+
 def pull_command(
+    context: typer.Context,
     name: Name = "",
     hf_name: hub_options.HfName = "",
     revision: hub_options.Revision = "",
@@ -100,10 +116,11 @@ def pull_command(
     from qwenctl.hub.repository.model_name import parse_name
     from qwenctl.hub.select.target import PullRequest
 
+    given = _check_given(context, has_lock=locked is not None, offline=offline)
     settings = DownloadOptions(connections) if patience is None else DownloadOptions(connections, patience)
     pull = PullOptions(settings, wait, repair)
     job = QuantizeJob(
-        output=output or (FolderPath(to) if to is not None and to.suffix != ".gguf" else to),
+        output=_output(output, to, given),
         threads=available_cpus(),
         spool_bytes=spool or SPOOL_BYTES,
         overwrite=False,
@@ -117,18 +134,51 @@ def pull_command(
         if name or hf_name:
             hint = command_line("pull", "--locked", locked)
             raise QwenctlError("--locked and a model name cannot be used together", hint)
-        pull_locked(locked, to, job, pull, offline=offline)
+        pull_locked(locked, to, job, pull, given, offline=offline)
         return
     model_name, request = parse_name(_one_name(name, hf_name)), PullRequest(quantize, source, vision)
     _check_request(model_name, request)
     if offline:
-        show_local(
-            replace(model_name, quant=model_name.quant or request.label, revision=revision or model_name.revision), job
-        )
+        wanted = replace(model_name, quant=model_name.quant or request.label)
+        show_local(replace(wanted, revision=one_revision(revision, model_name.revision)), to, job)
         return
     target = _target(model_name, request, revision, to or default_cache_root(), job, pull)
     if target is not None and _is_loadable_or_wanted(target, job):
-        _pull_or_quantize(target, output, to, job, pull, vision=vision)
+        _check_target(target, given)
+        _pull_or_quantize(target, to, job, pull, vision=vision)
+
+
+def _check_given(context: typer.Context, *, has_lock: bool, offline: bool) -> Mapping[str, str]:
+    """The options on the command line. Raises QwenctlError if one of them says nothing or has no effect."""
+    from qwenctl.hub.local.hf_cache import is_offline
+
+    refuse_empty(context)
+    given = given_options(context)
+    if has_lock:
+        refuse_beside(context, "--locked", _LOCKED)
+    if "output" in given:
+        refuse_beside(context, "--output", ("to",))
+    not_done = set(_OF_PULLS) - ({"output"} if has_lock else set())
+    if offline:
+        refuse_beside(context, "--offline", {*not_done, *_OF_THE_NETWORK})
+    elif is_offline():  # limits of a network that is not used are kept, but what was asked for is not done
+        refuse_ineffective(given, not_done, "without the network", "unset HF_HUB_OFFLINE, or leave it out")
+    return given
+
+
+def _output(output: Path | None, to: Path | None, given: Mapping[str, str]) -> Path | None:
+    """Where a file is written that is quantized: to -o, or --to; what was typed wins over settings."""
+    folder = FolderPath(to) if to is not None and to.suffix != ".gguf" else to
+    return folder or output if "to" in given else output or folder
+
+
+def _check_target(target: ResolvedTarget, given: Mapping[str, str]) -> None:
+    """Raise QwenctlError if an option was given that means nothing for what is pulled."""
+    from qwenctl.hub.local.installed import CHECKPOINT
+
+    check_quantizing(given, target.label or target.recipe, quantizes=bool(target.recipe))
+    if target.label == CHECKPOINT:
+        refuse_ineffective(given, ("vision",), "on a checkpoint, which is pulled whole")
 
 
 def _one_name(name: str, hf_name: str) -> str:
@@ -164,7 +214,9 @@ def _target(
 
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, _):
         target = resolve_target(
-            model_name, request, lambda name: fetch_listing(name, revision or model_name.revision, pull, shown.notify)
+            model_name,
+            request,
+            lambda name: fetch_listing(name, one_revision(revision, model_name.revision), pull, shown.notify),
         )
         if not target.needs_choice:
             return target
@@ -197,18 +249,9 @@ def _is_loadable_or_wanted(target: ResolvedTarget, job: QuantizeJob) -> bool:
 
 
 def _pull_or_quantize(
-    target: ResolvedTarget,
-    output: Path | None,
-    to: Path | None,
-    job: QuantizeJob,
-    pull: PullOptions,
-    *,
-    vision: bool,
+    target: ResolvedTarget, to: Path | None, job: QuantizeJob, pull: PullOptions, *, vision: bool
 ) -> None:
-    """Download the target, or quantize it while it downloads.
-
-    Raises QwenctlError if there is an `output` and nothing to quantize.
-    """
+    """Download the target, or quantize it while it downloads. Raises QwenctlError."""
     if target.recipe:
         from quantize.plan import QuantizeOptions
 
@@ -216,9 +259,6 @@ def _pull_or_quantize(
         with missing_folder(job.output):
             quantize_remote(target.listing, wanted, job, pull)
         return
-    if output is not None:
-        hint = "`--to DIR` pulls into a folder"
-        raise QwenctlError(f"-o is only for --quantize, and {target.label} needs no quantizing", hint)
     pull_target(target, to, job, pull)
 
 

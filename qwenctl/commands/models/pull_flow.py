@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantize.formatting import format_bytes, format_duration
+from qwenctl.commands.options.given import refuse_ineffective
 from qwenctl.commands.quantize.remote import QuantizeJob, fetch_listing, quantize_remote
 from qwenctl.commands.quantize.result import print_json, print_status
 from qwenctl.errors import ExitCode, QwenctlError, command_line
@@ -61,8 +62,27 @@ def pull_target(target: ResolvedTarget, to: Path | None, job: QuantizeJob, pull:
         _show(plan, job)
 
 
-def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions, *, offline: bool) -> None:
-    """Download the models that a lock file lists; with `offline`, only verify local ones. Raises QwenctlError."""
+def check_quantizing(given: Mapping[str, str], label: str, *, quantizes: bool) -> None:
+    """Raise QwenctlError if one of the options `given` is only for models that are quantized here, or only for others.
+
+    `label` names what is pulled.
+    """
+    if quantizes:
+        refuse_ineffective(given, ("repair",), "on a model that is quantized here", f"`{command_line('verify')}`")
+        return
+    hints = {"output": ("-o", "`--to DIR` pulls into a folder"), "spool": ("--spool", "leave it out")}
+    for name, (option, hint) in hints.items():
+        if name in given:
+            raise QwenctlError(f"{option} is only for --quantize, and {label} needs no quantizing", hint)
+
+
+def pull_locked(
+    path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions, given: Mapping[str, str], *, offline: bool
+) -> None:
+    """Download the models that a lock file lists; with `offline`, only verify local ones.
+
+    Raises QwenctlError, also if one of the options `given` is for none of these models.
+    """
     from qwenctl.hub.local.lock_file import check_locked, find_locked_files, read_lock
 
     models = read_lock(path)
@@ -73,6 +93,8 @@ def pull_locked(path: Path, to: Path | None, job: QuantizeJob, pull: PullOptions
                 "`--offline` checks that it is here; `qwenctl quantize FOLDER` makes it",
                 ExitCode.NO_INPUT,
             )
+    if models and len({bool(model.recipe) for model in models}) == 1:
+        check_quantizing(given, models[0].quant, quantizes=bool(models[0].recipe))
     for model in models:
         if offline:
             _show_locked(model, to, job)
@@ -122,13 +144,18 @@ def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: P
             )
 
 
-def show_local(model_name: ModelName, job: QuantizeJob) -> None:
-    """Print the path of a local model. No network is used. Raises QwenctlError if there is none."""
+def show_local(model_name: ModelName, to: Path | None, job: QuantizeJob) -> None:
+    """Print the path of a local model, which must be in the folder `to`, if that is given. No network is used.
+
+    Raises QwenctlError if there is none.
+    """
     from qwenctl.hub.local.installed import find_installed_models
     from qwenctl.hub.local.resolve_model import filter_by_name, wrong_revision_error
     from qwenctl.views.models import model_fields
 
-    models = find_installed_models()
+    models = find_installed_models((to,) if to else ())
+    if to is not None:  # what was quantized here is listed wherever it lies
+        models = [model for model in models if model.cache or model.path.absolute().parent == to.absolute()]
     found = [model for model in filter_by_name(model_name, models) if not model.missing_parts]
     if not found and (error := wrong_revision_error(model_name, models)) is not None:
         raise error

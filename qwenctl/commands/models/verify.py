@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print only problems.")]
+_PROBLEMS = ("damaged", "missing")
 _REPORT_SECONDS = 0.1
 
 
@@ -35,7 +36,7 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
     models = find_installed(name, or_file=True, damaged=True)
     rows, troubles = _check(models, quiet=quiet or json)
     if json:
-        print_json({"files": rows})
+        print_json({"files": [row for row in rows if not quiet or row["state"] in _PROBLEMS]})
         if troubles:
             raise SystemExit(troubles[0].code)
         return

@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -54,9 +54,7 @@ def refuse_empty_words(parameters: Iterable[Any], words: Mapping[str, Any]) -> N
 
 def refuse_without(context: typer.Context, needed: str, parameters: Collection[str]) -> None:
     """Raise QwenctlError if one of `parameters` was given: it has no effect without the option `needed`."""
-    for name, option in given_options(context).items():
-        if name in parameters:
-            raise QwenctlError(f"{option} has no effect without {needed}", f"leave it out, or add {needed}")
+    refuse_ineffective(given_options(context), parameters, f"without {needed}", f"leave it out, or add {needed}")
 
 
 def refuse_beside(context: typer.Context, other: str, parameters: Collection[str]) -> None:
@@ -64,6 +62,31 @@ def refuse_beside(context: typer.Context, other: str, parameters: Collection[str
     for name, option in given_options(context).items():
         if name in parameters:
             raise QwenctlError(f"{option} and {other} cannot be used together", "leave one of them out")
+
+
+def refuse_ineffective(
+    given: Mapping[str, str], parameters: Collection[str], reason: str, hint: str = "leave it out"
+) -> None:
+    """Raise QwenctlError if one of `parameters` is among the options `given`: it has no effect, for this `reason`.
+
+    `reason` can follow "has no effect".
+    """
+    for name, option in given.items():
+        if name in parameters:
+            _refuse(option, reason, hint)
+
+
+def refuse_before_subcommand(context: typer.Context) -> None:
+    """Raise QwenctlError if a group's option was given before one of its subcommands, which does not get it."""
+    if context.invoked_subcommand is None:
+        return
+    for option in given_options(context).values():
+        command = f"{context.command_path} {context.invoked_subcommand}"
+        _refuse(option, f"before '{context.invoked_subcommand}'", f"`{command} --help` lists the options of that")
+
+
+def _refuse(option: str, reason: str, hint: str) -> NoReturn:
+    raise QwenctlError(f"{option} has no effect {reason}", hint)
 
 
 def _spelling(parameter: Any, value: object) -> str:

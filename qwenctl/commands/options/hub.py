@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.errors import QwenctlError
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -19,6 +20,13 @@ def parse_seconds(text: str) -> float:
     if not found:
         raise typer.BadParameter(f"'{text}' is not a time such as 90, 90s, 5m or 2h")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def one_revision(typed: str, named: str) -> str:
+    """The revision in --revision (`typed`) or in the model's name; "" for neither. Raises QwenctlError for two."""
+    if typed and named and typed != named:
+        raise QwenctlError(f"--revision {typed}, but the name has {named}", "leave one of them out")
+    return typed or named
 
 
 Name = Annotated[

@@ -6,6 +6,7 @@ Options come in; the `quantize` library does the work, and its results are shown
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,18 @@ from quantize.recipe.recipes import RECIPES
 from qwenctl import __version__
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options import hub as hub_options
+from qwenctl.commands.options.given import given_options, refuse_beside, refuse_empty, refuse_ineffective
+from qwenctl.commands.options.hub import one_revision
 from qwenctl.commands.options.shell_completion import complete_types
 from qwenctl.commands.quantize.remote import SPOOL_BYTES, QuantizeJob, fetch_listing, quantize_remote
-from qwenctl.commands.quantize.result import available_cpus, handle_sigterm, print_status, show_plan, show_result
+from qwenctl.commands.quantize.result import (
+    available_cpus,
+    check_parts,
+    handle_sigterm,
+    print_status,
+    show_plan,
+    show_result,
+)
 from qwenctl.errors import QwenctlError
 from qwenctl.files.paths import missing_folder, parse_output
 
@@ -80,9 +90,11 @@ DryRun = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files once the new ones are complete.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no summary.")]
+_PARTS = ("--mtp", "--vision", "--vision-type")  # options that ask for a part of the model, which must be there
 
 
 def quantize_command(
+    context: typer.Context,
     source: Source,
     output: Output = None,
     type_name: Type = "Q4_K_M",
@@ -120,6 +132,7 @@ def quantize_command(
         split_bytes=split_max_size or 0,
         tool_version=__version__,
     )
+    given = _check_given(context, vision=vision)
     job = QuantizeJob(
         output=output,
         threads=threads or available_cpus(),
@@ -128,17 +141,29 @@ def quantize_command(
         dry_run=dry_run,
         json=json,
         quiet=quiet,
+        asked_parts=tuple(option for option in given.values() if option in _PARTS),
     )
     repository, named_revision = _repository(source)
     with missing_folder(output):
         if repository:
-            _quantize_repository(repository, revision or named_revision, wanted, job)
+            _quantize_repository(repository, one_revision(revision, named_revision), wanted, job)
         else:
+            if source.is_dir():
+                refuse_ineffective(given, ("spool", "revision"), f"for a folder: {source} is not downloaded")
             _quantize_folder(source, wanted, job)
+
+
+def _check_given(context: typer.Context, *, vision: bool) -> Mapping[str, str]:
+    """The options on the command line. Raises QwenctlError if one of them says nothing or has no effect."""
+    refuse_empty(context)
+    if not vision:
+        refuse_beside(context, "--no-vision", ("vision_type",))
+    return given_options(context)
 
 
 def _quantize_folder(source: Path, wanted: QuantizeOptions, job: QuantizeJob) -> None:
     plan = _make_plan(source, job.output, wanted)
+    check_parts(plan, job.asked_parts)
     if job.dry_run:
         show_plan(plan, job.threads, as_json=job.json)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantize.formatting import format_bytes
-from qwenctl.commands.quantize.result import handle_sigterm, show_plan, show_result
+from qwenctl.commands.quantize.result import check_parts, handle_sigterm, show_plan, show_result
 from qwenctl.errors import QwenctlError
 from qwenctl.terminal.streams import text_writer
 
@@ -30,7 +30,8 @@ SPOOL_BYTES = 50 * 10**9
 class QuantizeJob:
     """How to run a conversion, apart from the options of its plan.
 
-    `json` and `quiet` determine what is shown; with `yes`, the user is not asked.
+    `json` and `quiet` determine what is shown; with `yes`, the user is not asked. `asked_parts` are the options by
+    which parts of the model were asked for: those must be there.
     """
 
     output: Path | None
@@ -41,6 +42,7 @@ class QuantizeJob:
     json: bool
     quiet: bool
     yes: bool = False
+    asked_parts: tuple[str, ...] = ()
 
 
 def fetch_listing(repository: str, revision: str, pull: PullOptions, notify: Callable[[str], None]) -> Listing:
@@ -68,6 +70,7 @@ def quantize_remote(
     with pull_progress(sys.stderr, quiet=job.quiet or job.json) as (shown, report):
         planned = plan_conversion(listing, job.output, options, job.spool_bytes, pull, shown)
         with planned as remote, handle_sigterm():
+            check_parts(remote.plan, job.asked_parts)
             if job.dry_run:
                 show_plan(remote.plan, job.threads, as_json=job.json, more=_remote_fields(remote))
                 if not job.json:

@@ -55,6 +55,14 @@ def handle_sigterm() -> Iterator[None]:
         raise SystemExit(before_it.code) from before_it
 
 
+def check_parts(plan: ConversionPlan, options: Iterable[str]) -> None:
+    """Raise QwenctlError if one of the `options` asks for a part (MTP, vision) that the checkpoint does not have."""
+    for option in options:
+        is_there, part = (plan.mtp, "MTP block") if option == "--mtp" else (plan.vision_files, "vision encoder")
+        if not is_there:
+            raise QwenctlError(f"{option} has no effect: {plan.checkpoint.name} has no {part}", "leave it out")
+
+
 def show_result(plan: ConversionPlan, result: ConversionResult, *, as_json: bool, quiet: bool) -> None:
     """Show the files made: a summary on standard error, and paths or JSON on standard output."""
     from quantize.summary import summarize_files
