@@ -1,6 +1,7 @@
 """Entry of the command `qwenctl` and of `python -m qwenctl`: signals end the program quietly from its first line on."""
 
 import _signal  # type: ignore[import-not-found]  # typeshed has only `signal`, which imports a dozen modules
+import gc
 import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -20,6 +21,8 @@ def main() -> int:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         code = run()
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # all is done: the interpreter only ends
+        # which would look for cycles among all objects first: as long as the rest of a short command takes
+        gc.freeze()
     except KeyboardInterrupt:
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         return _INTERRUPTED

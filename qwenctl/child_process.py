@@ -7,6 +7,7 @@ files, and end at once with the program, even if that is killed.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import runpy
@@ -82,7 +83,10 @@ def main() -> None:
     end_with_parent(int(parent))
     limit_resources()
     sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        gc.freeze()  # Python would look for cycles among all objects at its end, which takes longer than a probe
 
 
 if __name__ == "__main__":

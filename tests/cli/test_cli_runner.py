@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import cli_runner, command_line
+from tests.support import cli_runner, command_line, preloaded_cli
 
 
 def state() -> tuple[object, ...]:
@@ -36,6 +36,21 @@ def test_runner_restores_process_state(tmp_path: Path) -> None:
 def test_runner_output_equals_process_output(arguments: list[str]) -> None:
     done, process = cli_runner.run(*arguments), command_line.run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (process.returncode, process.stdout, process.stderr)
+
+
+@pytest.mark.parametrize("arguments", [[], ["chta"], ["config", "show", "chat"], ["ls", "--json"], ["chat", "-m", "x"]])
+def test_preloaded_program_gives_the_output_of_a_new_process(arguments: list[str]) -> None:
+    done = preloaded_cli.run(arguments, {**os.environ, "QWENCTL_THREADS": "3"})
+    process = command_line.run(*arguments, stdin=None, QWENCTL_THREADS="3")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        process.returncode, process.stdout.decode(), process.stderr.decode()
+    )  # fmt: skip
+
+
+def test_preloaded_program_is_a_process_with_its_own_environment(tmp_path: Path) -> None:
+    first = preloaded_cli.run(["config", "path"], {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)})
+    assert str(tmp_path) in first.stdout
+    assert str(tmp_path) not in preloaded_cli.run(["config", "path"], os.environ).stdout
 
 
 def test_runner_uses_the_given_folder_and_variables(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import preloaded_cli
 from tests.support.fake_hub import FakeHub, Repo, serve_folder
 
 REPO = "qwen/Toy-GGUF"
@@ -50,15 +51,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 def qwenctl(hub: FakeHub | str, home: Path, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run `qwenctl` to its end, without a terminal."""
-    return subprocess.run(
-        command(*arguments),
-        env=environment(hub, home, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return preloaded_cli.run([*map(str, arguments)], environment(hub, home, **more))
 
 
 def failure(done: subprocess.CompletedProcess[str]) -> tuple[str, str, int]:
