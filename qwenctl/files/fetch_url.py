@@ -12,7 +12,7 @@ import queue
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -164,10 +164,13 @@ def _proxy(url: httpx2.URL) -> str:
 
 def _is_literal(host: str) -> bool:
     """Whether the host of a URL is an address already, or this machine itself."""
+    name = host.rstrip(".").lower()
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(name)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        with suppress(OSError):
+            return bool(socket.inet_aton(name))  # 127.1, 0x7f000001 and the like
+        return name == "localhost" or name.endswith(".localhost")
     return True
 
 

@@ -93,6 +93,10 @@ def _line(piece: InputLine, form: InputFormat) -> Record:
     control = _CONTROL.search(text)
     if control is not None:
         raise BadLine(control.start() + 1, f"a control character ({control[0]!r}): is this a text file?")
+    if form.end == b"\n" and "\r" in text:
+        raise BadLine(
+            text.index("\r") + 1, "a carriage return: do lines end in them alone? `tr '\\r' '\\n'` changes that"
+        )
     return _fill_templates({_TEXT_FIELD: text, "line": piece.line}, str(piece.line), piece.line, form)
 
 

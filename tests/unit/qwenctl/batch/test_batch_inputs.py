@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,15 @@ def test_text_lines_become_prompts() -> None:
     ]
     [bad] = read(b"a\x1bb", InputFormat("lines", GenerationParams()))
     assert isinstance(bad, InvalidRecord)
+
+
+def test_lines_that_end_in_carriage_returns_alone_are_not_one_prompt() -> None:
+    form = InputFormat("lines", GenerationParams())
+    [bad] = read_items(io.BytesIO(b"one\rtwo\rthree\r"), "in", form)
+    assert isinstance(bad, InvalidRecord)
+    assert bad.reason.startswith("a carriage return: ")
+    [record] = read_items(io.BytesIO(b"one\rtwo\0"), "in", replace(form, end=b"\0"))
+    assert isinstance(record, Record)
 
 
 def test_nul_separated_text_may_span_lines() -> None:

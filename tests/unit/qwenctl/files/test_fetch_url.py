@@ -216,3 +216,14 @@ def test_media_from_a_private_url_need_permission(server: str, tmp_path: Path) -
     with pytest.raises(QwenctlError, match="private address"):
         MediaSource(tmp_path, allows_urls=True).resolve(url)
     assert MediaSource(tmp_path, allows_urls=True, allows_private=True).resolve(url).name == "red.png"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f000001", "2130706433"])
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9"])
+def test_this_machine_is_refused_however_it_is_spelled(host: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(QwenctlError, match="is the private address"):
+        fetch_url(f"http://{host}/x.png", FetchLimits(1000), allows_private=False)
