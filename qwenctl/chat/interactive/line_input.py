@@ -128,8 +128,8 @@ def ask(question: str, keyboard: Keyboard | None = None) -> str:
 class _BurstReader(PosixStdinReader):
     """Reads keys as they come; lines that come faster than anybody types are marked as a paste."""
 
-    def __init__(self, descriptor: int, pastes: PasteMarker) -> None:
-        super().__init__(descriptor)
+    def __init__(self, descriptor: int, encoding: str, pastes: PasteMarker) -> None:
+        super().__init__(descriptor, encoding=encoding)
         self.pastes = pastes
 
     def read(self, count: int = 1024) -> str:
@@ -143,7 +143,7 @@ class _BurstReader(PosixStdinReader):
 def _mark_pastes(keys: Input, pastes: PasteMarker) -> None:
     """Have pastes marked in what is read from `keys`, even if the terminal does not mark them."""
     if isinstance(keys, Vt100Input):
-        keys.stdin_reader = _BurstReader(keys.fileno(), pastes)
+        keys.stdin_reader = _BurstReader(keys.fileno(), keys.stdin.encoding, pastes)
 
 
 def _feed(keys: Input, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qwenctl.commands.chat.saved_list import list_text
+from qwenctl.commands.chat.saved_list import print_list
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.given import refuse_before_subcommand
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
@@ -30,7 +30,7 @@ def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List saved prefixes, the latest first."""
     refuse_before_subcommand(context)
     if context.invoked_subcommand is None:
-        text_writer(sys.stdout)(list_text(_store(), as_json=json))
+        print_list(_store(), "prefixes", "qwenctl chat -m MODEL.gguf --prefix FILE --save-as NAME", as_json=json)
 
 
 @prefixes_app.command("show", cls=HelpCommand)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from quantize.formatting import format_bytes
 from qwenctl.errors import QwenctlError
 from qwenctl.terminal.sanitize import clean_line
+from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
     from qwenctl.chat.saved.sessions import SessionStore
@@ -20,6 +22,14 @@ def list_text(store: SessionStore, *, as_json: bool) -> str:
         return json.dumps(rows, ensure_ascii=False) + "\n"
     width = max((len(one["name"]) for one in rows), default=0)
     return "".join(f"{one['name']:<{width}}  {row_text(one)}\n" for one in rows)
+
+
+def print_list(store: SessionStore, what: str, how: str, *, as_json: bool) -> None:
+    """Print the list; if it is empty, say on standard error that there are no saved `what`, and `how` to save one."""
+    text = list_text(store, as_json=as_json)
+    if not text and sys.stderr is not None:
+        text_writer(sys.stderr)(f"no saved {what}\n  hint: {how}\n")
+    text_writer(sys.stdout)(text)
 
 
 def list_row(store: SessionStore, name: str) -> dict[str, Any]:

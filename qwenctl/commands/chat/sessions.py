@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from qwenctl.commands.chat.saved_list import list_row, list_text, row_text
+from qwenctl.commands.chat.saved_list import list_row, print_list, row_text
 from qwenctl.commands.options import common as options
 from qwenctl.commands.options.given import refuse_before_subcommand
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
@@ -47,7 +47,7 @@ def list_command(context: typer.Context, json: options.Json = False) -> None:
     """List saved conversations, the latest first."""
     refuse_before_subcommand(context)
     if context.invoked_subcommand is None:
-        text_writer(sys.stdout)(list_text(_store(), as_json=json))
+        print_list(_store(), "conversations", "qwenctl chat -m MODEL.gguf", as_json=json)
 
 
 @sessions_app.command("show", cls=HelpCommand)

@@ -49,7 +49,11 @@ def verify_command(name: AnyName = "", json: options.Json = False, quiet: Quiet 
         raise QwenctlError(f"{troubles[0].message}{more}", troubles[0].hint, troubles[0].code)
     unknown = sum(row["state"] == "no hash" for row in rows)
     more = f"; {unknown} without a known hash" if unknown else ""
-    print_status(f"{len(rows) - unknown} files are intact{more}", quiet=quiet)
+    print_status(f"{_count(len(rows) - unknown)} intact{more}", quiet=quiet)
+
+
+def _count(n_files: int) -> str:
+    return "1 file is" if n_files == 1 else f"{n_files} files are"
 
 
 def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str, Any]], list[QwenctlError]]:
@@ -72,7 +76,7 @@ def _check(models: list[InstalledModel], *, quiet: bool) -> tuple[list[dict[str,
             read[0] += n_bytes
 
     with pull_progress(sys.stderr, quiet=quiet) as (shown, _), ThreadPoolExecutor(available_cpus()) as pool:
-        shown.notify(f"reading {len(files)} files, {format_bytes(total)}")
+        shown.notify(f"reading {len(files)} file{'s' * (len(files) != 1)}, {format_bytes(total)}")
         jobs = [
             pool.submit(check_file, one, _repair_command(model), follow, made_here=model.cache is None)
             for one, model in files.values()

@@ -9,7 +9,7 @@ import pytest
 
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import SessionStore
-from qwenctl.commands.chat.saved_list import list_row, list_text, row_text
+from qwenctl.commands.chat.saved_list import list_row, list_text, print_list, row_text
 from tests.support.chat_sessions import LOADED
 
 
@@ -42,6 +42,13 @@ def test_json_has_the_same_rows(store: SessionStore) -> None:
 def test_empty_store_has_no_rows(tmp_path: Path) -> None:
     assert list_text(SessionStore(tmp_path / "none"), as_json=False) == ""
     assert json.loads(list_text(SessionStore(tmp_path / "none"), as_json=True)) == []
+
+
+def test_empty_list_says_how_to_save_one(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    for as_json in (False, True):
+        print_list(SessionStore(tmp_path / "none"), "conversations", "qwenctl chat", as_json=as_json)
+    done = capfdbinary.readouterr()
+    assert (done.out, done.err) == (b"[]\n", b"no saved conversations\n  hint: qwenctl chat\n")
 
 
 def test_time_is_shown_to_the_minute(store: SessionStore) -> None:
