@@ -124,7 +124,7 @@ class HelpCommand(_Page, TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args` into `ctx`; return what is left of them. Called by click. Raises QwenctlError for an empty one."""
+        """Parse `args` into `ctx`, for click; return what is left of them. Raises QwenctlError for an empty one."""
         if "" in args or any(word.endswith("=") or word.isspace() for word in args):
             words, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             refuse_empty_words(self.get_params(ctx), words)
