@@ -7,6 +7,7 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from qwenctl.engine.request_errors import RequestError
@@ -151,3 +152,12 @@ def test_invalid_grammar_or_schema_is_refused(toy_model: LoadedModel, fields: di
         run(toy_model, Generate(ASKED, **fields))  # type: ignore[arg-type]
     assert caught.value.failed.kind == "setting"
     assert caught.value.failed.message.startswith(reason)
+
+
+def test_grammar_that_fails_within_an_answer_does_not_pass_for_its_end(toy_model: LoadedModel) -> None:
+    grammar = toy_model.grammars.compile(Generate(ASKED, grammar='root ::= "yes" [a-z]+'))
+    [wrong, *_] = toy_model.tokenizer.tokenize_plain(b"0")
+    grammar.accept(wrong)  # which leaves it as a grammar does that became too complex
+    with pytest.raises(RequestError) as caught:
+        grammar.mask_logits(np.zeros(toy_model.vocabulary_size, np.float32))
+    assert caught.value.failed.message.startswith("the grammar or schema cannot be used: ")
