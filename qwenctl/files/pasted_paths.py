@@ -46,6 +46,19 @@ def pasted_path(text: str) -> str:
     return next((form for form in forms if _exists(form)), "")
 
 
+def split_dropped_file(line: str) -> tuple[str, str]:
+    """Return the existing file whose absolute path `line` begins with, as one dropped on a terminal, and the rest.
+
+    Both are "" if the line does not begin so.
+    """
+    line = line.strip()
+    for word in (line, *_words(line, 0)) if line.startswith(("/", "'", '"', "file:/")) else ():
+        path = Path(pasted_path(word))
+        if path.is_absolute() and path.is_file():
+            return str(path), line[len(word) :].strip()
+    return "", ""
+
+
 def typed_path(text: str) -> str:
     """Return the path that `text`, an option's value, means: as `pasted_path`, and of a file:// URL in any case."""
     return pasted_path(text) or file_url_path(text) or text

@@ -17,10 +17,11 @@ from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.interactive import persistence
 from qwenctl.chat.interactive.screen import AnswerView
 from qwenctl.chat.interactive.slash_actions import ACTIONS, attach_media, attach_mentions
-from qwenctl.chat.interactive.slash_commands import run_command
+from qwenctl.chat.interactive.slash_commands import is_command, run_command
 from qwenctl.chat.interactive.state import STOPS, ChatSetup, ChatState, ChatStopped
 from qwenctl.chat.tool_calls import run_tool_calls
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.pasted_paths import split_dropped_file
 from qwenctl.protocol.messages import GenerationFinished
 from qwenctl.terminal.signals import cancel_on_sigint, defer_sigint
 from qwenctl.tools.calls import ParsedCalls, answer_with_calls
@@ -90,8 +91,15 @@ def _next_line(setup: ChatSetup, prefill: str) -> str | None:
 
 
 def _handle_line(setup: ChatSetup, state: ChatState, line: str) -> tuple[ChatState, Conversation | None, bool]:
-    """Handle one line: return the new state, the conversation to answer (None: nothing), and whether to quit."""
-    if not line.startswith("/"):
+    """Handle one line: return the new state, the conversation to answer (None: nothing), and whether to quit.
+
+    A line that begins with the path of a file, which was dropped on the terminal, mentions that file.
+    """
+    dropped, rest = ("", "") if is_command(line) else split_dropped_file(line)
+    if dropped and not rest:
+        return ACTIONS["file"](setup, state, dropped), None, False
+    if dropped or not line.startswith("/"):
+        line = f"@{line.strip()}" if dropped else line
         state = attach_mentions(setup, state, line)
         question = prepend_attachments(line, state.attached)
         asked = state.conversation.with_user(question, state.media)

@@ -78,6 +78,12 @@ def run_command(line: str, conversation: Conversation, sampling: Sampling) -> Co
     )
 
 
+def is_command(line: str) -> bool:
+    """Whether the first word of `line` is a slash command."""
+    name = line.strip().partition(" ")[0].lower()
+    return _ALIASES.get(name, name) in COMMANDS
+
+
 def _help(conversation: Conversation, _rest: str, _sampling: Sampling) -> CommandResult:
     usages = {f"{one.name} {one.metavar}": one.help for one in COMMANDS.values()}
     width = max(map(len, usages))

@@ -10,6 +10,7 @@ import pytest
 
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.errors import ExitCode, QwenctlError
+from qwenctl.files.pasted_paths import split_dropped_file
 from qwenctl.protocol.messages import (
     GenerationFinished,
     Message,
@@ -33,6 +34,26 @@ def test_answer_is_shown_with_figures_and_sent_with_next_question() -> None:
     assert engine.prepared[0] == engine.requests[1].messages[:-1]
     assert engine.closed
     assert "\x1b]8" not in chat.output.getvalue()
+
+
+@pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', "escaped", "url"])
+def test_file_dropped_on_the_terminal_is_attached(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "some notes.txt"
+    path.write_text("remember the milk")
+    forms = {"escaped": str(path).replace(" ", "\\ "), "url": path.as_uri()}
+    dropped = forms.get(form) or form.format(path)
+    engine = ScriptedEngine([answer("Milk."), answer("Milk.")])
+    chat = Chat(engine)
+    chat.run(f"{dropped} ", "What is in it?", *([] if form == "{}" else [f"{dropped} What is it?"]), "/no such command")
+    assert "will be sent with the next question" in chat.text
+    for request in engine.requests:
+        assert "remember the milk" in request.messages[-1].content
+    assert engine.requests[0].messages[-1].content.endswith("\n\nWhat is in it?")
+    assert "no such command: /no" in chat.text
+
+
+def test_folder_alone_on_a_line_is_not_attached(tmp_path: Path) -> None:
+    assert split_dropped_file(f"{tmp_path}") == ("", "")
 
 
 def test_thinking_is_collapsed_to_one_line_and_shown_on_request() -> None:
