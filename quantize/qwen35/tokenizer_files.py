@@ -18,6 +18,7 @@ from quantize.qwen35.tokenizer_rules import DEFAULT_PRE_TOKENIZER, find_pre_toke
 
 SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _SAME_RELEASE = "download all tokenizer files of one release again"
+_FEW = 3
 _MATCHING = ("lstrip", "rstrip", "single_word")
 _CONFIG, _ADDED, _SPECIAL_MAP = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 
@@ -37,6 +38,7 @@ class TokenTable:
         self.ids: dict[str, int] = {}
         self.pre_tokenizer = DEFAULT_PRE_TOKENIZER
         self._file = file  # that leads
+        self._lacking: dict[str, list[tuple[str, int]]] = {}
 
     def find(self, content: str) -> int | None:
         """The id of the token with this text."""
@@ -59,6 +61,8 @@ class TokenTable:
 
     def merge(self, file: str, content: str, number: int | None, *, special: bool) -> None:
         """Merge an added token of another file; None: no id is given. Raises BadCheckpoint for a contradiction."""
+        if not content:  # which the tokenizers library does not add
+            return
         known, free = self.ids.get(content), max(self.by_id, default=-1) + 1
         if known is not None and number not in (None, known):
             raise BadCheckpoint(f"{file} gives {content!r} the id {number}, {self._file} {known}", _SAME_RELEASE)
@@ -71,13 +75,22 @@ class TokenTable:
                 _SAME_RELEASE,
             )
         if known is None:
-            self.notes.append(f"{content!r} is token {free}, from {file}: {self._file} lacks it")
+            self._lacking.setdefault(file, []).append((content, free))
             self.by_id[free] = content
         self.ids[content] = known = free if known is None else known
         if self.added.get(known, special) != special:
             kind = "special" if special else "not special"
             self.notes.append(f"{content!r} is {kind}, as {file} says; {self._file} says the opposite")
         self.added[known] = special
+
+    def note_lacking(self) -> None:
+        """Note which tokens the leading file lacks: each of a few, or how many."""
+        for file, tokens in self._lacking.items():
+            if len(tokens) <= _FEW:
+                self.notes += [f"{text!r} is token {at}, from {file}: {self._file} lacks it" for text, at in tokens]
+            else:
+                names = list_names([f"{text!r}" for text, _ in tokens])
+                self.notes.append(f"{len(tokens)} tokens are from {file}, because {self._file} lacks them: {names}")
 
 
 def read_token_table(folder: Path) -> TokenTable:
@@ -90,6 +103,7 @@ def read_token_table(folder: Path) -> TokenTable:
         with_damage_named("vocab.json", lambda: table.set_vocabulary(read_json(folder / "vocab.json")))
     config = _read_optional(folder / _CONFIG)
     with_damage_named(_CONFIG, lambda: _merge_config(folder, table, config))
+    table.note_lacking()
     return table
 
 

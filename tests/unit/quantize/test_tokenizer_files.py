@@ -130,6 +130,20 @@ def test_what_is_ignored_or_added_is_noted(changes: dict[str, Any], note: str, t
     assert any(one.startswith(note) for one in notes), notes
 
 
+def test_many_tokens_that_the_leading_file_lacks_are_one_note(tmp_path: Path) -> None:
+    [note] = vocabulary(tmp_path, {"tokenizer.json": {**TOKENIZER, "added_tokens": []}}).notes
+    assert note.startswith(
+        "26 tokens are from tokenizer_config.json, because tokenizer.json lacks them: '<|endoftext|>'"
+    )
+
+
+def test_empty_token_is_not_added_as_in_the_tokenizers_library(tmp_path: Path) -> None:
+    reference = Tokenizer.from_file(str(TOY / "tokenizer.json"))
+    assert reference.add_tokens([AddedToken("")]) == 0
+    found = vocabulary(tmp_path, {"tokenizer_config.json": with_token(FREE, "")})
+    assert (found.tokens[FREE], found.notes) == (f"[PAD{FREE}]", ())
+
+
 def test_token_with_a_role_is_a_control_token(tmp_path: Path) -> None:
     found = vocabulary(tmp_path, {"tokenizer_config.json": {**CONFIG, "pad_token": "<new pad>"}})
     assert (found.tokens[FREE], found.types[FREE].name) == ("<new pad>", "CONTROL")
