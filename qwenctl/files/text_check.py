@@ -5,7 +5,9 @@ Bytes come in; what they are goes out, with a hint how to make text of them. Not
 
 from __future__ import annotations
 
+import codecs
 import re
+from contextlib import suppress
 
 from qwenctl.errors import ExitCode, QwenctlError, quote
 
@@ -43,8 +45,11 @@ def find_other_kind(begin: bytes, *, allows_nul: bool = False) -> tuple[str, str
     Text has no NUL, unless `allows_nul`; then UTF-16 without a byte order mark is still recognized.
     """
     begin = begin[:_LOOKED_AT]
-    if _is_written(begin):
-        return None
+    if not (_CONTROL.search(begin) or _PDF_HEADER.match(begin) or any(begin == magic for magic, _, _ in _KINDS)):
+        with suppress(UnicodeDecodeError):
+            # Text, whatever its first word is: one may ask what GIF89a means. The last letter may be cut.
+            codecs.getincrementaldecoder("utf-8")().decode(begin)
+            return None
     for magic, what, hint in _KINDS:
         if begin.startswith(magic) and not (magic == b"BZh" and begin[4:10] != b"1AY&SY"):
             return what, hint
@@ -59,17 +64,6 @@ def find_other_kind(begin: bytes, *, allows_nul: bool = False) -> tuple[str, str
     if b"\0" in begin and not allows_nul:
         return "is not text: it has NUL bytes", _BINARY
     return None if allows_nul else _other_encoding(begin)
-
-
-def _is_written(begin: bytes) -> bool:
-    """Whether it is text whatever its first word is: one may ask what GIF89a means. Some PDF documents are text."""
-    if _CONTROL.search(begin) or _PDF_HEADER.match(begin) or any(begin == magic for magic, _, _ in _KINDS):
-        return False
-    try:
-        begin.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data"  # cut within a letter
-    return True
 
 
 def check_text(begin: bytes, name: str, command: str, *, allows_nul: bool = False) -> None:

@@ -43,7 +43,7 @@ def test_first_file_in_transformers_order_counts_and_others_are_noted(files: dic
     assert notes == tuple(f"the chat template is that of {given_names[0]}; {name} has another one" for name in others)
 
 
-def test_named_templates_are_kept(tmp_path: Path) -> None:
+def test_named_templates_are_all_read(tmp_path: Path) -> None:
     entries: Any = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     assert read(tmp_path, {CONFIG: entries})[0] == {"default": "a", "tool_use": "b"}
     files = {JINJA: "a", "additional_chat_templates/tool-use.jinja": "b", "additional_chat_templates/rag.jinja": "c"}
