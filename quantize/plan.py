@@ -130,7 +130,7 @@ def make_plan(
     With `headers_only`, the weights of the shards are not there yet, so that no two tensors can be compared.
     Raises MissingInput, BadCheckpoint, BadGGUF, BadOption or NeedsImatrix.
     """
-    recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
+    recipe, overrides = find_recipe(options.type_name, "--type"), [parse_override(text) for text in options.overrides]
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     source = _read_source(folder, mtp=options.mtp, vision=options.vision, headers_only=headers_only)
     checkpoint, config, mtp, text, vision, notes = source
@@ -177,7 +177,7 @@ def compute_tensor_sizes(folder: Path, options: QuantizeOptions) -> TensorSizes:
 
     Types that need an importance matrix are allowed without one. Raises MissingInput, BadCheckpoint or BadOption.
     """
-    recipe, overrides = find_recipe(options.type_name), [parse_override(text) for text in options.overrides]
+    recipe, overrides = find_recipe(options.type_name, "--type"), [parse_override(text) for text in options.overrides]
     source = _read_source(folder, mtp=options.mtp, vision=options.vision, headers_only=True)
     _, config, mtp, text, vision, _ = source
     context = RecipeContext(config.layers + mtp, config.experts, config.query_groups, has_imatrix=True)
@@ -318,9 +318,10 @@ def _plan_vision_files(
     """Plan the mmproj file next to `output`; empty if there are no vision tensors. Raises BadOption."""
     if not tensors or config.vision is None:
         return ()
-    vision_recipe = find_recipe(options.vision_type or (recipe.name if recipe.name in ("F32", "BF16") else "F16"))
+    vision_type = options.vision_type or (recipe.name if recipe.name in ("F32", "BF16") else "F16")
+    vision_recipe = find_recipe(vision_type, "--vision-type")
     if vision_recipe.name not in ("F32", "F16", "BF16"):
-        raise BadOption(f"the vision encoder cannot be {vision_recipe.name}", "--vision-type f16, bf16 or f32")
+        raise BadOption(f"--vision-type {vision_recipe.name}: the vision encoder cannot be that", "f16, bf16 or f32")
     provenance = Provenance(vision_recipe.name, options.tool_version)
     header = vision_metadata(checkpoint, config, config.vision, vision_recipe, tensors, provenance)
     specs = [

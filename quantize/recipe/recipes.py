@@ -68,11 +68,14 @@ class RecipeContext:
     has_imatrix: bool
 
 
-def find_recipe(name: str) -> Recipe:
-    """Find the recipe called `name`, ignoring case. Raises BadOption that suggests the nearest names."""
+def find_recipe(name: str, option: str = "") -> Recipe:
+    """Find the recipe called `name`, ignoring case. Raises BadOption that suggests the nearest names.
+
+    `option` is the option that it was given for, if there is one.
+    """
     recipe = RECIPES.get(name.upper().replace("-", "_"))
     if recipe is None:
-        raise BadOption(f"unknown quantization '{name}'", _nearest_hint(name, RECIPES))
+        raise BadOption(f"{option}{': ' * bool(option)}unknown quantization '{name}'", _nearest_hint(name, RECIPES))
     return recipe
 
 

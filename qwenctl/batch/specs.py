@@ -103,8 +103,14 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if self.select and self.style != "qwenctl":
             raise QwenctlError("--select and --format cannot be used together", "leave one of them out")
-        if self.is_standard_output and (self.retry_errors or self.overwrite or self.resume == "force"):
-            raise QwenctlError("standard output cannot be resumed", "-o OUT.jsonl")
+        needs_file = {
+            "--retry-errors": self.retry_errors,
+            "--overwrite": self.overwrite,
+            "--force-resume": self.resume == "force",
+        }
+        for option, is_set in needs_file.items():
+            if self.is_standard_output and is_set:
+                raise QwenctlError(f"{option}: standard output cannot be resumed", "-o OUT.jsonl")
 
     @property
     def is_standard_output(self) -> bool:

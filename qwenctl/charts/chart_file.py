@@ -31,7 +31,8 @@ _PNG_MARK = b"Software\0qwenctl"
 def check_image_name(path: Path) -> None:
     """Raise QwenctlError if `path` is neither .svg nor .png, or is a PNG, which needs a library, and has none."""
     if path.suffix.lower() not in (".svg", ".png"):
-        raise QwenctlError(f"{path.name} is neither .svg nor .png", f"--plot {quote((path.stem or 'speed') + '.svg')}")
+        other = (path.stem or "speed") + ".svg"
+        raise QwenctlError(f"--plot {path.name}: neither .svg nor .png", f"--plot {quote(other)}")
     if path.suffix.lower() == ".png" and find_spec(_PNG_LIBRARY) is None:
         hint = f"--plot {quote(path.with_suffix('.svg'))}, or `pip install {_PNG_LIBRARY}`"
         raise QwenctlError("drawing a PNG needs a library that is not installed", hint)

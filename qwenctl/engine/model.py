@@ -212,8 +212,8 @@ def resolve_context_size(settings: LoadParams, trained: int) -> int:
     """The context size in tokens. Raises RequestError for more than the model supports, which would yield nonsense."""
     longest = max_context(trained)
     if settings.context_tokens > longest:
-        requested = f"a context of {settings.context_tokens:,} tokens"
-        raise RequestError(RequestFailed("setting", f"{requested}: the model supports {longest:,}", f"-c {longest}"))
+        message = f"-c {settings.context_tokens}: the model supports {longest:,} tokens"
+        raise RequestError(RequestFailed("setting", message, f"-c {longest}"))
     return settings.context_tokens or min(trained, DEFAULT_TOKENS)
 
 

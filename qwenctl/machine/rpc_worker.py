@@ -78,7 +78,7 @@ def select_devices(requested: Sequence[str], devices: Sequence[GgmlDevice]) -> l
     unknown = [name for name in requested if name not in {device.name for device in devices}]
     if unknown:
         names = ", ".join(device.name for device in devices) or "none"
-        raise QwenctlError(f"no device is named '{unknown[0]}'", f"available: {names}")
+        raise QwenctlError(f"--device: no device is named '{unknown[0]}'", f"available: {names}")
     if requested:
         return [device for device in devices if device.name in requested]
     return [device for device in devices if device.kind in ("gpu", "igpu")] or list(devices)

@@ -88,11 +88,11 @@ def parse_override(text: str) -> tuple[str, str]:
     """Split REGEX=DEVICE into pattern and device. Raises QwenctlError."""
     pattern, separator, device = text.rpartition("=")
     if not separator or not pattern or not device:
-        raise QwenctlError(f"'{text}' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'")
+        raise QwenctlError(f"-ot '{text}' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'")
     try:
         re.compile(pattern)
     except re.error as error:
-        raise QwenctlError(f"'{text}' has a bad pattern: {error}") from error
+        raise QwenctlError(f"-ot '{text}' has a bad pattern: {error}") from error
     return pattern, device
 
 

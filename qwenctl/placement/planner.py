@@ -68,8 +68,8 @@ def context_tokens(inventory: TensorInventory, constraints: PlacementConstraints
     trained = inventory.shape.context or DEFAULT_TOKENS
     longest = max_context(trained)
     if constraints.context > longest:
-        requested = f"a context of {constraints.context:,} tokens"
-        raise QwenctlError(f"{requested}: the model supports {longest:,}", f"-c {longest}")
+        message = f"-c {constraints.context}: the model supports {longest:,} tokens"
+        raise QwenctlError(message, f"-c {longest}")
     return constraints.context or min(trained, DEFAULT_TOKENS)
 
 

@@ -162,7 +162,7 @@ def _devices(machine: Machine, constraints: PlacementConstraints) -> tuple[Devic
         return ()
     named = {device.name: device for device in machine.devices}
     for name in constraints.devices:
-        _check_device(name, named)
+        _check_device("--device", name, named)
     devices = tuple(named[name] for name in constraints.devices) or machine.devices
     if len(constraints.split) > len(devices) or len(constraints.fit_targets) > max(1, len(devices)):
         option = "-ts" if len(constraints.split) > len(devices) else "--fit-target"
@@ -173,9 +173,9 @@ def _devices(machine: Machine, constraints: PlacementConstraints) -> tuple[Devic
     return devices
 
 
-def _check_device(name: str, named: Mapping[str, Device]) -> None:
+def _check_device(option: str, name: str, named: Mapping[str, Device]) -> None:
     if name not in named:
-        raise QwenctlError(f"no device is named {name}", _device_hint(named))
+        raise QwenctlError(f"{option}: no device is named {name}", _device_hint(named))
 
 
 def _device_hint(named: Mapping[str, Device]) -> str:
@@ -193,7 +193,7 @@ def _fixed_tensors(
     names = [tensor.name for tensor in inventory.tensors]
     for pattern, device in overrides:
         if device != CPU:
-            _check_device(device, named)
+            _check_device("-ot", device, named)
         if not any(map(pattern.search, names)):
             raise QwenctlError(f"-ot '{pattern.pattern}' matches no tensor", "`qwenctl plan --json` lists the names")
     fixed = {}

@@ -136,7 +136,7 @@ def test_order_done_writes_answers_as_they_finish(server: FakeServer, tmp_path: 
          "it has: id, answer, thinking, tool_calls, finish_reason, usage, hash", 2),
         (["--select", "answer", "--format", "openai"], "--select and --format cannot be used together",
          "leave one of them out", 2),
-        (["--retry-errors"], "standard output cannot be resumed", "-o OUT.jsonl", 2),
+        (["--retry-errors"], "--retry-errors: standard output cannot be resumed", "-o OUT.jsonl", 2),
         (["nosuch.jsonl"], "nosuch.jsonl: no such file or directory", "", 66),
         ([], "stdin has no records", 'a record is a line such as {"prompt": "…"}', 65),
         (["-np", "0x"], "invalid value for '-np' / '--parallel': '0x' is not a whole number",

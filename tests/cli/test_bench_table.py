@@ -49,7 +49,7 @@ def test_bench_json_has_llama_bench_fields(toy_gguf: Path, tmp_path: Path) -> No
     [
         (["-p", "0", "-n", "0"], "nothing to measure: -p 0 and -n 0", 2),
         (["-n", "x"], "invalid value for '-n' / '--n-gen': 'x' is neither a number nor a range such as 0-8192+2048", 2),
-        (["--plot", "a.jpg"], "a.jpg is neither .svg nor .png", 2),
+        (["--plot", "a.jpg"], "--plot a.jpg: neither .svg nor .png", 2),
         (["--plot", "/no/such/a.svg"], "no such folder: /no/such", 73),
     ],
 )

@@ -57,8 +57,8 @@ def test_batch_gives_variables_to_the_template(toy_gguf: Path, tmp_path: Path) -
         (["--chat-template-kwargs", '{"enable_thinking": false}'], "use --no-think", 2),
         (["--chat-template-kwargs", "[" * 100_000], "not JSON", 2),
         (["--chat-template", "missing.jinja"], "missing.jinja", 66),
-        (["--chat-template", "empty.jinja"], "empty.jinja is empty", 65),
-        (["--chat-template", "binary.jinja"], "binary.jinja is not UTF-8 text", 65),
+        (["--chat-template", "empty.jinja"], "--chat-template empty.jinja is empty", 65),
+        (["--chat-template", "binary.jinja"], "--chat-template binary.jinja is not UTF-8 text", 65),
     ],
 )
 def test_invalid_option_is_refused_in_one_line(

@@ -209,7 +209,7 @@ def test_contradictory_image_options_are_refused(seeing_gguf: Path) -> None:
     command = ("chat", "-m", str(seeing_gguf), "-i", str(RED), PROMPT)
     line = "--image-min-tokens 200 is more than --image-max-tokens 100"
     assert outcome(*command, "--image-min-tokens", "200", "--image-max-tokens", "100")[::2] == (line, 2)
-    assert outcome(*command, "-i", "-", "-i", "-")[::2] == ("standard input can be one image only", 2)
+    assert outcome(*command, "-i", "-", "-i", "-")[::2] == ("-i -: standard input can be one image only", 2)
     line = "invalid value for '--image-max-tokens': 99999 is out of range: it must be a whole number from 1 to 16,384"
     assert outcome(*command, "--image-max-tokens", "99999")[::2] == (line, 2)
 

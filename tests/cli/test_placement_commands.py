@@ -154,7 +154,7 @@ def test_plan_with_a_missing_device_is_refused(toy_gguf: Path, tmp_path: Path) -
     plan = tmp_path / "plan.json"
     plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
     message, hint, code = outcome("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
-    assert (message, code) == ("no device is named GPU0", 2)
+    assert (message, code) == ("--device: no device is named GPU0", 2)
     assert hint == "available: CPU; `qwenctl doctor` shows what is here, and a new plan uses it"
 
 
@@ -189,7 +189,7 @@ def test_batch_on_an_rpc_device_gives_the_same_answers(toy_gguf: Path, tmp_path:
     [
         (
             ("--device", "GPU7", *MACHINE),
-            "no device is named GPU7", "available: GPU0", 2,
+            "--device: no device is named GPU7", "available: GPU0", 2,
         ),
         (
             ("--device", "none", "-ngl", "3", *MACHINE),
@@ -197,7 +197,7 @@ def test_batch_on_an_rpc_device_gives_the_same_answers(toy_gguf: Path, tmp_path:
         ),
         (
             ("--device", "GPU0", "-ot", "ffn_up_exps=GPU1", "--gpu-memory", "24G,24G", "--ram", "256G"),
-            "no device is named GPU1", "available: GPU0", 2,
+            "-ot: no device is named GPU1", "available: GPU0", 2,
         ),
         (
             ("--cpu-moe", "--n-cpu-moe", "3", *MACHINE),
@@ -213,7 +213,7 @@ def test_batch_on_an_rpc_device_gives_the_same_answers(toy_gguf: Path, tmp_path:
         ),
         (
             ("-ot", "exps", *MACHINE),
-            "'exps' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'", 2,
+            "-ot 'exps' is not REGEX=DEVICE", r"for example -ot '\.ffn_.*_exps\.=CPU'", 2,
         ),
         (
             ("-ot", "nothing=CPU", *MACHINE),

@@ -31,8 +31,8 @@ SMALL = Model(experts=0, width=64, hidden=64, vision=None)
 @pytest.mark.parametrize(
     ("arguments", "line", "hint"),
     [
-        (["--type", "Q4_KM"], "unknown quantization 'Q4_KM'", "nearest: Q4_K_M, Q5_K_M, Q4_K_S"),
-        (["--type", "zzz"], "unknown quantization 'zzz'", f"one of {', '.join(RECIPES)}"),
+        (["--type", "Q4_KM"], "--type: unknown quantization 'Q4_KM'", "nearest: Q4_K_M, Q5_K_M, Q4_K_S"),
+        (["--type", "zzz"], "--type: unknown quantization 'zzz'", f"one of {', '.join(RECIPES)}"),
         (
             ["--tensor-type", "attn=q9_0"],
             "unknown tensor type 'q9_0' in --tensor-type 'attn=q9_0'",
@@ -53,7 +53,7 @@ SMALL = Model(experts=0, width=64, hidden=64, vision=None)
             "--tensor-type 'ffn_dwon' matches no tensor that can be quantized",
             "--dry-run --json lists the tensors",
         ),
-        (["--vision-type", "q8_0"], "the vision encoder cannot be Q8_0", "--vision-type f16, bf16 or f32"),
+        (["--vision-type", "q8_0"], "--vision-type Q8_0: the vision encoder cannot be that", "f16, bf16 or f32"),
         (
             ["--split-max-size", "48X"],
             "invalid value for '--split-max-size': '48X' is not a size",

@@ -276,7 +276,7 @@ def test_guarded_setting_in_the_local_file_is_refused(command: Command, setting:
 )
 def test_old_form_of_force_resume_is_read_and_not_listed(sources: dict[str, str]) -> None:
     with settings(**sources):
-        assert call("batch", "none.jsonl").error[0] == "standard output cannot be resumed"
+        assert call("batch", "none.jsonl").error[0] == "--force-resume: standard output cannot be resumed"
         assert "batch.resume" not in shown("batch")
 
 

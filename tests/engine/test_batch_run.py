@@ -143,10 +143,10 @@ def test_changed_settings_are_refused_unless_forced(source: InputSpec, output: O
     batch.run(input=source, output=output, backend=ScriptedSpec())
     hot = GenerationParams(sampling={"temperature": 2.0})
     for backend, params, name in (
-        (ScriptedSpec("another"), GenerationParams(), "model"),
-        (ScriptedSpec(), hot, "--temperature"),
+        (ScriptedSpec("another"), GenerationParams(), "with another --model"),
+        (ScriptedSpec(), hot, "without --temp, now it is 2.0"),
     ):
-        with pytest.raises(QwenctlError, match=f"was written with {name}"):
+        with pytest.raises(QwenctlError, match=f"was written {name}"):
             batch.run(input=source, output=output, backend=backend, params=params)
         assert backend.opened == []
     forced = OutputSpec(output.path, resume="force")

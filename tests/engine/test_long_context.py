@@ -76,7 +76,7 @@ def test_engine_applies_the_rope_scaling_factor(toy_gguf: Path, tmp_path: Path, 
 
 def test_context_above_the_model_maximum_is_refused(toy_gguf: Path) -> None:
     error, hint, code = outcome("chat", "-m", str(toy_gguf), "-c", "1010001", "hi")
-    assert (error, hint) == ("a context of 1,010,001 tokens: the model supports 1,010,000", "-c 1010000")
+    assert (error, hint) == ("-c 1010001: the model supports 1,010,000 tokens", "-c 1010000")
     assert code == 2
 
 

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 import typer
 
+from quantize.errors import QuantizeError
 from qwenctl.chat.conversation import Conversation
 from qwenctl.chat.saved.sessions import SessionStore
 from qwenctl.cli import app
@@ -93,7 +94,7 @@ class CommandRunner:
                     words, standalone_mode=False, obj=SettingsContext(ROOT) if words[0] == "config" else None, **told
                 )
             found = "done"
-        except (Reached, QwenctlError) as error:
+        except (Reached, QwenctlError, QuantizeError) as error:
             found = str(error)
         except typer.BadParameter as error:
             found = error.format_message()

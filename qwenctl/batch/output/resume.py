@@ -20,6 +20,14 @@ from qwenctl.batch.output.checked_line import parse_checked_line, to_checked_lin
 from qwenctl.errors import ExitCode, QwenctlError
 
 _VERSION = 1
+# The options behind settings that are recorded under other names, and settings whose values are hashes.
+_OPTIONS = {
+    "--temperature": "--temp", "model": "--model", "room": "--ctx-size", "cache": "--cache-type-k and --cache-type-v",
+    "chat_template": "--chat-template", "endpoint": "--endpoint", "think-budget": "--think-budget",
+    "max-tokens": "--predict", "grammar": "--grammar", "json-schema": "--json-schema", "seed": "--seed",
+    "kind": "the input format",
+}  # fmt: skip
+_HASHED = ("model", "chat_template", "--prefix")
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,25 @@ def check_settings(stats: AppendLog, output: AppendLog, settings: Mapping[str, A
     changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
     if changed and not force:
         name = changed[0]
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        written, now = before.get(name), settings.get(name)
         raise QwenctlError(
-            f"{output.path} was written with {name} {_shorten(before.get(name))}{more},"
-            f" now it is {_shorten(settings.get(name))}",
+            f"{output.path} was written {_describe(name, written, now)}{more}",
             "--force-resume resumes anyway, --overwrite starts over",
             ExitCode.USAGE,
         )
     return header_line(settings) if changed else b""
+
+
+def _describe(name: str, written: object, now: object) -> str:
+    """A setting that has changed, as the option that it is typed as: "with OPTION VALUE, now it is VALUE"."""
+    option = _OPTIONS.get(name, name)
+    if name in _HASHED:
+        return f"with another {option}"
+    if name == "think":
+        return "with --think, now it is --no-think" if written else "with --no-think, now it is --think"
+    before = f"with {option} {_shorten(written)}" if written is not None else f"without {option}"
+    return f"{before}, now it is {_shorten(now)}" if now is not None else f"{before}, now without"
 
 
 def reconcile(stats: AppendLog, output: AppendLog) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantize.recipe.recipes import find_recipe
 from qwenctl import __version__
 from qwenctl.commands.models.pull_flow import (
     RepositorySurvey,
@@ -193,6 +194,8 @@ def _check_request(model_name: ModelName, request: PullRequest) -> None:
     """Raises QwenctlError if the command line names more than one quantization."""
     from qwenctl.hub.repository.model_name import quant_key
 
+    if request.recipe:
+        find_recipe(request.recipe, "--quantize")
     by_option = {
         f"--quantize {quote(request.recipe)}": request.recipe,
         "--source": request.source and request.label,

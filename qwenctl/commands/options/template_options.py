@@ -43,9 +43,9 @@ def read_template(path: Path) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise QwenctlError(f"{path.name} is not UTF-8 text: a chat template is", code=ExitCode.BAD_DATA) from error
+        raise QwenctlError(f"--chat-template {path.name} is not UTF-8 text", "", ExitCode.BAD_DATA) from error
     if not text.strip():
-        raise QwenctlError(f"{path.name} is empty", "a chat template is expected", ExitCode.BAD_DATA)
+        raise QwenctlError(f"--chat-template {path.name} is empty", "a chat template is expected", ExitCode.BAD_DATA)
     return text
 
 

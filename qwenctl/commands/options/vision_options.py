@@ -84,7 +84,7 @@ def _image_arguments(image: Images = None) -> tuple[str, ...]:
 
     images = tuple(image or ())
     if images.count(STANDARD_INPUT) > 1:
-        raise QwenctlError("standard input can be one image only", "use -i - only once")
+        raise QwenctlError("-i -: standard input can be one image only", "use -i - only once")
     return images
 
 

@@ -108,7 +108,7 @@ def test_port_in_use_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message", "hint", "code"),
     [
-        (["--device", "CUDA7"], "no device is named 'CUDA7'", "available: CPU", 2),
+        (["--device", "CUDA7"], "--device: no device is named 'CUDA7'", "available: CPU", 2),
         (["--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine", "--host 127.0.0.1", 2),
         (["--host", "a..b"], "no address found for 'a..b'", "--host 127.0.0.1", 2),
     ],
