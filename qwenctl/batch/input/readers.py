@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from qwenctl.batch.input.made_up_names import MadeUpNames, given_in_csv, given_in_json
-from qwenctl.batch.input.record_schema import checked_name, is_blank, is_nameless, parse_record
+from qwenctl.batch.input.record_schema import checked_name, is_nameless, parse_record
 from qwenctl.batch.input.splitter import MAX_RECORD_BYTES, PIPE, InputLine, split_lines
 from qwenctl.batch.input.strict_json import BadLine, decode_utf8, parse_object
 from qwenctl.batch.input.template import MissingField, Template
@@ -183,7 +183,7 @@ def _fill_templates(fields: Mapping[str, Any], key: str, line: int, form: InputF
     except MissingField as error:
         there = ", ".join(sorted(fields)[:8])
         raise BadLine(1, f"no field {str(error)!r} for the template; available: {there}") from error
-    if is_blank(text):
+    if not text or text.isspace():
         raise BadLine(1, "the prompt is empty")
     passthrough = {name: fields[name] for name in form.passthrough if name in fields}
     return Record(key, line, (*system, Message("user", text)), form.params, passthrough)

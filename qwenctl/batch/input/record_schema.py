@@ -134,7 +134,9 @@ def parse_record(
         # Nothing to answer: the last message is the user's and empty, or all are.
         spoken = [one for one in messages if one.role != "system"]
         last = spoken[-1:] if spoken and spoken[-1].role == "user" else messages
-        if all(is_blank(one.content) and is_blank(one.thinking) and not (one.media or one.tool_calls) for one in last):
+        texts = [text for one in last for text in (one.content, one.thinking)]
+        # Not strip(), which would copy a long text.
+        if all(not text or text.isspace() for text in texts) and not any(one.media or one.tool_calls for one in last):
             raise ValueError("the prompt is empty")
         merged = _merge_params(params, asked.sampling(), asked.given_params())
     except ValidationError as error:
@@ -142,11 +144,6 @@ def parse_record(
     except ValueError as error:
         raise BadLine(1, str(error)) from error
     return Record(make_up_name() if is_nameless(given) else str(given), line, messages, merged, carried)
-
-
-def is_blank(text: str) -> bool:
-    """Whether a text is empty or white space; a long one is not copied to find out."""
-    return not text or text.isspace()
 
 
 def is_nameless(given: object) -> bool:

@@ -50,7 +50,9 @@ def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:
         *ended, rest = data.split(end)
         for piece in ended:
             held += piece
-            record, is_whole = _cut_record(held), not too_long and len(held) <= MAX_RECORD_BYTES
+            is_whole = not too_long and len(held) <= MAX_RECORD_BYTES
+            with memoryview(held) as view:  # one copy less than of a slice of `held`
+                record = bytes(view[:MAX_RECORD_BYTES])
             held.clear()  # not later: while a record is parsed, it is in memory often enough
             too_long = False
             yield record, is_whole
@@ -59,12 +61,8 @@ def _cut(stream: BinaryIO, end: bytes) -> Iterator[tuple[bytes, bool]]:
             del held[MAX_RECORD_BYTES + 1 :]
             too_long = True
     if held:
-        record, is_whole = _cut_record(held), not too_long and len(held) <= MAX_RECORD_BYTES
+        is_whole = not too_long and len(held) <= MAX_RECORD_BYTES
+        with memoryview(held) as view:
+            record = bytes(view[:MAX_RECORD_BYTES])
         held.clear()
         yield record, is_whole
-
-
-def _cut_record(held: bytearray) -> bytes:
-    """As much of a record as it may have; with a single copy."""
-    with memoryview(held) as view:
-        return bytes(view[:MAX_RECORD_BYTES])

@@ -69,12 +69,18 @@ def parse_object(data: bytes) -> tuple[dict[str, Any], str]:
         raise BadLine(1, "a number has too many digits") from error
     if not isinstance(value, dict):
         raise BadLine(1, f"a record is an object {{…}}, not {_describe_type(value)}")
-    _check_surrogates(text, value)
+    # Half of a surrogate pair, written as an escape, can be parsed, but not encoded as UTF-8.
+    escape = _ESCAPED.search(text)
+    if escape is not None and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise BadLine(escape.start() + 1, f"{escape[0]} is half of a surrogate pair")
     return value, text
 
 
 def _parse(text: str) -> Any:
-    """The value of a JSON text. Raises BadLine if it is nested too deeply, else what Python's parser raises."""
+    """The value of a JSON text. Raises BadLine if it is nested too deeply, else what Python's parser raises.
+
+    Lists and objects are looked at level by level.
+    """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError, _DuplicateKey, _Constant) as error:
@@ -82,7 +88,17 @@ def _parse(text: str) -> Any:
         if isinstance(error, RecursionError):  # the stack was nearly used up before
             raise BadLine(1, f"more than {_MAX_DEPTH} levels of brackets") from error
         raise
-    if _is_too_deep(value):
+    level = [value] if type(value) in _NESTED else []
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return value
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if type(inner) in _NESTED
+        ]
+    if level:
         _check_depth(text)
     return value
 
@@ -133,21 +149,6 @@ def _column_of_second(text: str, key: str) -> int:
     return places[1] + 1 if len(places) > 1 else 1
 
 
-def _is_too_deep(value: object) -> bool:
-    """Whether lists and objects are nested too deeply, looked at level by level."""
-    level = [value] if type(value) in _NESTED else []
-    for _ in range(_MAX_DEPTH):
-        if not level:
-            return False
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-            if type(inner) in _NESTED
-        ]
-    return bool(level)
-
-
 def _check_depth(text: str) -> None:
     """Raise BadLine at the first bracket that is too deep: how deep Python's parser can go depends on the machine.
 
@@ -163,13 +164,6 @@ def _check_depth(text: str) -> None:
                 raise BadLine(column, f"more than {_MAX_DEPTH} levels of brackets")
         elif first in "]}":
             depth -= count
-
-
-def _check_surrogates(text: str, value: object) -> None:
-    """Refuse a lone surrogate: written as an escape it can be parsed, but not encoded as UTF-8."""
-    escape = _ESCAPED.search(text)
-    if escape is not None and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        raise BadLine(escape.start() + 1, f"{escape[0]} is half of a surrogate pair")
 
 
 def _describe_type(value: object) -> str:
