@@ -94,7 +94,7 @@ def test_same_command_ends_at_once_and_restores_what_was_lost(made: Path, toy: P
     assert "toy:Q8_0" in [one["name"] for one in json.loads(run("ls", "--json").stdout)]
 
 
-def test_file_made_anew_has_one_entry_and_a_second_file_its_own(made: Path, toy: Path) -> None:
+def test_overwritten_file_has_one_entry_and_a_second_file_its_own(made: Path, toy: Path) -> None:
     quantize(toy, made / "toy.gguf", "--no-mtp", "--overwrite")
     quantize(toy, made / "second.gguf", "--overwrite")
     assert [(one.first_output, one.recipe) for one in entries(made)] == [

@@ -86,7 +86,7 @@ def test_full_context_memory_matches_the_plan(toy_gguf: Path, cache: str) -> Non
     planned = json.loads(run("plan", str(toy_gguf), *given, "--json").stdout)
     [ram] = [memory for memory in planned["memories"] if memory["name"] == "CPU"]
     parts = {part["kind"]: part["n_bytes"] for part in ram["parts"]}
-    done = run("chat", "-m", str(toy_gguf), *given, "-t", "1", "--draft", "off", "--json", "-n", "1", "hi")
+    done = run("chat", "-m", str(toy_gguf), *given, "-t", "1", "--json", "-n", "1", "hi")
     [taken] = json.loads(done.stdout)["model"]["memory"]
     assert taken["context"] == pytest.approx(
         parts["KV cache"] + parts["state"], abs=20_000

@@ -129,7 +129,7 @@ def _show_locked(model: LockedModel, to: Path | None, job: QuantizeJob) -> None:
 
 def _make_locked(model: LockedModel, listing: Listing, job: QuantizeJob, pull: PullOptions) -> None:
     """Quantize the checkpoint again. Raises QwenctlError if the result is not what the lock file has."""
-    from qwenctl.hub.streaming.recipe_args import recipe_from_args
+    from qwenctl.hub.local.recipe_args import recipe_from_args
 
     output = job.output
     if output is None or output.is_dir():

@@ -12,8 +12,8 @@ from quantize.output.partial_output import recorded_hashes, translate_disk_error
 from quantize.plan import ConversionPlan, QuantizeOptions
 from qwenctl.errors import QwenctlError
 from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, LockedModel, add_to_lock, read_lock
+from qwenctl.hub.local.recipe_args import recipe_to_args
 from qwenctl.hub.local.registry import LocalConversion, find_hashes, register_conversion, registered_models
-from qwenctl.hub.streaming.recipe_args import recipe_to_args
 
 
 def record_made(plan: ConversionPlan, options: QuantizeOptions, hashes: Sequence[str]) -> None:

@@ -23,11 +23,11 @@ from qwenctl.errors import ExitCode, QwenctlError
 from qwenctl.files.locks import file_lock
 from qwenctl.hub.download.downloader import Progress
 from qwenctl.hub.local.lock_file import LOCK_NAME, LockedFile, LockedModel, add_to_lock, make_lock_entry, read_lock
+from qwenctl.hub.local.recipe_args import recipe_to_args
 from qwenctl.hub.local.registry import LocalConversion, register_buffer, register_conversion, registered_models
 from qwenctl.hub.pull import PullEvents, PullOptions
 from qwenctl.hub.repository.listing import Listing
 from qwenctl.hub.streaming.header_only import HeaderOnlyCheckpoint, checkpoint_files, fetch_headers_only
-from qwenctl.hub.streaming.recipe_args import recipe_to_args
 from qwenctl.hub.streaming.shard_buffer import open_shard_buffer
 
 # Free space for this many times the bytes that are needed; name of the folder for shards in the spool.

@@ -13,7 +13,7 @@ from quantize.plan import QuantizeOptions
 from quantize.recipe.recipes import RECIPES
 from qwenctl import __version__
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.hub.streaming.recipe_args import recipe_from_args, recipe_to_args
+from qwenctl.hub.local.recipe_args import recipe_from_args, recipe_to_args
 
 OPTIONS = st.builds(
     QuantizeOptions,
