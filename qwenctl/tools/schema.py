@@ -23,9 +23,13 @@ _MAX_CHOICE_DEPTH = 8
 
 
 def find_parameters(tools: Tools, name: str) -> Schema | None:
-    """Return the schema of the parameters of the function `name`; None if there is no such function."""
+    """Return the schema of the parameters of the function `name`, empty if it is none; None without such a function."""
     functions = (tool["function"] for tool in tools)
-    return next((function.get("parameters", {}) for function in functions if function["name"] == name), None)
+    for function in functions:
+        if function["name"] == name:
+            parameters = function.get("parameters")
+            return parameters if isinstance(parameters, Mapping) else {}
+    return None
 
 
 def declares_parameter(parameters: Schema, name: str) -> bool:
@@ -67,9 +71,9 @@ def validate_call(call: ToolCall, tools: Tools) -> str:
     parameters = find_parameters(tools, call.name)
     if parameters is None:
         return f"no function is named {call.name!r}; available: {', '.join(tool['function']['name'] for tool in tools)}"
-    properties = parameters.get("properties", {})
-    for name in parameters.get("required", ()):
-        if name not in call.arguments:
+    properties, required = parameters.get("properties", {}), parameters.get("required", ())
+    for name in required if isinstance(required, list | tuple) else ():
+        if isinstance(name, str) and name not in call.arguments:
             return f"{call.name} needs the parameter {name!r}"
     for name, value in call.arguments.items():
         if not declares_parameter(parameters, name):

@@ -193,6 +193,19 @@ def test_random_model_output_raises_nothing(output: str, schema: Any) -> None:
         format_call(one.call)
 
 
+JUNK = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(ANY_SCHEMA, max_size=2) | ANY_SCHEMA
+
+
+@given(
+    JUNK | st.dictionaries(st.sampled_from(["properties", "required", "additionalProperties", "anyOf"]), JUNK),
+    st.sampled_from(["1", "x", "null", "{}"]),
+)
+def test_function_whose_parameters_are_no_schema_raises_nothing(parameters: Any, text: str) -> None:
+    body = f"<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>\n"
+    tools = ({"type": "function", "function": {"name": "f", "parameters": parameters}},)
+    assert len(parse_calls(calling(body), tools).calls) == 1
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 70 + "]" * 70, "NaN", "1e999", "-Infinity", "9" * 5000, "{", ""])
 def test_argument_with_nonportable_json_stays_text(text: str) -> None:
     [found] = parse_calls(
