@@ -157,7 +157,8 @@ class RequestForm(_Sampled):
             "max_tokens": most,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop) if self.stop else None,
             "answers": self.n,
-            "json_schema": self.response_format.text() if self.response_format is not None else None,
+            # Plain text is what an answer is anyway: it takes the schema of the batch from nobody.
+            "json_schema": (self.response_format.text() or None) if self.response_format is not None else None,
             "tools": self._chosen_tools(),
             "template_variables": values.variables() or None,
             "tool_choice": self._choice(),

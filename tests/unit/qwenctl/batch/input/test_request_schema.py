@@ -98,6 +98,12 @@ def test_field_that_asks_for_nothing_changes_nothing(idle: dict[str, Any]) -> No
     assert valid(body(**idle)) == valid(body())
 
 
+def test_plain_text_as_the_format_does_not_drop_the_schema_of_the_batch() -> None:
+    [record] = read(json.dumps(body(response_format={"type": "text"})).encode(), json_schema='{"type": "object"}')
+    assert isinstance(record, Record)
+    assert record.params.json_schema == '{"type": "object"}'
+
+
 def test_messages_as_openai_returns_them_are_taken() -> None:
     answer = {"role": "assistant", "content": "C", "refusal": None, "annotations": [], "audio": None}
     refused = {"role": "assistant", "content": None, "refusal": "No.", "function_call": None, "tool_calls": None}
