@@ -62,6 +62,11 @@ def parse_output(text: str) -> Path:
     return FolderPath(text) if text.endswith("/") else Path(text)
 
 
+def file_in_folder(output: Path, name: str) -> Path:
+    """The file to write: `output` itself, or `name` in it if it is a folder, or meant as one."""
+    return output / name if isinstance(output, FolderPath) or output.is_dir() else output
+
+
 @contextmanager
 def missing_folder(output: Path | None) -> Iterator[None]:
     """Inside, a `FolderPath` exists. What was created is removed again if nothing was put into it. Raises OSError."""

@@ -251,3 +251,17 @@ def test_options_that_were_ignored_beside_others_are_obeyed(reached: CommandRunn
         drawn = [item.key for item in select_records(given, given.format(GenerationParams()), stream)]
     assert len(drawn) == 3
     assert {int(key) for key in drawn} <= set(range(1, 6))
+
+
+def test_output_that_is_a_folder_gets_a_file_in_it(reached: CommandRunner, tmp_path: Path) -> None:
+    Path("folder").mkdir()
+    for place in ("folder", "new/folders/"):
+        assert reached.run("sessions", "export", "saved", "-o", place) == "done"
+        assert Path(place, "saved.md").read_text().startswith("#")
+        assert reached.run("sessions", "export", "saved", "--format", "json", "-o", f"{place}") == "done"
+        assert json.loads(Path(place, "saved.json").read_text())["messages"]
+        assert f"path='{place.rstrip('/')}/in.answers.jsonl'" in reached.run(
+            "batch", "-m", "MODEL", "in.txt", "-o", place
+        )
+    assert "path='other/answers.jsonl'" in reached.run("batch", "-m", "MODEL", "-o", "other/")
+    assert not Path("other").exists()  # nothing was written into it

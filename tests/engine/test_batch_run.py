@@ -204,9 +204,9 @@ def test_passthrough_fields_and_a_selected_field_are_written(tmp_path: Path, out
         (lambda: InputSpec(system="s", prefix="p"), "--prefix and --system cannot be used together"),
         (lambda: InputSpec(passthrough=("usage",)), "--keep usage: answers already have a field of that name"),
         (lambda: OutputSpec("out", style="openai", select="answer"), "--select and --format cannot be used together"),
-        (lambda: OutputSpec(overwrite=True), "standard output cannot be resumed"),
-        (lambda: OutputSpec(resume="force"), "standard output cannot be resumed"),
-        (lambda: OutputSpec(retry_errors=True), "standard output cannot be resumed"),
+        (lambda: OutputSpec(overwrite=True), "--overwrite: standard output cannot be resumed"),
+        (lambda: OutputSpec(resume="force"), "--force-resume: standard output cannot be resumed"),
+        (lambda: OutputSpec(retry_errors=True), "--retry-errors: standard output cannot be resumed"),
     ],
     ids=[
         "null with csv",

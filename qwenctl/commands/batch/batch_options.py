@@ -8,12 +8,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from qwenctl.commands.options import common as options
+from qwenctl.files.paths import file_in_folder, parse_output
+
+
+def answers_path(output: str, source: str) -> str:
+    """The file for answers: `output`, or if that is or means a folder, a file in it that is named after the input."""
+    if output == "-":
+        return output
+    stem = Path(source).stem if source != "-" else ""
+    return str(file_in_folder(parse_output(output), f"{stem}.answers.jsonl" if stem else "answers.jsonl"))
+
 
 Input = Annotated[str, typer.Argument(metavar="IN", help="File of records; default: standard input (-).")]
 Output = Annotated[
     str,
-    typer.Option("-o", "--output", metavar="OUT", help="File to write the answers to; default: standard output (-)."),
-]
+    typer.Option(
+        "-o", "--output", metavar="OUT",
+        help="File for the answers, or a folder, which is created if it ends in /; default: standard output (-).",
+    ),
+]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over if OUT exists.")]
 ForceResume = Annotated[bool, typer.Option("--force-resume", help="Resume although settings have changed.")]
 OldResume = Annotated[

@@ -25,6 +25,7 @@ from qwenctl.commands.options.load_options import LOAD_PARAMETERS, with_load_opt
 from qwenctl.commands.options.template_options import with_template_options
 from qwenctl.commands.options.vision_options import VISION_PARAMETERS, MediaOptions, with_vision_options
 from qwenctl.errors import QwenctlError
+from qwenctl.files.paths import missing_folder, parse_output
 from qwenctl.placement.constraints import LoadRequest
 from qwenctl.protocol.load import TemplateOverride
 
@@ -88,12 +89,12 @@ def batch_command(
         think, think_budget, predict, sampling, *constraints, template_variables=template.variables)
     prefix_text, prefix_state = _load_prefix(prefix)
     records = batch.InputSpec(
-        source=source, kind=kind, prompt=prompt, system=system,
-        prefix=prefix_text, passthrough=tuple(keep or ()), null=null, limit=limit, sample=sample, seed=seed or 0,
-    )
+        source=source, kind=kind, prompt=prompt, system=system, prefix=prefix_text, passthrough=tuple(keep or ()),
+        null=null, limit=limit, sample=sample, seed=seed or 0)
     answers = batch.OutputSpec(
-        path=output, order=order, style=style, select=select or "", retry_errors=retry_errors, overwrite=overwrite,
-        resume="force" if force_resume else resume, recorded_as=_given(grammar=grammar, json_schema=json_schema),
+        path=own.answers_path(output, source), order=order, style=style, select=select or "",
+        retry_errors=retry_errors, overwrite=overwrite, resume="force" if force_resume else resume,
+        recorded_as=_given(grammar=grammar, json_schema=json_schema),
     )
     if endpoint:
         backend: batch.BackendSpec = _endpoint_spec(
@@ -110,7 +111,7 @@ def batch_command(
         estimate = batch.estimate(input=records, output=answers, backend=backend, params=params)
         reporting.show_estimate(estimate, as_json=json)
         return
-    with reporting.show_progress(quiet=quiet) as report:
+    with missing_folder(parse_output(output)), reporting.show_progress(quiet=quiet) as report:
         stats = batch.run(input=records, output=answers, backend=backend, params=params, on_progress=report)
     reporting.show_summary(stats, answers, plot, as_json=json, quiet=quiet)
 # fmt: on

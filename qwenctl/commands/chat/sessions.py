@@ -14,7 +14,7 @@ from qwenctl.commands.options import common as options
 from qwenctl.commands.options.given import refuse_before_subcommand
 from qwenctl.commands.options.help_pages import HelpCommand, HelpGroup
 from qwenctl.commands.options.shell_completion import complete_sessions
-from qwenctl.files.paths import sessions_folder
+from qwenctl.files.paths import file_in_folder, missing_folder, parse_output, sessions_folder
 from qwenctl.terminal.streams import text_writer
 
 if TYPE_CHECKING:
@@ -36,8 +36,13 @@ Names = Annotated[
 ]
 Format = Annotated[Literal["markdown", "json"], typer.Option("--format", help="Output format.")]
 Target = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="FILE", help="File to write; default: standard output.")
-]
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="FILE", parser=parse_output,
+        help="File to write, or a folder, which is created if it ends in /; default: standard output.",
+    ),
+]  # fmt: skip
+_ENDINGS = {"markdown": ".md", "json": ".json"}
 
 sessions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, cls=HelpGroup)
 
@@ -73,7 +78,8 @@ def export_command(name: Name, form: Format = "markdown", output: Target = None)
     if output is None:
         _print(text.rstrip("\n"))
     else:
-        with output.open("x", encoding="utf-8") as file:
+        path = file_in_folder(output, f"{name}{_ENDINGS[form]}")
+        with missing_folder(output), path.open("x", encoding="utf-8") as file:
             file.write(text)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer
 
-from qwenctl.commands.batch.batch_options import Limit, Parallel, Sample, Timeout
+from qwenctl.commands.batch.batch_options import Limit, Parallel, Sample, Timeout, answers_path
 
 
 def parse(annotation: Any, text: str) -> int:
@@ -34,3 +35,12 @@ def test_counts_begin_at_one(option: Any) -> None:
     for text in ("0", "-1", str(2**31), "ten"):
         with pytest.raises(typer.BadParameter):
             parse(option, text)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("in.jsonl", "in.answers.jsonl"), ("a/b.txt", "b.answers.jsonl"), ("-", "answers.jsonl")]
+)
+def test_answers_in_a_folder_are_named_after_the_input(source: str, name: str, tmp_path: Path) -> None:
+    assert answers_path(str(tmp_path), source) == f"{tmp_path}/{name}"
+    assert answers_path(f"{tmp_path}/new/", source) == f"{tmp_path}/new/{name}"
+    assert (answers_path("-", source), answers_path("out.jsonl", source)) == ("-", "out.jsonl")
