@@ -52,7 +52,7 @@ def _no_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         environment.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        # The tests of two workers share the processors: threads that wait for each other sleep at once.
+        # The tests of several workers share the processors: threads that wait for each other sleep at once.
         environment.setenv("OMP_WAIT_POLICY", "passive")
         for name in [name for name in os.environ if name.startswith("QWENCTL_")]:
             environment.delenv(name)

@@ -11,6 +11,7 @@ evaluates it for itself. Changes and child processes of a test end with its proc
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -26,6 +27,12 @@ import pytest
 from qwenctl.machine.llama_process import llama_environment
 
 _LIBLLAMA = "llama_cpp.llama_cpp"
+# What code that runs in the engine imports besides libllama: once here, instead of in each fork.
+_EARLY = (
+    "diskcache importlib.metadata jinja2.sandbox llguidance multiprocessing numpy numpy.typing psutil safetensors uuid"
+    " quantize.ggml.types qwenctl.machine qwenctl.machine.llama_process qwenctl.models.context_memory"
+    " qwenctl.models.gguf_check qwenctl.protocol.batch qwenctl.protocol.codec qwenctl.protocol.placement"
+).split()
 _OUTCOMES: dict[str, Callable[[str], object]] = {
     "skipped": pytest.skip,
     "xfailed": pytest.xfail,
@@ -109,6 +116,8 @@ def _outcome(item: pytest.Function) -> tuple[str, str]:
 
 def _in_fork(call: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     """The result of `call` in a fork of this process."""
+    for module in _EARLY:
+        importlib.import_module(module)
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
@@ -140,6 +149,7 @@ def _answer(call: Callable[[], tuple[str, str]], writer: int, crash: IO[bytes]) 
     """Run `call` in this process, which is a fork, write its result, and exit."""
     global _forked
     _forked = True
+    gc.freeze()  # a collection would visit, and so copy, all that pytest has in memory
     try:
         faulthandler.enable(crash)
         os.environ.update(llama_environment())  # as in an engine; OpenMP reads it when it is loaded
