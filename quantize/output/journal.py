@@ -1,15 +1,18 @@
 """The journal of an unfinished output: which tensors are on disk, and which process is writing.
 
-A text file. The first line is the fingerprint of the plan. It is followed by a line `FILE TENSOR` for each finished
-tensor, a line `pid N` for each process that worked on the output, and when only the renames are left, a line
-`sha256 FILE HASH` for each file and `whole`. A line counts only if it ends with a newline, because a killed process may
-leave half a line. A lock on the file keeps other processes out.
+A text file. The first line is the fingerprint of the plan. It is followed by a line `FILE TENSOR #CHECK` for each
+finished tensor, a line `pid N` for each process that worked on the output, and when only the renames are left, a line
+`sha256 FILE HASH #CHECK` for each file and `whole`. A line counts only if it ends with a newline, because a killed
+process may leave half a line, and if it has not been damaged: a tensor that is not on disk would be left out. Journals
+of older versions have no checksums, nor the line `checked`, the second one. A lock on the file keeps other processes
+out.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,9 +21,9 @@ from pathlib import Path
 from quantize.errors import CannotWrite, OutputLocked
 from quantize.file_system import AlreadyLocked, open_locked, write_all
 
-_COMPLETE_LINE, _HASH_WORD = "whole", "sha256"
+_COMPLETE_LINE, _HASH_WORD, _CHECKED_LINE = "whole", "sha256", "checked"
 # How a journal begins: with a fingerprint, or with zeros after a power cut.
-_BEGIN = re.compile(rb"[0-9a-f]{32,128}\n|\0+[0-9a-z \n]*\Z|\Z")
+_BEGIN = re.compile(rb"[0-9a-f]{32,128}\n|\0+[0-9a-z# \n]*\Z|\Z")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Journal:
     def start(self, fingerprint: str) -> None:
         """Empty the journal and write the fingerprint of a new plan."""
         os.ftruncate(self.descriptor, 0)
-        self.append([fingerprint])
+        self.append([fingerprint, _CHECKED_LINE])
 
     def append(self, lines: Iterable[str]) -> None:
         """Write lines and wait until they are on disk (fsync)."""
@@ -61,11 +64,11 @@ class Journal:
 
     def record(self, tensors: Iterable[tuple[int, int]]) -> None:
         """Record tensors as finished; their bytes must be on disk already."""
-        self.append(f"{file} {tensor}" for file, tensor in tensors)
+        self.append(_checked(f"{file} {tensor}") for file, tensor in tensors)
 
     def record_complete(self, hashes: Iterable[str] = ()) -> None:
         """Record that all tensors are on disk and only the renames are left, and the SHA-256 of each file."""
-        self.append([*(f"{_HASH_WORD} {number} {one}" for number, one in enumerate(hashes)), _COMPLETE_LINE])
+        self.append([*(_checked(f"{_HASH_WORD} {number} {one}") for number, one in enumerate(hashes)), _COMPLETE_LINE])
 
     def remove(self) -> None:
         """Delete the journal file."""
@@ -99,8 +102,27 @@ def peek_journal(path: Path) -> JournalState:
 
 def _parse_journal(text: bytes) -> JournalState:
     """Parse all lines with a newline."""
-    first, *lines = text[: text.rfind(b"\n") + 1].decode("ascii", "replace").splitlines() or [""]
+    first, *given = text[: text.rfind(b"\n") + 1].decode("ascii", "replace").splitlines() or [""]
+    lines = list(_undamaged(given, all_checked=_CHECKED_LINE in given))
     return JournalState(first, frozenset(_parse_finished(lines)), _COMPLETE_LINE in lines, dict(_parse_hashes(lines)))
+
+
+def _checked(line: str) -> str:
+    """A line with its checksum."""
+    return f"{line} #{zlib.crc32(line.encode()):08x}"
+
+
+def _undamaged(lines: Iterable[str], *, all_checked: bool) -> Iterator[str]:
+    """The lines without their checksums, except those that were damaged; with `all_checked` none may have lost its own.
+
+    That a line in the middle ends too early takes but one byte.
+    """
+    for line in lines:
+        content, mark, _ = line.rpartition(" #")
+        if mark and _checked(content) == line:
+            yield content
+        elif not mark and (not all_checked or line == _COMPLETE_LINE):
+            yield line
 
 
 def _parse_hashes(lines: Iterable[str]) -> Iterator[tuple[int, str]]:

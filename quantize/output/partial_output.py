@@ -304,7 +304,12 @@ def _finished_tensors(plan: ConversionPlan, state: JournalState) -> frozenset[tu
         all_present = all(_has_size(part, file) or _has_size(file.path, file) for file, part in _part_paths(plan))
         pairs = ((number, tensor) for number, file in enumerate(plan.files) for tensor in range(len(file.tensors)))
         return frozenset(pairs if all_present else ())
-    return state.finished if all(_has_size(part, file) for file, part in _part_paths(plan)) else frozenset()
+    if not all(_has_size(part, file) for file, part in _part_paths(plan)):
+        return frozenset()
+    numbers = [range(len(file.tensors)) for file in plan.files]  # a damaged line may have any
+    return frozenset(
+        (file, tensor) for file, tensor in state.finished if file in range(len(numbers)) and tensor in numbers[file]
+    )
 
 
 def _has_size(path: Path, file: FilePlan) -> bool:

@@ -153,7 +153,7 @@ def test_signal_stops_the_conversion_and_reports_the_saved_bytes(
         command(*ARGUMENTS), cwd=tmp_path, env=environment(hub, tmp_path / ".home"), stderr=subprocess.PIPE, text=True
     )
     journal = tmp_path / "toy.gguf.journal"
-    until(lambda: journal.exists() and re.search(r"^\d+ \d+$", journal.read_text(), re.MULTILINE) is not None)
+    until(lambda: journal.exists() and re.search(r"^\d+ \d+ #", journal.read_text(), re.MULTILINE) is not None)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert hub.sent < 0.8 * sum(file.size for file in source[1].files.values())

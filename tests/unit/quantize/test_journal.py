@@ -39,7 +39,9 @@ def test_journal_read_after_a_kill_has_every_whole_line(
     left_lines = left[: left.rfind(b"\n") + 1].decode().splitlines()
     with open_journal(path, Path("out")) as journal:
         state = journal.read()
-    expected = {(int(file), int(tensor)) for file, tensor in (line.split() for line in left_lines if line != "whole")}
+    expected = {
+        (int(file), int(tensor)) for file, tensor, _ in (line.split() for line in left_lines if line != "whole")
+    }
     assert state == JournalState(FINGERPRINT, first | expected, "whole" in left_lines)
     assert path.read_bytes().endswith(b"\n")
 
@@ -51,6 +53,28 @@ def test_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path) -> None:
         assert journal.read().finished == {(0, 1)}
         journal.record([(3, 4)])
         assert journal.read().finished == {(0, 1), (3, 4)}
+
+
+@given(tensors=TENSORS, at=st.integers(0), value=st.integers(0, 255))
+def test_changed_byte_adds_no_tensor_and_no_other_hash(
+    tensors: frozenset[tuple[int, int]], at: int, value: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "out.journal"
+    with open_journal(path, Path("out")) as journal:
+        journal.start(FINGERPRINT)
+        journal.record(tensors)
+        journal.record_complete(["aa" * 32])
+    data = bytearray(path.read_bytes())
+    data[len(FINGERPRINT) + 1 + at % (len(data) - len(FINGERPRINT) - 1)] = value
+    path.write_bytes(data)
+    state = peek_journal(path)
+    assert state.finished <= tensors
+    assert state.hashes in ({}, {0: "aa" * 32})
+
+
+def test_line_of_an_older_version_counts_without_a_checksum(tmp_path: Path) -> None:
+    (tmp_path / "out.journal").write_text(f"{FINGERPRINT}\n0 1\npid 5\n0 2 #00000000\nsha256 0 aa\nwhole\n")
+    assert peek_journal(tmp_path / "out.journal") == JournalState(FINGERPRINT, frozenset({(0, 1)}), True, {0: "aa"})
 
 
 def test_start_forgets_an_earlier_plan(tmp_path: Path) -> None:
