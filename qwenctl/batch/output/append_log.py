@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from quantize.file_system import replace_files, write_all
+from quantize.file_system import replace_files, try_lock, write_all
+from qwenctl.files.atomic import remove_abandoned
 
 _STEP = 1 << 20
 
@@ -60,12 +61,17 @@ class AppendLog:
         self.size, self._is_dirty = size, True
 
     def rewrite(self, pieces: Iterable[bytes]) -> None:
-        """Replace the content by `pieces`, which may read this file: written beside it and renamed, at once or not."""
-        beside = self._target.with_name(f"{self._target.name}.{secrets.token_hex(8)}.part")
+        """Replace the content by `pieces`, which may read this file: written beside it and renamed, at once or not.
+
+        What a killed process has left beside it in the middle of this is deleted.
+        """
+        remove_abandoned(self._target)
+        beside = self._target.with_name(f"{self._target.name}.{secrets.token_hex(4)}.pid{os.getpid()}.part")
         mode = os.fstat(self._descriptor).st_mode & 0o777
         smaller = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         size = 0
         try:
+            try_lock(smaller)  # tells other machines and containers that the process lives
             for piece in pieces:
                 write_all(smaller, piece)
                 size += len(piece)

@@ -157,3 +157,12 @@ def test_line_with_a_flipped_bit_is_never_read_as_another(fields: dict[str, obje
     whole = parse_checked_line(line)
     assert whole == (fields or {"a": 1})
     assert found is None or whole.items() <= found.items()  # at most the name of the checksum was hit
+
+
+def test_file_that_a_kill_has_left_beside_the_journal_is_removed(tmp_path: Path) -> None:
+    """The journal is written beside and renamed; the process that did so has ended."""
+    left = tmp_path / "out.jsonl.journal.0123abcd.pid99999999.part"
+    left.write_bytes(b"half of it")
+    resume(tmp_path / "out.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.stats.jsonl"]
+    assert (tmp_path / "out.jsonl").read_bytes() == EXPECTED
