@@ -37,6 +37,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repo]:
     """The toy model in several shards, and its repository."""
     settings, arrays = checkpoints.toy()
     folder = checkpoints.save(tmp_path_factory.mktemp("source") / "toy", settings, arrays, shards=SHARDS)
+    more = folder / "additional_chat_templates"  # in a folder of their own
+    more.mkdir()
+    (more / "tool_use.jinja").write_text("{{ messages[0].content }}")
     return as_cached(folder, REPO)
 
 

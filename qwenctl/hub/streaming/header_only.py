@@ -28,7 +28,7 @@ from qwenctl.hub.local.hf_cache import RepoCache
 from qwenctl.hub.repository.listing import Listing, RemoteFile, hash_content
 
 # Only files at the top of the repository are part of the checkpoint.
-_SMALL = re.compile(r"[^/]+\.(json|jinja|txt)")
+_SMALL = re.compile(r"[^/]+\.(json|txt)|(additional_chat_templates/)?[^/]+\.jinja")
 _SHARD = re.compile(r"[^/]+\.safetensors")
 # A small file may have 256 MiB; a header 100 MB, the limit of the safetensors library.
 _MAX_SMALL_BYTES, _MAX_HEADER_BYTES, _FIRST_RANGE_BYTES = 1 << 28, 100_000_000, 1 << 17
@@ -73,6 +73,8 @@ def fetch_headers_only(
     targets = [
         DownloadTarget(file, folder / f"{file.path}.part", folder / file.path) for file in files if not _is_shard(file)
     ]
+    for target in targets:  # some files are in a folder of their own
+        target.final.parent.mkdir(exist_ok=True)
     missing = [target for target in targets if not _has_content(target.final, target.file)]
     if missing:
         download_all(listing, missing, options, _ignore_progress, warn)
