@@ -33,9 +33,21 @@ def check_image_name(path: Path) -> None:
     if path.suffix.lower() not in (".svg", ".png"):
         other = (path.stem or "speed") + ".svg"
         raise QwenctlError(f"--plot {path.name}: neither .svg nor .png", f"--plot {quote(other)}")
-    if path.suffix.lower() == ".png" and find_spec(_PNG_LIBRARY) is None:
-        hint = f"--plot {quote(path.with_suffix('.svg'))}, or `pip install {_PNG_LIBRARY}`"
+    if path.suffix.lower() == ".png":
+        _check_png_library(path)
+
+
+def _check_png_library(path: Path) -> None:
+    """Raise QwenctlError if there is no library to draw the PNG `path`, or what it needs of the system is missing."""
+    other = f"--plot {quote(path.with_suffix('.svg'))}"
+    if find_spec(_PNG_LIBRARY) is None:
+        hint = f"{other}, or `pip install {_PNG_LIBRARY}`"
         raise QwenctlError("drawing a PNG needs a library that is not installed", hint)
+    try:
+        importlib.import_module(_PNG_LIBRARY)
+    except OSError as error:  # it finds cairo, a library of the system, when it is imported
+        hint = f"{other}, or install cairo (`apt install libcairo2`)"
+        raise QwenctlError("drawing a PNG needs cairo, which cannot be loaded", hint, ExitCode.CONFIG) from error
 
 
 def check_chart_place(path: Path) -> None:

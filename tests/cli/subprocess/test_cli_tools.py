@@ -77,7 +77,7 @@ def test_call_in_a_pipe_without_yes_is_refused(toy_gguf: Path, folder: Path) -> 
     assert not (folder / "called").exists()
 
 
-@pytest.mark.parametrize("options", [["tools.py"], ["by_hand.json"], ["tools.py", "--yes"]])
+@pytest.mark.parametrize("options", [["tools.py"], ["by_hand.json"]])
 def test_json_option_prints_calls_without_running_them(toy_gguf: Path, folder: Path, options: list[str]) -> None:
     options = ["--tools", *options]
     done = pipe(toy_gguf, "--json", *options)
@@ -87,6 +87,13 @@ def test_json_option_prints_calls_without_running_them(toy_gguf: Path, folder: P
     assert not (folder / "called").exists()
     answer = json.loads(pipe(toy_gguf, "--json", *options, question=RESULT).stdout)
     assert (answer["tool_calls"], answer["finish_reason"]) == ([], "stop")
+
+
+def test_consent_beside_json_is_refused_because_nothing_is_run(toy_gguf: Path, folder: Path) -> None:
+    done = pipe(toy_gguf, "--json", "--tools", "tools.py", "--yes")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["message"]) == (2, "--yes has no effect beside --json")
+    assert not (folder / "called").exists()
 
 
 def test_chat_without_tools_reports_no_calls(toy_gguf: Path, folder: Path) -> None:

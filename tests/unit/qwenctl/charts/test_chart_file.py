@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tomllib
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ from qwenctl.charts.batch import render_batch
 from qwenctl.charts.chart_file import check_chart_place, check_image_name, mark_png, write_chart
 from qwenctl.charts.line_chart import Chart, render_charts
 from qwenctl.errors import ExitCode, QwenctlError
+from tests.support.paths import ROOT
 from tests.support.pictures import is_svg
 
 CHART = render_charts([Chart("toy", "tokens", "tokens/s", ())])
@@ -97,3 +100,19 @@ def test_png_without_its_library_is_refused_with_the_svg_that_works(tmp_path: Pa
     with pytest.raises(QwenctlError, match="not installed") as caught:
         check_image_name(tmp_path / "speed.png")
     assert caught.value.hint.startswith(f"--plot {tmp_path / 'speed.svg'}")
+
+
+def test_png_whose_library_cannot_be_loaded_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cairosvg.py").write_text("raise OSError('no library called cairo-2 was found')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cairosvg", raising=False)
+    with pytest.raises(QwenctlError, match="needs cairo, which cannot be loaded") as caught:
+        check_image_name(tmp_path / "speed.png")
+    assert caught.value.hint.startswith(f"--plot {tmp_path / 'speed.svg'}, or install cairo")
+
+
+def test_png_is_a_declared_extra() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["png"]
+    assert [text.partition(">")[0] for text in declared] == ["cairosvg"]
