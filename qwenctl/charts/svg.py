@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 MARK = "<!-- drawn by qwenctl -->"  # in the second line of a file: such a file may be replaced by another chart
+_SMALLEST = 8  # size of a font in pixels that can still be read
 
 
 def make_document(width: float, height: float, parts: Iterable[str]) -> str:
@@ -36,14 +37,26 @@ def draw_label(
 ) -> str:
     """Return a text whose `anchor` (start, middle, end) is at (x, y); a `turned` one reads upward.
 
-    A text that is probably wider than `within` pixels is squeezed into them, so that nothing of it is cut off.
+    A text that is probably wider than `within` pixels is written smaller (not squeezed by `textLength`, which cairosvg
+    does not know), down to `_SMALLEST`; if it is still too wide, its middle is left out, and the tooltip has all of it.
     """
-    squeezed = f' textLength="{within:.0f}" lengthAdjust="spacingAndGlyphs"' if text_width(text, size) > within else ""
+    scaled = max(min(size, _SMALLEST), min(size, size * within / max(1.0, text_width(text, size))))
+    shown = _shorten(text, scaled, within)
+    title = f"<title>{escape(text)}</title>" if shown != text else ""
     position = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
-    return f'<text {position} text-anchor="{anchor}" font-size="{size}" fill="{color}"{squeezed}>{escape(text)}</text>'
+    look = f'text-anchor="{anchor}" font-size="{math.floor(scaled * 100) / 100:g}" fill="{color}"'
+    return f"<text {position} {look}>{escape(shown)}{title}</text>"
 
 
-def text_width(text: str, size: int) -> float:
+def _shorten(text: str, size: float, within: float) -> str:
+    """`text`, or without its middle if it is wider than `within` pixels."""
+    if text_width(text, size) <= within + 0.01:
+        return text
+    half = max(1, int((within / text_width("x", size) - 1) / 2))
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def text_width(text: str, size: float) -> float:
     """Return about how wide the text is in pixels, in a font of `size`; fonts differ, so it is a little too much."""
     return 0.62 * size * len(text)
 

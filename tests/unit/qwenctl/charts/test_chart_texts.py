@@ -33,7 +33,7 @@ def extents(svg: str) -> Iterator[tuple[str, float, float, float]]:
         for text in group.findall("{http://www.w3.org/2000/svg}text"):
             if text.get("x") is None:
                 continue
-            width = float(text.get("textLength") or text_width(text.text or "", int(text.get("font-size", "13"))))
+            width = text_width(text.text or "", float(text.get("font-size", "13")))
             start = {"start": 0.0, "middle": width / 2, "end": width}[text.get("text-anchor", "start")]
             left = float(text.get("x", "0")) + shift - start
             yield text.text or "", left, left + width, float(root.get("width", "0"))
@@ -76,6 +76,19 @@ def test_ticks_are_round_when_shown(highest: float) -> None:
         assert float(shown) == pytest.approx(value)
 
 
-def test_short_text_is_not_squeezed() -> None:
-    assert "textLength" not in draw_label(0, 0, "tg128", within=100)
+def test_short_text_is_as_large_as_asked_for() -> None:
+    assert 'font-size="13" fill="#222">tg128</text>' in draw_label(0, 0, "tg128", within=100)
     assert depth_charts("toy", []) == []
+
+
+@given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=300), st.floats(60, 800))
+def test_long_text_is_smaller_or_without_its_middle(text: str, within: float) -> None:
+    label = ElementTree.fromstring(draw_label(0, 0, text, within=within))  # noqa: S314 - our own output
+    size, shown = float(label.get("font-size", "0")), label.text or ""
+    assert 8 <= size <= 13
+    assert text_width(shown, size) <= within + 1
+    if shown != text:
+        start, _, end = shown.partition("…")
+        assert text.startswith(start)
+        assert text.endswith(end)
+        assert [one.text for one in label] == [text]
