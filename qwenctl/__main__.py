@@ -1,7 +1,6 @@
 """Entry of the command `qwenctl` and of `python -m qwenctl`: signals end the program quietly from its first line on."""
 
 import _signal  # type: ignore[import-not-found]  # typeshed has only `signal`, which imports a dozen modules
-import gc
 import sys
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -14,6 +13,8 @@ _INTERRUPTED = 130
 
 def main() -> int:
     """Run the command line of this process; return its exit code."""
+    import gc
+
     from qwenctl.cli import main as run
 
     try:

@@ -23,7 +23,6 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.__main__": "entry of `python -m qwenctl`: tests/cli/subprocess",
     "qwenctl.backend_check.check_worker": "entry of a child that runs libllama: tests/faults",
     "qwenctl.backend_check.evaluation": "imports libllama, which no unit test may load: tests/faults",
-    "qwenctl.commands.batch.command": _COMMAND,
     "qwenctl.commands.bench": _COMMAND,
     "qwenctl.commands.chat.command": _COMMAND,
     "qwenctl.commands.chat.prefixes": _COMMAND,
