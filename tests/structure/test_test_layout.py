@@ -23,6 +23,8 @@ NOT_IN_UNIT_TESTS = {
     "qwenctl.__main__": "entry of `python -m qwenctl`: tests/cli/subprocess",
     "qwenctl.backend_check.check_worker": "entry of a child that runs libllama: tests/faults",
     "qwenctl.backend_check.evaluation": "imports libllama, which no unit test may load: tests/faults",
+    "qwenctl.cli": "entry of `qwenctl`, which has all commands: tests/cli",
+    "qwenctl.commands.batch.command": _COMMAND,
     "qwenctl.commands.bench": _COMMAND,
     "qwenctl.commands.chat.command": _COMMAND,
     "qwenctl.commands.chat.prefixes": _COMMAND,
