@@ -98,7 +98,7 @@ def decode(data: bytes, warn: Callable[[str], None]) -> str:
     except UnicodeDecodeError as error:
         text = data.decode("utf-8-sig", "replace")
         replaced = text.count(_REPLACEMENT) - data.count(_REPLACEMENT.encode())
-        warn(f"stdin byte {error.start:,} is not UTF-8; {replaced:,} characters replaced")
+        warn(f"stdin byte {error.start:,} is not UTF-8; {replaced:,} character{'s' * (replaced != 1)} replaced")
         return text
 
 

@@ -302,7 +302,7 @@ def test_context_too_large_for_memory_is_reported(toy_gguf: Path, tmp_path: Path
 
 
 def test_context_above_the_model_maximum_is_refused(toy_gguf: Path, unloaded: Engine) -> None:
-    with pytest.raises(QwenctlError, match="1,010,001") as caught:
+    with pytest.raises(QwenctlError, match="-c 1010001: the model supports 1,010,000 tokens") as caught:
         list(unloaded.load(toy_gguf, LoadParams(context_tokens=1_010_001)))
     assert (caught.value.hint, caught.value.code) == ("-c 1010000", ExitCode.USAGE)
 

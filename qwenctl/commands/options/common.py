@@ -15,7 +15,7 @@ from quantize.errors import BadOption, QuantizeError
 from quantize.formatting import parse_bytes
 from qwenctl.commands.options.shell_completion import complete_models, complete_prefixes, complete_sessions
 from qwenctl.errors import ExitCode, QwenctlError
-from qwenctl.files.text_check import decode_text
+from qwenctl.files.text_check import check_text, decode_text
 from qwenctl.models.sampling import SAMPLING_OPTIONS, parse_number, parse_value
 from qwenctl.terminal.streams import is_terminal, warn_if_silent
 
@@ -97,6 +97,7 @@ def text_or_file(given: str | None, mark: str, option: str) -> str:
         with open(given, "rb") as file:  # perhaps a pipe: --grammar /dev/stdin
             warn_if_silent(file, f"{option} {given}", "Ctrl-C stops")
             data = file.read(MAX_TEXT_BYTES + 1)
+        check_text(data, given, "cat > FILE")
         if len(data) > MAX_TEXT_BYTES:
             raise QwenctlError(f"{given} has more than {MAX_TEXT_BYTES >> 20} MiB", "", ExitCode.BAD_DATA)
         text = decode_text(data, given, "cat > FILE")

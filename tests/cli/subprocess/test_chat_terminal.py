@@ -199,10 +199,16 @@ def test_prompt_longer_than_the_context_is_refused(toy_gguf: Path) -> None:
     assert b"256" in done.stderr
 
 
-def test_invalid_utf8_on_stdin_is_a_warning(toy_gguf: Path) -> None:
-    done = pipe(toy_gguf, "--no-think", stdin=b"caf\xe9 " + os.urandom(200).replace(b"\0", b"") + b"\xff\xfe")
+def test_stray_invalid_utf8_on_stdin_is_a_warning(toy_gguf: Path) -> None:
+    done = pipe(toy_gguf, "--no-think", stdin=b"caf\xe9 " + b"and much more text " * 10 + b"\xff\xfe")
     assert done.returncode == 0
     assert done.stderr.startswith(b"qwenctl: warning: stdin byte ")
+
+
+def test_random_bytes_on_stdin_are_refused(toy_gguf: Path) -> None:
+    done = pipe(toy_gguf, "--no-think", stdin=b"caf\xe9 " + os.urandom(200) + b"\xff\xfe")
+    assert done.returncode == 65
+    assert done.stderr.startswith(b"qwenctl: error: standard input is ")
 
 
 def test_closed_pipe_ends_chat_quietly(toy_gguf: Path) -> None:

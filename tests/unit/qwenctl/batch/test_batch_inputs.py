@@ -79,7 +79,7 @@ MALFORMED: list[tuple[bytes, int, str]] = [
     (b'{"prompt": "a", "temperature": "hot"}', 32, "temperature: input should be a valid number"),
     (b'{"prompt": "a", "temperature": -1}', 32, "greater than or equal to 0"),
     (b'{"prompt": "a", "top_p": 1.5}', 26, "less than or equal to 1"),
-    (b'{"prompt": "a", "top_k": -1}', 26, "greater than or equal to 0"),
+    (b'{"prompt": "a", "top_k": -2}', 26, "greater than or equal to -1"),
     (b'{"prompt": "a", "seed": 1.5}', 25, "valid integer"),
     (b'{"prompt": "a", "max_tokens": -2}', 31, "greater than or equal to -1"),
     (b'{"prompt": "a", "think": "yes"}', 26, "valid boolean"),
