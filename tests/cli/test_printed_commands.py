@@ -112,7 +112,7 @@ def test_hints_of_refused_models_are_commands(name: str) -> None:
 def test_hint_among_several_models_of_one_name_is_a_command() -> None:
     models = [installed(Path("/a b"), "it's", "Q8_0"), installed(Path("/c"), "it's", "Q8_0")]
     with (
-        patch(INSTALLED, lambda: models),
+        patch(INSTALLED, lambda **_: models),
         pytest.raises(QwenctlError, match="matches 2 models") as caught,
     ):
         find_one_installed("it's:Q8_0")

@@ -173,7 +173,8 @@ def write_tokenizer(folder: Path, n_tokens: int) -> None:
     tokenizer = json.loads((TOY / "tokenizer.json").read_bytes())
     model, added = tokenizer["model"], tokenizer["added_tokens"]
     words, more = list(model["vocab"]), n_tokens - len(model["vocab"]) - len(added)
-    made_up = [f"{first}{second}{third}" for first in words[:64] for second in words[:64] for third in words[:64]]
+    pairs = [f"{first}{second}" for first in words[:64] for second in words[:64]]
+    made_up = [*pairs, *(f"{pair}{third}" for pair in pairs for third in words[:64])]  # merged of a pair and a letter
     made_up = [word for word in dict.fromkeys(made_up) if word not in model["vocab"]][:more]
     model["vocab"] |= {word: len(words) + number for number, word in enumerate(made_up)}
     model["merges"] += [[word[:-1], word[-1]] for word in made_up]

@@ -191,11 +191,9 @@ def _one_name(name: str, hf_name: str) -> str:
 
 
 def _check_request(model_name: ModelName, request: PullRequest) -> None:
-    """Raises QwenctlError if the command line names more than one quantization."""
+    """Raises QwenctlError if the command line names several quantizations, and BadOption for one that is none."""
     from qwenctl.hub.repository.model_name import quant_key
 
-    if request.recipe:
-        find_recipe(request.recipe, "--quantize")
     by_option = {
         f"--quantize {quote(request.recipe)}": request.recipe,
         "--source": request.source and request.label,
@@ -205,6 +203,8 @@ def _check_request(model_name: ModelName, request: PullRequest) -> None:
     if len(set(quants.values())) > 1:
         hint = f"{command_line('pull', model_name.base)} {next(iter(quants))}"
         raise QwenctlError(f"{' and '.join(quants)} cannot be used together", hint)
+    if request.recipe:
+        find_recipe(request.recipe, "--quantize")
 
 
 def _target(
