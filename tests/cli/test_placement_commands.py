@@ -154,7 +154,7 @@ def test_plan_with_a_missing_device_is_refused(toy_gguf: Path, tmp_path: Path) -
     plan = tmp_path / "plan.json"
     plan.write_bytes(run("plan", str(toy_gguf), "--gpu-memory", "8G", "--json").stdout)
     message, hint, code = outcome("chat", "-m", str(toy_gguf), "--plan", str(plan), "Hello.")
-    assert (message, code) == ("--device: no device is named GPU0", 2)
+    assert (message, code) == ("no device is named GPU0", 2)
     assert hint == "available: CPU; `qwenctl doctor` shows what is here, and a new plan uses it"
 
 
