@@ -144,4 +144,4 @@ def test_full_disk_keeps_the_finished_tensors(clean: bytes, tmp_path: Path) -> N
     )
     assert json.loads(result)["resumed_bytes"] > 0
     assert checksum.split()[0] == hashlib.sha256(clean).hexdigest()
-    assert files == ["toy.gguf"]
+    assert files == ["qwenctl.lock.json", "toy.gguf"]

@@ -38,8 +38,8 @@ class Bench:
     llama_bench: Path | None
 
     def plan(self, *options: str) -> Plan:
-        """The plan that `qwenctl plan` prints."""
-        return from_json(_qwenctl("plan", str(self.model), *self.load, *options, "--json"), "plan")
+        """The plan that `qwenctl plan` prints, without the MTP block: `qwenctl bench` makes no drafts."""
+        return from_json(_qwenctl("plan", str(self.model), *self.load, *options, "--no-mtp", "--json"), "plan")
 
     def bench(self, *options: str) -> dict[str, Any]:
         """The JSON that `qwenctl bench` prints."""
