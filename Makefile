@@ -25,9 +25,8 @@ $(TOY): $(wildcard tests/data/toy/*) $(wildcard quantize/*.py) | setup
 	@rm -f $@
 	@$(BIN)/qwenctl quantize tests/data/toy --type Q8_0 -o $@ </dev/null >&2
 
-# Four workers for two processors: a third of the time a test waits, for a process, a retry or a terminal.
 test: lint ## Everything that CI runs: lint and all tests
-	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-fast: setup ## Unit and structure tests that run no program
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/unit tests/structure $(ARGS)

@@ -69,7 +69,9 @@ def _server() -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = [sys.executable, "-m", "tests.support.preloaded_cli", str(its.fileno())]
-        server = subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL)
+        # Nothing that a test or an import has set: the server must see which variables its own imports set.
+        clean = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        server = subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env=clean)
     atexit.register(_end, ours, server)
     return ours
 
